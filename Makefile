@@ -1,0 +1,93 @@
+# Needs make and Python 3.10 or newer. `make` alone lists the targets.
+#
+#   make test PYTHON=3.12            another interpreter: a version, a name or a path; it gets a .venv-3.12 of its own
+#   make test ARGS="-k retry -x"     more arguments for pytest
+#   make test COVER=no               without coverage and its threshold
+
+PYTHON ?= python3
+ARGS ?=
+COVER ?= yes
+
+ifeq ($(PYTHON),python3)
+INTERPRETER := python3
+VENV := .venv
+else
+# A version is that on PATH, or the newest such one of pyenv's.
+INTERPRETER := $(if $(filter-out 3.%,$(PYTHON)),$(PYTHON),$(shell python$(PYTHON) -c '' 2>/dev/null && \
+	echo python$(PYTHON) || { echo python$(PYTHON); \
+	ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(PYTHON).*/bin/python 2>/dev/null | sort -V; } | tail -n 1))
+VENV := .venv-$(shell $(INTERPRETER) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo unknown)
+endif
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PACKAGES := . integrations/langchain integrations/llama-index
+METADATA := $(addsuffix /pyproject.toml,$(PACKAGES)) $(wildcard integrations/*/hatch_build.py) namel3ss_ollama/_version.py
+EDITABLE := --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+	--no-annotate --no-header
+
+export UV_PYTHON_DOWNLOADS := never
+export COVERAGE_FILE := $(VENV)/.coverage
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check record live requirements build clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
+		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+
+demo: $(READY) ## see it work, without an Ollama
+	@$(BIN)/python examples/demo.py
+
+test: $(READY) ## run all tests that need no Ollama, with coverage
+ifeq ($(COVER),no)
+	$(BIN)/python -m pytest --ignore=tests/live $(ARGS)
+else
+	@# `coverage run`, since pytest loads the core's pytest plugin before pytest-cov could begin to count
+	$(BIN)/python -m coverage run -m pytest --ignore=tests/live $(ARGS)
+	@$(BIN)/python -m coverage report
+endif
+
+check: $(READY) ## lint, format, types, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@for package in $(PACKAGES); do \
+		echo "lint-imports: $$package" && $(BIN)/lint-imports --no-logo --config $$package/pyproject.toml || exit 1; done
+	$(BIN)/python -m pytest -q tests/unit/test_repository.py
+
+record: $(READY) ## record the cassettes again, from the Ollama at OLLAMA_BASE_URL
+	$(BIN)/python -m pytest tests/replay --record $(ARGS)
+
+live: $(READY) ## run the tests that need the Ollama at OLLAMA_BASE_URL
+	$(BIN)/python -m pytest tests/live $(ARGS)
+
+requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
+	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt
+	cd requirements && ../$(COMPILE) $(UPGRADE) dev.in -o dev.txt
+
+build: $(READY) ## build the wheels and source distributions into dist/
+	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
+
+clean: ## remove environments, caches and built files
+	rm -rf .venv .venv-* dist .benchmarks .codspeed .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip installs uv, uv installs the rest. Where uv cannot (no build for this machine, an index only pip knows of), pip does.
+$(READY): requirements/dev.txt requirements/uv.txt $(METADATA)
+	@$(INTERPRETER) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "Python 3.10 or newer is needed: '$(INTERPRETER)' is $$($(INTERPRETER) --version 2>&1 | head -n 1)" >&2; exit 1; }
+	@echo "setting up $(VENV)"
+	@$(INTERPRETER) -m venv $(VENV)
+	@if $(BIN)/python -m pip install -qq --require-hashes -r requirements/uv.txt && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python $(EDITABLE); then :; \
+	else \
+		echo "uv could not install the requirements; trying pip" && \
+		$(BIN)/python -m pip install -qq --require-hashes -r requirements/dev.txt && \
+		$(BIN)/python -m pip install -qq $(EDITABLE); \
+	fi
+	@touch $@

@@ -1,0 +1,132 @@
+"""Where the server is: the rules that turn a `base_url` or OLLAMA_HOST into an address. Plain functions.
+
+OLLAMA_HOST follows Ollama's own rules (envconfig of its sources): scheme, port, path and brackets are all
+optional, a port that is no number falls back to the default, a bind address means the loopback one.
+A `base_url` given in code follows the same rules but for the last mercy: what is malformed there is an error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+__all__ = ["DEFAULT_URL", "Address", "parse_address", "resolve_address"]
+
+DEFAULT_URL = "http://localhost:11434"
+_BIND_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+EMBEDDED_SCHEME = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server's address, its credentials apart from it.
+
+    Attributes:
+        url: Scheme, host, port and path prefix, without a trailing slash and without credentials.
+        user: The user name of the URL, or None.
+        password: The password of the URL, or None.
+    """
+
+    url: str
+    user: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Address({self.url!r}{', with credentials' if self.user else ''})"
+
+
+def resolve_address(base_url: str | None, environ: Mapping[str, str]) -> Address:
+    """The address in force: `base_url`, else OLLAMA_BASE_URL, else OLLAMA_HOST, else localhost:11434.
+
+    Raises:
+        ValueError: The `base_url` (or OLLAMA_BASE_URL) is malformed; the message names which.
+    """
+    if base_url is not None:
+        return parse_address(base_url, "base_url")
+    if environ.get("OLLAMA_BASE_URL", "").strip():
+        return parse_address(environ["OLLAMA_BASE_URL"], "OLLAMA_BASE_URL")
+    host = environ.get("OLLAMA_HOST", "").strip().strip("\"'")
+    if host:
+        return parse_address(host, "OLLAMA_HOST", lenient=True)
+    return parse_address(DEFAULT_URL, "base_url")
+
+
+def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -> Address:
+    """Split an address into URL and credentials.
+
+    Args:
+        text: `host`, `host:port`, `:port`, `http://host`, an IPv6 address with or without brackets, each
+            with or without a path and `user:password@`.
+        name: What to call the argument in an error.
+        lenient: Take the default port for a malformed one, as Ollama does with OLLAMA_HOST.
+
+    Raises:
+        ValueError: The address is malformed.
+    """
+    text = text.strip()
+    if not text or any(c.isspace() or not c.isprintable() for c in text):
+        raise ValueError(f"{name}: an address must be like {DEFAULT_URL}, without spaces or control characters")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest, default_port = "http", text, 11434
+        if rest == "ollama.com":
+            scheme, default_port = "https", 443
+    else:
+        scheme = scheme.lower()
+        if scheme == EMBEDDED_SCHEME:
+            return Address(text)
+        if scheme not in _DEFAULT_PORTS:
+            raise ValueError(f"{name}: the scheme {scheme!r} is not http or https")
+        default_port = _DEFAULT_PORTS[scheme]
+    if "?" in rest or "#" in rest:
+        raise ValueError(f"{name}: an address has no query and no fragment")
+    authority, _, path = rest.partition("/")
+    credentials, at, hostport = authority.rpartition("@")
+    user, _, password = credentials.partition(":")
+    host, port = _split_port(hostport, default_port, name, lenient)
+    path = path.strip("/")
+    return Address(
+        url=f"{scheme}://{host}:{port}{'/' + path if path else ''}",
+        user=unquote(user) if at else None,
+        password=unquote(password) if at else None,
+    )
+
+
+def _split_port(hostport: str, default: int, name: str, lenient: bool) -> tuple[str, int]:
+    if _is_ip(hostport.strip("[]")):
+        host, port_text = hostport.strip("[]"), ""
+    elif hostport.startswith("["):
+        host, closed, port_text = hostport[1:].partition("]")
+        if not closed or not _is_ip(host) or (port_text and not port_text.startswith(":")):
+            raise ValueError(f"{name}: {hostport!r} is not an IPv6 address in brackets")
+        port_text = port_text[1:]
+    else:
+        host, _, port_text = hostport.partition(":")
+    port = default
+    if port_text:
+        if port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535:
+            port = int(port_text)
+        elif not lenient:
+            raise ValueError(f"{name}: the port {port_text!r} is not a number up to 65535")
+    host = _BIND_ADDRESSES.get(host, host) or "127.0.0.1"
+    if ":" in host:
+        return f"[{host}]", port
+    if not _is_host_name(host):
+        raise ValueError(f"{name}: {host!r} is not a host name")
+    return host, port
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _is_host_name(text: str) -> bool:
+    # Names with other letters go out in their ASCII form (IDNA), which the HTTP layer makes.
+    return all(c.isalnum() or c in "-._~" for c in text)

@@ -1,0 +1,243 @@
+"""Which error an HTTP answer or a transport's exception stands for, and what to do about it. Plain functions.
+
+Written against what servers were seen to answer: a 500 is what Ollama sends for an option of the wrong type as
+well as for a runner that ran out of memory, so a 500 counts as temporary only when its text says so.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from collections.abc import Mapping
+
+import httpx
+import orjson
+
+from namel3ss_ollama.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ContextWindowExceededError,
+    LLMConnectionError,
+    LLMError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    QuotaExceededError,
+    ServerBusyError,
+    ServerError,
+    StreamInterruptedError,
+)
+from namel3ss_ollama.streamer import timeout_error
+
+__all__ = ["error_for_exception", "error_for_line", "error_for_status", "retry_after_seconds"]
+
+_LONGEST_QUOTE = 300
+_CAN_HEAL = re.compile(
+    r"runner (process )?(has terminated|is not responding)|out of memory|timed out waiting for llama runner|"
+    r"unexpected server status|error loading llama server|model (runner has )?unexpectedly stopped|"
+    r"connection (refused|reset)|forcibly closed|broken pipe|\bEOF\b|llm server (error|busy)|"
+    r"health resp|resource limitations|server (is )?(busy|loading)",
+    re.IGNORECASE,
+)
+_REQUEST_AT_FAULT = re.compile(
+    r"^option \"|json: cannot unmarshal|invalid (character|option|JSON schema|format)|"
+    r"unable to create sampling context|failed to parse grammar|template:|does not support",
+    re.IGNORECASE,
+)
+_GRAMMAR = re.compile(r"JSON schema in format|sampling context|grammar", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
+    re.IGNORECASE,
+)
+_QUOTA = re.compile(r"quota|(monthly|weekly|daily|hourly|usage|plan) limit|billing|upgrade", re.IGNORECASE)
+
+
+def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, url: str, model: str | None) -> LLMError:
+    """The error that an HTTP answer other than 2xx stands for.
+
+    Args:
+        status: The status code.
+        headers: The answer's headers.
+        body: Its body, or the beginning of it.
+        url: The server's address, without credentials.
+        model: The model that was asked for, when one was.
+    """
+    said = _server_text(body)
+    quoted = f": {said}" if said else ""
+    if 300 <= status < 400:
+        return BadRequestError(
+            f"{url} redirects elsewhere ({status}); redirects are not followed, because a key might follow them: "
+            "set base_url to where the server is",
+            status_code=status,
+        )
+    if status in (401, 403):
+        return AuthenticationError(
+            f"{url} refused access ({status}{quoted}); check api_key or OLLAMA_API_KEY, "
+            "or the user and password in base_url",
+            status_code=status,
+        )
+    if status == 407:
+        return AuthenticationError(f"the proxy before {url} wants a login (407{quoted})", status_code=status)
+    if status == 404:
+        return _not_found(said, url, model)
+    if status in (408, 429, 503):
+        if status == 429 and _QUOTA.search(said):
+            return QuotaExceededError(
+                f"a quota is used up (429{quoted}); wait until it is renewed, or use another account or model",
+                status_code=status,
+                retry_after=retry_after_seconds(headers),
+            )
+        return ServerBusyError(
+            f"{url} takes no more requests for now ({status}{quoted}); try again later, lower max_concurrent, or raise "
+            "OLLAMA_MAX_QUEUE on the server",
+            status_code=status,
+            retry_after=retry_after_seconds(headers),
+        )
+    if status >= 500:
+        return _server_failed(status, said, url)
+    return _bad_request(status, said)
+
+
+def error_for_line(said: str, *, url: str) -> LLMError:
+    """The error that a line `{"error": ...}` under status 200 stands for."""
+    said = said[:_LONGEST_QUOTE]
+    if "not found" in said and "model" in said:
+        return _not_found(said, url, None)
+    return _server_failed(None, said, url)
+
+
+def _not_found(said: str, url: str, model: str | None) -> LLMError:
+    if "model" in said and ("not found" in said or "try pulling" in said):
+        name = f"{model!r} " if model else ""
+        command = f"ollama pull {model}" if model else "ollama pull <model>"
+        return ModelNotFoundError(
+            f"{url} does not have the model {name}({said}); pull it with `{command}` or "
+            "`provider.pull_model()`, or see list_models() for what is there",
+            status_code=404,
+        )
+    return BadRequestError(
+        f"{url} does not know this path (404{': ' + said if said else ''}); is the path in base_url right, "
+        "and the server new enough?",
+        status_code=404,
+    )
+
+
+def _bad_request(status: int | None, said: str) -> LLMError:
+    if _TOO_LONG.search(said):
+        return ContextWindowExceededError(
+            f"the prompt does not fit the context window ({said}); raise num_ctx, or shorten the prompt",
+            status_code=status,
+        )
+    if "support" in said:
+        advice = "; choose a model that can (show_model() lists its capabilities)"
+    elif _GRAMMAR.search(said):
+        advice = "; the server can make no grammar of this schema: simplify `format` or the tool's parameters"
+    else:
+        advice = ""
+    return BadRequestError(f"the server refused the request ({_with_status(status, said)}){advice}", status_code=status)
+
+
+def _with_status(status: int | None, said: str) -> str:
+    return ": ".join(filter(None, [str(status) if status else "", said]))
+
+
+def _server_failed(status: int | None, said: str, url: str) -> LLMError:
+    if status in (None, 500) and _TOO_LONG.search(said):
+        return _bad_request(status, said)
+    if status in (None, 500) and _REQUEST_AT_FAULT.search(said):
+        return _bad_request(status, said)
+    temporary = bool(_CAN_HEAL.search(said)) if status in (None, 500) else status in (502, 504)
+    what = _with_status(status, said) or "no reason given"
+    return ServerError(f"{url} failed ({what}); the server's log says more", status_code=status, temporary=temporary)
+
+
+def _server_text(body: bytes) -> str:
+    """What the server says went wrong. A proxy's page is named, not quoted."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        text = body.decode("utf-8", "replace").strip()
+        if text.startswith("<"):
+            return "an HTML page, not Ollama's answer"
+    else:
+        error = value.get("error") if isinstance(value, dict) else None
+        text = str(error.get("message", error)) if isinstance(error, dict) else str(error or "")
+    return " ".join(text.split())[:_LONGEST_QUOTE]
+
+
+def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """`Retry-After` in seconds from now (RFC 9110, 10.2.3: a number or a date); None when absent or malformed."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, when.timestamp() - (time.time() if now is None else now))
+
+
+def error_for_exception(error: Exception, *, url: str, connect_timeout: float | None, began: bool) -> LLMError | None:
+    """The error that a transport's exception stands for; None for one that no transport raises.
+
+    Args:
+        error: What was raised while sending or reading.
+        url: The server's address, without credentials.
+        connect_timeout: That deadline, for the message.
+        began: Whether anything of the answer's content had arrived.
+    """
+    cause = error.__cause__
+    if isinstance(error, httpx.ConnectTimeout) and _is_timeout(cause):
+        return timeout_error("connect", connect_timeout or 0.0, error)
+    if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
+        what = f"through the proxy to {url}" if isinstance(error, httpx.ProxyError) else f"to {url}"
+        return LLMConnectionError(
+            f"cannot connect {what} ({_brief(cause or error)}). Is Ollama running? Start it with `ollama serve`, or "
+            "set base_url (or OLLAMA_HOST) to where it runs",
+            original_error=error,
+        )
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return BadRequestError(f"base_url: {url} is not an address to send to", original_error=error)
+    if isinstance(error, httpx.DecodingError):
+        return MalformedResponseError(
+            f"{url} sent a body that does not decompress; is something between that changes answers?",
+            original_error=error,
+        )
+    if _broke(error):
+        if began:
+            return StreamInterruptedError(
+                f"the connection to {url} broke in the middle of the answer ({_brief(cause or error)}); "
+                "what had arrived is in `partial`",
+                original_error=error,
+                temporary=True,
+            )
+        return LLMConnectionError(
+            f"the connection to {url} broke before anything of the answer came ({_brief(cause or error)}); "
+            "did the server restart, or run out of memory? Its log says more",
+            original_error=error,
+        )
+    if isinstance(error, httpx.HTTPError) or type(error).__module__.partition(".")[0] == "aiohttp":
+        return MalformedResponseError(
+            f"{url} sent what is not HTTP ({_brief(error)}); is this address an Ollama server?",
+            original_error=error,
+        )
+    return None
+
+
+def _is_timeout(cause: BaseException | None) -> bool:
+    # httpx-aiohttp reports any broken connection as a ConnectTimeout; the cause tells.
+    return cause is None or isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__
+
+
+def _broke(error: Exception) -> bool:
+    if isinstance(error, httpx.RemoteProtocolError):
+        # httpcore's word for a peer that hung up, and for one that does not speak HTTP.
+        return "disconnect" in str(error) or "closed" in str(error) or "incomplete" in str(error)
+    return isinstance(error, (httpx.NetworkError, httpx.TimeoutException, OSError))
+
+
+def _brief(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:_LONGEST_QUOTE]

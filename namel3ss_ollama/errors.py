@@ -1,0 +1,189 @@
+"""What can go wrong, one class for each thing a program would do differently.
+
+`LLMError` is the root. Every error says in its message what happened and what to do next; none of them
+quotes a prompt, an answer or a key. Errors that end a generation carry what had arrived in `partial`.
+Arguments that cannot be right (an empty model name, NaN, an unknown role) are not here: those are plain
+`ValueError` and `TypeError`, raised before any request is sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from namel3ss_ollama.types import LLMResponse
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "ContextWindowExceededError",
+    "LLMConnectionError",
+    "LLMError",
+    "LLMTimeoutError",
+    "MalformedResponseError",
+    "ModelNotFoundError",
+    "OutputValidationError",
+    "QueueFullError",
+    "QuotaExceededError",
+    "ServerBusyError",
+    "ServerError",
+    "StreamInterruptedError",
+]
+
+
+class LLMError(Exception):
+    """Anything that kept a request from being answered in full.
+
+    Attributes:
+        provider: Who failed: always "ollama" here, so that a program with several providers can tell.
+        status_code: The HTTP status, when an HTTP answer is what failed.
+        original_error: The exception underneath, when there was one (also set as `__cause__`).
+        partial: What had arrived of the answer before it failed, or None when nothing had.
+        retry_after: Seconds the server asked to wait, when it said so.
+        temporary: Whether the same request may succeed later; only such failures are retried.
+    """
+
+    temporary: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        provider: str = "ollama",
+        status_code: int | None = None,
+        original_error: BaseException | None = None,
+        *,
+        partial: LLMResponse | None = None,
+        retry_after: float | None = None,
+        temporary: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.status_code = status_code
+        self.original_error = original_error
+        self.partial = partial
+        self.retry_after = retry_after
+        if temporary is not None:
+            self.temporary = temporary
+        if original_error is not None:
+            self.__cause__ = original_error
+
+    @property
+    def message(self) -> str:
+        """The text of the error."""
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException pickles `args` alone, which would drop everything but the message.
+        state = {k: v for k, v in self.__dict__.items() if k != "original_error"}
+        return type(self)._restore, (self.args, state)
+
+    @classmethod
+    def _restore(cls, args: tuple[Any, ...], state: dict[str, Any]) -> LLMError:
+        error = cls.__new__(cls)
+        error.args = args
+        error.__dict__.update(state, original_error=None)
+        return error
+
+
+class LLMConnectionError(LLMError):
+    """No connection to the server, or it broke before anything of the answer came."""
+
+    temporary = True
+
+
+class LLMTimeoutError(LLMError, TimeoutError):
+    """A deadline passed.
+
+    Attributes:
+        deadline: Which one: "connect", "first_chunk_timeout", "chunk_timeout", "stream_timeout" or "timeout".
+        seconds: How long it was.
+    """
+
+    deadline: str
+    seconds: float
+
+    def __init__(
+        self,
+        message: str,
+        provider: str = "ollama",
+        status_code: int | None = None,
+        original_error: BaseException | None = None,
+        *,
+        deadline: str = "timeout",
+        seconds: float = 0.0,
+        partial: LLMResponse | None = None,
+    ) -> None:
+        # A connection that was not made can be tried again; a model that stalls most likely stalls again.
+        super().__init__(
+            message, provider, status_code, original_error, partial=partial, temporary=deadline == "connect"
+        )
+        self.deadline = deadline
+        self.seconds = seconds
+
+
+class ModelNotFoundError(LLMError):
+    """The server does not have the model; the message says how to pull it."""
+
+
+class ServerBusyError(LLMError):
+    """The server is there but takes no more for now (503, 429 and the like): try again later."""
+
+    temporary = True
+
+
+class QuotaExceededError(LLMError):
+    """A quota of a hosted account is used up; waiting a few seconds will not help."""
+
+
+class AuthenticationError(LLMError):
+    """The server wants a key, or another one (401, 403)."""
+
+
+class BadRequestError(LLMError):
+    """The server refused the request as it is; sending it again will not help."""
+
+
+class ContextWindowExceededError(LLMError):
+    """The prompt does not fit the context window, and `on_truncation="error"` forbids cutting it."""
+
+
+class ServerError(LLMError):
+    """The server failed (5xx), or the model's runner did."""
+
+
+class MalformedResponseError(LLMError):
+    """What came is not what an Ollama server sends: a proxy's page, broken JSON, a line without end."""
+
+
+class StreamInterruptedError(LLMError):
+    """The stream ended before the model was done; `partial` holds what had arrived."""
+
+
+class OutputValidationError(LLMError):
+    """The answer does not validate against the class given as `format`.
+
+    Attributes:
+        text: The answer as the model wrote it.
+        response: The whole response, `parsed` being None.
+    """
+
+    text: str
+    response: LLMResponse | None
+
+    def __init__(
+        self,
+        message: str,
+        provider: str = "ollama",
+        status_code: int | None = None,
+        original_error: BaseException | None = None,
+        *,
+        text: str = "",
+        response: LLMResponse | None = None,
+    ) -> None:
+        super().__init__(message, provider, status_code, original_error, partial=response)
+        self.text = text
+        self.response = response
+
+
+class QueueFullError(LLMError):
+    """The provider's own queue is full (`max_queue`), or the wait in it was too long (`queue_timeout`)."""

@@ -1,0 +1,125 @@
+"""Messages as people write them into the objects that the API takes. No I/O, but a picture given as a path.
+
+A dict is checked and read into the same form as a `Message`, so that a misspelt key or an unknown role fails here
+and not as a line from the server that nobody understands. An OpenAI-shaped tool call or tool answer is taken too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from namel3ss_ollama.answers import read_arguments
+from namel3ss_ollama.settings import reject_unknown
+from namel3ss_ollama.types import ROLES, Image, Message, ToolCall
+
+__all__ = ["MessageLike", "encode_images", "encode_messages"]
+
+MessageLike = Message | Mapping[str, Any]
+_KEYS = frozenset({"role", "content", "images", "thinking", "tool_calls", "tool_name", "tool_call_id", "name"})
+
+
+def encode_messages(messages: Iterable[MessageLike]) -> list[dict[str, Any]]:
+    """Messages as the API takes them. What goes in is never changed.
+
+    Raises:
+        ValueError: There are none, a role is unknown, a picture cannot be read.
+        TypeError: A message is neither a `Message` nor a dict, or has an unknown key.
+    """
+    if isinstance(messages, (str, bytes, Mapping, Message)):
+        raise TypeError(f"messages: expected a list of messages, not one {type(messages).__name__}")
+    encoded = [_encode(i, message) for i, message in enumerate(messages)]
+    if not encoded:
+        raise ValueError("messages: there must be at least one (to load a model without one: preload())")
+    _name_tool_answers(encoded)
+    return encoded
+
+
+def encode_images(images: Sequence[Image | Any] | None) -> list[str]:
+    """Pictures as the API takes them: base64 without a data-URL prefix.
+
+    Raises:
+        ValueError: One cannot be read.
+        TypeError: It is no list.
+    """
+    if images is None:
+        return []
+    if isinstance(images, (str, bytes, Image)):
+        raise TypeError("images: expected a list of pictures; wrap the one in [...]")
+    return [image.base64 if isinstance(image, Image) else Image(image).base64 for image in images]
+
+
+def _encode(index: int, message: MessageLike) -> dict[str, Any]:
+    if isinstance(message, Message):
+        return _encode_message(message)
+    if not isinstance(message, Mapping):
+        raise TypeError(f"messages[{index}]: expected a Message or a dict, not {type(message).__name__}")
+    reject_unknown(message, _KEYS, f"messages[{index}]")
+    role = message.get("role")
+    if role not in ROLES:
+        raise ValueError(f"messages[{index}]: role {role!r} is unknown; use one of {', '.join(ROLES)}")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"messages[{index}]: content must be text, not {type(content).__name__}")
+    calls = tuple(_read_call(index, call) for call in message.get("tool_calls") or ())
+    return _encode_message(
+        Message(
+            role=cast("Any", role),
+            content=content or "",
+            images=message.get("images") or (),
+            thinking=message.get("thinking"),
+            tool_calls=calls,
+            tool_name=message.get("tool_name") or (message.get("name") if role == "tool" else None),
+            tool_call_id=message.get("tool_call_id"),
+        )
+    )
+
+
+def _read_call(index: int, call: Any) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return call
+    if isinstance(call, Mapping):
+        raw = cast("Mapping[str, Any]", call)
+        function = raw.get("function", raw)
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str) and function["name"]:
+            arguments, invalid = read_arguments(function.get("arguments"))
+            return ToolCall(function["name"], arguments, raw.get("id") or "", invalid)
+    raise ValueError(f"messages[{index}]: a tool call needs {{'function': {{'name': ..., 'arguments': ...}}}}")
+
+
+def _encode_message(message: Message) -> dict[str, Any]:
+    encoded: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        encoded["thinking"] = message.thinking
+    if message.images:
+        encoded["images"] = encode_images(message.images)
+    if message.tool_calls:
+        encoded["tool_calls"] = [_encode_call(i, call) for i, call in enumerate(message.tool_calls)]
+        broken = [call.invalid_arguments for call in message.tool_calls if call.invalid_arguments is not None]
+        if broken:
+            # The API takes an object only; the model still sees what it wrote.
+            encoded["content"] = "\n".join(filter(None, [message.content, *broken]))
+    if message.tool_name:
+        encoded["tool_name"] = message.tool_name
+    if message.tool_call_id:
+        encoded["tool_call_id"] = message.tool_call_id
+    return encoded
+
+
+def _encode_call(index: int, call: ToolCall) -> dict[str, Any]:
+    encoded: dict[str, Any] = {"id": call.id} if call.id else {}
+    encoded["function"] = {"index": index, "name": call.name, "arguments": dict(call.arguments)}
+    return encoded
+
+
+def _name_tool_answers(messages: list[dict[str, Any]]) -> None:
+    """Give a tool's answer its tool's name, where only the call's id was given."""
+    names: dict[str, str] = {}
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            if call.get("id"):
+                names[call["id"]] = call["function"]["name"]
+        if message["role"] == "tool" and "tool_name" not in message:
+            name = names.get(message.get("tool_call_id", ""))
+            if name:
+                message["tool_name"] = name

@@ -1,0 +1,323 @@
+"""The models of a server: list, show, pull, push, create, copy, delete, load, unload; and embeddings.
+
+`ModelManagement` is the half of `OllamaProvider` that is about models rather than answers. Objects come back as the
+server sends them: plain dicts, so that what a newer server adds is there too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from typing_extensions import Unpack
+
+from namel3ss_ollama.client import Client
+from namel3ss_ollama.errors import LLMError, MalformedResponseError, StreamInterruptedError
+from namel3ss_ollama.generation import Request, Runner, outcome_of
+from namel3ss_ollama.guards import Window, window_of
+from namel3ss_ollama.messages import MessageLike, encode_messages
+from namel3ss_ollama.prepare import Defaults, checked_model, request_body
+from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.settings import (
+    RuntimeOptions,
+    StreamConfig,
+    check_positive,
+    merge_options,
+)
+from namel3ss_ollama.streamer import Watch
+from namel3ss_ollama.types import EmbedResponse, LLMResponse, usage_of
+
+__all__ = ["ModelManagement"]
+
+T = TypeVar("T")
+Json = dict[str, Any]
+_PATIENCE = 600.0
+"""Seconds without a word that are normal while a server checks the digest of a large download."""
+_QUICK = StreamConfig(connect_timeout=2.0, first_chunk_timeout=5.0, chunk_timeout=5.0)
+
+
+class ModelManagement:
+    """What a provider does with models; see `OllamaProvider` for how to make one."""
+
+    _client: Client
+    _defaults: Defaults
+    _retrier: Retrier
+    _runner: Runner
+
+    async def list_models(self) -> list[Json]:
+        """The models that the server has: name, size in bytes, digest, details."""
+        return _listed(await self._ask(lambda: self._client.tags(self._defaults.config)))
+
+    async def running_models(self) -> list[Json]:
+        """The models that are loaded: name, size, expires_at and, from newer servers, context_length in tokens."""
+        return _listed(await self._ask(lambda: self._client.ps(self._defaults.config)))
+
+    async def show_model(self, model: str | None = None, *, verbose: bool = False) -> Json:
+        """What there is to know of a model: capabilities, parameters, template, model_info."""
+        name = self._name(model)
+        return await self._ask(lambda: self._client.show(name, self._defaults.config, verbose=verbose))
+
+    async def version(self) -> str:
+        """The server's version."""
+        answer = await self._ask(lambda: self._client.version(self._defaults.config))
+        return str(answer.get("version", ""))
+
+    async def is_available(self) -> bool:
+        """Whether a server answers at the address, within seconds and without retries."""
+        try:
+            await self._client.version(_QUICK)
+        except LLMError:
+            return False
+        return True
+
+    def pull_model(self, model: str | None = None, *, insecure: bool = False) -> AsyncIterator[Json]:
+        """Download a model; yields progress: status and, while it downloads, digest, completed and total in bytes.
+
+        A connection that breaks is made again and the server asked anew: it keeps what it has.
+
+        Raises:
+            LLMError: The server failed, or several times in a row broke off without any progress.
+        """
+        return self._persistent("/api/pull", {"model": self._name(model), **_insecure(insecure)})
+
+    def push_model(self, model: str | None = None, *, insecure: bool = False) -> AsyncIterator[Json]:
+        """Upload a model; yields progress as `pull_model` does, and is as persistent.
+
+        Raises:
+            LLMError: As `pull_model`.
+        """
+        return self._persistent("/api/push", {"model": self._name(model), **_insecure(insecure)})
+
+    async def create_model(
+        self,
+        model: str,
+        *,
+        from_model: str | None = None,
+        files: Mapping[str, bytes | os.PathLike[str]] | None = None,
+        adapters: Mapping[str, bytes | os.PathLike[str]] | None = None,
+        template: str | None = None,
+        license: str | Sequence[str] | None = None,
+        system: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        messages: Iterable[MessageLike] | None = None,
+        quantize: str | None = None,
+    ) -> AsyncIterator[Json]:
+        """Make a model from another one or from weight files; yields progress.
+
+        Args:
+            model: The new model's name.
+            from_model: The model to start from.
+            files: Weights by file name, as paths (`pathlib.Path`) or bytes; uploaded first where the server lacks
+                them.
+            adapters: Adapters, in the same way.
+            template: The prompt template.
+            license: The licence, or several.
+            system: The system prompt.
+            parameters: Default options.
+            messages: A conversation that precedes every other.
+            quantize: A quantisation to apply, such as "q4_K_M".
+
+        Raises:
+            ValueError: Neither `from_model` nor `files` is given.
+            LLMError: The server failed.
+        """
+        if not from_model and not files:
+            raise ValueError("create_model: give from_model, or files with the weights")
+        body: Json = {"model": checked_model(model)}
+        if from_model:
+            body["from"] = checked_model(from_model)
+        fields = {"template": template, "license": license, "system": system, "quantize": quantize}
+        body.update({name: value for name, value in fields.items() if value is not None})
+        if parameters:
+            body["parameters"] = dict(parameters)
+        if messages is not None:
+            body["messages"] = encode_messages(messages)
+        config = self._patient()
+        for name, sources in (("files", files), ("adapters", adapters)):
+            if sources:
+                body[name] = {key: await self._client.upload_blob(source, config) for key, source in sources.items()}
+        watch = Watch(config)
+        try:
+            async for progress in self._client.progress("/api/create", body, watch):
+                yield progress
+                if progress.get("status") == "success":
+                    return
+            raise StreamInterruptedError(f"{self._client.url} ended before the model was made; look at its log")
+        finally:
+            watch.close()
+
+    async def copy_model(self, source: str, destination: str) -> None:
+        """Give a model a second name."""
+        names = checked_model(source), checked_model(destination)
+        await self._ask(lambda: self._client.copy(*names, self._defaults.config))
+
+    async def delete_model(self, model: str) -> None:
+        """Delete a model from the server. The name has to be given: it is never the provider's by default."""
+        name = checked_model(model)
+        await self._ask(lambda: self._client.delete(name, self._defaults.config))
+
+    async def preload(
+        self, model: str | None = None, *, keep_alive: str | float | None = None, **options: Unpack[RuntimeOptions]
+    ) -> LLMResponse:
+        """Load a model now, with the provider's options, so that the first answer need not wait for that.
+
+        Returns:
+            An empty response, `finish_reason` "load"; `metadata["load_duration"]` says how long it took.
+        """
+        return await self._load(model, {"keep_alive": keep_alive, **options})
+
+    async def unload(self, model: str | None = None) -> LLMResponse:
+        """Take a model out of the server's memory now."""
+        return await self._load(model, {"keep_alive": 0})
+
+    async def _load(self, model: str | None, call: Mapping[str, Any]) -> LLMResponse:
+        body = request_body(self._defaults, {"model": self._name(model), **call}, {})
+        kept: Json = {name: body[name] for name in ("model", "keep_alive", "options") if name in body}
+        config = self._defaults.config
+        return await self._runner.complete(Request("generate", kept, config, on_truncation="ignore"))
+
+    async def embed(
+        self,
+        input: str | Iterable[str],
+        *,
+        model: str | None = None,
+        truncate: bool | None = None,
+        dimensions: int | None = None,
+        keep_alive: str | float | None = None,
+        batch_size: int = 64,
+        options: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> EmbedResponse:
+        """Vectors of texts, in the order of the texts.
+
+        Args:
+            input: A text, or several.
+            model: The embedding model; the provider's by default.
+            truncate: Whether a text that is too long is cut (the server's default) or refused.
+            dimensions: How long the vectors shall be, for models that can choose.
+            keep_alive: How long the model stays loaded afterwards.
+            batch_size: How many texts go into one request; requests run at once as `max_concurrent` lets them.
+            options: Runtime options; of the provider's only those of loading (num_ctx, ...) go along.
+            timeout: A bound on the whole, in seconds.
+
+        Raises:
+            TypeError, ValueError: An argument is wrong; `input` is empty.
+            MalformedResponseError: The server sent another number of vectors, or vectors of different lengths.
+            LLMError: The server failed.
+        """
+        texts = [input] if isinstance(input, str) else list(input)
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"input[{index}]: expected text, not {type(text).__name__}")
+        if not texts:
+            raise ValueError("input: there must be at least one text")
+        check_positive("batch_size", batch_size, integer=True)
+        check_positive("dimensions", dimensions, integer=True)
+        check_positive("timeout", timeout)
+        common: Json = {"model": self._name(model)}
+        for name, value in (("truncate", truncate), ("dimensions", dimensions), ("keep_alive", keep_alive)):
+            if value is not None:
+                common[name] = value
+        if merged := merge_options({"options": options}):
+            common["options"] = merged
+        batches = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
+        bound = self._defaults.timeout if timeout is None else timeout
+        watch = Watch(self._defaults.config, bound)
+        try:
+            tasks = [asyncio.ensure_future(self._embed({**common, "input": batch}, bound)) for batch in batches]
+            try:
+                answers = await watch.guard(lambda: asyncio.gather(*tasks), idle=False)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            watch.close()
+        vectors = [vector for answer in answers for vector in answer["embeddings"]]
+        if len({len(vector) for vector in vectors}) > 1:
+            raise MalformedResponseError(f"{self._client.url} sent vectors of different lengths")
+        tokens = sum(usage_of(answer)["prompt_tokens"] for answer in answers)
+        usage = usage_of({"prompt_eval_count": tokens})
+        return EmbedResponse(vectors, str(answers[0].get("model", "")), usage)
+
+    async def _embed(self, body: Json, timeout: float | None) -> Json:
+        runner = self._runner
+        call = runner.telemetry.begin("embeddings", body, streaming=False)
+        watch = Watch(self._defaults.config, timeout)
+        try:
+            await runner.enter(watch, call)
+            try:
+                answer = await runner.attempts(lambda: self._client.embed(body, self._defaults.config), watch, call)
+                vectors = answer.get("embeddings")
+                if not isinstance(vectors, list) or len(vectors) != len(body["input"]):
+                    raise MalformedResponseError(
+                        f"{self._client.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
+                    )
+            finally:
+                runner.limiter.release()
+        except BaseException as error:
+            runner.telemetry.end(call, outcome_of(error), error=error)
+            raise
+        finally:
+            watch.close()
+        runner.telemetry.end(call, "success", usage=usage_of(answer))
+        return answer
+
+    async def _window(self, model: str) -> Window:
+        """The context window that the server tells of."""
+        shown = await self._client.show(model, _QUICK)
+        running = await self._client.ps(_QUICK)
+        return window_of(model, shown, running)
+
+    async def _persistent(self, path: str, body: Json) -> AsyncIterator[Json]:
+        """Progress of a transfer that is asked for again when its connection breaks."""
+        failures = 0
+        while True:
+            watch = Watch(self._patient())
+            try:
+                async for progress in self._client.progress(path, body, watch):
+                    failures = 0
+                    yield progress
+                    if progress.get("status") == "success":
+                        return
+                raise StreamInterruptedError(
+                    f"{self._client.url} ended the transfer before it was complete; ask again, it keeps what it has",
+                    temporary=True,
+                )
+            except LLMError as error:
+                failures += 1
+                if not error.temporary or not await self._retrier.pause(failures, error):
+                    raise
+            finally:
+                watch.close()
+
+    async def _ask(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        return await self._retrier.run(attempt)
+
+    def _name(self, model: str | None) -> str:
+        return self._defaults.model if model is None else checked_model(model)
+
+    def _patient(self) -> StreamConfig:
+        config = self._defaults.config
+        waits = {
+            name: max(value, _PATIENCE)
+            for name in ("first_chunk_timeout", "chunk_timeout")
+            if (value := getattr(config, name)) is not None
+        }
+        return replace(config, stream_timeout=None, **waits)
+
+
+def _listed(answer: Json) -> list[Json]:
+    models = answer.get("models")
+    if models is None:  # a server without any model may send null
+        return []
+    if not isinstance(models, list):
+        raise MalformedResponseError("the server sent a list of models that is none; is this an Ollama server?")
+    return list(models)
+
+
+def _insecure(insecure: bool) -> Json:
+    return {"insecure": True} if insecure else {}

@@ -1,0 +1,91 @@
+"""Whether server, model and capabilities are there, before anything depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from namel3ss_ollama.errors import LLMError, ModelNotFoundError
+
+__all__ = ["Preflight", "Problem", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be.
+
+    Attributes:
+        what: What is wrong.
+        remedy: The command, or the change, that mends it.
+        error: The failure that showed it, if one did.
+    """
+
+    what: str
+    remedy: str
+    error: LLMError | None = None
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found.
+
+    Attributes:
+        problems: What is wrong; empty when all is well.
+        version: The server's version; None when it did not answer.
+        model: The model that was looked for.
+        capabilities: What the model can do; empty when it is not there, or the server is too old to tell.
+    """
+
+    problems: tuple[Problem, ...]
+    version: str | None
+    model: str
+    capabilities: frozenset[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return not self.problems
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems)) or f"{self.model} is ready (Ollama {self.version})"
+
+
+async def check(
+    *,
+    url: str,
+    model: str,
+    capabilities: Iterable[str],
+    version: Callable[[], Awaitable[str]],
+    show: Callable[[], Awaitable[dict[str, Any]]],
+) -> Preflight:
+    """Look at server, model and capabilities, in this order, as far as each lets look further."""
+    try:
+        found = await version()
+    except LLMError as error:
+        remedy = "start it with `ollama serve`, or set base_url (or OLLAMA_HOST) to where it runs"
+        return Preflight((Problem(f"no server answers at {url}", remedy, error),), None, model, frozenset())
+    try:
+        shown = await show()
+    except ModelNotFoundError as error:
+        problem = Problem(f"the server does not have {model}", f"`ollama pull {model}`", error)
+        return Preflight((problem,), found, model, frozenset())
+    except LLMError as error:
+        problem = Problem(f"the server cannot show {model}", str(error), error)
+        return Preflight((problem,), found, model, frozenset())
+    able = frozenset(map(str, shown.get("capabilities") or ()))
+    missing = sorted(set(capabilities) - able) if able else []
+    problems = tuple(
+        Problem(
+            f"{model} cannot do {name!r}",
+            f"choose a model that can; this one has {', '.join(sorted(able))} (`ollama show {model}`)",
+        )
+        for name in missing
+    )
+    return Preflight(problems, found, model, able)

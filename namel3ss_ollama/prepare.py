@@ -1,0 +1,220 @@
+"""From what a caller says to a request that can be sent: defaults and the call's own settings merged and checked.
+
+Plain functions over values; whatever is wrong with the arguments comes out here, before any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
+
+from namel3ss_ollama.generation import Request
+from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
+from namel3ss_ollama.settings import (
+    REQUEST_FIELDS,
+    ChatOptions,
+    GenerateOptions,
+    StreamConfig,
+    Truncation,
+    check_positive,
+    check_think,
+    merge_options,
+    reject_unknown,
+)
+from namel3ss_ollama.tools import choose, forced_format, names_of, portable_schema, tool_definition
+
+__all__ = ["Defaults", "chat_request", "checked_model", "generate_request", "request_body"]
+
+TRUNCATION: tuple[Truncation, ...] = ("warn", "error", "ignore")
+_CHAT = frozenset(ChatOptions.__annotations__)
+_GENERATE = frozenset(GenerateOptions.__annotations__)
+_OF_A_CALL = frozenset({"stream", "timeout", "stream_config", "on_truncation"})
+_FEWEST, _MOST_TOP_LOGPROBS = 0, 20
+
+
+class Defaults:
+    """What a provider was made with, for its calls.
+
+    Args:
+        model: The model when a call names none.
+        options: Keywords of `CallOptions`.
+        config: Deadlines and limits.
+        timeout: The bound on a whole call, in seconds.
+        on_truncation: What a cut prompt is.
+    """
+
+    __slots__ = ("config", "model", "on_truncation", "options", "timeout")
+
+    def __init__(
+        self,
+        model: str,
+        options: Mapping[str, Any],
+        config: StreamConfig,
+        timeout: float | None,
+        on_truncation: Truncation,
+    ) -> None:
+        self.model = checked_model(model)
+        self.options = dict(options)
+        self.config = config
+        self.timeout = timeout
+        self.on_truncation = on_truncation
+        check_positive("timeout", timeout)
+        checked_truncation(on_truncation)
+        request_body(self, {}, {})  # whatever is wrong with the defaults is wrong now
+
+
+def checked_model(model: object) -> str:
+    """The name of a model.
+
+    Raises:
+        TypeError, ValueError: It is no text, empty, or has spaces or control characters in it.
+    """
+    if not isinstance(model, str):
+        raise TypeError(f"model: expected a model's name, not {model!r}")
+    if not model or any(c.isspace() or not c.isprintable() for c in model):
+        raise ValueError(f"model: {model!r} is not a model's name; they look like 'llama3.2' or 'qwen3:8b'")
+    return model
+
+
+def checked_truncation(value: object) -> Truncation:
+    """One of "warn", "error", "ignore".
+
+    Raises:
+        ValueError: It is something else.
+    """
+    for known in TRUNCATION:
+        if value == known:
+            return known
+    raise ValueError(f"on_truncation: {value!r} is not one of {', '.join(TRUNCATION)}")
+
+
+def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a request: model, then `first`, then the fields and options that were set anywhere."""
+    model = call.get("model")
+    body: dict[str, Any] = {"model": checked_model(model) if model is not None else defaults.model, **first}
+    for name in sorted(REQUEST_FIELDS - {"format"}):
+        value = call.get(name)
+        value = defaults.options.get(name) if value is None else value
+        if value is not None:
+            _check_field(name, value)
+            body[name] = value
+    if body.get("top_logprobs"):
+        body["logprobs"] = True  # the one means nothing without the other
+    if options := merge_options(defaults.options, call):
+        body["options"] = options
+    return body
+
+
+def _check_field(name: str, value: Any) -> None:
+    if name == "think":
+        check_think(value)
+    elif name == "keep_alive":
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise TypeError(f"keep_alive: expected '5m' or seconds, not {value!r}")
+    elif name == "top_logprobs":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"top_logprobs: expected an integer, not {value!r}")
+        if not _FEWEST <= value <= _MOST_TOP_LOGPROBS:
+            raise ValueError(f"top_logprobs: must be from 0 to 20, not {value!r}")
+    elif not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, not {value!r}")
+
+
+def generate_request(defaults: Defaults, prompt: str, call: Mapping[str, Any]) -> Request:
+    """A request to /api/generate.
+
+    Raises:
+        TypeError, ValueError: An argument is unknown, of the wrong type or out of range.
+    """
+    if {"tools", "tool_choice"} & call.keys():
+        raise TypeError("tools and tool_choice need a conversation: use achat, stream_chat or chat")
+    reject_unknown(call, _GENERATE | _OF_A_CALL, "a generation")
+    if not isinstance(prompt, str):
+        raise TypeError(f"prompt: expected text, not {type(prompt).__name__}; for messages use achat or stream_chat")
+    first: dict[str, Any] = {"prompt": prompt}
+    for name, kind in (("system", str), ("suffix", str), ("template", str), ("raw", bool)):
+        value = call.get(name)
+        if value is not None:
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: expected {kind.__name__}, not {value!r:.60}")
+            first[name] = value
+    if call.get("context") is not None:
+        first["context"] = list(call["context"])
+    if images := encode_images(call.get("images")):
+        first["images"] = images
+    if not (prompt or images or first.get("suffix")):
+        raise ValueError("prompt: is empty (to load a model without a prompt: preload())")
+    body = request_body(defaults, call, first)
+    return _request("generate", defaults, call, body, frozenset())
+
+
+def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapping[str, Any]) -> Request:
+    """A request to /api/chat.
+
+    Raises:
+        TypeError, ValueError: An argument is unknown, of the wrong type or out of range.
+    """
+    reject_unknown(call, _CHAT | _OF_A_CALL, "a chat")
+    first: dict[str, Any] = {"messages": encode_messages(messages)}
+    definitions = [tool_definition(tool) for tool in call.get("tools") or ()]
+    names_of(definitions)
+    tools, forced = choose(definitions, call.get("tool_choice"))
+    if tools:
+        first["tools"] = tools
+    body = request_body(defaults, call, first)
+    if forced:
+        if call.get("format") is not None:
+            raise ValueError("format: cannot go together with a tool_choice that forces a call, which is a format too")
+        body["format"] = forced_format(forced)
+    return _request("chat", defaults, call, body, frozenset(names_of(forced)))
+
+
+def _request(
+    kind: Any, defaults: Defaults, call: Mapping[str, Any], body: dict[str, Any], forced: frozenset[str]
+) -> Request:
+    parse_as: type | None = None
+    if not forced:
+        wanted = call.get("format")
+        schema, parse_as = _read_format(defaults.options.get("format") if wanted is None else wanted)
+        if schema is not None:
+            body["format"] = schema
+    if call.get("stream") is False:
+        body["stream"] = False
+    given = call.get("on_truncation")
+    on_truncation = defaults.on_truncation if given is None else checked_truncation(given)
+    if on_truncation == "error":
+        body.setdefault("truncate", False)  # newer servers then refuse; older ones take no notice
+    timeout = call.get("timeout")
+    check_positive("timeout", timeout)
+    config = call.get("stream_config")
+    if config is not None and not isinstance(config, StreamConfig):
+        raise TypeError(f"stream_config: expected a StreamConfig, not {type(config).__name__}")
+    return Request(
+        kind=kind,
+        body=body,
+        config=config or defaults.config,
+        timeout=defaults.timeout if timeout is None else timeout,
+        forced=forced,
+        parse_as=parse_as,
+        on_truncation=on_truncation,
+    )
+
+
+def _read_format(value: Any) -> tuple[Any, type | None]:
+    """What to send as `format`, and the class to validate the answer against."""
+    if value is None or value == "":
+        return None, None
+    if value == "json":
+        return "json", None
+    if isinstance(value, Mapping):
+        return portable_schema(value), None
+    if isinstance(value, type):
+        try:
+            schema = TypeAdapter(value).json_schema()
+        except PydanticSchemaGenerationError as error:
+            raise TypeError(f"format: {value.__name__} has no JSON schema: {error.message}") from error
+        return portable_schema(schema), value
+    raise TypeError(f"format: expected 'json', a JSON schema or a pydantic class, not {value!r:.60}")

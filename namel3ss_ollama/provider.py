@@ -1,0 +1,400 @@
+"""`OllamaProvider`: what most people use. It merges settings, and hands requests to the parts that do the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from typing import Any, Literal, overload
+
+import httpx
+from typing_extensions import Self, Unpack
+
+from namel3ss_ollama import preflight
+from namel3ss_ollama._version import __version__
+from namel3ss_ollama.address import resolve_address
+from namel3ss_ollama.batch import OnResult, run_batch
+from namel3ss_ollama.client import Client, basic_auth
+from namel3ss_ollama.generation import Runner, Stream
+from namel3ss_ollama.guards import ContextGuard
+from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.messages import MessageLike
+from namel3ss_ollama.models import ModelManagement
+from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
+from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.settings import (
+    CallOptions,
+    ChatOptions,
+    GenerateOptions,
+    RetryPolicy,
+    StreamConfig,
+    Truncation,
+    reject_unknown,
+)
+from namel3ss_ollama.sync import SyncStream
+from namel3ss_ollama.sync import run as run_sync
+from namel3ss_ollama.telemetry import Stats, Telemetry
+from namel3ss_ollama.transport import HTTPSettings, TransportChoice
+from namel3ss_ollama.types import LLMResponse
+
+__all__ = ["OllamaProvider"]
+
+Prompt = str | Sequence[MessageLike]
+_MOST_WORKERS = 1000
+
+
+class OllamaProvider(ModelManagement):
+    """A model on an Ollama server.
+
+    Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
+    event loops, one after the other or at once; `max_concurrent` bounds them all together.
+
+    Args:
+        model: The model's name, such as "llama3.2" or "qwen3:8b".
+        base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. May hold
+            a path prefix and `user:password@`.
+        api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY.
+        headers: More headers for every request.
+        max_concurrent: How many requests run at once; None for no bound. The others wait, first come first served.
+        max_queue: How many may wait; one more fails at once with `QueueFullError`. None for no bound.
+        queue_timeout: How long one may wait, in seconds. None for no bound.
+        timeout: A bound on each whole call, retries and the wait for a slot included, in seconds.
+        stream_config: Deadlines and limits of each request.
+        retry: How often and when a failed request is sent again; `RetryPolicy.off()` for never.
+        on_truncation: What to do when the server cut the prompt to its context window: "warn" (the response says so,
+            and a warning is logged), "error" (`ContextWindowExceededError`) or "ignore".
+        transport: "aiohttp" (fast), "httpx", or an `httpx.AsyncBaseTransport` of your own.
+        http_client: An `httpx.AsyncClient` of your own, used as it is; you close it.
+        verify: TLS verification, as in httpx.
+        cert: A client certificate, as in httpx.
+        proxy: A proxy, as in httpx.
+        trust_env: Whether HTTP_PROXY and the like count, as in httpx.
+        capture_content: Whether OpenTelemetry spans carry prompts and answers.
+        **options: Defaults for every call: runtime options (temperature, num_ctx, max_tokens, ...), `options`,
+            `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`. What is not set is not sent.
+
+    Raises:
+        TypeError: A keyword is unknown (the message names the nearest), or a value has the wrong type.
+        ValueError: A value is out of range, or the address is malformed.
+
+    Example:
+        ```python
+        async with OllamaProvider("llama3.2", temperature=0.7) as provider:
+            response = await provider.agenerate("Why is the sky blue?", max_tokens=100)
+            print(response.content)
+        ```
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_concurrent: int | None = 10,
+        max_queue: int | None = None,
+        queue_timeout: float | None = None,
+        timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        retry: RetryPolicy | None = None,
+        on_truncation: Truncation = "warn",
+        transport: TransportChoice = "aiohttp",
+        http_client: httpx.AsyncClient | None = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxy: Any = None,
+        trust_env: bool = True,
+        capture_content: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> None:
+        reject_unknown(options, _KEYWORDS, "OllamaProvider")
+        self._defaults = Defaults(model, options, stream_config or StreamConfig(), timeout, on_truncation)
+        address = resolve_address(base_url, os.environ)
+        if isinstance(transport, str) and transport not in ("aiohttp", "httpx"):
+            raise ValueError(f"transport: {transport!r} is neither 'aiohttp' nor 'httpx'")
+        http = HTTPSettings(transport, http_client, verify, cert, proxy, trust_env)
+        sent = _headers(headers, api_key, address.user, address.password)
+        self._client = Client(address, sent, http)
+        self._limiter = Limiter(max_concurrent, max_queue, queue_timeout)
+        self._retrier = Retrier(retry or RetryPolicy())
+        self._telemetry = Telemetry(address.url, capture_content=capture_content)
+        guard = ContextGuard(self._window)
+        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard)
+
+    @property
+    def model(self) -> str:
+        """The model of calls that name none."""
+        return self._defaults.model
+
+    @property
+    def base_url(self) -> str:
+        """The server's address, without credentials."""
+        return self._client.url
+
+    def __repr__(self) -> str:
+        return f"OllamaProvider(model={self.model!r}, base_url={self.base_url!r})"
+
+    # Answers
+
+    async def agenerate(
+        self,
+        prompt: str,
+        *,
+        stream: bool = True,
+        timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        on_truncation: Truncation | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> LLMResponse:
+        """The answer to a prompt.
+
+        Args:
+            prompt: The text.
+            stream: Whether the answer is assembled here from a stream (a stall is noticed, a failure keeps what had
+                come) or by the server.
+            timeout: A bound on the whole, retries and the wait for a slot included, in seconds.
+            stream_config: Deadlines and limits for this call.
+            on_truncation: For this call: "warn", "error" or "ignore".
+            **options: `system`, `images`, `suffix`, `template`, `raw`, `context`, `model`, and all that the constructor
+                takes as options; the call's win.
+
+        Raises:
+            TypeError, ValueError: An argument is wrong; nothing was sent.
+            LLMError: What kept the answer from coming.
+        """
+        settings = _given(
+            options, stream=stream, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation
+        )
+        return await self._runner.complete(generate_request(self._defaults, prompt, settings))
+
+    async def achat(
+        self,
+        messages: Iterable[MessageLike],
+        *,
+        stream: bool = True,
+        timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        on_truncation: Truncation | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> LLMResponse:
+        """The next turn of a conversation.
+
+        Args:
+            messages: The conversation: `Message` objects or dicts.
+            stream: As in `agenerate`.
+            timeout: As in `agenerate`.
+            stream_config: As in `agenerate`.
+            on_truncation: As in `agenerate`.
+            **options: `tools`, `tool_choice` ("auto", "required", "none" or a tool's name), `model`, and all that the
+                constructor takes as options; the call's win.
+
+        Raises:
+            TypeError, ValueError: An argument is wrong; nothing was sent.
+            LLMError: What kept the answer from coming.
+        """
+        settings = _given(
+            options, stream=stream, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation
+        )
+        return await self._runner.complete(chat_request(self._defaults, messages, settings))
+
+    def stream_generate(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        on_truncation: Truncation | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Stream:
+        """The answer to a prompt, as it comes: `async for chunk in provider.stream_generate(...)`.
+
+        Arguments are those of `agenerate`; the request is sent when iteration begins.
+        """
+        settings = _given(options, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation)
+        return Stream(self._runner, generate_request(self._defaults, prompt, settings))
+
+    def stream_chat(
+        self,
+        messages: Iterable[MessageLike],
+        *,
+        timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        on_truncation: Truncation | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Stream:
+        """The next turn of a conversation, as it comes: `async for chunk in provider.stream_chat(...)`.
+
+        Arguments are those of `achat`; the request is sent when iteration begins.
+        """
+        settings = _given(options, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation)
+        return Stream(self._runner, chat_request(self._defaults, messages, settings))
+
+    @overload
+    async def agenerate_batch(
+        self,
+        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        *,
+        return_exceptions: Literal[False] = False,
+        on_result: OnResult | None = None,
+        keep_results: bool = True,
+        **options: Any,
+    ) -> list[LLMResponse]: ...
+
+    @overload
+    async def agenerate_batch(
+        self,
+        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        *,
+        return_exceptions: bool,
+        on_result: OnResult | None = None,
+        keep_results: bool = True,
+        **options: Any,
+    ) -> list[LLMResponse | BaseException]: ...
+
+    async def agenerate_batch(
+        self,
+        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        *,
+        return_exceptions: bool = False,
+        on_result: OnResult | None = None,
+        keep_results: bool = True,
+        **options: Any,
+    ) -> Any:
+        """The answers to many prompts, in their order, `max_concurrent` at a time.
+
+        Args:
+            prompts: Texts, or conversations (lists of messages), from any iterable, async ones included; drawn from as
+                there is room, so that even an endless number of prompts is never in memory.
+            return_exceptions: Whether a failure is a result; if not, the first one ends the batch and is raised.
+            on_result: Called with index and result as each comes, in any order; may be async.
+            keep_results: Whether to return the results; False, with `on_result`, keeps memory flat.
+            **options: Those of `agenerate` or `achat`, for every prompt.
+
+        Raises:
+            LLMError: The first failure, unless `return_exceptions`.
+        """
+
+        async def ask(prompt: Prompt) -> LLMResponse:
+            if isinstance(prompt, str):
+                return await self.agenerate(prompt, **options)
+            return await self.achat(prompt, **options)
+
+        return await run_batch(
+            prompts,
+            ask,
+            workers=min(self._limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS),
+            return_exceptions=return_exceptions,
+            on_result=on_result,
+            keep_results=keep_results,
+        )
+
+    # The synchronous twins: the same calls, from scripts, threads and notebooks
+
+    def generate(self, prompt: str, **options: Any) -> LLMResponse:
+        """As `agenerate`, for synchronous code; works inside a running event loop too, blocking it."""
+        return run_sync(self.agenerate(prompt, **options))
+
+    def chat(self, messages: Iterable[MessageLike], **options: Any) -> LLMResponse:
+        """As `achat`, for synchronous code."""
+        return run_sync(self.achat(messages, **options))
+
+    def stream(self, prompt: Prompt, **options: Any) -> SyncStream:
+        """As `stream_generate`, or `stream_chat` for a list of messages, for synchronous code: a plain iterator."""
+        if isinstance(prompt, str):
+            return SyncStream(self.stream_generate(prompt, **options))
+        return SyncStream(self.stream_chat(prompt, **options))
+
+    def batch(self, prompts: Iterable[Prompt], **options: Any) -> list[Any]:
+        """As `agenerate_batch`, for synchronous code."""
+        return run_sync(self.agenerate_batch(prompts, **options))
+
+    # The server
+
+    async def preflight(
+        self, model: str | None = None, *, capabilities: Iterable[str] = ("completion",)
+    ) -> preflight.Preflight:
+        """Whether server, model and capabilities are there; each problem names what mends it.
+
+        Args:
+            model: The model; the provider's by default.
+            capabilities: What it must be able to do: "completion", "tools", "vision", "thinking", "embedding",
+                "insert".
+        """
+        name = self._name(model)
+        return await preflight.check(
+            url=self.base_url,
+            model=name,
+            capabilities=capabilities,
+            version=self.version,
+            show=lambda: self.show_model(name),
+        )
+
+    def stats(self) -> Stats:
+        """The provider's numbers so far: requests, tokens, waits, retries."""
+        return self._telemetry.stats(running=self._limiter.running, queued=self._limiter.queued)
+
+    # Opening and closing
+
+    def open(self) -> Self:
+        """The provider itself, ready; `await provider.open()` works as well. Connections are made when needed."""
+        return self
+
+    async def aclose(self) -> None:
+        """Close all connections. The provider can be used again; it then makes new ones."""
+        await self._client.clients.aclose()
+
+    def close(self) -> None:
+        """As `aclose`, from synchronous code."""
+        self._client.clients.close()
+
+    async def _get_client(self) -> httpx.AsyncClient:
+        """The running event loop's HTTP client."""
+        return await self._client.clients.get()
+
+    async def _close_client(self) -> None:
+        """As `aclose`."""
+        await self.aclose()
+
+    def __await__(self) -> Generator[None, None, Self]:
+        return self
+        yield
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_KEYWORDS = frozenset(CallOptions.__annotations__)
+
+
+def _given(options: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+    return {**options, **{name: value for name, value in settings.items() if value is not None}}
+
+
+def _headers(
+    given: Mapping[str, Any] | None, api_key: str | None, user: str | None, password: str | None
+) -> dict[str, str]:
+    """The headers of every request; an `Authorization` of the caller's own wins over all."""
+    headers: dict[str, Any] = {"user-agent": f"namel3ss-ollama/{__version__}", "accept-encoding": "identity"}
+    if api_key is not None and user is not None:
+        raise ValueError("api_key: base_url holds a user and password already; give one of them")
+    key = api_key if api_key is not None else os.environ.get("OLLAMA_API_KEY", "").strip()
+    if user is not None:
+        headers["authorization"] = basic_auth(user, password or "")
+    elif key:
+        headers["authorization"] = f"Bearer {key}"
+    for name, value in (given or {}).items():
+        headers[name.lower()] = value
+    for name, value in headers.items():
+        if not isinstance(value, str) or not (name.isascii() and value.isascii() and (name + value).isprintable()):
+            what = "api_key" if name == "authorization" and given is None else f"headers: {name!r}"
+            raise ValueError(f"{what}: has characters that cannot be in a header (control characters, or not ASCII)")
+    return headers

@@ -1,0 +1,178 @@
+"""Which failures are tried again, when, and how often.
+
+Decided by three plain rules over values, and run by tenacity: `LLMError.temporary` says whether time can heal a
+failure (set where the failure is diagnosed), `backoff` says how long to wait, and `RetryBudget` says whether the
+provider as a whole can afford one more. Who calls `run` sees to it that nothing has reached the caller yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, TypeVar
+
+from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.settings import RetryPolicy
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+__all__ = ["Retrier", "RetryBudget", "backoff", "instant_retries"]
+
+T = TypeVar("T")
+
+
+class _Waits:
+    """Whether waits are skipped, and by how many that are entered; for the whole process, threads included."""
+
+    skipped_by = 0
+
+
+@contextlib.contextmanager
+def instant_retries() -> Generator[None]:
+    """For tests: retries happen as they would, but without any waiting, as long as this is entered."""
+    _Waits.skipped_by += 1
+    try:
+        yield
+    finally:
+        _Waits.skipped_by -= 1
+
+
+def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, chance: float) -> float:
+    """Seconds to wait after the failed attempt number `attempt` (from 1): exponential, with full jitter.
+
+    Args:
+        policy: The waits.
+        attempt: Which attempt has failed.
+        retry_after: What the server asked for, if it did; never undercut.
+        chance: A random number from 0 to 1.
+    """
+    # Past 64 doublings every wait is at its maximum; larger powers would not fit a float.
+    ceiling = min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 64))
+    return max(ceiling * chance, retry_after or 0.0)
+
+
+class RetryBudget:
+    """Retries as a fraction of requests: each request pays in, each retry takes one out.
+
+    Args:
+        ratio: What a request pays in; None for no bound.
+        reserve: What is there at first, and at most.
+    """
+
+    def __init__(self, ratio: float | None, reserve: int) -> None:
+        self._ratio = ratio
+        self._most = float(max(reserve, 1))
+        self._balance = float(reserve)
+        self._lock = threading.Lock()
+
+    def deposit(self) -> None:
+        """A request begins."""
+        if self._ratio is not None:
+            with self._lock:
+                self._balance = min(self._most, self._balance + self._ratio)
+
+    def withdraw(self) -> bool:
+        """Take out one retry; False when there is none."""
+        if self._ratio is None:
+            return True
+        with self._lock:
+            if self._balance < 1.0:
+                return False
+            self._balance -= 1.0
+            return True
+
+
+class Retrier:
+    """Runs an attempt, and runs it again while that is worth it.
+
+    Args:
+        policy: How often and when.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.policy = policy
+        self._budget = RetryBudget(policy.budget, policy.budget_reserve)
+
+    async def run(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        on_retry: Callable[[LLMError, float], None] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> T:
+        """The result of the first attempt that succeeds.
+
+        Args:
+            attempt: Makes one attempt.
+            on_retry: Called before each wait with the failure and the seconds to wait.
+            sleep: Waits so many seconds.
+
+        Raises:
+            LLMError: The last attempt's failure.
+        """
+        self._budget.deposit()
+        if self.policy.attempts == 1:
+            return await attempt()
+        # Here, because importing it takes longer than importing everything else of this package.
+        from tenacity import AsyncRetrying, retry_if_exception
+
+        began = asyncio.get_running_loop().time()
+
+        def worth_it(error: BaseException) -> bool:
+            return (
+                isinstance(error, LLMError)
+                and error.temporary
+                and (error.retry_after or 0.0) <= self.policy.retry_after_max
+            )
+
+        def out_of_time_or_budget(state: RetryCallState) -> bool:
+            if state.attempt_number >= self.policy.attempts:
+                return True
+            waited_until = asyncio.get_running_loop().time() - began + state.upcoming_sleep
+            if self.policy.deadline is not None and waited_until > self.policy.deadline:
+                return True
+            return not self._budget.withdraw()
+
+        def wait(state: RetryCallState) -> float:
+            if _Waits.skipped_by:
+                return 0.0
+            error = state.outcome.exception() if state.outcome else None
+            retry_after = error.retry_after if isinstance(error, LLMError) else None
+            return backoff(self.policy, state.attempt_number, retry_after, random.random())
+
+        def before_sleep(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            if on_retry is not None and isinstance(error, LLMError):
+                on_retry(error, state.upcoming_sleep)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(worth_it),
+            stop=out_of_time_or_budget,
+            wait=wait,
+            before_sleep=before_sleep,
+            sleep=sleep,
+            reraise=True,
+        )
+
+        async def once() -> T:  # tenacity awaits what it can see to be a coroutine function
+            return await attempt()
+
+        return await retrying(once)
+
+    async def pause(self, failures: int, error: LLMError) -> bool:
+        """For who repeats a request by hand: wait before the next attempt; False when there is to be none.
+
+        Args:
+            failures: How many attempts in a row have failed.
+            error: The last failure.
+        """
+        too_long = (error.retry_after or 0.0) > self.policy.retry_after_max
+        if failures >= self.policy.attempts or too_long or not self._budget.withdraw():
+            return False
+        if not _Waits.skipped_by:
+            await asyncio.sleep(backoff(self.policy, failures, error.retry_after, random.random()))
+        return True

@@ -1,0 +1,300 @@
+"""What can be set: deadlines, retries, and the options of a request. Values and plain functions, no I/O.
+
+A runtime option (temperature, num_ctx, ...) is a keyword of the provider and of every call, the call's
+winning; `options={...}` passes on what has no keyword here. What nobody set is not sent, so that the model's
+own defaults (its Modelfile) hold. What cannot be right fails here, before any request, and names the argument.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+__all__ = [
+    "LOAD_OPTIONS",
+    "RUNTIME_OPTIONS",
+    "CallOptions",
+    "ChatOptions",
+    "GenerateOptions",
+    "RetryPolicy",
+    "RuntimeOptions",
+    "StreamConfig",
+    "check_positive",
+    "merge_options",
+    "reject_unknown",
+]
+
+Truncation = Literal["warn", "error", "ignore"]
+
+
+class RuntimeOptions(TypedDict, total=False):
+    """The options of the API that are keywords here; `max_tokens` is another name of `num_predict`."""
+
+    max_tokens: int | None
+    num_predict: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    tfs_z: float | None
+    repeat_last_n: int | None
+    repeat_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    penalize_newline: bool | None
+    mirostat: int | None
+    mirostat_eta: float | None
+    mirostat_tau: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    num_keep: int | None
+    num_ctx: int | None
+    num_batch: int | None
+    num_gpu: int | None
+    main_gpu: int | None
+    num_thread: int | None
+    numa: bool | None
+    low_vram: bool | None
+    use_mmap: bool | None
+    use_mlock: bool | None
+    vocab_only: bool | None
+
+
+class CallOptions(RuntimeOptions, total=False):
+    """What a call to either endpoint takes beside its prompt or messages, and the provider as a default."""
+
+    options: Mapping[str, Any] | None
+    format: str | Mapping[str, Any] | type | None
+    think: bool | str | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    keep_alive: str | float | None
+    shift: bool | None
+    truncate: bool | None
+
+
+class ChatOptions(CallOptions, total=False):
+    """What `achat` and `stream_chat` take beside the messages."""
+
+    model: str | None
+    tools: Sequence[Any] | None
+    tool_choice: str | None
+
+
+class GenerateOptions(CallOptions, total=False):
+    """What `agenerate` and `stream_generate` take beside the prompt."""
+
+    model: str | None
+    system: str | None
+    images: Sequence[Any] | None
+    suffix: str | None
+    template: str | None
+    raw: bool | None
+    context: Sequence[int] | None
+
+
+RUNTIME_OPTIONS: frozenset[str] = frozenset(RuntimeOptions.__annotations__)
+REQUEST_FIELDS: frozenset[str] = frozenset(CallOptions.__annotations__) - RUNTIME_OPTIONS - {"options"}
+LOAD_OPTIONS: frozenset[str] = frozenset(
+    {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram", "use_mmap", "use_mlock",
+     "vocab_only"}
+)  # fmt: skip
+"""Options of how a model is loaded: a server reloads the model when one of them changes between requests."""
+
+_INTEGERS = frozenset(
+    {"num_predict", "top_k", "repeat_last_n", "mirostat", "seed", "num_keep", "num_ctx", "num_batch", "num_gpu",
+     "main_gpu", "num_thread"}
+)  # fmt: skip
+_BOOLEANS = frozenset({"penalize_newline", "numa", "low_vram", "use_mmap", "use_mlock", "vocab_only"})
+_MINIMUM = {
+    "num_ctx": 1, "num_batch": 1, "num_thread": 0, "top_k": 0, "repeat_last_n": -1, "num_gpu": -1, "num_keep": -1,
+    "main_gpu": 0, "mirostat": 0, "temperature": 0, "top_p": 0, "min_p": 0, "typical_p": 0, "mirostat_eta": 0,
+    "mirostat_tau": 0, "tfs_z": 0, "repeat_penalty": 0,
+}  # fmt: skip
+_MAXIMUM = {"top_p": 1, "min_p": 1, "mirostat": 2}
+_THINK_LEVELS = ("low", "medium", "high", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """The deadlines and limits of a stream. All times are seconds; None switches a deadline off.
+
+    Attributes:
+        stream_timeout: The whole stream, the caller's own time with the chunks included. Off by default.
+        chunk_timeout: The wait for the next chunk, once the first has come.
+        first_chunk_timeout: The wait for the first chunk, which covers loading the model.
+        connect_timeout: Making the connection.
+        max_chunks: End the stream, without an error, after so many chunks. Off by default.
+        max_line_bytes: The longest line taken; a longer one is an error, not memory.
+    """
+
+    stream_timeout: float | None = None
+    chunk_timeout: float | None = 60.0
+    first_chunk_timeout: float | None = 300.0
+    connect_timeout: float | None = 10.0
+    max_chunks: int | None = None
+    max_line_bytes: int = 16 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("stream_timeout", "chunk_timeout", "first_chunk_timeout", "connect_timeout"):
+            check_positive(name, getattr(self, name))
+        check_positive("max_chunks", self.max_chunks, integer=True)
+        check_positive("max_line_bytes", self.max_line_bytes, integer=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and when a failed request is sent again. All times are seconds.
+
+    Attributes:
+        attempts: How often in all, the first included; 1 switches retries off.
+        wait_initial: The wait before the first retry is a random time up to this; it doubles each time.
+        wait_max: What that wait never exceeds.
+        retry_after_max: The longest `Retry-After` that is waited for; a longer one fails at once.
+        deadline: No retry starts later than so long after the first attempt did; None for no such bound.
+        budget: How many retries each request pays for, over all requests of the provider: 0.2 lets retries
+            add a fifth to the load of a server that fails for good. None for no such bound.
+        budget_reserve: Retries that are there before any request has paid.
+    """
+
+    attempts: int = 3
+    wait_initial: float = 0.5
+    wait_max: float = 10.0
+    retry_after_max: float = 60.0
+    deadline: float | None = None
+    budget: float | None = 0.2
+    budget_reserve: int = 10
+
+    def __post_init__(self) -> None:
+        check_positive("attempts", self.attempts, integer=True)
+        for name in ("wait_initial", "wait_max", "retry_after_max"):
+            check_positive(name, getattr(self, name), zero=True)
+        check_positive("deadline", self.deadline)
+        check_positive("budget", self.budget, zero=True)
+        check_positive("budget_reserve", self.budget_reserve, integer=True, zero=True)
+
+    @classmethod
+    def off(cls) -> RetryPolicy:
+        """One attempt, no more."""
+        return cls(attempts=1)
+
+
+def check_positive(name: str, value: object, *, integer: bool = False, zero: bool = False) -> None:
+    """Refuse a limit that is not a positive, finite number (None passes).
+
+    Raises:
+        TypeError: It is no number, or no integer where one is needed.
+        ValueError: It is negative, zero (unless `zero`), infinite or NaN.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+        raise TypeError(f"{name}: expected {'an integer' if integer else 'a number'}, not {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name}: must be {'zero or more' if zero else 'above zero'}, not {value!r}")
+
+
+def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse keywords that nobody knows.
+
+    Raises:
+        TypeError: Names the first unknown keyword and the nearest known one.
+    """
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "options={...} passes on what has no keyword."
+            raise TypeError(f"{where} got an unexpected keyword argument {name!r}; {hint}")
+
+
+def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The `options` object of a request out of keyword layers, a later layer winning; None is not sent.
+
+    In each layer, keywords of `RuntimeOptions` and what its `options` holds are one; `max_tokens` is sent as
+    `num_predict`.
+
+    Raises:
+        TypeError: A value has the wrong type, or one layer gives the same option twice.
+        ValueError: A value is out of range.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update(_layer_options(layer))
+    return merged
+
+
+def _layer_options(layer: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in layer.items():
+        if value is None or name not in RUNTIME_OPTIONS:
+            continue
+        sent = "num_predict" if name == "max_tokens" else name
+        if sent in found:
+            raise TypeError("max_tokens and num_predict are one option: give one of them")
+        found[sent] = _checked(name, value)
+    extra = layer.get("options")
+    if extra is None:
+        return found
+    if not isinstance(extra, Mapping):
+        raise TypeError(f"options: expected a mapping, not {type(extra).__name__}")
+    for name, value in extra.items():
+        if name in found:
+            raise TypeError(f"{name}: given as a keyword and in options; give it once")
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in {"max_tokens", "num_predict"}:
+        return _checked_limit(name, value)
+    if name == "stop":
+        return _checked_stop(value)
+    if name in _BOOLEANS:
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: expected True or False, not {value!r}")
+        return value
+    integer = name in _INTEGERS
+    if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+        raise TypeError(f"{name}: expected {'an integer' if integer else 'a number'}, not {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: must be finite, not {value!r}")
+    low, high = _MINIMUM.get(name), _MAXIMUM.get(name)
+    if low is not None and value < low:
+        raise ValueError(f"{name}: must be {low} or more, not {value!r}")
+    if high is not None and value > high:
+        raise ValueError(f"{name}: must be {high} or less, not {value!r}")
+    return value
+
+
+def _checked_limit(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an integer, not {value!r}")
+    if value < -2 or value == 0:  # -1: without end, -2: until the context is full; a server takes 0 for no limit
+        raise ValueError(f"{name}: must be above zero (or -1: no limit, -2: fill the context), not {value!r}")
+    return value
+
+
+def _checked_stop(value: Any) -> list[str]:
+    stops = [value] if isinstance(value, str) else list(value)
+    for stop in stops:
+        if not isinstance(stop, str) or not stop:
+            raise ValueError(f"stop: expected non-empty strings, not {stop!r}")
+    return stops
+
+
+def check_think(value: object) -> None:
+    """Refuse a `think` that no server knows.
+
+    Raises:
+        ValueError: It is neither a boolean nor a known level.
+    """
+    if not isinstance(value, bool) and value not in _THINK_LEVELS:
+        raise ValueError(f"think: expected True, False or one of {', '.join(_THINK_LEVELS)}, not {value!r}")

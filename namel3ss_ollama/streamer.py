@@ -1,0 +1,281 @@
+"""From bytes to chunks, and the deadlines on the way.
+
+Three parts, the first two without I/O. `LineDecoder` cuts bytes, however they arrive, into lines at byte 0x0A
+alone: an answer may hold any Unicode line separator. `parse_line` and the two readers make an object of
+a line. `Watch` bounds every wait of one exchange with a single timer, so that a token costs a clock reading and
+no more: the timer looks at when the present wait began, and cancels the waiting task if that is too long ago.
+
+The caller's time counts for no deadline but `stream_timeout`, because a wait begins only when the caller has
+come back for more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+from namel3ss_ollama.errors import LLMTimeoutError, MalformedResponseError
+from namel3ss_ollama.settings import StreamConfig
+
+__all__ = ["LineDecoder", "LineTooLongError", "Watch", "parse_line"]
+
+T = TypeVar("T")
+Deadline = Literal["first_chunk_timeout", "chunk_timeout", "stream_timeout", "timeout"]
+
+
+class LineTooLongError(MalformedResponseError):
+    """A line exceeds `max_line_bytes`."""
+
+
+class LineDecoder:
+    """Cuts a byte stream into lines. Linear in the bytes, whatever their cuts.
+
+    Args:
+        max_line_bytes: The longest line taken.
+    """
+
+    __slots__ = ("_limit", "_pending", "_pending_bytes")
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._limit = max_line_bytes
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their line ends.
+
+        Raises:
+            LineTooLongError: A line, complete or not, is over the limit.
+        """
+        lines = data.split(b"\n")
+        tail = lines.pop()
+        if lines and self._pending:
+            self._pending.append(lines[0])
+            lines[0] = b"".join(self._pending)
+            self._pending = []
+            self._pending_bytes = 0
+        if tail:
+            self._pending.append(tail)
+            self._pending_bytes += len(tail)
+            if self._pending_bytes > self._limit:
+                raise self._too_long()
+        if lines and (len(lines[0]) > self._limit or len(data) > self._limit):
+            for line in lines:
+                if len(line) > self._limit:
+                    raise self._too_long()
+        return lines
+
+    def finish(self) -> bytes:
+        """What is left after the last line end: a last line without one, or the piece of a cut one."""
+        rest = b"".join(self._pending)
+        self._pending = []
+        self._pending_bytes = 0
+        return rest
+
+    def _too_long(self) -> LineTooLongError:
+        return LineTooLongError(
+            f"the server sent a line of over {self._limit} bytes; raise max_line_bytes if that is expected"
+        )
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """A line of an answer as an object; None for a blank line.
+
+    Raises:
+        MalformedResponseError: The line is no JSON object.
+    """
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        if not line.strip():
+            return None
+        raise MalformedResponseError(
+            f"the server sent a line that is not JSON ({error.msg} at byte {error.pos} of {len(line)}); "
+            "is this address an Ollama server, and nothing between that changes its answers?",
+            original_error=error,
+        ) from error
+    if not isinstance(value, dict):
+        raise MalformedResponseError(
+            f"the server sent JSON that is not an object but {type(value).__name__}; is this an Ollama server?"
+        )
+    return value
+
+
+class Watch:
+    """The deadlines of one exchange, and the means to cancel it from another task.
+
+    Every wait goes through `guard`. One timer looks after all of them; it cancels the waiting task, and `guard`
+    turns that cancellation, told from any other, into the error it stands for.
+
+    Args:
+        config: The deadlines.
+        timeout: One more bound on the whole, in seconds from now.
+    """
+
+    __slots__ = (
+        "_cancelling", "_fired", "_idle", "_limit", "_limit_name", "_loop", "_since", "_task", "_timer", "_waited",
+        "config", "expires", "expires_name", "expires_seconds",
+    )  # fmt: skip
+
+    def __init__(self, config: StreamConfig, timeout: float | None = None) -> None:
+        self.config = config
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._since: float | None = None
+        self._waited = 0.0
+        self._idle = True
+        self._cancelling = 0
+        self._fired: Deadline | Literal["cancelled"] | None = None
+        self._limit_name: Deadline = "first_chunk_timeout"
+        self._limit = config.first_chunk_timeout
+        self.expires: float | None = None
+        self.expires_name: Deadline = "stream_timeout"
+        self.expires_seconds = 0.0
+        for name, seconds in (("stream_timeout", config.stream_timeout), ("timeout", timeout)):
+            if seconds is not None and (self.expires is None or self._loop.time() + seconds < self.expires):
+                self.expires = self._loop.time() + seconds
+                self.expires_name = "timeout" if name == "timeout" else "stream_timeout"
+                self.expires_seconds = seconds
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._fired == "cancelled"
+
+    def restart(self) -> None:
+        """A new attempt begins: the next chunk is a first one again."""
+        self._waited = 0.0
+        self._limit_name, self._limit = "first_chunk_timeout", self.config.first_chunk_timeout
+        self.close()
+
+    def progress(self) -> None:
+        """A chunk has come: from now on, and from zero, `chunk_timeout` counts."""
+        self._waited = 0.0
+        if self._limit_name != "chunk_timeout":
+            self._limit_name, self._limit = "chunk_timeout", self.config.chunk_timeout
+            self.close()  # the timer stands at the longer deadline of the first chunk
+
+    async def guard(self, wait: Callable[[], Awaitable[T]], *, idle: bool = True) -> T:
+        """Await `wait()` within the deadlines.
+
+        Args:
+            wait: What to await.
+            idle: Whether this is a wait for the server; if not, only the bounds on the whole count.
+
+        Raises:
+            LLMTimeoutError: A deadline passed; says which.
+            WatchCancelled: `cancel` was called.
+        """
+        if self._fired is not None:
+            raise self._error()
+        now = self._loop.time()
+        if self.expires is not None and now >= self.expires:
+            self._fired = self.expires_name
+            raise self._error()
+        if self._idle is not idle:
+            self._idle = idle
+            self.close()  # the timer may stand at a deadline that is not this wait's
+        self._since = now
+        task = self._task = asyncio.current_task()
+        if sys.version_info >= (3, 11) and task is not None:
+            self._cancelling = task.cancelling()
+        if self._timer is None:
+            self._arm(now)
+        try:
+            result = await wait()
+        except asyncio.CancelledError:
+            if self._fired is None or self._cancelled_from_outside():
+                raise
+            raise self._error() from None
+        else:
+            if self._fired is not None:  # too late, the wait was over: the next one raises
+                self._cancelled_from_outside()
+            return result
+        finally:
+            if idle:
+                self._waited += self._loop.time() - now
+            self._since = None
+            self._task = None
+
+    def cancel(self) -> bool:
+        """End the present wait, if there is one, and refuse every further one; whether there was one."""
+        if self._fired is None:
+            self._fire("cancelled")
+        return self._task is not None
+
+    def close(self) -> None:
+        """Drop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, now: float) -> None:
+        when = self._due(now)
+        self._timer = self._loop.call_at(when, self._check) if when is not None else None
+
+    def _due(self, now: float) -> float | None:
+        """When to look next: the earliest moment at which a deadline can have passed."""
+        when = self.expires
+        if self._limit is not None and self._idle:
+            began = self._since if self._since is not None else now
+            idle = began + self._limit - self._waited
+            when = idle if when is None else min(when, idle)
+        return when
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._since is None:
+            return  # nobody waits; the next guard() arms the timer again
+        now = self._loop.time()
+        if self.expires is not None and now >= self.expires:
+            self._fire(self.expires_name)
+        elif self._limit is not None and self._idle and self._waited + now - self._since >= self._limit:
+            self._fire(self._limit_name)
+        else:
+            self._arm(now)
+
+    def _fire(self, why: Deadline | Literal["cancelled"]) -> None:
+        self._fired = why
+        if self._task is not None:
+            self._task.cancel()
+
+    def _cancelled_from_outside(self) -> bool:
+        """Take back our own cancellation; tell whether somebody else's is there too."""
+        if sys.version_info >= (3, 11) and self._task is not None:
+            return self._task.uncancel() > self._cancelling
+        return False
+
+    def _error(self) -> Exception:
+        if self._fired == "cancelled" or self._fired is None:
+            return WatchCancelled()
+        if self._fired == self.expires_name and self._fired in ("stream_timeout", "timeout"):
+            return timeout_error(self._fired, self.expires_seconds)
+        return timeout_error(self._fired, self._limit or 0.0)
+
+
+class WatchCancelled(Exception):
+    """The caller cancelled the exchange; never leaves the core."""
+
+
+_REMEDIES = {
+    "connect": "check that the address is right and the host is up",
+    "first_chunk_timeout": "a large model may still be loading: raise first_chunk_timeout, or call preload() first",
+    "chunk_timeout": "the server stalled: look at its log, or raise chunk_timeout",
+    "stream_timeout": "raise stream_timeout, or ask for fewer tokens (max_tokens)",
+    "timeout": "raise timeout, or ask for fewer tokens (max_tokens)",
+}
+
+
+def timeout_error(deadline: str, seconds: float, original: BaseException | None = None) -> LLMTimeoutError:
+    """The error for a passed deadline, with what to do about it."""
+    return LLMTimeoutError(
+        f"timed out: {deadline} of {seconds:g} s passed; {_REMEDIES[deadline]}",
+        original_error=original,
+        deadline=deadline,
+        seconds=seconds,
+    )

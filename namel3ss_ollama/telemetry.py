@@ -1,0 +1,376 @@
+"""What can be watched: counters and histograms, spans, and the same numbers as a plain object.
+
+The OpenTelemetry API is used where it is installed, and does nothing unless the application sets up an SDK; without it
+`Telemetry.stats` has the numbers all the same. Everything is recorded when a request begins or ends: nothing is
+done for each token. No prompt and no answer is recorded unless the user switches that on (`capture_content`).
+
+Names: `llm.*` are this package's own; `gen_ai.*` are OpenTelemetry's semantic conventions for generative AI clients
+(their repository `semantic-conventions-genai`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from namel3ss_ollama.errors import LLMError
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Counter, Histogram
+    from opentelemetry.trace import Span, Tracer
+
+    from namel3ss_ollama.types import LLMResponse, Usage
+
+__all__ = ["Call", "Stats", "Telemetry"]
+
+Outcome = Literal["success", "error", "timeout", "cancelled"]
+_REQUEST_ATTRIBUTES = {
+    "temperature": "gen_ai.request.temperature",
+    "top_p": "gen_ai.request.top_p",
+    "top_k": "gen_ai.request.top_k",
+    "num_predict": "gen_ai.request.max_tokens",
+    "seed": "gen_ai.request.seed",
+    "stop": "gen_ai.request.stop_sequences",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+}
+
+
+@dataclass(slots=True)
+class Stats:
+    """The numbers of a provider since it was made. Times are seconds.
+
+    Attributes:
+        generations_succeeded: Whole answers, streams included.
+        generations_failed: Requests that ended in an error, a passed deadline included.
+        generations_cancelled: Requests that the caller gave up.
+        streams_succeeded: Of these, streams that ended with the model being done, or at `max_chunks`.
+        streams_failed: Streams that ended in an error other than a passed deadline.
+        streams_timed_out: Streams that ended in a passed deadline.
+        streams_cancelled: Streams that the caller gave up.
+        chunks: Chunks of all streams.
+        retries: Requests sent again.
+        prompt_tokens: Tokens in.
+        completion_tokens: Tokens out.
+        queue_seconds: Waiting for a slot, all requests together.
+        first_token_seconds: The mean time to the first token, over the answers that had one.
+        tokens_per_second: The mean speed that the server reports, weighted by tokens.
+        running: Requests under way now.
+        queued: Requests waiting for a slot now.
+    """
+
+    generations_succeeded: int = 0
+    generations_failed: int = 0
+    generations_cancelled: int = 0
+    streams_succeeded: int = 0
+    streams_failed: int = 0
+    streams_timed_out: int = 0
+    streams_cancelled: int = 0
+    chunks: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    queue_seconds: float = 0.0
+    first_token_seconds: float | None = None
+    tokens_per_second: float | None = None
+    running: int = 0
+    queued: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens in and out."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, from the wait for a slot to its end."""
+
+    operation: str
+    model: str
+    streaming: bool
+    span: Span | None
+    began: float = field(default_factory=time.perf_counter)
+    queued_for: float = 0.0
+    sent_at: float | None = None
+    first_at: float | None = None
+    chunks: int = 0
+    retries: int = 0
+    ended: bool = False
+
+    def slot(self) -> None:
+        """The request has its slot."""
+        self.sent_at = time.perf_counter()
+        self.queued_for = self.sent_at - self.began
+
+    def first(self) -> float:
+        """The first chunk is here; returns the seconds since the request was sent."""
+        self.first_at = time.perf_counter()
+        return self.first_at - (self.sent_at or self.began)
+
+
+class Telemetry:
+    """Counts for one provider.
+
+    Args:
+        url: The server's address, without credentials.
+        capture_content: Whether spans carry prompts and answers.
+    """
+
+    def __init__(self, url: str, *, capture_content: bool = False) -> None:
+        parts = urlsplit(url)
+        self._server: dict[str, Any] = {"server.address": parts.hostname or url}
+        if parts.port:
+            self._server["server.port"] = parts.port
+        self._capture = capture_content
+        self._lock = threading.Lock()
+        self._stats = Stats()
+        self._first_tokens = 0
+        self._first_token_sum = 0.0
+        self._timed_tokens = 0
+        self._timed_seconds = 0.0
+
+    def stats(self, *, running: int, queued: int) -> Stats:
+        """A copy of the numbers."""
+        with self._lock:
+            values = {name: getattr(self._stats, name) for name in Stats.__slots__}
+            values.update(running=running, queued=queued)
+            if self._first_tokens:
+                values["first_token_seconds"] = self._first_token_sum / self._first_tokens
+            if self._timed_seconds:
+                values["tokens_per_second"] = self._timed_tokens / self._timed_seconds
+        return Stats(**values)
+
+    def begin(self, operation: str, body: Mapping[str, Any], *, streaming: bool) -> Call:
+        """A request begins, with the wait for its slot."""
+        model = str(body.get("model", ""))
+        span: Span | None = None
+        otel = _instruments()
+        if otel is not None:
+            span = otel.tracer.start_span(
+                f"{operation} {model}", kind=otel.client_kind, attributes=self._attributes(operation, body)
+            )
+            if self._capture and span.is_recording():
+                sent = body.get("messages") or body.get("prompt") or body.get("input")
+                span.set_attribute("gen_ai.input.messages", _as_messages(sent, "user"))
+        return Call(operation, model, streaming, span)
+
+    def retried(self, call: Call, error: LLMError) -> None:
+        """The request is about to be sent again."""
+        call.retries += 1
+        with self._lock:
+            self._stats.retries += 1
+        otel = _instruments()
+        if otel is not None:
+            otel.retries.add(1, {"model": call.model, "error.type": type(error).__name__})
+
+    def end(
+        self,
+        call: Call,
+        outcome: Outcome,
+        *,
+        usage: Usage | None = None,
+        response: LLMResponse | None = None,
+        error: BaseException | None = None,
+    ) -> None:
+        """The request is over, one way or the other; only the first call of this counts."""
+        if call.ended:
+            return
+        call.ended = True
+        metadata = response.metadata if response else {}
+        with self._lock:
+            self._count(call, outcome, usage, metadata)
+        otel = _instruments()
+        if otel is not None:
+            self._record(otel, call, outcome, usage, response, error)
+
+    def _count(self, call: Call, outcome: Outcome, usage: Usage | None, metadata: Mapping[str, Any]) -> None:
+        stats = self._stats
+        if outcome == "success":
+            stats.generations_succeeded += 1
+        elif outcome == "cancelled":
+            stats.generations_cancelled += 1
+        else:
+            stats.generations_failed += 1
+        if call.streaming:
+            if outcome == "success":
+                stats.streams_succeeded += 1
+            elif outcome == "error":
+                stats.streams_failed += 1
+            elif outcome == "timeout":
+                stats.streams_timed_out += 1
+            else:
+                stats.streams_cancelled += 1
+            stats.chunks += call.chunks
+        stats.queue_seconds += call.queued_for
+        if usage:
+            stats.prompt_tokens += usage["prompt_tokens"]
+            stats.completion_tokens += usage["completion_tokens"]
+        if call.first_at is not None:
+            self._first_tokens += 1
+            self._first_token_sum += call.first_at - (call.sent_at or call.began)
+        if metadata.get("eval_count") and metadata.get("eval_duration"):
+            self._timed_tokens += metadata["eval_count"]
+            self._timed_seconds += metadata["eval_duration"] / 1e9
+
+    def _attributes(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": "ollama",
+            "gen_ai.request.model": str(body.get("model", "")),
+            **self._server,
+        }
+        options = body.get("options") or {}
+        for option, name in _REQUEST_ATTRIBUTES.items():
+            if option in options:
+                attributes[name] = options[option]
+        if operation != "embeddings":
+            attributes["gen_ai.output.type"] = "json" if body.get("format") else "text"
+        return attributes
+
+    def _record(
+        self,
+        otel: _Instruments,
+        call: Call,
+        outcome: Outcome,
+        usage: Usage | None,
+        response: LLMResponse | None,
+        error: BaseException | None,
+    ) -> None:
+        model = {"model": call.model}
+        conventional: dict[str, Any] = {
+            "gen_ai.operation.name": call.operation,
+            "gen_ai.provider.name": "ollama",
+            "gen_ai.request.model": call.model,
+            **self._server,
+        }
+        if response is not None and response.model:
+            conventional["gen_ai.response.model"] = response.model
+        if call.streaming:
+            otel.streams[outcome].add(1, model)
+            otel.chunks.add(call.chunks, model)
+        if outcome == "success":
+            otel.succeeded.add(1, model)
+        elif outcome != "cancelled":
+            otel.failed.add(1, {**model, "error.type": type(error).__name__})
+        otel.queue_wait.record(call.queued_for, model)
+        if call.first_at is not None:
+            first = call.first_at - (call.sent_at or call.began)
+            otel.first_token.record(first, model)
+            if call.streaming:
+                otel.first_chunk.record(first, conventional)
+        if usage is not None:
+            otel.tokens.add(usage["total_tokens"], model)
+            otel.token_usage.record(usage["prompt_tokens"], {**conventional, "gen_ai.token.type": "input"})
+            otel.token_usage.record(usage["completion_tokens"], {**conventional, "gen_ai.token.type": "output"})
+        if response is not None and "tokens_per_second" in response.metadata:
+            otel.speed.record(response.metadata["tokens_per_second"], model)
+        failed = {"error.type": _error_type(error)} if outcome in ("error", "timeout") else {}
+        otel.duration.record(time.perf_counter() - call.began, {**conventional, **failed})
+        if call.span is not None:
+            self._end_span(call.span, call, usage, response, error if failed else None)
+
+    def _end_span(
+        self, span: Span, call: Call, usage: Usage | None, response: LLMResponse | None, error: BaseException | None
+    ) -> None:
+        if span.is_recording():
+            if call.retries:
+                span.set_attribute("llm.retries", call.retries)
+            if usage is not None:
+                span.set_attribute("gen_ai.usage.input_tokens", usage["prompt_tokens"])
+                span.set_attribute("gen_ai.usage.output_tokens", usage["completion_tokens"])
+            if response is not None:
+                span.set_attribute("gen_ai.response.model", response.model)
+                if response.finish_reason:
+                    span.set_attribute("gen_ai.response.finish_reasons", [response.finish_reason])
+                if self._capture:
+                    span.set_attribute("gen_ai.output.messages", _as_messages(response.content, "assistant"))
+            if error is not None:
+                from opentelemetry.trace import StatusCode
+
+                span.set_attribute("error.type", _error_type(error))
+                span.set_status(StatusCode.ERROR, str(error) if isinstance(error, LLMError) else None)
+        span.end()
+
+
+def _error_type(error: BaseException | None) -> str:
+    status = error.status_code if isinstance(error, LLMError) else None
+    return str(status) if status else type(error).__name__
+
+
+def _as_messages(content: Any, role: str) -> str:
+    """Content in the form of the conventions: a list of messages of parts, as JSON."""
+    turns: Sequence[Any] = content if isinstance(content, list) else [{"role": role, "content": content}]
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        message: Mapping[str, Any] = turn if isinstance(turn, Mapping) else {"role": role, "content": turn}
+        parts = [{"type": "text", "content": message.get("content")}]
+        messages.append({"role": message.get("role", role), "parts": parts})
+    return json.dumps(messages, ensure_ascii=False, default=str)
+
+
+@dataclass(frozen=True, slots=True)
+class _Instruments:
+    tracer: Tracer
+    client_kind: Any
+    succeeded: Counter
+    failed: Counter
+    tokens: Counter
+    streams: dict[str, Counter]
+    chunks: Counter
+    retries: Counter
+    queue_wait: Histogram
+    first_token: Histogram
+    speed: Histogram
+    token_usage: Histogram
+    duration: Histogram
+    first_chunk: Histogram
+
+
+@functools.cache
+def _instruments() -> _Instruments | None:
+    """OpenTelemetry's instruments; None where its API is not installed."""
+    with suppress(ImportError):
+        from opentelemetry import metrics, trace
+
+        from namel3ss_ollama._version import __version__
+
+        meter = metrics.get_meter("namel3ss_ollama", __version__)
+
+        def counter(name: str, what: str, unit: str = "1") -> Counter:
+            return meter.create_counter(name, unit=unit, description=what)
+
+        def histogram(name: str, what: str, unit: str = "s") -> Histogram:
+            return meter.create_histogram(name, unit=unit, description=what)
+
+        return _Instruments(
+            tracer=trace.get_tracer("namel3ss_ollama", __version__),
+            client_kind=trace.SpanKind.CLIENT,
+            succeeded=counter("llm.generation.success", "Answers that came whole."),
+            failed=counter("llm.generation.error", "Requests that ended in an error."),
+            tokens=counter("llm.tokens.total", "Tokens in and out.", "{token}"),
+            streams={
+                "success": counter("llm.streaming.success", "Streams that came whole."),
+                "error": counter("llm.streaming.error", "Streams that ended in an error."),
+                "timeout": counter("llm.streaming.timeout", "Streams that ended in a passed deadline."),
+                "cancelled": counter("llm.streaming.cancelled", "Streams that the caller gave up."),
+            },
+            chunks=counter("llm.streaming.chunks", "Chunks of all streams.", "{chunk}"),
+            retries=counter("llm.retry", "Requests sent again."),
+            queue_wait=histogram("llm.queue.wait", "Waiting for a slot."),
+            first_token=histogram("llm.time_to_first_token", "From sending to the first token."),
+            speed=histogram("llm.tokens_per_second", "Speed as the server reports it.", "{token}/s"),
+            token_usage=histogram("gen_ai.client.token.usage", "Tokens used.", "{token}"),
+            duration=histogram("gen_ai.client.operation.duration", "Duration of the operation."),
+            first_chunk=histogram(
+                "gen_ai.client.operation.time_to_first_chunk", "From sending to the first chunk of a stream."
+            ),
+        )
+    return None

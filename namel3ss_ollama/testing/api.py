@@ -1,0 +1,225 @@
+"""Ollama's endpoints: a request and what the test scripted for it, to an `Answer`.
+
+The server's state (models, which of them are loaded, blobs) is the only thing touched here; there is no I/O. Checks
+come in the order of the real server, with its texts. A scripted reply that is whole (json, lines, body) goes out
+without any check; one that is text or embeddings has to pass them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from functools import lru_cache
+from typing import cast
+
+from .answers import NDJSON_TYPE, Answer, Part, Piece, dumps, error, lines, text, unary
+from .checks import (
+    Handler,
+    Refused,
+    Scripted,
+    State,
+    check_options,
+    load,
+    name_of,
+    needs,
+    payload_of,
+    seconds_of,
+)
+from .faults import Fault
+from .generation import default_reply, default_tool_call, generation, idle
+from .models import Model
+from .record import Record
+from .registry import ROUTES as _REGISTRY
+from .replies import Reply, tokens_of
+from .spoil import spoil_answer, spoil_reply
+
+__all__ = ["State", "respond"]
+
+
+def respond(state: State, record: Record, reply: Reply | None, fault: Fault | None) -> Answer:
+    """The answer to a request, scripted or not, spoilt or not."""
+    if fault is not None:
+        record.fault = fault.name
+    try:
+        answer = _answer(state, record, reply, fault)
+    except Refused as refused:
+        answer = refused.answer
+    if reply is not None:
+        answer.delay = reply.delay
+        answer.gates = {**reply.gates, **({0: reply.gate} if reply.gate is not None else {})}
+    return answer if fault is None else spoil_answer(fault, answer)
+
+
+def _answer(state: State, record: Record, reply: Reply | None, fault: Fault | None) -> Answer:
+    if reply is not None and reply.raw:
+        return _raw(reply)
+    path = "/api/blobs/:digest" if record.path.startswith("/api/blobs/") else record.path
+    methods = _ROUTES.get(path)
+    if methods is None:
+        return text(404, "404 page not found")
+    handler = methods.get(record.method)
+    if handler is None:
+        answer = text(405, "405 method not allowed")
+        answer.headers = {"Allow": ", ".join(methods), **answer.headers}
+        return answer
+    if handler in (_chat, _generate):
+        return handler(state, record, Scripted(reply, fault))
+    answer = handler(state, record, Scripted(reply, None))
+    if reply is not None:
+        answer.headers.update(reply.headers)
+    return answer
+
+
+def _raw(reply: Reply) -> Answer:
+    if reply.lines is not None:
+        parts: list[Part] = []
+        for index, line in enumerate(reply.lines):
+            data = line if isinstance(line, bytes) else dumps(line).encode() + b"\n"
+            parts.append(Piece(data, 1 if index < len(reply.lines) - 1 else 0))
+        answer = Answer(parts, reply.status, {"Content-Type": NDJSON_TYPE}, streamed=True)
+    elif reply.body is not None:
+        data = reply.body.encode() if isinstance(reply.body, str) else reply.body
+        answer = Answer([Piece(data)], reply.status, {"Content-Type": "text/plain; charset=utf-8"})
+    elif reply.json is not None:
+        answer = unary(reply.json, reply.status)
+    else:
+        answer = Answer([], reply.status)
+    _override(answer.headers, reply)
+    answer.tokens_per_second = reply.tokens_per_second
+    return answer
+
+
+def _override(headers: dict[str, str], reply: Reply) -> None:
+    for name, value in reply.headers.items():
+        for old in [one for one in headers if one.lower() == name.lower()]:
+            del headers[old]
+        headers[name] = value
+
+
+def _format(payload: dict[str, object]) -> str | None:
+    """What is wrong with `format`, in the server's words."""
+    wanted = payload.get("format")
+    if wanted in (None, "", "json") or isinstance(wanted, dict):
+        return None
+    return f'invalid format: {dumps(dumps(wanted))}; expected "json" or a valid JSON Schema object'
+
+
+def _generated(
+    state: State, record: Record, payload: dict[str, object], model: Model, scripted: Scripted, chat: bool
+) -> Answer:
+    problem = _format(payload)
+    if problem is not None:
+        return error(500, problem) if payload.get("stream") is False else lines([{"error": problem}])
+    load(state, name_of(payload), payload)
+    reply = default_reply(record, model) if scripted.reply is None else scripted.reply
+    if scripted.fault is not None:
+        reply = spoil_reply(scripted.fault, reply, default_tool_call(record))
+    return generation(record, reply, chat, state.tokens_per_second)
+
+
+def _chat(state: State, record: Record, scripted: Scripted) -> Answer:
+    payload = payload_of(record, "ChatRequest")
+    name = name_of(payload)
+    keep = seconds_of(payload.get("keep_alive"))
+    if not name:
+        raise Refused(400, "model is required")
+    model = state.models.get(name)
+    if model is None:
+        raise Refused(404, f'model "{name}" not found, try pulling it first')
+    if "completion" not in model.capabilities:
+        raise Refused(400, f'"{name}" does not support chat')
+    if payload.get("tools"):
+        needs(model, "tools", name)
+    if payload.get("think"):
+        needs(model, "thinking", name)
+    check_options(payload)
+    if not payload.get("messages"):
+        load(state, name, payload)
+        return idle(name, True, "unload" if keep == 0 else "load")
+    return _generated(state, record, payload, model, scripted, True)
+
+
+def _generate(state: State, record: Record, scripted: Scripted) -> Answer:
+    payload = payload_of(record, "GenerateRequest")
+    name = name_of(payload)
+    keep = seconds_of(payload.get("keep_alive"))
+    model = state.models.get(name)
+    if model is None:
+        raise Refused(404, f"model '{name}' not found")
+    if "completion" not in model.capabilities:
+        raise Refused(400, f'"{name}" does not support generate')
+    if payload.get("suffix"):
+        needs(model, "insert", name)
+    if payload.get("think"):
+        needs(model, "thinking", name)
+    check_options(payload)
+    if not payload.get("prompt"):
+        load(state, name, payload)
+        return idle(name, False, "unload" if keep == 0 else "load")
+    return _generated(state, record, payload, model, scripted, False)
+
+
+@lru_cache(maxsize=4096)
+def _vector(written: str, size: int) -> tuple[float, ...]:
+    """A unit vector that depends on the text alone."""
+    digest = hashlib.shake_256(written.encode("utf-8", "replace")).digest(2 * size)
+    values = array("h", digest)
+    norm = sum(value * value for value in values) ** 0.5 or 1.0
+    return tuple(round(value / norm, 8) for value in values)
+
+
+def _embedding_model(state: State, payload: dict[str, object]) -> Model:
+    name = name_of(payload)
+    model = state.models.get(name)
+    if model is None:
+        raise Refused(404, f'model "{name}" not found, try pulling it first')
+    check_options(payload)
+    return model
+
+
+def _embed(state: State, record: Record, scripted: Scripted) -> Answer:
+    payload = payload_of(record, "EmbedRequest")
+    given = payload.get("input")
+    texts = cast("list[object]", given) if isinstance(given, list) else [given] if given else []
+    if not all(isinstance(one, str) for one in texts):
+        raise Refused(400, "invalid input type")
+    model = _embedding_model(state, payload)
+    load(state, name_of(payload), payload)
+    if not texts:
+        return unary({"model": payload["model"], "embeddings": []})
+    asked = payload.get("dimensions")
+    size = asked if isinstance(asked, int) and 0 < asked < model.embedding_length else model.embedding_length
+    reply = scripted.reply or Reply()
+    vectors: list[list[float]] = [list(one) for one in reply.embeddings or ()]
+    if reply.embeddings is None:
+        vectors = [list(_vector(one, size)) for one in cast("list[str]", texts)]
+    count = sum(max(1, len(tokens_of(one))) for one in cast("list[str]", texts))
+    counters: dict[str, int | None] = {
+        "total_duration": 25_000_000,
+        "load_duration": 20_000_000 if reply.load_duration is None else reply.load_duration,
+        "prompt_eval_count": count,
+    }
+    counters.update({key: value for key, value in reply.counters.items() if key in counters})
+    known = {key: value for key, value in counters.items() if value is not None}
+    return unary({"model": payload["model"], "embeddings": vectors, **known})
+
+
+def _embeddings(state: State, record: Record, scripted: Scripted) -> Answer:
+    payload = payload_of(record, "EmbeddingRequest")
+    model = _embedding_model(state, payload)
+    load(state, name_of(payload), payload)
+    prompt = payload.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        return unary({"embedding": []})
+    if scripted.reply is not None and scripted.reply.embeddings:
+        return unary({"embedding": list(scripted.reply.embeddings[0])})
+    return unary({"embedding": list(_vector(prompt, model.embedding_length))})
+
+
+_ROUTES: dict[str, dict[str, Handler]] = {
+    "/api/chat": {"POST": _chat},
+    "/api/generate": {"POST": _generate},
+    "/api/embed": {"POST": _embed},
+    "/api/embeddings": {"POST": _embeddings},
+    **_REGISTRY,
+}

@@ -1,0 +1,181 @@
+"""What a test can have the server say: replies and tool calls, checked when they are made."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict, cast
+
+from .gate import Gate
+
+__all__ = ["COUNTERS", "Reply", "ReplyOptions", "ToolCall", "tokens_of"]
+
+_TOKEN = re.compile(r"\s*[\w']{1,12}|\s*[^\w\s]|\s+")
+COUNTERS = (
+    "total_duration",
+    "load_duration",
+    "prompt_eval_count",
+    "prompt_eval_duration",
+    "eval_count",
+    "eval_duration",
+)
+
+
+def tokens_of(text: str | Sequence[str]) -> list[str]:
+    """A text as tokens: a list as given, a string in words and signs, blanks before the word. Joined it is the text.
+
+    >>> tokens_of("Good day, Bob.")
+    ['Good', ' day', ',', ' Bob', '.']
+    """
+    return _TOKEN.findall(text) if isinstance(text, str) else list(text)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call the model makes.
+
+    `arguments` is sent as an object if it is a mapping, as a JSON string if it is text: `ToolCall("add", '{"a": 1}')`
+    is what some models do, `ToolCall("add", '{"a": ')` what broken ones do.
+    """
+
+    name: str
+    arguments: Mapping[str, object] | str = field(default_factory=dict[str, object])
+    id: str | None = None
+    """Newer servers send one; None leaves it out, as older ones do."""
+    index: int | None = None
+    """`function.index`, sent by newer servers."""
+
+    def wire(self) -> dict[str, object]:
+        """The object in `tool_calls`, in the server's order of fields."""
+        function: dict[str, object] = {} if self.index is None else {"index": self.index}
+        function["name"] = self.name
+        function["arguments"] = self.arguments if isinstance(self.arguments, str) else dict(self.arguments)
+        return {"function": function} if self.id is None else {"id": self.id, "function": function}
+
+
+class ReplyOptions(TypedDict, total=False):
+    """The keywords of `Reply`, for `server.reply(...)` and `rule.reply(...)`."""
+
+    thinking: str | Sequence[str]
+    tool_calls: Sequence[ToolCall | Mapping[str, object]]
+    tool_calls_in_one_line: bool
+    done_reason: str
+    counters: Mapping[str, int | None]
+    load_duration: int | None
+    logprobs: Sequence[float] | None
+    tokens_per_second: float | None
+    delay: float
+    gate: Gate | None
+    gates: Mapping[int, Gate]
+    error: str | None
+    embeddings: Sequence[Sequence[float]] | None
+    json: object
+    lines: Sequence[object] | None
+    body: str | bytes | None
+    status: int
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One scripted answer.
+
+    For `/api/chat` and `/api/generate` it is `text`, `thinking` and `tool_calls`, streamed or whole as the request
+    asks; `embeddings` is for `/api/embed`. Requests to other endpoints, and those that only load a model, leave such
+    replies unused. `json` (one object), `lines` (NDJSON, each a JSON value or raw bytes) and
+    `body` are for any endpoint: they are sent as they are, whatever the request says. Raises `ValueError` naming the
+    argument that makes no sense.
+    """
+
+    text: str | Sequence[str] = ""
+    """A string is split into word-like tokens; a list is sent token by token as given."""
+    thinking: str | Sequence[str] = ""
+    tool_calls: Sequence[ToolCall | Mapping[str, object]] = ()
+    tool_calls_in_one_line: bool = False
+    """All calls in one line; otherwise one line each."""
+    done_reason: str = "stop"
+    counters: Mapping[str, int | None] = field(default_factory=dict[str, "int | None"])
+    """Values for the last line's counters (durations in nanoseconds); None leaves one out."""
+    load_duration: int | None = None
+    """Nanoseconds; short for `counters={"load_duration": ...}`."""
+    logprobs: Sequence[float] | None = None
+    """One value a token of text, sent when the request asks for logprobs; None makes some up."""
+    tokens_per_second: float | None = None
+    """None sends as fast as it goes, or as the server's own setting says."""
+    delay: float = 0.0
+    """Seconds before the first byte."""
+    gate: Gate | None = None
+    """Held before the headers; short for `gates={0: gate}`."""
+    gates: Mapping[int, Gate] = field(default_factory=dict[int, Gate])
+    """Held after that many tokens."""
+    error: str | None = None
+    """After the tokens an error line comes instead of the last line; with `stream: false` a 500."""
+    embeddings: Sequence[Sequence[float]] | None = None
+    json: object = None
+    lines: Sequence[object] | None = None
+    body: str | bytes | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        calls: list[ToolCall] = []
+        for call in self.tool_calls:
+            calls.append(call if isinstance(call, ToolCall) else _tool_call(call))
+        object.__setattr__(self, "tool_calls", tuple(calls))
+        unknown = [name for name in self.counters if name not in COUNTERS]
+        if unknown:
+            raise ValueError(f"counters: {unknown[0]!r} is none of {', '.join(COUNTERS)}")
+        if self.tokens_per_second is not None and not self.tokens_per_second > 0:
+            raise ValueError(f"tokens_per_second: {self.tokens_per_second} is not positive")
+        if not self.delay >= 0:
+            raise ValueError(f"delay: {self.delay} is negative")
+        if any(position < 0 for position in self.gates):
+            raise ValueError("gates: a position is negative; 0 is before the headers")
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"status: {self.status} is no status of a final answer (200 to 599)")
+        whole = [n for n in ("json", "lines", "body") if getattr(self, n) is not None]
+        content = self.text or self.thinking or self.tool_calls or self.error or self.embeddings is not None
+        if len(whole) > 1:
+            raise ValueError(f"{whole[1]}: cannot be given together with {whole[0]}")
+        if whole and content:
+            raise ValueError(f"{whole[0]}: is the whole answer, so no text, thinking, tool calls or error with it")
+        if self.status != 200 and content:
+            raise ValueError("status: goes with json, lines or body; for errors see Fault('status')")
+        _writable("json", self.json)
+        for line in self.lines or ():
+            if not isinstance(line, bytes):
+                _writable("lines", line)
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is sent as it is, on any endpoint."""
+        return self.json is not None or self.lines is not None or self.body is not None or self.status != 200
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """`tool_calls`, each as a `ToolCall`."""
+        return cast("tuple[ToolCall, ...]", self.tool_calls)
+
+
+def _writable(name: str, value: object) -> None:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"{name}: cannot be written as JSON: {problem}") from None
+
+
+def _tool_call(value: Mapping[str, object]) -> ToolCall:
+    inner = value.get("function", value)
+    function = cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else value
+    name, arguments, index = function.get("name"), function.get("arguments", {}), function.get("index")
+    if not isinstance(name, str) or not isinstance(arguments, (str, Mapping)):
+        raise ValueError("tool_calls: each needs a name, and arguments that are a mapping or a string")
+    identifier = value.get("id")
+    return ToolCall(
+        name,
+        cast("Mapping[str, object] | str", arguments),
+        identifier if isinstance(identifier, str) else None,
+        index if isinstance(index, int) else None,
+    )

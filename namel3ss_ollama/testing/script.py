@@ -1,0 +1,187 @@
+"""Which request gets what: rules with criteria, each with a queue of replies and faults.
+
+A `Script` holds rules in the order they were made. Each rule has criteria and a queue of outcomes (replies, faults,
+functions), each for a number of requests or for all of them. A request takes the first reply and, apart from that,
+the first fault whose rule matches, so it does not matter whether a fault or the reply it spoils was scripted first.
+A fault spoils the reply that comes next in its own rule, else the one the other rules give, else the default. A
+request that gets a fault does not use up a counted reply: the retry after it gets the same one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from .faults import Fault
+from .models import canonical
+from .record import Record
+from .replies import Reply
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .faults import FaultOptions
+    from .replies import ReplyOptions
+
+__all__ = ["Rule", "Script", "Scripted"]
+
+Scripted: TypeAlias = Reply | Fault | Callable[[Record], Reply]
+
+
+class Rule:
+    """Which requests it is for, and what they get.
+
+    Made by `server.on(...)`; its methods return the rule, so that
+    `server.on(model="m").fault("cut", times=2).reply("fine")` reads as it happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        model: str | None = None,
+        contains: str | None = None,
+        predicate: Callable[[Record], bool] | None = None,
+    ) -> None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError(f"path: {path!r} does not begin with a slash")
+        if predicate is not None and not callable(predicate):
+            raise ValueError("predicate: is not callable")
+        self.path = path
+        self._model, self._contains, self._predicate = model, contains, predicate
+        self._queue: list[_Entry] = []
+        self._lock = threading.Lock()
+
+    def reply(
+        self,
+        text: str | Sequence[str] | Reply | Callable[[Record], Reply] = "",
+        *,
+        times: int | None = None,
+        **options: Unpack[ReplyOptions],
+    ) -> Rule:
+        """Answer the next `times` requests (None: all that come) with this; see `Reply` for the keywords.
+
+        A function gets the request's record and returns a `Reply`. It runs in the server's thread; what it raises
+        becomes a 500 and, when the `with` block ends, a `RuntimeError`.
+        """
+        if isinstance(text, Reply) or callable(text):
+            if options:
+                raise ValueError(f"{next(iter(options))}: belongs into the Reply that is given")
+            return self._add(text, times)
+        return self._add(Reply(text, **options), times)
+
+    def fault(self, name: str | Fault, *, times: int | None = None, **options: Unpack[FaultOptions]) -> Rule:
+        """Spoil the answer to the next `times` requests (None: all that come); see `FAULTS` for the names."""
+        if isinstance(name, Fault):
+            if options:
+                raise ValueError(f"{next(iter(options))}: belongs into the Fault that is given")
+            return self._add(name, times)
+        return self._add(Fault(name, **options), times)
+
+    def sequence(self, *outcomes: str | Scripted) -> Rule:
+        """One request each, in this order: texts, replies, faults or functions."""
+        if not outcomes:
+            raise ValueError("outcomes: none given")
+        for outcome in outcomes:
+            self._add(Reply(outcome) if isinstance(outcome, str) else outcome, 1)
+        return self
+
+    def _add(self, outcome: Scripted, times: int | None) -> Rule:
+        if times is not None and times < 1:
+            raise ValueError(f"times: {times} is not positive (None is for all requests)")
+        with self._lock:
+            self._queue.append(_Entry(outcome, times))
+        return self
+
+    def matches(self, record: Record) -> bool:
+        """Whether the request meets every criterion."""
+        if self.path is not None and record.path != self.path:
+            return False
+        if self._model is not None and canonical(record.model) != canonical(self._model):
+            return False
+        if self._contains is not None and self._contains not in record.text:
+            return False
+        return self._predicate is None or bool(self._predicate(record))
+
+    def current(self) -> _Entry | None:
+        """What the next request gets."""
+        with self._lock:
+            return next((entry for entry in self._queue if entry.left is None or entry.left > 0), None)
+
+    def next_reply(self) -> Reply | Callable[[Record], Reply] | None:
+        """The reply that comes after the faults in the queue: the one they spoil."""
+        with self._lock:
+            for entry in self._queue:
+                if not isinstance(entry.outcome, Fault) and entry.left != 0:
+                    return entry.outcome
+        return None
+
+    def use(self, entry: _Entry) -> None:
+        """One request less for this outcome."""
+        with self._lock:
+            if entry.left is not None:
+                entry.left -= 1
+
+
+@dataclass
+class _Entry:
+    outcome: Scripted
+    left: int | None
+
+
+_GENERATION = ("/api/chat", "/api/generate")
+_EMBEDDING = ("/api/embed", "/api/embeddings")
+
+
+def _suits(rule: Rule, reply: Reply | Callable[[Record], Reply], record: Record) -> bool:
+    """Whether the reply is one for that endpoint: a text is not used up by `/api/version` or by loading a model."""
+    if reply.raw if isinstance(reply, Reply) else rule.path is not None:
+        return True
+    if record.path in _GENERATION:
+        return bool(record.payload.get("messages") or record.payload.get("prompt"))
+    return record.path in _EMBEDDING and (not isinstance(reply, Reply) or reply.embeddings is not None)
+
+
+class Script:
+    """The rules of a server, in order."""
+
+    def __init__(self) -> None:
+        self._rules: list[Rule] = []
+
+    def add(self, rule: Rule) -> Rule:
+        """The rule comes after all others."""
+        self._rules.append(rule)
+        return rule
+
+    def clear(self) -> None:
+        """No rules any more."""
+        self._rules = []
+
+    def pick(self, record: Record) -> tuple[Reply | None, Fault | None]:
+        """The reply and the fault for a request, which are then used up by one. Runs the users' functions."""
+        reply: Reply | Callable[[Record], Reply] | None = None
+        fault: Fault | None = None
+        source: tuple[Rule, _Entry] | None = None
+        for rule in self._rules:
+            if reply is not None and fault is not None:
+                break
+            entry = rule.current() if rule.matches(record) else None
+            if entry is None:
+                continue
+            if isinstance(entry.outcome, Fault):
+                if fault is None:
+                    fault = entry.outcome
+                    rule.use(entry)
+                    if reply is None:
+                        reply = rule.next_reply()
+            elif reply is None and _suits(rule, entry.outcome, record):
+                reply, source = entry.outcome, (rule, entry)
+        if source is not None and fault is None:
+            source[0].use(source[1])
+        if callable(reply):
+            reply = reply(record)
+            if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"a function given to reply() returned {type(reply).__name__}, not a Reply")
+        return reply, fault

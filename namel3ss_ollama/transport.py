@@ -1,0 +1,157 @@
+"""The HTTP clients below: one for each event loop, made when first needed, closed with its loop.
+
+The default is httpx over aiohttp, which costs a third of plain httpx a streamed token and does not collapse
+under many streams; `transport="httpx"` takes plain httpx, and any `httpx.AsyncBaseTransport` or a whole
+`httpx.AsyncClient` can be handed in instead.
+
+A connection belongs to the event loop that made it. So that a provider works across several `asyncio.run`, from
+threads and in tests, clients are kept by loop. And so that nothing is left open when a loop ends without the
+provider having been closed, each client is tied to an async generator: the loop closes those before it ends
+(`loop.shutdown_asyncgens`, which `asyncio.run` calls), and the client with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+
+__all__ = ["HTTPSettings", "PerLoopClients"]
+
+TransportChoice = Literal["aiohttp", "httpx"] | httpx.AsyncBaseTransport
+_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPSettings:
+    """How connections are made; the names and meanings are httpx's.
+
+    Attributes:
+        transport: "aiohttp" (the default, fast), "httpx", or a transport of one's own.
+        client: A client of one's own, used as it is on every loop and never closed here.
+        verify: TLS verification: True, False, a CA bundle's path or an `ssl.SSLContext`.
+        cert: A client certificate.
+        proxy: The proxy's URL; when None, the environment's proxies count if `trust_env`.
+        trust_env: Whether HTTP_PROXY and the like count.
+    """
+
+    transport: TransportChoice = "aiohttp"
+    client: httpx.AsyncClient | None = None
+    verify: ssl.SSLContext | str | bool = True
+    cert: str | tuple[str, str] | tuple[str, str, str] | None = None
+    proxy: str | httpx.URL | httpx.Proxy | None = field(default=None, repr=False)
+    trust_env: bool = True
+
+    def make_client(self, url: str) -> httpx.AsyncClient:
+        """A new client for the server at `url`."""
+        if self.client is not None:
+            return self.client
+        if isinstance(self.transport, httpx.AsyncBaseTransport):
+            return httpx.AsyncClient(transport=_Shared(self.transport), trust_env=False)
+        verify = self.verify
+        if verify is True and url.startswith("http://") and self.proxy is None and self.cert is None:
+            # A TLS context with its certificates takes tens of milliseconds, and nothing here will use it.
+            verify = False
+        options: dict[str, Any] = {
+            "verify": verify,
+            "cert": self.cert,
+            "proxy": self.proxy,
+            "trust_env": self.trust_env,
+            "limits": _UNLIMITED,
+        }
+        if self.transport == "httpx":
+            return httpx.AsyncClient(**options)
+        from httpx_aiohttp import HttpxAiohttpClient  # aiohttp takes longer to import than all the rest
+
+        return HttpxAiohttpClient(**options)
+
+
+class _Shared(httpx.AsyncBaseTransport):
+    """A transport of the user's, which outlives the clients made on it."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
+
+
+class PerLoopClients:
+    """One client an event loop, made by `make`.
+
+    Args:
+        make: Makes a client.
+        owned: Whether clients are closed here.
+    """
+
+    def __init__(self, make: Callable[[], httpx.AsyncClient], *, owned: bool = True) -> None:
+        self._make = make
+        self._owned = owned
+        self._lock = threading.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._guards: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, AsyncGenerator[None, None]]
+        ] = weakref.WeakKeyDictionary()
+
+    async def get(self) -> httpx.AsyncClient:
+        """The running loop's client."""
+        loop = asyncio.get_running_loop()
+        held = self._guards.get(loop)
+        if held is not None and not held[0].is_closed:  # closed: the loop had ended and runs again
+            return held[0]
+        client = self._make()
+        guard = _close_with_loop(client, self._owned)
+        with self._lock:
+            self._guards[loop] = (client, guard)
+        await guard.__anext__()
+        return client
+
+    def _detach(self) -> list[tuple[asyncio.AbstractEventLoop, AsyncGenerator[None, None]]]:
+        with self._lock:
+            held = [(loop, guard) for loop, (_, guard) in self._guards.items()]
+            self._guards.clear()
+        return held
+
+    async def aclose(self) -> None:
+        """Close every loop's client, each on its loop; a later `get` makes a new one."""
+        here = asyncio.get_running_loop()
+        for loop, guard in self._detach():
+            if loop is here:
+                await guard.aclose()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_aclose(guard), loop))
+
+    def close(self) -> None:
+        """As `aclose`, from synchronous code; inside a running loop that loop's client is closed when it goes on."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        for loop, guard in self._detach():
+            if loop is here:
+                task = loop.create_task(_aclose(guard))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(_aclose(guard), loop).result()
+
+    def __len__(self) -> int:
+        return len(self._guards)
+
+
+async def _close_with_loop(client: httpx.AsyncClient, owned: bool) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        if owned:
+            await client.aclose()
+
+
+async def _aclose(guard: AsyncGenerator[None, None]) -> None:
+    await guard.aclose()

@@ -1,0 +1,287 @@
+"""The values that go in and come out: messages, tool calls, images, chunks, responses.
+
+Plain frozen classes over values; nothing here does I/O but `Image` reading the file that it was given as a
+path. Chunks are made once a token, so `StreamChunk` is a bare object with slots: no validation, no copies.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+__all__ = [
+    "EmbedResponse",
+    "Image",
+    "LLMResponse",
+    "Message",
+    "Role",
+    "StreamChunk",
+    "ToolCall",
+    "Usage",
+]
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
+
+
+class Usage(TypedDict):
+    """Tokens of one generation. A counter that the server left out counts as 0 (`metadata` has them as sent)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+def usage_of(final: Mapping[str, Any]) -> Usage:
+    """The usage that the last line of an answer tells."""
+    prompt = final.get("prompt_eval_count") or 0
+    completion = final.get("eval_count") or 0
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+class Image:
+    """A picture for a model that can see.
+
+    Args:
+        source: `bytes` of a picture file; a path (`pathlib.Path`, read when the image is made); or a string
+            holding base64 or a `data:` URL. A plain string is never taken for a file name.
+
+    Raises:
+        ValueError: The file cannot be read, or the string is not base64.
+    """
+
+    __slots__ = ("base64",)
+
+    base64: str
+
+    def __init__(self, source: bytes | bytearray | os.PathLike[str] | str) -> None:
+        if isinstance(source, (bytes, bytearray)):
+            encoded = base64.b64encode(source).decode("ascii")
+        elif isinstance(source, os.PathLike):
+            try:
+                encoded = base64.b64encode(Path(source).read_bytes()).decode("ascii")
+            except OSError as error:
+                raise ValueError(f"images: cannot read {os.fspath(source)!r}: {error.strerror}") from error
+        elif isinstance(source, str):
+            encoded = _checked_base64(source)
+        else:
+            raise TypeError(f"images: expected bytes, a path or a base64 string, not {type(source).__name__}")
+        if not encoded:
+            raise ValueError("images: the picture is empty")
+        self.base64 = encoded
+
+    def __repr__(self) -> str:
+        return f"Image({len(self.base64) * 3 // 4} bytes)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and other.base64 == self.base64
+
+    def __hash__(self) -> int:
+        return hash(self.base64)
+
+
+def _checked_base64(text: str) -> str:
+    if text.startswith("data:"):
+        header, comma, text = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise ValueError("images: a data URL must hold base64 (data:image/png;base64,...)")
+    text = "".join(text.split())
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(
+            "images: the string is not base64; pass a file as pathlib.Path(...), its content as bytes"
+        ) from error
+    return text
+
+
+def new_call_id() -> str:
+    """An id for a tool call that the server sent without one; unique in every process."""
+    return f"call_{uuid.uuid4().hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for.
+
+    Attributes:
+        name: The tool's name.
+        arguments: The arguments as an object; empty when they were not valid JSON.
+        id: The server's id where it sent one, else one made here; goes back as `tool_call_id`.
+        invalid_arguments: The text as the model wrote it, when it was not a JSON object; else None.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    id: str = field(default_factory=new_call_id)
+    invalid_arguments: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("tool_calls: a tool call needs a name")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: "system", "user", "assistant" or "tool".
+        content: The text.
+        images: Pictures, for models that can see.
+        thinking: The reasoning that led to an assistant's turn, to hand it back.
+        tool_calls: The calls that an assistant's turn asked for.
+        tool_name: In a tool's turn: which tool answered.
+        tool_call_id: In a tool's turn: which call it answers.
+
+    Raises:
+        ValueError: The role is unknown.
+    """
+
+    role: Role
+    content: str = ""
+    images: Sequence[Image | bytes | os.PathLike[str] | str] = ()
+    thinking: str | None = None
+    tool_calls: Sequence[ToolCall] = ()
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"role: {self.role!r} is unknown; use one of {', '.join(ROLES)}")
+        if not isinstance(self.content, str):
+            raise TypeError(f"content: expected text, not {type(self.content).__name__}")
+
+
+class StreamChunk:
+    """A piece of an answer, as it arrives.
+
+    Attributes:
+        content: The text of this piece; may be empty.
+        thinking: Reasoning text of this piece; may be empty.
+        tool_calls: Calls that arrived whole with this piece.
+        raw: The server's line, decoded. Read it, do not change it.
+    """
+
+    __slots__ = ("content", "raw", "response", "thinking", "tool_calls")
+
+    content: str
+    thinking: str
+    tool_calls: tuple[ToolCall, ...]
+    raw: dict[str, Any]
+    response: LLMResponse | None
+
+    def __init__(
+        self,
+        content: str,
+        thinking: str,
+        tool_calls: tuple[ToolCall, ...],
+        raw: dict[str, Any],
+        response: LLMResponse | None = None,
+    ) -> None:
+        self.content = content
+        self.thinking = thinking
+        self.tool_calls = tool_calls
+        self.raw = raw
+        self.response = response
+
+    @property
+    def done(self) -> bool:
+        """Whether this is the last chunk; then `response` holds the whole answer."""
+        return self.response is not None
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the model stopped; None before the last chunk."""
+        return self.response.finish_reason if self.response else None
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens used; None before the last chunk."""
+        return self.response.usage if self.response else None
+
+    @property
+    def logprobs(self) -> list[dict[str, Any]] | None:
+        """Log probabilities of this piece's tokens, where asked for and sent."""
+        return self.raw.get("logprobs")
+
+    @property
+    def model(self) -> str:
+        """The model, as the server names it."""
+        return str(self.raw.get("model", ""))
+
+    def __repr__(self) -> str:
+        # Answers are private: a repr ends up in logs.
+        return f"StreamChunk({len(self.content)} characters{', done' if self.done else ''})"
+
+
+@dataclass(slots=True)
+class LLMResponse:
+    """A whole answer, or as much of one as had arrived.
+
+    Attributes:
+        content: The text.
+        model: The model, as the server names it.
+        usage: prompt_tokens, completion_tokens, total_tokens.
+        finish_reason: The server's `done_reason` ("stop", "length", "load", "unload"), "tool_calls" when
+            the answer asks for tools, or None when the answer is not complete.
+        metadata: Durations as the server sent them (nanoseconds: total_duration, load_duration,
+            prompt_eval_duration, eval_duration), its counters, `created_at`, and what follows from them:
+            tokens_per_second, prompt_tokens_per_second, time_to_first_token (seconds, measured here).
+        thinking: The model's reasoning; empty when it sent none.
+        tool_calls: The calls that the answer asks for.
+        parsed: The instance of the pydantic class given as `format`.
+        logprobs: Log probabilities of all tokens, where asked for and sent.
+        truncated_prompt: Whether the server cut the prompt to fit its context window.
+    """
+
+    content: str
+    model: str
+    usage: Usage
+    finish_reason: str | None
+    metadata: dict[str, Any]
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    parsed: Any = None
+    logprobs: list[dict[str, Any]] | None = None
+    truncated_prompt: bool = False
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message, to put into the next request's history."""
+        return Message(
+            role="assistant",
+            content=self.content,
+            thinking=self.thinking or None,
+            tool_calls=self.tool_calls,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"LLMResponse(model={self.model!r}, {len(self.content)} characters, {len(self.tool_calls)} tool "
+            f"calls, finish_reason={self.finish_reason!r}, usage={self.usage})"
+        )
+
+    def __str__(self) -> str:
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResponse:
+    """Vectors of texts.
+
+    Attributes:
+        embeddings: One vector a text, in the order of the texts.
+        model: The model, as the server names it.
+        usage: prompt_tokens and total_tokens of all texts together.
+    """
+
+    embeddings: list[list[float]]
+    model: str
+    usage: Usage
