@@ -13,7 +13,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
-from urllib.parse import quote
 
 import anyio
 import httpx
@@ -75,7 +74,7 @@ class Exchange:
                 try:
                     value = parse_line(line)
                 except MalformedResponseError as error:
-                    self._broken = self._explained(error)
+                    self._broken = self._explained(error, line)
                     if not objects:
                         raise self._broken from error.original_error
                     break
@@ -141,13 +140,13 @@ class Exchange:
             translated = self._client.translate(error, began=self.began)
             if translated is None:
                 raise
-            raise translated from error
+            raise translated from translated.original_error
 
     async def _next(self) -> bytes:
         return await self._source.__anext__()
 
-    def _explained(self, error: MalformedResponseError) -> LLMError:
-        if self._ended and self.began:
+    def _explained(self, error: MalformedResponseError, line: bytes) -> LLMError:
+        if self._ended and (self.began or line.lstrip().startswith(b"{")):
             return StreamInterruptedError(
                 f"{self._client.url} ended the answer in the middle of a line; what had arrived is in `partial`",
                 original_error=error.original_error,
@@ -175,7 +174,7 @@ class Client:
         self.url = address.url
         self._headers = dict(headers)
         self._http = http
-        self.clients = PerLoopClients(lambda: http.make_client(self.url), owned=http.client is None)
+        self.clients = PerLoopClients(lambda: http.make_client(self.url), http.prepare, owned=http.client is None)
 
     # Generations and other streams of lines
 
@@ -208,7 +207,7 @@ class Client:
             translated = self.translate(error, began=False, connect_timeout=watch.config.connect_timeout)
             if translated is None:
                 raise
-            raise translated from error
+            raise translated from translated.original_error
         exchange = Exchange(self, response, watch)
         if 200 <= response.status_code < 300:
             return exchange
@@ -299,7 +298,7 @@ class Client:
             OSError: The file cannot be read.
         """
         digest = await anyio.to_thread.run_sync(_digest, source)
-        path = f"/api/blobs/{quote(digest)}"
+        path = f"/api/blobs/{digest}"
         watch = Watch(config)
         try:
             try:

@@ -191,7 +191,7 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
     cause = error.__cause__
     if isinstance(error, httpx.ConnectTimeout) and _is_timeout(cause):
         return timeout_error("connect", connect_timeout or 0.0, error)
-    if isinstance(error, (httpx.ConnectError, httpx.ProxyError)):
+    if isinstance(error, (httpx.ConnectError, httpx.ProxyError)) or _never_connected(cause):
         what = f"through the proxy to {url}" if isinstance(error, httpx.ProxyError) else f"to {url}"
         return LLMConnectionError(
             f"cannot connect {what} ({_brief(cause or error)}). Is Ollama running? Start it with `ollama serve`, or "
@@ -220,10 +220,15 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
         )
     if isinstance(error, httpx.HTTPError) or type(error).__module__.partition(".")[0] == "aiohttp":
         return MalformedResponseError(
-            f"{url} sent what is not HTTP ({_brief(error)}); is this address an Ollama server?",
-            original_error=error,
+            # Neither its text nor itself is passed on: it quotes what was sent, which may be an answer.
+            f"{url} sent what is not HTTP ({type(error).__name__}); is this address an Ollama server?"
         )
     return None
+
+
+def _never_connected(cause: BaseException | None) -> bool:
+    # httpx-aiohttp reports this, too, as a ConnectTimeout.
+    return type(cause).__name__.startswith(("ClientConnector", "ClientProxyConnection"))
 
 
 def _is_timeout(cause: BaseException | None) -> bool:

@@ -222,7 +222,7 @@ def _parsed(cls: type, response: LLMResponse) -> Any:
             original_error=error,
             text=response.content,
             response=response,
-        ) from error
+        ) from None  # a traceback would quote the answer; `original_error` has it for who wants to look
 
 
 class Stream:
@@ -273,8 +273,9 @@ class Stream:
         return self.response or self._answer.response()
 
     def __aiter__(self) -> AsyncGenerator[StreamChunk, None]:
-        # A generator that nobody else holds: leaving the loop drops it, and that closes the stream.
-        return self._chunks()
+        # A generator that nobody else holds: leaving the loop drops it, and that closes the stream. (Not so where it
+        # was stepped by hand before: then whoever leaves the loop can go on.)
+        return self._stepper or self._chunks()
 
     async def __anext__(self) -> StreamChunk:
         """The next chunk, for stepping by hand; `async for` is the usual way."""

@@ -13,6 +13,7 @@ provider having been closed, each client is tied to an async generator: the loop
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ssl
 import threading
 import weakref
@@ -48,6 +49,11 @@ class HTTPSettings:
     proxy: str | httpx.URL | httpx.Proxy | None = field(default=None, repr=False)
     trust_env: bool = True
 
+    def prepare(self) -> None:
+        """Import what `make_client` needs: aiohttp takes longer than all the rest together."""
+        if self.client is None and self.transport == "aiohttp":
+            importlib.import_module("httpx_aiohttp")
+
     def make_client(self, url: str) -> httpx.AsyncClient:
         """A new client for the server at `url`."""
         if self.client is not None:
@@ -67,7 +73,7 @@ class HTTPSettings:
         }
         if self.transport == "httpx":
             return httpx.AsyncClient(**options)
-        from httpx_aiohttp import HttpxAiohttpClient  # aiohttp takes longer to import than all the rest
+        from httpx_aiohttp import HttpxAiohttpClient
 
         return HttpxAiohttpClient(**options)
 
@@ -87,11 +93,15 @@ class PerLoopClients:
 
     Args:
         make: Makes a client.
+        prepare: Does first, in a thread, what of that would block the event loop: imports.
         owned: Whether clients are closed here.
     """
 
-    def __init__(self, make: Callable[[], httpx.AsyncClient], *, owned: bool = True) -> None:
+    def __init__(
+        self, make: Callable[[], httpx.AsyncClient], prepare: Callable[[], None], *, owned: bool = True
+    ) -> None:
         self._make = make
+        self._prepare = prepare
         self._owned = owned
         self._lock = threading.Lock()
         self._closing: set[asyncio.Task[None]] = set()
@@ -102,15 +112,24 @@ class PerLoopClients:
     async def get(self) -> httpx.AsyncClient:
         """The running loop's client."""
         loop = asyncio.get_running_loop()
-        held = self._guards.get(loop)
-        if held is not None and not held[0].is_closed:  # closed: the loop had ended and runs again
-            return held[0]
+        if (client := self._held(loop)) is not None:
+            return client
+        try:
+            await asyncio.to_thread(self._prepare)
+        except RuntimeError:
+            self._prepare()  # the main thread has ended: no more threads, and nobody whom blocking would hurt
+        if (client := self._held(loop)) is not None:  # another task was quicker
+            return client
         client = self._make()
         guard = _close_with_loop(client, self._owned)
         with self._lock:
             self._guards[loop] = (client, guard)
         await guard.__anext__()
         return client
+
+    def _held(self, loop: asyncio.AbstractEventLoop) -> httpx.AsyncClient | None:
+        held = self._guards.get(loop)
+        return held[0] if held is not None and not held[0].is_closed else None  # closed: the loop had ended
 
     def _detach(self) -> list[tuple[asyncio.AbstractEventLoop, AsyncGenerator[None, None]]]:
         with self._lock:

@@ -164,12 +164,8 @@ def _pull(state: State, record: Record, scripted: Scripted) -> Answer:
         raise Refused(400, "invalid model name")
     if state.models.get(name) is None or state.models.accept_any:
         state.models.add(name)
-    steps = ["verifying sha256 digest", "writing manifest", "success"]
-    said: _Steps = [
-        {"status": "pulling manifest"},
-        *_layers(name, "pulling"),
-        *({"status": s} for s in steps),
-    ]
+    said = [_step("pulling manifest"), *_layers(name, "pulling")]
+    said += [_step("verifying sha256 digest"), _step("writing manifest"), _step("success")]
     return _progress(payload.get("stream"), said)
 
 

@@ -352,6 +352,21 @@ def test_any_model():
         assert [model.model for model in client.list().models] == ["real:latest"]
 
 
+def test_what_copy_create_and_ps_make_of_odd_requests(server, http):
+    assert http.post("/api/copy", json={}).json() == {"error": 'source "" is invalid'}
+    assert http.post("/api/copy", json={"source": "llava"}).json() == {"error": 'destination "" is invalid'}
+    lines = http.post("/api/create", json={"model": "x", "from": "nope"}).text.splitlines()
+    assert json.loads(lines[-1]) == {"error": "pull model manifest: file does not exist"}
+    http.post("/api/create", json={"model": "x", "from": "llava", "template": "T", "stream": False})
+    assert http.post("/api/show", json={"model": "x"}).json()["template"] == "T"
+    assert http.delete("/api/delete").json() == {"error": "missing request body"}
+    assert http.post("/api/show", json={}).json() == {"error": "model is required"}
+    http.post("/api/chat", json={"model": "x", "keep_alive": "1ms"})
+    http.post("/api/chat", json={"model": "llava", "keep_alive": "0"})
+    server.models.remove("x")
+    assert http.get("/api/ps").json() == {"models": []}
+
+
 def test_the_registry():
     models = Models(["a", Model("b:1", ("embedding",), embedding_length=3)])
     assert [model.name for model in models] == ["a:latest", "b:1"]

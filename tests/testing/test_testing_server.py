@@ -77,6 +77,13 @@ def test_it_can_be_started_again_and_on_a_port_of_choice():
             assert httpx.get(again.url).text == "Ollama is running"
 
 
+def test_a_port_that_is_taken(server):
+    other = OllamaServer(port=server.port)
+    with pytest.raises(OSError, match="in use"):
+        other.start()
+    assert not other.running
+
+
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match=r"^tokens_per_second: "):
         OllamaServer(tokens_per_second=0)

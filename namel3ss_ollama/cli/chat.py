@@ -1,0 +1,176 @@
+"""`namel3ss-ollama chat`: one question and its answer, or the way into a session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, StreamChunk
+from namel3ss_ollama.cli.console import AnswerPrinter, note, print_json, stats_line
+from namel3ss_ollama.cli.interrupt import on_interrupt
+from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, pick_model, read_options
+from namel3ss_ollama.cli.session import Session
+
+__all__ = ["chat"]
+
+
+def chat(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROMPT]", help="The question; `-` reads it from standard input.", show_default=False),
+    ] = None,
+    model: ModelOption = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
+    base_url: BaseUrl = None,
+    option: Options = None,
+    think: Annotated[
+        bool | None,
+        typer.Option("--think/--no-think", help="Have the model reason first, or not; if unset, as the model does."),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="json|FILE", help="Answer in JSON, or in JSON after the schema in a file."),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image",
+            metavar="PATH",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A picture for the model to look at. Repeatable.",
+        ),
+    ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Tell tokens/s and the time to the first token afterwards.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object at the end: content, usage, finish_reason, metadata, ..."),
+    ] = False,
+) -> None:
+    """Ask a model, and print the answer as it comes.
+
+    The answer goes to standard output, reasoning and statistics to standard error. What is piped in is read, too, and
+    comes after PROMPT.
+
+    Without PROMPT, on a terminal, this is a conversation. Ctrl-C stops an answer; what had come of it stays part of
+    the conversation. Ctrl-D or /bye ends it, /clear forgets it, /help tells this.
+
+    Ctrl-C during a single answer ends with exit code 130, and what had come is printed; --json then has the
+    finish_reason null.
+    """
+    settings = {**read_options(option), "think": think, "format": read_format(format)}
+    text = _question(prompt)
+    if text is None and as_json:
+        raise typer.BadParameter("a conversation cannot be printed as JSON; give a PROMPT", param_hint="--json")
+    name = asyncio.run(pick_model(model, base_url))
+    provider = OllamaProvider(name, base_url, **settings)
+    opening = [Message("system", system)] if system else []
+    if text is None:
+        Session(provider, opening, image or (), stats=stats).run()
+        return
+    messages = [*opening, Message("user", text, images=image or ())]
+    if asyncio.run(_answer(provider, messages, stats=stats, as_json=as_json)):
+        raise KeyboardInterrupt
+
+
+def _question(prompt: str | None) -> str | None:
+    """The prompt with what is piped in; None when neither is there and a terminal is."""
+    if prompt is None and sys.stdin.isatty():
+        if not sys.stdout.isatty():
+            raise typer.BadParameter("is needed when the output is not a terminal", param_hint="PROMPT")
+        return None
+    given = prompt if prompt not in (None, "-") else ""
+    piped = sys.stdin.buffer.read() if prompt in (None, "-") or _is_piped() else b""
+    try:
+        text = "\n\n".join(filter(None, [given, piped.decode().rstrip("\n")]))
+    except UnicodeDecodeError:
+        raise ValueError("standard input is not UTF-8 text") from None
+    if not text.strip():
+        raise typer.BadParameter("is empty", param_hint="PROMPT")
+    return text
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file: anything else (a daemon's, cron's) is not waited for."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return not sys.stdin.isatty()  # no file of the system's: an object in its place
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def read_format(value: str | None) -> Any:
+    """What `--format` stands for: "json", or the schema in a file.
+
+    Raises:
+        typer.BadParameter: There is no such file, or it holds no JSON object.
+    """
+    if value in (None, "json"):
+        return value
+    try:
+        schema = json.loads(Path(str(value)).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "holds no JSON"
+        raise typer.BadParameter(
+            f"{value!r} is neither json nor a file with a JSON schema ({problem})", param_hint="--format"
+        ) from None
+    if not isinstance(schema, dict):
+        raise typer.BadParameter(f"{value!r} holds no JSON object", param_hint="--format")
+    return schema
+
+
+async def _answer(provider: OllamaProvider, messages: list[Message], *, stats: bool, as_json: bool) -> bool:
+    """Print one answer; whether Ctrl-C ended it."""
+    printer = None if as_json else AnswerPrinter()
+    try:
+        response, interrupted = await stream_answer(provider, messages, printer.show if printer else _ignore)
+    except LLMError as error:
+        if as_json and error.partial:
+            print_json({**_as_json(error.partial), "error": error.message})
+        raise
+    finally:
+        if printer:
+            printer.end()
+    if as_json:
+        print_json(_as_json(response))
+    if stats:
+        note(stats_line(response))
+    return interrupted
+
+
+async def stream_answer(
+    provider: OllamaProvider, messages: list[Message], show: Callable[[StreamChunk], None]
+) -> tuple[LLMResponse, bool]:
+    """An answer, or as much of it as came before Ctrl-C, and whether that ended it."""
+    async with provider, provider.stream_chat(messages) as stream:
+        with on_interrupt(stream.cancel):
+            async for chunk in stream:
+                show(chunk)
+        return stream.partial, stream.end == "cancelled"
+
+
+def _ignore(chunk: StreamChunk) -> None:
+    pass
+
+
+def _as_json(response: LLMResponse) -> dict[str, Any]:
+    return {
+        "model": response.model,
+        "content": response.content,
+        "thinking": response.thinking,
+        "finish_reason": response.finish_reason,
+        "usage": response.usage,
+        "truncated_prompt": response.truncated_prompt,
+        "metadata": response.metadata,
+    }

@@ -1,0 +1,92 @@
+"""What several commands share: their options, reading `key=value`, and which model is meant."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from namel3ss_ollama import OllamaProvider, StreamConfig
+from namel3ss_ollama.cli.console import note
+from namel3ss_ollama.settings import RUNTIME_OPTIONS
+
+__all__ = ["AsJson", "BaseUrl", "ModelOption", "Options", "chat_models", "pick_model", "read_options", "server"]
+
+BaseUrl = Annotated[str | None, typer.Option("--base-url", metavar="URL", help="Where the server is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="KEY=VALUE",
+        help="A runtime option, such as temperature=0 or num_ctx=8192; the value is JSON, or else text. Repeatable.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", envvar="OLLAMA_MODEL", help="The model; the server's only chat model if unset."
+    ),
+]
+_PROMPTLY = StreamConfig(first_chunk_timeout=30.0, chunk_timeout=30.0)
+
+
+def server(base_url: str | None, **settings: Any) -> OllamaProvider:
+    """A provider for questions that concern no model in particular; it has to have a name for one all the same."""
+    return OllamaProvider("none", base_url, stream_config=_PROMPTLY, **settings)
+
+
+def read_options(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """The keywords for a provider that `--option`s stand for; options without a keyword go into `options`.
+
+    Raises:
+        typer.BadParameter: One is not `key=value`.
+    """
+    known: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{pair!r} is not of the form key=value", param_hint="--option")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if key in RUNTIME_OPTIONS:
+            known[key] = value
+        else:
+            near = difflib.get_close_matches(key, RUNTIME_OPTIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            note(f"warning: {key} is no option that is known here and is sent as it is{hint}", "yellow")
+            others[key] = value
+    return {**known, "options": others} if others else known
+
+
+async def chat_models(provider: OllamaProvider) -> list[str]:
+    """The names of the server's models that can chat; those of which a server does not tell count as if they could."""
+    names = [str(model["name"]) for model in await provider.list_models()]
+    shown = await asyncio.gather(*(provider.show_model(name) for name in names))
+    able = [model.get("capabilities") or ["completion"] for model in shown]
+    return [name for name, capabilities in zip(names, able, strict=True) if "completion" in capabilities]
+
+
+async def pick_model(asked: str | None, base_url: str | None) -> str:
+    """The model that was asked for, else the only one there is.
+
+    Raises:
+        ValueError: There are none, or several.
+    """
+    if asked:
+        return asked
+    async with server(base_url) as provider:
+        names = await chat_models(provider)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise ValueError(f"{provider.base_url} has no chat model; get one: namel3ss-ollama models pull llama3.2")
+    raise ValueError(f"choose a model with --model or OLLAMA_MODEL; {provider.base_url} has {', '.join(names)}")

@@ -1,0 +1,293 @@
+"""Models: listing, pulling (also through a cut connection), making, copying, deleting, loading, embeddings."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from namel3ss_ollama import (
+    AuthenticationError,
+    LLMConnectionError,
+    LLMError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    OllamaProvider,
+    StreamInterruptedError,
+)
+from namel3ss_ollama.testing import OllamaServer, Reply
+
+ASK = [{"role": "user", "content": "count"}]
+STEPS: list[object] = [
+    {"status": "pulling manifest"},
+    {"status": "pulling abc", "digest": "sha256:abc", "total": 10, "completed": 4},
+    {"status": "pulling abc", "digest": "sha256:abc", "total": 10, "completed": 10},
+    {"status": "success"},
+]
+
+
+async def test_lists(provider: Any, ollama_server: OllamaServer) -> None:
+    assert "llama3.2:latest" in [m["name"] for m in await provider.list_models()]
+    assert (await provider.show_model())["model_info"]["general.architecture"] == "llama"
+    assert "completion" in (await provider.show_model("llama3.2", verbose=True))["capabilities"]
+    assert await provider.version() == "0.9.3"
+    await provider.preload()
+    assert [m["name"] for m in await provider.running_models()] == ["llama3.2:latest"]
+    assert await provider.is_available()
+    with pytest.raises(ModelNotFoundError, match="ollama pull nope"):
+        await provider.show_model("nope")
+    ollama_server.refuse()
+    assert not await provider.is_available()
+
+
+async def test_a_list_that_is_none(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.sequence(Reply(json={"models": None}), Reply(json={"models": "no"}))
+    assert await provider.list_models() == []
+    with pytest.raises(MalformedResponseError):
+        await provider.list_models()
+
+
+async def test_pull_reports_progress(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("", path="/api/pull", lines=STEPS)
+    assert [p async for p in provider.pull_model()] == STEPS
+    assert ollama_server.requests[-1].payload == {"model": "llama3.2"}
+    assert [p async for p in provider.pull_model("other", insecure=True)] == STEPS
+    assert ollama_server.requests[-1].payload == {"model": "other", "insecure": True}
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset_mid_stream", "truncated"])
+async def test_pull_survives_a_cut_connection(provider: Any, ollama_server: OllamaServer, fault: str) -> None:
+    """Five cuts are more than a policy's attempts, but each attempt got further, so it goes on."""
+    lines = STEPS[:3] if fault == "truncated" else STEPS
+    ollama_server.reply("", path="/api/pull", lines=lines, times=5)
+    if fault != "truncated":
+        ollama_server.fault(fault, path="/api/pull", times=5, at_byte=60)
+    ollama_server.reply("", path="/api/pull", lines=STEPS)
+    progress = [p["status"] async for p in provider.pull_model()]
+    assert progress[-1] == "success"
+    assert progress.count("success") == 1
+    assert len(ollama_server.requests) == 6
+
+
+async def test_pull_gives_up_without_progress(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.fault("reset_before_headers", path="/api/pull")
+    with pytest.raises(LLMConnectionError):
+        [p async for p in provider.pull_model()]
+    assert len(ollama_server.requests) == 3
+
+
+async def test_an_error_line_ends_a_pull(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("", path="/api/pull", lines=[STEPS[0], {"error": "pull model manifest: file does not exist"}])
+    with pytest.raises(LLMError, match="manifest"):
+        [p async for p in provider.pull_model()]
+    assert len(ollama_server.requests) == 1
+
+
+async def test_push(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("", path="/api/push", lines=STEPS)
+    assert [p async for p in provider.push_model("me/mine")][-1] == {"status": "success"}
+
+
+async def test_create_from_a_model_and_from_files(provider: Any, ollama_server: OllamaServer, tmp_path: Path) -> None:
+    progress = provider.create_model(
+        "mario", from_model="llama3.2", system="You are Mario.", parameters={"temperature": 0}, messages=ASK
+    )
+    assert [p async for p in progress][-1]["status"] == "success"
+    body = ollama_server.requests[-1].payload
+    assert body["from"] == "llama3.2"
+    assert body["messages"] == ASK
+    weights = tmp_path / "weights.gguf"
+    weights.write_bytes(b"w" * 3_000_000)
+    [p async for p in provider.create_model("mine", files={"a.gguf": weights, "b": b"bytes"}, quantize="q4_K_M")]
+    uploads = [r for r in ollama_server.requests if r.method == "POST" and "/api/blobs/" in r.path]
+    assert [len(r.body) for r in uploads] == [3_000_000, 5]
+    assert ollama_server.requests[-1].payload["files"].keys() == {"a.gguf", "b"}
+    before = len(uploads)
+    [p async for p in provider.create_model("again", files={"a.gguf": weights})]
+    assert len([r for r in ollama_server.requests if r.method == "POST" and "/api/blobs/" in r.path]) == before
+    with pytest.raises(ValueError, match="from_model"):
+        [p async for p in provider.create_model("x")]
+
+
+async def test_a_creation_that_ends_early(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("", path="/api/create", lines=[{"status": "creating"}])
+    with pytest.raises(StreamInterruptedError):
+        [p async for p in provider.create_model("x", from_model="llama3.2")]
+
+
+async def test_a_refused_upload(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.fault("status", status=403)
+    with pytest.raises(AuthenticationError):
+        [p async for p in provider.create_model("x", files={"a": b"x"})]
+
+
+async def test_copy_and_delete(provider: Any) -> None:
+    await provider.copy_model("llama3.2", "backup")
+    assert "backup:latest" in [m["name"] for m in await provider.list_models()]
+    await provider.delete_model("backup")
+    assert "backup:latest" not in [m["name"] for m in await provider.list_models()]
+    with pytest.raises(ModelNotFoundError):
+        await provider.delete_model("backup")
+
+
+async def test_preload_and_unload(make: Any, ollama_server: OllamaServer) -> None:
+    provider = make(num_ctx=4096, temperature=0.5, format="json")
+    response = await provider.preload(keep_alive="10m")
+    assert (response.content, response.finish_reason) == ("", "load")
+    sent = ollama_server.requests[-1].payload
+    assert sent == {"model": "llama3.2", "keep_alive": "10m", "options": {"num_ctx": 4096, "temperature": 0.5}}
+    assert (await provider.unload()).finish_reason == "unload"
+
+
+async def test_embeddings_keep_their_order(make: Any, ollama_server: OllamaServer) -> None:
+    provider = make(model="all-minilm")
+    texts = [f"text {i}" for i in range(25)]
+    together = await provider.embed(texts, batch_size=4)
+    assert len(ollama_server.requests) == 7
+    alone = [(await provider.embed(text)).embeddings[0] for text in texts[:3]]
+    assert together.embeddings[:3] == alone
+    assert len(together.embeddings) == 25
+    assert together.usage["prompt_tokens"] > 0
+    short = await provider.embed(
+        "x", dimensions=8, truncate=False, keep_alive="1m", options={"num_ctx": 256}, timeout=9
+    )
+    assert len(short.embeddings[0]) == 8
+    sent = ollama_server.requests[-1].payload
+    assert (sent["dimensions"], sent["truncate"], sent["options"]) == (8, False, {"num_ctx": 256})
+    assert provider.stats().generations_succeeded == 11
+
+
+@pytest.mark.parametrize("vectors", [[[1.0]], [[1.0], [1.0, 2.0]], "no"])
+async def test_wrong_numbers_of_vectors(make: Any, ollama_server: OllamaServer, vectors: object) -> None:
+    ollama_server.reply("", path="/api/embed", json={"model": "all-minilm", "embeddings": vectors})
+    with pytest.raises(MalformedResponseError):
+        await make(model="all-minilm").embed(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input": []}, "at least one"),
+        ({"input": [1]}, r"input\[0\]"),
+        ({"input": "x", "batch_size": 0}, "batch_size"),
+        ({"input": "x", "dimensions": -1}, "dimensions"),
+        ({"input": "x", "model": ""}, "model"),
+    ],
+)
+async def test_bad_embedding_arguments_send_nothing(
+    provider: Any, ollama_server: OllamaServer, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        await provider.embed(**arguments)
+    assert ollama_server.requests == []
+
+
+async def test_one_bad_batch_ends_the_others(make: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.fault("status", status=400, contains="bad")
+    with pytest.raises(LLMError):
+        await make(model="all-minilm").embed(["a", "b", "bad", "c"], batch_size=1)
+
+
+async def test_preflight(make: Any, ollama_server: OllamaServer) -> None:
+    good = await make().preflight(capabilities=["completion", "tools"])
+    assert good
+    assert (good.version, good.problems) == ("0.9.3", ())
+    assert "ready" in str(good)
+    unable = await make().preflight(capabilities=["vision"])
+    assert not unable.ok
+    assert "cannot do 'vision'" in str(unable)
+    missing = await make().preflight("nope")
+    assert "ollama pull nope" in str(missing)
+    ollama_server.fault("status", status=400, path="/api/show", times=1)
+    assert "cannot show" in str(await make().preflight())
+    ollama_server.refuse()
+    absent = await make().preflight()
+    assert "ollama serve" in str(absent)
+    assert absent.version is None
+
+
+async def test_headers_key_and_prefix(make: Any, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", "from-environment")
+    await make().version()
+    assert ollama_server.requests[-1].headers["authorization"] == "Bearer from-environment"
+    await make(api_key="given", headers={"X-Team": "blue"}).version()
+    assert ollama_server.requests[-1].headers["authorization"] == "Bearer given"
+    assert ollama_server.requests[-1].headers["x-team"] == "blue"
+    host = ollama_server.url.removeprefix("http://")
+    await make(base_url=f"http://me:se%40cret@{host}").version()
+    expected = "Basic " + base64.b64encode(b"me:se@cret").decode()
+    assert ollama_server.requests[-1].headers["authorization"] == expected
+    prefixed = make(base_url=f"{ollama_server.url}/ollama/")
+    with pytest.raises(LLMError):
+        await prefixed.version()
+    assert ollama_server.requests[-1].path == "/ollama/api/version"
+    with pytest.raises(ValueError, match="api_key"):
+        make(base_url=f"http://me:secret@{host}", api_key="k")
+    with pytest.raises(ValueError, match="headers"):
+        make(headers={"X-Bad": "a\r\nX-Injected: 1"})
+    with pytest.raises(ValueError, match="api_key"):
+        make(api_key="a\nb")
+
+
+async def test_a_transport_and_a_client_of_ones_own() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"version": request.headers.get("x-mine", "none")})
+
+    provider = OllamaProvider("m", "http://ollama.test", transport=httpx.MockTransport(answer))
+    assert await provider.version() == "none"
+    await provider.aclose()
+    assert await provider.version() == "none"  # the transport outlives the client
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), headers={"x-mine": "1"}) as client:
+        mine = OllamaProvider("m", "http://ollama.test", http_client=client)
+        assert await mine.version() == "1"
+        await mine.aclose()
+        assert not client.is_closed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": ""}, ValueError, "model"),
+        ({"model": 3}, TypeError, "model"),
+        ({"model": "m", "max_concurrent": 0}, ValueError, "max_concurrent"),
+        ({"model": "m", "max_queue": -1}, ValueError, "max_queue"),
+        ({"model": "m", "timeout": float("nan")}, ValueError, "timeout"),
+        ({"model": "m", "temperature": float("nan")}, ValueError, "temperature"),
+        ({"model": "m", "temprature": 1.0}, TypeError, "'temperature'"),
+        ({"model": "m", "base_url": "http://:x"}, ValueError, "base_url"),
+        ({"model": "m", "on_truncation": "maybe"}, ValueError, "on_truncation"),
+        ({"model": "m", "transport": "carrier pigeon"}, ValueError, "transport"),
+        ({"model": "m", "max_tokens": 1, "num_predict": 1}, TypeError, "max_tokens"),
+    ],
+)
+def test_bad_constructor_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        OllamaProvider(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"messages": []}, ValueError, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, ValueError, "robot"),
+        ({"messages": "hello"}, TypeError, "messages"),
+        ({"messages": ASK, "images": ["x"]}, TypeError, "images"),
+        ({"messages": ASK, "tool_choice": "required"}, ValueError, "tool_choice"),
+        ({"messages": ASK, "num_ctx": -1}, ValueError, "num_ctx"),
+        ({"messages": ASK, "timeout": 0}, ValueError, "timeout"),
+        ({"messages": ASK, "stream_config": {"chunk_timeout": 1}}, TypeError, "stream_config"),
+    ],
+)
+async def test_bad_call_arguments_send_nothing(
+    provider: Any, ollama_server: OllamaServer, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        await provider.achat(**arguments)
+    with pytest.raises(error, match=message):
+        provider.stream_chat(**arguments)
+    with pytest.raises(ValueError, match="surrogate"):
+        await provider.agenerate("\ud800")
+    assert ollama_server.requests == []

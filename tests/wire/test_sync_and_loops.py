@@ -1,0 +1,234 @@
+"""Synchronous calls, several event loops, threads, forks and the interpreter's end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from namel3ss_ollama import LLMTimeoutError, ModelNotFoundError, OllamaProvider, StreamConfig, run_sync
+from namel3ss_ollama.testing import Gate, OllamaServer
+
+ASK = [{"role": "user", "content": "count"}]
+TEXT = "one two three four five six"
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+def provider(ollama_server: OllamaServer, request: pytest.FixtureRequest) -> Iterator[OllamaProvider]:
+    ollama_server.reply(TEXT)
+    with OllamaProvider("llama3.2", ollama_server.url, transport=request.param, max_concurrent=3) as provider:
+        yield provider
+    assert provider.stats().running == 0
+
+
+def test_the_sync_twins(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+    assert provider.generate("count").content == TEXT
+    assert provider.chat(ASK).content == TEXT
+    assert "".join(chunk.content for chunk in provider.stream("count")) == TEXT
+    stream = provider.stream(ASK)
+    assert "".join(chunk.content for chunk in stream) == TEXT
+    assert (stream.end, stream.text) == ("done", TEXT)
+    assert stream.response is not None
+    assert stream.usage == stream.response.usage == stream.partial.usage
+    assert [r.content for r in provider.batch(["a", "b", ASK])] == [TEXT] * 3
+    assert [r.path for r in ollama_server.requests[:2]] == ["/api/generate", "/api/chat"]
+    with pytest.raises(ModelNotFoundError):
+        provider.generate("count", model="nope")
+    results = provider.batch(["a", "b"], model="nope", return_exceptions=True)
+    assert [type(r) for r in results] == [ModelNotFoundError] * 2
+
+
+async def test_sync_calls_inside_a_running_loop(provider: OllamaProvider) -> None:
+    assert provider.chat(ASK).content == TEXT
+    assert "".join(chunk.content for chunk in provider.stream(ASK)) == TEXT
+    assert (await provider.achat(ASK)).content == TEXT
+    await provider.aclose()
+
+
+def test_leaving_a_sync_stream_closes_it(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+    ollama_server.reset()
+    ollama_server.reply(TEXT, gates={2: Gate()})
+    for chunk in provider.stream(ASK):
+        assert chunk.content == "one"
+        break
+    gc.collect()
+    ollama_server.wait_for(lambda s: s.requests[-1].outcome == "client_closed")
+    with provider.stream(ASK) as stream:
+        next(iter(stream))
+    ollama_server.wait_for(lambda s: s.requests[-1].outcome == "client_closed")
+    assert stream.end == "cancelled"
+    assert stream.text == "one"
+
+
+def test_cancel_a_sync_stream_from_another_thread(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+    ollama_server.reset()
+    gate = Gate()
+    ollama_server.reply(TEXT, gates={2: gate})
+    stream = provider.stream(ASK)
+    both = threading.Event()
+
+    def cancel() -> None:
+        both.wait(10)
+        stream.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    for chunk in stream:
+        if chunk.content == " two":
+            both.set()
+    assert stream.text == "one two"
+    thread.join()
+    assert stream.end == "cancelled"
+    ollama_server.wait_for(lambda s: s.requests[-1].outcome == "client_closed")
+
+
+def test_sync_deadlines(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+    ollama_server.fault("stall_mid_stream")
+    config = StreamConfig(chunk_timeout=0.05)
+    with pytest.raises(LLMTimeoutError):
+        provider.chat(ASK, stream_config=config)
+    stream = provider.stream(ASK, stream_config=config)
+    with pytest.raises(LLMTimeoutError):
+        list(stream)
+    assert (stream.end, stream.text) == ("error", "one")
+
+
+def test_a_sync_call_on_the_background_loop_is_refused(provider: OllamaProvider) -> None:
+    async def inside() -> str:
+        return provider.generate("count").content
+
+    with pytest.raises(RuntimeError, match="async twin"):
+        run_sync(inside())
+
+
+def test_one_provider_in_many_loops(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+    async def ask() -> str:
+        first = await provider.achat(ASK)
+        async for chunk in provider.stream_chat(ASK):
+            if chunk.done:
+                break
+        return first.content
+
+    for _ in range(3):
+        assert asyncio.run(ask()) == TEXT
+    gc.collect()
+    # Each loop closed its own connection when it ended, though the provider was never closed.
+    ollama_server.wait_for(lambda s: s.open_connections == 0)
+
+
+def test_a_loop_that_runs_again_gets_a_new_client(provider: OllamaProvider) -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        assert loop.run_until_complete(provider.achat(ASK)).content == TEXT
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop._asyncgens_shutdown_called = False  # type: ignore[attr-defined] # as some test runners do
+        assert loop.run_until_complete(provider.achat(ASK)).content == TEXT
+        loop.run_until_complete(provider.aclose())
+    finally:
+        loop.close()
+
+
+def test_from_ten_threads(provider: OllamaProvider) -> None:
+    def ask(number: int) -> str:
+        if number % 3 == 0:
+            return asyncio.run(provider.achat(ASK)).content
+        if number % 3 == 1:
+            return provider.chat(ASK).content
+        return "".join(chunk.content for chunk in provider.stream(ASK))
+
+    with ThreadPoolExecutor(10) as pool:
+        assert list(pool.map(ask, range(30))) == [TEXT] * 30
+
+
+def test_the_bound_holds_over_loops_and_threads(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+    ollama_server.reset()
+    gate = Gate()
+    ollama_server.reply(TEXT, gate=gate)
+
+    def ask(number: int) -> str:
+        return asyncio.run(provider.achat(ASK)).content if number % 2 else provider.chat(ASK).content
+
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(ask, number) for number in range(8)]
+        ollama_server.wait_for(lambda _: gate.waiting == 3)
+        deadline = time.monotonic() + 10
+        while provider.stats().queued < 5 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert (provider.stats().running, provider.stats().queued) == (3, 5)
+        assert ollama_server.active_requests == 3
+        gate.open()
+        assert [f.result() for f in futures] == [TEXT] * 8
+
+
+async def test_close_from_another_loop(ollama_server: OllamaServer) -> None:
+    """Closing closes what other running loops hold open too, and the provider can be used again."""
+    provider = OllamaProvider("llama3.2", ollama_server.url)
+    await provider.achat(ASK)
+    await asyncio.to_thread(provider.chat, ASK)
+    assert ollama_server.open_connections == 2
+    await provider.aclose()
+    await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
+    await provider.achat(ASK)
+    provider.close()  # from inside a running loop: closed when the loop goes on
+    await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
+
+
+async def test_the_promised_client_methods(ollama_server: OllamaServer) -> None:
+    provider = await OllamaProvider("llama3.2", ollama_server.url).open()
+    assert provider is provider.open()
+    client = await provider._get_client()
+    assert client is await provider._get_client()
+    assert not client.is_closed
+    await provider._close_client()
+    assert client.is_closed
+
+
+def run_script(code: str, url: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OLLAMA_BASE_URL": url}
+    command = [sys.executable, "-W", "always::ResourceWarning", "-W", "always::RuntimeWarning", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "p.chat(ask)",
+        "next(iter(p.stream(ask)))",
+        "it = iter(p.stream(ask)); next(it)",
+        "asyncio.run(p.achat(ask))",
+        "async def main():\n    s = p.stream_chat(ask)\n    await anext(s)\nasyncio.run(main())",
+        "async def main():\n    async for c in p.stream_chat(ask):\n        break\nasyncio.run(main())",
+        "async def main():\n    t = asyncio.create_task(p.achat(ask))\n    await p.version()\nasyncio.run(main())",
+        "import threading\nthreading.Thread(target=lambda: p.chat(ask)).start()",
+    ],
+)
+def test_the_interpreter_ends_quietly(ollama_server: OllamaServer, code: str) -> None:
+    """With connections and streams open: no hang, no warning, no destroyed task."""
+    ollama_server.reply(TEXT, tokens_per_second=200)
+    prefix = "import asyncio\nfrom namel3ss_ollama import *\np = OllamaProvider('llama3.2')\n"
+    done = run_script(f"{prefix}ask = [{{'role': 'user', 'content': 'x'}}]\n{code}\n", ollama_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_after_a_fork(ollama_server: OllamaServer) -> None:
+    ollama_server.reply(TEXT)
+    code = (
+        "import os, sys, warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
+        "from namel3ss_ollama import *\np = OllamaProvider('llama3.2')\n"
+        "assert p.generate('x').content\npid = os.fork()\n"
+        "text = p.generate('x').content\n"
+        "sys.stdout.write(text + '\\n'); sys.stdout.flush()\n"
+        "if pid: assert os.waitpid(pid, 0)[1] == 0\n"
+        "else: os._exit(0)\n"
+    )
+    done = run_script(code, ollama_server.url)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [TEXT, TEXT]), done.stderr
