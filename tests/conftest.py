@@ -1,0 +1,14 @@
+"""For all tests: no environment of the machine's reaches them, and shared modules get pytest's assertions."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("scenarios")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("live") is None and not request.config.getoption("--record", default=False):
+        for name in ("OLLAMA_HOST", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
+            monkeypatch.delenv(name, raising=False)

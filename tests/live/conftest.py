@@ -1,0 +1,45 @@
+"""A real Ollama at OLLAMA_BASE_URL; without one these tests are skipped, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from namel3ss_ollama import OllamaProvider
+
+pytestmark = pytest.mark.live
+MODEL = "smollm2:135m"
+
+
+@pytest.fixture(scope="session")
+def base_url() -> Iterator[str]:
+    """The server's address; it has a model "llama3" for as long as the tests run, so that promised code works."""
+    url = os.environ.get("OLLAMA_BASE_URL")
+    if not url:
+        pytest.skip("OLLAMA_BASE_URL is not set")
+    try:
+        httpx.get(f"{url}/api/version", timeout=5)
+    except httpx.HTTPError as error:
+        pytest.skip(f"no server answers at OLLAMA_BASE_URL: {error!r}")
+    httpx.post(f"{url}/api/copy", json={"source": MODEL, "destination": "llama3"}).raise_for_status()
+    yield url
+    httpx.request("DELETE", f"{url}/api/delete", json={"model": "llama3"})
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+async def make(base_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., OllamaProvider]]:
+    made: list[OllamaProvider] = []
+
+    def factory(**settings: Any) -> OllamaProvider:
+        fixed = {"model": MODEL, "base_url": base_url, "transport": request.param, "temperature": 0, "seed": 1}
+        made.append(OllamaProvider(**{**fixed, **settings}))
+        return made[-1]
+
+    yield factory
+    for provider in made:
+        assert provider.stats().running == 0
+        await provider.aclose()
