@@ -23,6 +23,7 @@ from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
 from namel3ss_ollama.client import Client, Exchange
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
+    BadRequestError,
     ContextWindowExceededError,
     LLMError,
     LLMTimeoutError,
@@ -35,6 +36,7 @@ from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import StreamConfig, Truncation
 from namel3ss_ollama.streamer import Watch, WatchCancelled
 from namel3ss_ollama.telemetry import Call, Outcome, Telemetry
+from namel3ss_ollama.tools import describe_in_prompt
 from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
 
 __all__ = ["Request", "Runner", "Stream"]
@@ -94,6 +96,7 @@ class Runner:
         self.telemetry = telemetry
         self._context_guard = context_guard
         self._reload_guard = ReloadGuard()
+        self._without_tools: set[str] = set()
 
     async def complete(self, request: Request) -> LLMResponse:
         """The whole answer.
@@ -138,8 +141,20 @@ class Runner:
 
     async def open(self, request: Request, watch: Watch) -> Exchange:
         """Send the request."""
-        send = self.client.chat if request.kind == "chat" else self.client.generate
-        return await send(request.body, watch)
+        if request.kind == "generate":
+            return await self.client.generate(request.body, watch)
+        if not request.forced:
+            return await self.client.chat(request.body, watch)
+        # A call that a grammar forces needs no template that knows tools, but such a model's server refuses them.
+        if request.model not in self._without_tools:
+            try:
+                return await self.client.chat(request.body, watch)
+            except BadRequestError as error:
+                if "does not support tools" not in error.message:
+                    raise
+                self._without_tools.add(request.model)
+                logger.info("%s has no template for tools: they are described in its system message", request.model)
+        return await self.client.chat(describe_in_prompt(request.body), watch)
 
     async def _assemble(self, request: Request, watch: Watch, call: Call) -> Answer:
         answer = Answer(request.kind, request.forced)

@@ -13,12 +13,13 @@ with an underscore in the name of a recursive definition).
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel, TypeAdapter
 
-__all__ = ["ToolLike", "forced_format", "names_of", "portable_schema", "tool_definition"]
+__all__ = ["ToolLike", "describe_in_prompt", "forced_format", "names_of", "portable_schema", "tool_definition"]
 
 Schema = dict[str, Any]
 ToolLike = Mapping[str, Any] | type[BaseModel] | Callable[..., Any]
@@ -155,6 +156,24 @@ def forced_format(definitions: Sequence[Schema]) -> Schema:
         )
     schema: Schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
     return {**schema, "$defs": hoisted} if hoisted else schema
+
+
+def describe_in_prompt(body: Mapping[str, Any]) -> Schema:
+    """The body of a chat for a model whose template knows no tools: they are described in the system message instead.
+
+    Only where a grammar forces the call, so that the answer is one whatever the model makes of the description.
+    """
+    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in body["tools"])
+    text = (
+        "Answer with one call of a function, as JSON with the keys name and arguments. The functions, each with the "
+        f"schema of its arguments:\n{functions}"
+    )
+    messages = [dict(message) for message in body["messages"]]
+    if messages[0]["role"] == "system":
+        messages[0]["content"] = "\n\n".join(filter(None, [messages[0]["content"], text]))
+    else:
+        messages.insert(0, {"role": "system", "content": text})
+    return {**{k: v for k, v in body.items() if k != "tools"}, "messages": messages}
 
 
 def portable_schema(schema: Mapping[str, Any]) -> Schema:

@@ -153,6 +153,21 @@ async def test_tool_choice_holds(make: Make, choice: str, streaming: bool) -> No
         assert isinstance(call.arguments["city"], str)
 
 
+async def test_tool_choice_holds_without_a_template_for_tools(make: Make) -> None:
+    """The server refuses tools for such a model; a forced call needs only the grammar."""
+    provider = make(max_tokens=60)
+    messages = [{"role": "user", "content": "What is two and three?"}]
+    for _ in range(2):
+        response = await provider.achat(messages, tools=[weather, Sum], tool_choice="Sum")
+        (call,) = response.tool_calls
+        assert call.name == "Sum"
+        assert Sum.model_validate(call.arguments)
+        assert response.content == ""
+    system = [{"role": "system", "content": "You add."}, *messages]
+    stream = provider.stream_chat(system, tools=[Sum], tool_choice="required")
+    assert [call.name async for chunk in stream for call in chunk.tool_calls] == ["Sum"]
+
+
 async def test_tool_choice_none_and_auto(make: Make) -> None:
     messages = [{"role": "user", "content": "What is the weather in Rome?"}]
     none = await make().achat(messages, tools=[weather], tool_choice="none", model=TOOLS, max_tokens=30)
@@ -320,6 +335,7 @@ async def test_pattern_router_over_models(make: Make) -> None:
 
 async def test_pattern_fallback_over_models(make: Make) -> None:
     tried: list[str] = []
+    failures: list[LLMError] = []
     provider = make(max_tokens=8)
     answer = None
     for model in ("no-such-model", "nor-this-one", CHAT):
@@ -328,10 +344,11 @@ async def test_pattern_fallback_over_models(make: Make) -> None:
             answer = await provider.agenerate("Say hello.", model=model)
             break
         except LLMError as error:
-            assert error.status_code == 404
+            failures.append(error)
     assert answer is not None
     assert answer.content
     assert tried[-1] == CHAT
+    assert [error.status_code for error in failures] == [404, 404]
 
 
 async def test_pattern_cancelled_stream(make: Make) -> None:

@@ -1,0 +1,54 @@
+"""Every Python block of the README runs as it stands, against the test server at the default address's place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from namel3ss_ollama import errors
+from namel3ss_ollama.settings import StreamConfig
+from namel3ss_ollama.testing import OllamaServer
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^### (.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BLOCKS += re.findall(r"^## (Testing.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_no_block_is_missed() -> None:
+    assert len(BLOCKS) == README.count("```python") == 9
+
+
+@pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
+def test_block(
+    title: str,
+    code: str,
+    ollama_server: OllamaServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
+    exec(compile(code, f"README: {title}", "exec"), {"__name__": "__main__"})
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "failed" not in captured.out
+    if "Testing" not in title:
+        assert ollama_server.requests
+    assert {request.status for request in ollama_server.requests} <= {200}
+
+
+def test_every_error_is_in_the_table() -> None:
+    for name in errors.__all__:
+        if name != "LLMError":
+            assert f"| `{name}` |" in README
+
+
+def test_the_deadlines_in_the_table_are_the_real_ones() -> None:
+    config = StreamConfig()
+    for name, seconds in (
+        ("connect_timeout", config.connect_timeout),
+        ("first_chunk_timeout", config.first_chunk_timeout),
+        ("chunk_timeout", config.chunk_timeout),
+    ):
+        assert f"| `{name}` | {seconds:g} s |" in README
