@@ -350,22 +350,18 @@ class Stream:
         failure: BaseException | None = None
         last: list[StreamChunk] = []
         try:
-            try:
-                await runner.enter(watch, call)
-                self._holds_slot = True
-                batch = await runner.attempts(lambda: self._first_batch(watch, call), watch, call)
-                while not self._is_last(batch, call):
-                    yield batch
-                    batch = await self._next_batch()
-                if self.end != "max_chunks":
-                    if len(batch) > 1:
-                        yield batch[:-1]
-                    batch = batch[-1:]
-                    await self._finish(batch[0])
-                last = batch
-            finally:
-                watch.close()
-                await self._give_back()
+            await runner.enter(watch, call)
+            self._holds_slot = True
+            batch = await runner.attempts(lambda: self._first_batch(watch, call), watch, call)
+            while not self._is_last(batch, call):
+                yield batch
+                batch = await self._next_batch()
+            if self.end != "max_chunks":
+                if len(batch) > 1:
+                    yield batch[:-1]
+                batch = batch[-1:]
+                await self._finish(batch[0])
+            last = batch
         except (LLMError, ServerReportedError) as error:
             self.end = "error"
             failure = runner.with_partial(error, self._answer)
@@ -373,16 +369,18 @@ class Stream:
         except WatchCancelled as error:
             failure = error
         except BaseException as error:
-            if isinstance(error, Exception):
-                self.end = "error"
+            self.end = self.end or ("error" if isinstance(error, Exception) else "cancelled")
             failure = error
             raise
         finally:
-            if self.end is None:
-                self.end = "cancelled"
-            whole = self.end in ("done", "max_chunks")
-            outcome: Outcome = "success" if whole or failure is None else outcome_of(failure)
-            runner.telemetry.end(call, outcome, usage=self.usage, response=self.response, error=failure)
+            self.end = self.end or "cancelled"
+            watch.close()
+            try:
+                await self._give_back()
+            finally:
+                whole = self.end in ("done", "max_chunks")
+                outcome: Outcome = "success" if whole or failure is None else outcome_of(failure)
+                runner.telemetry.end(call, outcome, usage=self.usage, response=self.response, error=failure)
         if last:
             yield last  # with everything given back: who has the last chunk may take their time
 

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from namel3ss_ollama import LLMError, __version__
 from namel3ss_ollama.cli import chat, doctor, models
-from namel3ss_ollama.cli.console import fail
+from namel3ss_ollama.cli.console import CommandError, fail
 
 __all__ = ["app"]
 
@@ -36,9 +36,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             fail("interrupted")
             raise typer.Exit(INTERRUPTED) from None
-        except (LLMError, ValueError, TypeError, OSError) as error:
-            if isinstance(error, TypeError) and not isinstance(error, LLMError) and not _is_about_an_argument(error):
-                raise
+        except (LLMError, CommandError) as error:
             fail(str(error))
             raise typer.Exit(1) from None
 
@@ -59,12 +57,6 @@ class Commands(TyperGroup):
             fail(f"{' '.join(error.format_message().split()).rstrip('.')}{hint}")
             code = getattr(error, "exit_code", 2)
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_about_an_argument(error: TypeError) -> bool:
-    """Whether the core refused an argument ("name: what is wrong"), rather than a bug showed."""
-    name, colon, _ = str(error).partition(": ")
-    return bool(colon) and name.replace("_", "").replace("[", "").replace("]", "").isalnum()
 
 
 def _discard_output() -> None:

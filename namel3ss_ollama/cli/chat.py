@@ -7,16 +7,15 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, StreamChunk
-from namel3ss_ollama.cli.console import AnswerPrinter, note, print_json, stats_line
-from namel3ss_ollama.cli.interrupt import on_interrupt
-from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, pick_model, read_options
+from namel3ss_ollama.cli.answering import stream_answer
+from namel3ss_ollama.cli.console import AnswerPrinter, CommandError, checked_arguments, note, print_json, stats_line
+from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, pick_model, read_options, utf8
 from namel3ss_ollama.cli.session import Session
 
 __all__ = ["chat"]
@@ -25,7 +24,7 @@ __all__ = ["chat"]
 def chat(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPT]", help="The question; `-` reads it from standard input.", show_default=False),
+        typer.Argument(metavar="PROMPT", help="The question; `-` reads it from standard input.", show_default=False),
     ] = None,
     model: ModelOption = None,
     system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
@@ -74,8 +73,9 @@ def chat(
     if text is None and as_json:
         raise typer.BadParameter("a conversation cannot be printed as JSON; give a PROMPT", param_hint="--json")
     name = asyncio.run(pick_model(model, base_url))
-    provider = OllamaProvider(name, base_url, **settings)
-    opening = [Message("system", system)] if system else []
+    with checked_arguments():
+        provider = OllamaProvider(name, base_url, **settings)
+    opening = [Message("system", utf8(system, "--system"))] if system else []
     if text is None:
         Session(provider, opening, image or (), stats=stats).run()
         return
@@ -90,12 +90,12 @@ def _question(prompt: str | None) -> str | None:
         if not sys.stdout.isatty():
             raise typer.BadParameter("is needed when the output is not a terminal", param_hint="PROMPT")
         return None
-    given = prompt if prompt not in (None, "-") else ""
-    piped = sys.stdin.buffer.read() if prompt in (None, "-") or _is_piped() else b""
+    given = "" if prompt in (None, "-") else utf8(str(prompt), "PROMPT")
+    piped = b"" if given and not _is_piped() else sys.stdin.buffer.read()
     try:
         text = "\n\n".join(filter(None, [given, piped.decode().rstrip("\n")]))
     except UnicodeDecodeError:
-        raise ValueError("standard input is not UTF-8 text") from None
+        raise CommandError("standard input is not UTF-8 text") from None
     if not text.strip():
         raise typer.BadParameter("is empty", param_hint="PROMPT")
     return text
@@ -147,17 +147,6 @@ async def _answer(provider: OllamaProvider, messages: list[Message], *, stats: b
     if stats:
         note(stats_line(response))
     return interrupted
-
-
-async def stream_answer(
-    provider: OllamaProvider, messages: list[Message], show: Callable[[StreamChunk], None]
-) -> tuple[LLMResponse, bool]:
-    """An answer, or as much of it as came before Ctrl-C, and whether that ended it."""
-    async with provider, provider.stream_chat(messages) as stream:
-        with on_interrupt(stream.cancel):
-            async for chunk in stream:
-                show(chunk)
-        return stream.partial, stream.end == "cancelled"
 
 
 def _ignore(chunk: StreamChunk) -> None:

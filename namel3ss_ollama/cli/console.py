@@ -6,20 +6,45 @@ and NO_COLOR is not set.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from namel3ss_ollama import LLMResponse, StreamChunk
 
-__all__ = ["AnswerPrinter", "fail", "human_size", "note", "print_json", "print_table", "stats_line", "styled"]
+__all__ = [
+    "AnswerPrinter",
+    "CommandError",
+    "checked_arguments",
+    "fail",
+    "human_size",
+    "note",
+    "print_json",
+    "print_table",
+    "stats_line",
+    "styled",
+]
 
 _DIM, _BOLD, _RED, _YELLOW, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 STYLES = {"dim": _DIM, "bold": _BOLD, "red": _RED, "yellow": _YELLOW}
 _CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """Signs that move a terminal's cursor, set its title or worse: a model's words are not to do that."""
+
+
+class CommandError(Exception):
+    """What ends a command with exit code 1; its text is the line to print."""
+
+
+@contextlib.contextmanager
+def checked_arguments() -> Iterator[None]:
+    """Around the calls that check what the user gave: what they refuse is the user's to mend, no bug."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error)) from error
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from namel3ss_ollama import OllamaProvider, StreamConfig
-from namel3ss_ollama.cli.console import note
+from namel3ss_ollama import ModelNotFoundError, OllamaProvider, StreamConfig
+from namel3ss_ollama.cli.console import CommandError, checked_arguments, note
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
-__all__ = ["AsJson", "BaseUrl", "ModelOption", "Options", "chat_models", "pick_model", "read_options", "server"]
+__all__ = ["AsJson", "BaseUrl", "ModelOption", "Options", "chat_models", "pick_model", "read_options", "server", "utf8"]
 
 BaseUrl = Annotated[str | None, typer.Option("--base-url", metavar="URL", help="Where the server is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
@@ -36,9 +36,27 @@ ModelOption = Annotated[
 _PROMPTLY = StreamConfig(first_chunk_timeout=30.0, chunk_timeout=30.0)
 
 
-def server(base_url: str | None, **settings: Any) -> OllamaProvider:
-    """A provider for questions that concern no model in particular; it has to have a name for one all the same."""
-    return OllamaProvider("none", base_url, stream_config=_PROMPTLY, **settings)
+def server(base_url: str | None, model: str = "none", **settings: Any) -> OllamaProvider:
+    """A provider for questions that are answered promptly; a model has to be named, even where none is meant.
+
+    Raises:
+        CommandError: An argument is wrong.
+    """
+    with checked_arguments():
+        return OllamaProvider(model, base_url, stream_config=_PROMPTLY, **settings)
+
+
+def utf8(text: str, hint: str) -> str:
+    """The text of an argument as it is.
+
+    Raises:
+        typer.BadParameter: It was not UTF-8 (or whatever else the locale says) and cannot be sent.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("is not text in the terminal's encoding", param_hint=hint) from None
+    return text
 
 
 def read_options(pairs: Iterable[str] | None) -> dict[str, Any]:
@@ -50,7 +68,7 @@ def read_options(pairs: Iterable[str] | None) -> dict[str, Any]:
     known: dict[str, Any] = {}
     others: dict[str, Any] = {}
     for pair in pairs or ():
-        key, equals, text = pair.partition("=")
+        key, equals, text = utf8(pair, "--option").partition("=")
         if not key or not equals:
             raise typer.BadParameter(f"{pair!r} is not of the form key=value", param_hint="--option")
         try:
@@ -70,16 +88,23 @@ def read_options(pairs: Iterable[str] | None) -> dict[str, Any]:
 async def chat_models(provider: OllamaProvider) -> list[str]:
     """The names of the server's models that can chat; those of which a server does not tell count as if they could."""
     names = [str(model["name"]) for model in await provider.list_models()]
-    shown = await asyncio.gather(*(provider.show_model(name) for name in names))
-    able = [model.get("capabilities") or ["completion"] for model in shown]
-    return [name for name, capabilities in zip(names, able, strict=True) if "completion" in capabilities]
+    able = await asyncio.gather(*(_can_chat(provider, name) for name in names))
+    return [name for name, can in zip(names, able, strict=True) if can]
+
+
+async def _can_chat(provider: OllamaProvider, name: str) -> bool:
+    try:
+        shown = await provider.show_model(name)
+    except ModelNotFoundError:  # deleted since it was listed
+        return False
+    return "completion" in (shown.get("capabilities") or ("completion",))
 
 
 async def pick_model(asked: str | None, base_url: str | None) -> str:
     """The model that was asked for, else the only one there is.
 
     Raises:
-        ValueError: There are none, or several.
+        CommandError: There are none, or several.
     """
     if asked:
         return asked
@@ -88,5 +113,5 @@ async def pick_model(asked: str | None, base_url: str | None) -> str:
     if len(names) == 1:
         return names[0]
     if not names:
-        raise ValueError(f"{provider.base_url} has no chat model; get one: namel3ss-ollama models pull llama3.2")
-    raise ValueError(f"choose a model with --model or OLLAMA_MODEL; {provider.base_url} has {', '.join(names)}")
+        raise CommandError(f"{provider.base_url} has no chat model; get one: namel3ss-ollama models pull llama3.2")
+    raise CommandError(f"choose a model with --model or OLLAMA_MODEL; {provider.base_url} has {', '.join(names)}")

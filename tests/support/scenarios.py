@@ -366,9 +366,10 @@ async def test_pattern_cancelled_stream(make: Make) -> None:
     await first.wait()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(task, 0.01)
+    while provider.stats().running:  # the connection is being closed: a few turns of the loop
+        await asyncio.sleep(0)
     assert stream.end == "cancelled"
     assert stream.text
-    assert provider.stats().running == 0
     assert (await provider.agenerate("Say hello.", max_tokens=2)).content
 
 

@@ -24,9 +24,7 @@ OURS = ["namel3ss-ollama", "langchain-namel3ss-ollama", "llama-index-llms-namel3
 # Put together from pieces, so that this file doesn't hold what it looks for.
 FORBIDDEN = {
     "the address of a package index": re.compile(
-        r"https?://[^\s/\"']*(?:"
-        + "|".join(["pypi" + r"\.org", "pythonhosted" + r"\.org"])
-        + r")|https?://[^\s\"']*/"
+        r"https?://[^\s/\"']*(?:" + "|".join(["pypi" + r"\.org", "pythonhosted" + r"\.org"]) + r")|https?://[^\s\"']*/"
         "simple" + r"\b|--(?:extra-)?index-" + r"url[ =]\S|--find-" + r"links[ =]\S"
     ),
     "somebody's home directory": re.compile(r"(?<![\w.~])/" + r"(?:root|home/[\w.-]+|Users/[\w.-]+)/"),

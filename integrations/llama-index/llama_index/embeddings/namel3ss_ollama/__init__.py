@@ -2,6 +2,8 @@
 
 from importlib.metadata import version
 
-__all__ = ["__version__"]
+from llama_index.embeddings.namel3ss_ollama.base import BadInputError, OllamaEmbedding
+
+__all__ = ["BadInputError", "OllamaEmbedding", "__version__"]
 
 __version__ = version("llama-index-llms-namel3ss-ollama")

@@ -2,6 +2,9 @@
 
 from importlib.metadata import version
 
-__all__ = ["__version__"]
+from llama_index.llms.namel3ss_ollama.base import Ollama
+from llama_index.llms.namel3ss_ollama.structured import StructuredOutputError
+
+__all__ = ["Ollama", "StructuredOutputError", "__version__"]
 
 __version__ = version("llama-index-llms-namel3ss-ollama")
