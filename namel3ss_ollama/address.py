@@ -17,7 +17,6 @@ __all__ = ["DEFAULT_URL", "Address", "parse_address", "resolve_address"]
 DEFAULT_URL = "http://localhost:11434"
 _BIND_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-EMBEDDED_SCHEME = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,6 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
             scheme, default_port = "https", 443
     else:
         scheme = scheme.lower()
-        if scheme == EMBEDDED_SCHEME:
-            return Address(text)
         if scheme not in _DEFAULT_PORTS:
             raise ValueError(f"{name}: the scheme {scheme!r} is not http or https")
         default_port = _DEFAULT_PORTS[scheme]

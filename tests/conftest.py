@@ -7,8 +7,12 @@ import pytest
 pytest.register_assert_rewrite("scenarios")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="record the cassettes anew from OLLAMA_BASE_URL")
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("live") is None and not request.config.getoption("--record", default=False):
+    if request.node.get_closest_marker("live") is None and not request.config.getoption("--record"):
         for name in ("OLLAMA_HOST", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
             monkeypatch.delenv(name, raising=False)

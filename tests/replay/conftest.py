@@ -22,10 +22,6 @@ CASSETTES = Path(__file__).parents[2] / "cassettes"
 NOWHERE = "http://ollama.invalid:11434"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", action="store_true", help="record the cassettes anew from OLLAMA_BASE_URL")
-
-
 def same_json(one: Any, other: Any) -> None:
     assert comparable(one.body) == comparable(other.body)
 

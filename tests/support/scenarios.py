@@ -297,6 +297,13 @@ async def test_truncated_prompts_are_noticed(make: Make) -> None:
         await provider.agenerate("word " * 400, on_truncation="error")
 
 
+async def test_a_reload_by_changed_options_is_told_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    provider = make(max_tokens=1)
+    for num_ctx in (512, 768, 512, 768):
+        await provider.agenerate("Hi", num_ctx=num_ctx)
+    assert caplog.text.count("because num_ctx changed between requests") == 1
+
+
 # Deployment patterns
 
 

@@ -1,0 +1,106 @@
+"""TLS and proxies, over both transports: what httpx promises holds."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from namel3ss_ollama import AuthenticationError, LLMConnectionError, OllamaProvider, RetryPolicy
+
+ANSWER = b'{"version":"1.2.3"}'
+Handler = Callable[[str, dict[str, str]], bytes]
+
+
+@pytest.fixture(params=["aiohttp", "httpx"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@asynccontextmanager
+async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server that gives every request what `handler(request line, headers)` returns; yields its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            line, *rest = head.strip().split("\r\n")
+            headers = {k.lower(): v for k, v in (h.split(": ", 1) for h in rest)}
+            writer.write(handler(line, headers))
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def ok(body: bytes = ANSWER, status: str = "200 OK") -> bytes:
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
+    ).encode() + body
+
+
+async def test_tls_is_verified_and_can_be_told_whom_to_trust(transport: str, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(bundle)
+    trusting = ssl.create_default_context(cafile=str(bundle))
+    async with serving(lambda *_: ok(), context) as port:
+        url = f"https://127.0.0.1:{port}"
+        async with OllamaProvider("m", url, transport=transport, retry=RetryPolicy.off()) as stranger:
+            with pytest.raises(LLMConnectionError, match=r"(?i)certificate"):
+                await stranger.version()
+        for verify in (trusting, False):
+            async with OllamaProvider("m", url, transport=transport, verify=verify) as provider:
+                assert await provider.version() == "1.2.3"
+
+
+async def test_a_proxy_is_used(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def proxy(line: str, headers: dict[str, str]) -> bytes:
+        seen.append(line)
+        return ok()
+
+    async with serving(proxy) as port:
+        async with OllamaProvider(
+            "m", "http://ollama.test:1234", transport=transport, proxy=f"http://127.0.0.1:{port}"
+        ) as provider:
+            assert await provider.version() == "1.2.3"
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        async with OllamaProvider("m", "http://ollama.test:1234", transport=transport) as provider:
+            assert await provider.version() == "1.2.3"
+    assert seen == ["GET http://ollama.test:1234/api/version HTTP/1.1"] * 2
+
+
+async def test_a_proxy_that_wants_a_login(transport: str) -> None:
+    async with serving(lambda *_: ok(b"", "407 Proxy Authentication Required")) as port:
+        proxy = f"http://127.0.0.1:{port}"
+        async with OllamaProvider("m", "http://ollama.test", transport=transport, proxy=proxy) as provider:
+            with pytest.raises(AuthenticationError, match="proxy"):
+                await provider.version()
+
+
+async def test_no_tls_context_is_built_for_plain_http(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would load every certificate of the machine: tens of milliseconds for nothing."""
+
+    def refuse(*_: object, **__: object) -> ssl.SSLContext:
+        raise AssertionError("certificates were loaded")
+
+    monkeypatch.setattr(ssl, "create_default_context", refuse)
+    async with OllamaProvider("m", "http://127.0.0.1:9", transport=transport, trust_env=False) as provider:
+        assert isinstance(await provider._get_client(), httpx.AsyncClient)
