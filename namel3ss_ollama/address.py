@@ -15,7 +15,6 @@ from urllib.parse import unquote
 __all__ = ["DEFAULT_URL", "Address", "parse_address", "resolve_address"]
 
 DEFAULT_URL = "http://localhost:11434"
-_BIND_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -47,7 +46,7 @@ def resolve_address(base_url: str | None, environ: Mapping[str, str]) -> Address
         return parse_address(base_url, "base_url")
     if environ.get("OLLAMA_BASE_URL", "").strip():
         return parse_address(environ["OLLAMA_BASE_URL"], "OLLAMA_BASE_URL")
-    host = environ.get("OLLAMA_HOST", "").strip().strip("\"'")
+    host = environ.get("OLLAMA_HOST", "").strip().strip("\"'").strip()
     if host:
         return parse_address(host, "OLLAMA_HOST", lenient=True)
     return parse_address(DEFAULT_URL, "base_url")
@@ -81,6 +80,8 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
     if "?" in rest or "#" in rest:
         raise ValueError(f"{name}: an address has no query and no fragment")
     authority, _, path = rest.partition("/")
+    if "@" in path:
+        raise ValueError(f"{name}: has an @ after a slash; in a user's name or password write %2F for / and %40 for @")
     credentials, at, hostport = authority.rpartition("@")
     user, _, password = credentials.partition(":")
     host, port = _split_port(hostport, default_port, name, lenient)
@@ -93,24 +94,28 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
 
 
 def _split_port(hostport: str, default: int, name: str, lenient: bool) -> tuple[str, int]:
-    if _is_ip(hostport.strip("[]")):
-        host, port_text = hostport.strip("[]"), ""
-    elif hostport.startswith("["):
-        host, closed, port_text = hostport[1:].partition("]")
-        if not closed or not _is_ip(host) or (port_text and not port_text.startswith(":")):
+    if hostport.startswith("["):
+        host, closed, rest = hostport[1:].partition("]")
+        colon, port_text = rest[:1], rest[1:]
+        if not closed or not _is_ip(host) or colon not in ("", ":"):
             raise ValueError(f"{name}: {hostport!r} is not an IPv6 address in brackets")
-        port_text = port_text[1:]
+    elif _is_ip(hostport):
+        host, port_text = hostport, ""
     else:
         host, _, port_text = hostport.partition(":")
     port = default
     if port_text:
-        if port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535:
+        if port_text.isascii() and port_text.isdigit() and len(port_text) <= 5 and int(port_text) <= 65535:
             port = int(port_text)
         elif not lenient:
             raise ValueError(f"{name}: the port {port_text!r} is not a number up to 65535")
-    host = _BIND_ADDRESSES.get(host, host) or "127.0.0.1"
-    if ":" in host:
-        return f"[{host}]", port
+    if not host:
+        return "127.0.0.1", port
+    if _is_ip(host):
+        ip = ipaddress.ip_address(host)
+        if ip.is_unspecified:  # an address to bind, not one to connect to
+            host = "127.0.0.1" if ip.version == 4 else "::1"
+        return (host if ip.version == 4 else f"[{host}]"), port
     if not _is_host_name(host):
         raise ValueError(f"{name}: {host!r} is not a host name")
     return host, port
@@ -118,10 +123,11 @@ def _split_port(hostport: str, default: int, name: str, lenient: bool) -> tuple[
 
 def _is_ip(text: str) -> bool:
     try:
-        ipaddress.ip_address(text.partition("%")[0])
+        ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    # An IPv6 address may name a zone, and the parser takes anything for its name.
+    return _is_host_name(text.partition("%")[2])
 
 
 def _is_host_name(text: str) -> bool:

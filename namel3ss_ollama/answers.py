@@ -10,7 +10,7 @@ comes out as a tool call at the end, whichever way the server returned it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -21,6 +21,8 @@ from namel3ss_ollama.types import LLMResponse, StreamChunk, ToolCall, new_call_i
 __all__ = ["Answer", "ServerReportedError", "read_tool_calls"]
 
 Kind = Literal["chat", "generate"]
+_COUNTERS = ("prompt_eval_count", "eval_count", "total_duration", "load_duration", "prompt_eval_duration",
+             "eval_duration")  # fmt: skip
 _NOT_METADATA = frozenset({"message", "response", "thinking", "tool_calls", "logprobs", "model", "done"})
 
 
@@ -36,12 +38,13 @@ class Answer:
         forced: The names of the tools of which one must be called, when a grammar enforces that.
     """
 
-    __slots__ = ("_forced", "_held", "_kind", "_logprobs", "_parts", "_thoughts", "calls", "final", "model",
-                 "time_to_first_token")  # fmt: skip
+    __slots__ = ("_forced", "_forced_seen", "_held", "_kind", "_logprobs", "_parts", "_thoughts", "calls", "final",
+                 "model", "time_to_first_token")  # fmt: skip
 
     def __init__(self, kind: Kind, forced: Collection[str] = ()) -> None:
         self._kind = kind
         self._forced = frozenset(forced)
+        self._forced_seen: tuple[ToolCall, ...] = ()  # read, though maybe not delivered yet
         self._parts: list[str] = []
         self._held: list[str] = []
         self._thoughts: list[str] = []
@@ -77,6 +80,8 @@ class Answer:
                 self._thoughts.append(thinking)
             if calls:
                 self.calls += calls
+            if "logprobs" in line:
+                self._logprobs.extend(line["logprobs"] or ())
             if line.get("done"):
                 return True
         return False
@@ -98,6 +103,8 @@ class Answer:
             self._thoughts.append(chunk.thinking)
         if chunk.tool_calls:
             self.calls += chunk.tool_calls
+        if "logprobs" in chunk.raw:
+            self._logprobs.extend(chunk.raw["logprobs"] or ())
 
     def _read(self, line: dict[str, Any]) -> tuple[str, str, tuple[ToolCall, ...]]:
         try:
@@ -118,6 +125,8 @@ class Answer:
                 raise _misshapen(self._kind) from error
         if content.__class__ is not str or thinking.__class__ is not str:
             raise _misshapen(self._kind)
+        if not self.model:
+            self.model = str(line.get("model", ""))
         if not calls and not self._forced and not line.get("done") and "logprobs" not in line:
             return content, thinking, ()
         return self._read_rest(line, content, thinking, calls)
@@ -126,23 +135,26 @@ class Answer:
         self, line: dict[str, Any], content: str, thinking: str, raw_calls: Any
     ) -> tuple[str, str, tuple[ToolCall, ...]]:
         calls = read_tool_calls(raw_calls) if raw_calls else ()
-        if logprobs := line.get("logprobs"):
-            self._logprobs.extend(logprobs)
+        if not isinstance(line.get("logprobs") or [], list):
+            raise _misshapen(self._kind)
         if self._forced:
             self._held.append(content)
             content = ""
+            self._forced_seen += calls
         if line.get("done"):
+            if any(not isinstance(line.get(counter, 0), int | None) for counter in _COUNTERS):
+                raise _misshapen(self._kind)
             self.final = line
-            self.model = line.get("model", "")
+            self.model = str(line.get("model") or self.model)
             if self._forced:
                 calls = self._forced_calls(calls, str(line.get("done_reason")))
         return content, thinking, calls
 
     def _forced_calls(self, calls: tuple[ToolCall, ...], reason: str) -> tuple[ToolCall, ...]:
         """The calls that come out with the last line, when a call was forced."""
-        if not calls and not self.calls:
-            calls = (_call_in_text(self.held_text, reason),)
-        for call in (*self.calls, *calls):
+        if not self._forced_seen:
+            self._forced_seen = calls = (_call_in_text(self.held_text, reason),)
+        for call in self._forced_seen:
             if call.name not in self._forced:
                 raise OutputValidationError(
                     f"tool_choice asked for {' or '.join(sorted(self._forced))}, the model called another tool; "
@@ -204,13 +216,19 @@ def read_tool_calls(raw: Any) -> tuple[ToolCall, ...]:
 def _read_tool_call(raw: dict[str, Any]) -> ToolCall:
     function = raw["function"]
     arguments, invalid = read_arguments(function.get("arguments"))
-    return ToolCall(function["name"], arguments, raw.get("id") or new_call_id(), invalid)
+    return ToolCall(_name(function["name"]), arguments, raw.get("id") or new_call_id(), invalid)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a function's name is text")
+    return value
 
 
 def read_arguments(value: Any) -> tuple[dict[str, Any], str | None]:
     """Arguments as an object and None, or an empty object and the text that is no JSON object."""
-    if isinstance(value, dict):
-        return value, None
+    if isinstance(value, Mapping):
+        return dict(value), None
     if value is None or value == "":
         return {}, None
     if not isinstance(value, str):
@@ -227,7 +245,7 @@ def _call_in_text(text: str, reason: str) -> ToolCall:
     try:
         value = orjson.loads(text)
         arguments, invalid = read_arguments(value["arguments"])
-        return ToolCall(value["name"], arguments, invalid_arguments=invalid)
+        return ToolCall(_name(value["name"]), arguments, invalid_arguments=invalid)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         advice = (
             "it was cut by the token limit: raise max_tokens"

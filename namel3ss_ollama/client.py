@@ -179,14 +179,29 @@ class Client:
     # Generations and other streams of lines
 
     async def open(
-        self, method: str, path: str, body: Json | None, watch: Watch, *, model: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: Json | None,
+        watch: Watch,
+        *,
+        model: str | None = None,
+        content: bytes | None = None,
     ) -> Exchange:
         """Send a request and check the status of its answer; whoever gets the exchange closes it.
+
+        Args:
+            method: The HTTP method.
+            path: The endpoint.
+            body: What to send, as an object.
+            watch: The deadlines.
+            model: The model that is asked for, for error messages.
+            content: `body` as it was encoded before, if it was.
 
         Raises:
             LLMError: No connection, a deadline passed, or a status other than 2xx.
         """
-        return await self._send(method, path, encode(body), watch, model)
+        return await self._send(method, path, content or encode(body), watch, model)
 
     async def _send(
         self, method: str, path: str, content: bytes | AsyncIterator[bytes] | None, watch: Watch, model: str | None
@@ -220,13 +235,13 @@ class Client:
                 model=model,
             )
 
-    async def chat(self, body: Json, watch: Watch) -> Exchange:
+    async def chat(self, body: Json, watch: Watch, content: bytes | None = None) -> Exchange:
         """POST /api/chat."""
-        return await self.open("POST", "/api/chat", body, watch, model=body.get("model"))
+        return await self.open("POST", "/api/chat", body, watch, model=body.get("model"), content=content)
 
-    async def generate(self, body: Json, watch: Watch) -> Exchange:
+    async def generate(self, body: Json, watch: Watch, content: bytes | None = None) -> Exchange:
         """POST /api/generate."""
-        return await self.open("POST", "/api/generate", body, watch, model=body.get("model"))
+        return await self.open("POST", "/api/generate", body, watch, model=body.get("model"), content=content)
 
     async def progress(self, path: str, body: Json, watch: Watch) -> AsyncIterator[Json]:
         """POST to an endpoint that reports progress (pull, push, create): its objects, one by one.

@@ -6,8 +6,10 @@ well as for a runner that ran out of memory, so a 500 counts as temporary only w
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 import re
+import ssl
 import time
 from collections.abc import Mapping
 
@@ -156,7 +158,8 @@ def _server_text(body: bytes) -> str:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        text = body.decode("utf-8", "replace").strip()
+        # Without byte order marks and the zeros of UTF-16, which some servers put before and into a page.
+        text = body.decode("utf-8", "replace").replace("\0", "").lstrip("\ufeff\ufffd").strip()
         if text.startswith("<"):
             return "an HTML page, not Ollama's answer"
     else:
@@ -176,6 +179,8 @@ def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) ->
         when = email.utils.parsedate_to_datetime(value)
     except (TypeError, ValueError):
         return None
+    if when.tzinfo is None:  # asctime's form, the third of RFC 9110, 5.6.7
+        when = when.replace(tzinfo=datetime.timezone.utc)
     return max(0.0, when.timestamp() - (time.time() if now is None else now))
 
 
@@ -194,8 +199,8 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
     if isinstance(error, (httpx.ConnectError, httpx.ProxyError)) or _never_connected(cause):
         what = f"through the proxy to {url}" if isinstance(error, httpx.ProxyError) else f"to {url}"
         return LLMConnectionError(
-            f"cannot connect {what} ({_brief(cause or error)}). Is Ollama running? Start it with `ollama serve`, or "
-            "set base_url (or OLLAMA_HOST) to where it runs",
+            f"cannot connect {what} ({_brief(_reason(cause) or error)}). Is Ollama running? Start it with "
+            "`ollama serve`, or set base_url (or OLLAMA_HOST) to where it runs",
             original_error=error,
         )
     if isinstance(error, httpx.UnsupportedProtocol):
@@ -229,6 +234,12 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
 def _never_connected(cause: BaseException | None) -> bool:
     # httpx-aiohttp reports this, too, as a ConnectTimeout.
     return type(cause).__name__.startswith(("ClientConnector", "ClientProxyConnection"))
+
+
+def _reason(cause: BaseException | None) -> BaseException | None:
+    # aiohttp's own text repeats the address, and speaks of ssl for http too; what the system said is enough.
+    reason = getattr(cause, "os_error", None)
+    return reason if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError) else cause
 
 
 def _is_timeout(cause: BaseException | None) -> bool:

@@ -46,13 +46,14 @@ T = TypeVar("T")
 End = Literal["done", "cancelled", "max_chunks", "error"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Request:
     """A generation as it will be sent, and what to make of its answer.
 
     Attributes:
         kind: Which endpoint.
         body: The request's body.
+        content: The body as it goes over the wire, encoded once for all attempts.
         config: Deadlines and limits.
         timeout: A bound on the whole, retries and the wait for a slot included, in seconds.
         forced: Names of the tools of which one must be called.
@@ -67,11 +68,15 @@ class Request:
     forced: frozenset[str] = field(default_factory=frozenset[str])
     parse_as: type | None = None
     on_truncation: Truncation = "warn"
+    content: bytes | None = None
 
     @property
     def model(self) -> str:
         """The model that is asked for."""
         return str(self.body["model"])
+
+    def __repr__(self) -> str:
+        return f"Request({self.kind}, {self.model!r})"  # the body holds the prompt
 
     @property
     def operation(self) -> str:
@@ -142,13 +147,13 @@ class Runner:
     async def open(self, request: Request, watch: Watch) -> Exchange:
         """Send the request."""
         if request.kind == "generate":
-            return await self.client.generate(request.body, watch)
+            return await self.client.generate(request.body, watch, request.content)
         if not request.forced:
-            return await self.client.chat(request.body, watch)
+            return await self.client.chat(request.body, watch, request.content)
         # A call that a grammar forces needs no template that knows tools, but such a model's server refuses them.
         if request.model not in self._without_tools:
             try:
-                return await self.client.chat(request.body, watch)
+                return await self.client.chat(request.body, watch, request.content)
             except BadRequestError as error:
                 if "does not support tools" not in error.message:
                     raise

@@ -65,6 +65,11 @@ def window_of(model: str, shown: Mapping[str, Any], running: Mapping[str, Any]) 
     )
 
 
+def _reloaded(load_duration: object) -> bool:
+    """Whether the server loaded the model for this answer: a loaded one takes milliseconds."""
+    return isinstance(load_duration, int) and load_duration >= _RELOAD_NANOSECONDS
+
+
 class ContextGuard:
     """Tells when a prompt was cut to the context window.
 
@@ -91,14 +96,17 @@ class ContextGuard:
             return num_ctx
         if count < _SMALLEST_WINDOW:
             return None
+        if _reloaded(final.get("load_duration")):
+            self._known.pop(model, None)  # maybe with another window
         window = self._known.get(model)
-        if window is None or count >= (window.in_force(num_ctx) or 0):
-            # Not known yet, or a hit: a server can have been started anew with another window, so look again.
+        known = window.in_force(num_ctx) if window is not None else None
+        if window is None or (known is not None and count >= known):
+            # Not known yet, or a hit, which is looked at twice: nobody shall be alarmed for nothing.
             try:
                 window = self._known[model] = await self._look_up(model)
             except LLMError as error:
                 logger.debug("the context window of %s is not known: %s", model, error)
-                window = self._known.setdefault(model, Window())
+                window = window or Window()
         limit = window.in_force(num_ctx)
         return limit if limit is not None and count >= limit else None
 
@@ -123,7 +131,7 @@ class ReloadGuard:
         with self._lock:
             before = self._last.get(model)
             self._last[model] = now
-            if before is None or not isinstance(load_duration, int) or load_duration < _RELOAD_NANOSECONDS:
+            if before is None or not isinstance(load_duration, int) or not _reloaded(load_duration):
                 return []
             changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
             fresh = [name for name in changed if (model, name) not in self._told]

@@ -6,6 +6,7 @@ and not as a line from the server that nobody understands. An OpenAI-shaped tool
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -44,7 +45,7 @@ def encode_images(images: Sequence[Image | Any] | None) -> list[str]:
     """
     if images is None:
         return []
-    if isinstance(images, (str, bytes, Image)):
+    if isinstance(images, (str, bytes, bytearray, os.PathLike, Image)):
         raise TypeError("images: expected a list of pictures; wrap the one in [...]")
     return [image.base64 if isinstance(image, Image) else Image(image).base64 for image in images]
 
@@ -54,7 +55,7 @@ def _encode(index: int, message: MessageLike) -> dict[str, Any]:
         return _encode_message(message)
     if not isinstance(message, Mapping):
         raise TypeError(f"messages[{index}]: expected a Message or a dict, not {type(message).__name__}")
-    reject_unknown(message, _KEYS, f"messages[{index}]")
+    reject_unknown(message, _KEYS, f"messages[{index}]", f"a message has {', '.join(sorted(_KEYS))}")
     role = message.get("role")
     if role not in ROLES:
         raise ValueError(f"messages[{index}]: role {role!r} is unknown; use one of {', '.join(ROLES)}")

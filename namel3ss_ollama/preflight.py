@@ -79,8 +79,9 @@ async def check(
     except LLMError as error:
         problem = Problem(f"the server cannot show {model}", str(error), error)
         return Preflight((problem,), found, model, frozenset())
+    wanted = {capabilities} if isinstance(capabilities, str) else set(capabilities)
     able = frozenset(map(str, shown.get("capabilities") or ()))
-    missing = sorted(set(capabilities) - able) if able else []
+    missing = sorted(wanted - able) if able else []
     problems = tuple(
         Problem(
             f"{model} cannot do {name!r}",

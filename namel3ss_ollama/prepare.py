@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticUserError
 
+from namel3ss_ollama.client import encode
 from namel3ss_ollama.generation import Request
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.settings import (
@@ -64,6 +65,7 @@ class Defaults:
         check_positive("timeout", timeout)
         checked_truncation(on_truncation)
         request_body(self, {}, {})  # whatever is wrong with the defaults is wrong now
+        _read_format(self.options.get("format"))
 
 
 def checked_model(model: object) -> str:
@@ -200,6 +202,7 @@ def _request(
         forced=forced,
         parse_as=parse_as,
         on_truncation=on_truncation,
+        content=encode(body),
     )
 
 
@@ -214,7 +217,7 @@ def _read_format(value: Any) -> tuple[Any, type | None]:
     if isinstance(value, type):
         try:
             schema = TypeAdapter(value).json_schema()
-        except PydanticSchemaGenerationError as error:
+        except PydanticUserError as error:
             raise TypeError(f"format: {value.__name__} has no JSON schema: {error.message}") from error
         return portable_schema(schema), value
     raise TypeError(f"format: expected 'json', a JSON schema or a pydantic class, not {value!r:.60}")

@@ -118,6 +118,7 @@ _MINIMUM = {
     "mirostat_tau": 0, "tfs_z": 0, "repeat_penalty": 0,
 }  # fmt: skip
 _MAXIMUM = {"top_p": 1, "min_p": 1, "mirostat": 2}
+_PASS_ON = "options={...} passes on what has no keyword"
 _THINK_LEVELS = ("low", "medium", "high", "max")
 
 
@@ -145,7 +146,7 @@ class StreamConfig:
         for name in ("stream_timeout", "chunk_timeout", "first_chunk_timeout", "connect_timeout"):
             check_positive(name, getattr(self, name))
         check_positive("max_chunks", self.max_chunks, integer=True)
-        check_positive("max_line_bytes", self.max_line_bytes, integer=True)
+        check_positive("max_line_bytes", self.max_line_bytes, integer=True, optional=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +173,12 @@ class RetryPolicy:
     budget_reserve: int = 10
 
     def __post_init__(self) -> None:
-        check_positive("attempts", self.attempts, integer=True)
+        check_positive("attempts", self.attempts, integer=True, optional=False)
         for name in ("wait_initial", "wait_max", "retry_after_max"):
-            check_positive(name, getattr(self, name), zero=True)
+            check_positive(name, getattr(self, name), zero=True, optional=False)
         check_positive("deadline", self.deadline)
         check_positive("budget", self.budget, zero=True)
-        check_positive("budget_reserve", self.budget_reserve, integer=True, zero=True)
+        check_positive("budget_reserve", self.budget_reserve, integer=True, zero=True, optional=False)
 
     @classmethod
     def off(cls) -> RetryPolicy:
@@ -185,22 +186,24 @@ class RetryPolicy:
         return cls(attempts=1)
 
 
-def check_positive(name: str, value: object, *, integer: bool = False, zero: bool = False) -> None:
-    """Refuse a limit that is not a positive, finite number (None passes).
+def check_positive(
+    name: str, value: object, *, integer: bool = False, zero: bool = False, optional: bool = True
+) -> None:
+    """Refuse a limit that is not a positive, finite number; None passes where it is `optional`.
 
     Raises:
         TypeError: It is no number, or no integer where one is needed.
         ValueError: It is negative, zero (unless `zero`), infinite or NaN.
     """
-    if value is None:
+    if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
         raise TypeError(f"{name}: expected {'an integer' if integer else 'a number'}, not {value!r}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    if not _is_finite(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{name}: must be {'zero or more' if zero else 'above zero'}, not {value!r}")
 
 
-def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+def reject_unknown(given: Iterable[str], known: Iterable[str], where: str, otherwise: str = _PASS_ON) -> None:
     """Refuse keywords that nobody knows.
 
     Raises:
@@ -210,7 +213,7 @@ def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "options={...} passes on what has no keyword."
+            hint = f"did you mean {near[0]!r}?" if near else otherwise
             raise TypeError(f"{where} got an unexpected keyword argument {name!r}; {hint}")
 
 
@@ -245,10 +248,13 @@ def _layer_options(layer: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(extra, Mapping):
         raise TypeError(f"options: expected a mapping, not {type(extra).__name__}")
     for name, value in extra.items():
-        if name in found:
+        sent = "num_predict" if name == "max_tokens" else name
+        if sent in found:
             raise TypeError(f"{name}: given as a keyword and in options; give it once")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}: must be finite, not {value!r}")  # JSON has no such number
         if value is not None:
-            found[name] = value
+            found[sent] = value
     return found
 
 
@@ -264,7 +270,7 @@ def _checked(name: str, value: Any) -> Any:
     integer = name in _INTEGERS
     if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
         raise TypeError(f"{name}: expected {'an integer' if integer else 'a number'}, not {value!r}")
-    if not math.isfinite(value):
+    if not _is_finite(value):
         raise ValueError(f"{name}: must be finite, not {value!r}")
     low, high = _MINIMUM.get(name), _MAXIMUM.get(name)
     if low is not None and value < low:
@@ -272,6 +278,10 @@ def _checked(name: str, value: Any) -> Any:
     if high is not None and value > high:
         raise ValueError(f"{name}: must be {high} or less, not {value!r}")
     return value
+
+
+def _is_finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # an integer can be too large for a float
 
 
 def _checked_limit(name: str, value: Any) -> int:
@@ -283,6 +293,8 @@ def _checked_limit(name: str, value: Any) -> int:
 
 
 def _checked_stop(value: Any) -> list[str]:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"stop: expected a text or several, not {value!r}")
     stops = [value] if isinstance(value, str) else list(value)
     for stop in stops:
         if not isinstance(stop, str) or not stop:

@@ -188,13 +188,18 @@ class Watch:
             self._arm(now)
         try:
             result = await wait()
-        except asyncio.CancelledError:
-            if self._fired is None or self._cancelled_from_outside():
+        except asyncio.CancelledError as error:
+            if self._fired is None or self._cancelled_from_outside(error):
                 raise
             raise self._error() from None
+        except Exception as error:
+            if self._fired is None:
+                raise
+            self._cancelled_from_outside(None)
+            raise self._error() from error  # what became of our cancellation on its way up
         else:
             if self._fired is not None:  # too late, the wait was over: the next one raises
-                self._cancelled_from_outside()
+                self._cancelled_from_outside(None)
             return result
         finally:
             if idle:
@@ -241,14 +246,19 @@ class Watch:
 
     def _fire(self, why: Deadline | Literal["cancelled"]) -> None:
         self._fired = why
-        if self._task is not None:
-            self._task.cancel()
+        task = self._task
+        # Before Python 3.11 a task does not count its cancellations: ours then carries a mark, and stays away where
+        # somebody else's is under way.
+        if task is not None and (sys.version_info >= (3, 11) or not _is_being_cancelled(task)):
+            task.cancel(msg=_MARK)
 
-    def _cancelled_from_outside(self) -> bool:
+    def _cancelled_from_outside(self, error: asyncio.CancelledError | None) -> bool:
         """Take back our own cancellation; tell whether somebody else's is there too."""
-        if sys.version_info >= (3, 11) and self._task is not None:
+        if self._task is None:
+            return False
+        if sys.version_info >= (3, 11):
             return self._task.uncancel() > self._cancelling
-        return False
+        return error is not None and error.args[:1] != (_MARK,)
 
     def _error(self) -> Exception:
         if self._fired == "cancelled" or self._fired is None:
@@ -256,6 +266,14 @@ class Watch:
         if self._fired == self.expires_name and self._fired in ("stream_timeout", "timeout"):
             return timeout_error(self._fired, self.expires_seconds)
         return timeout_error(self._fired, self._limit or 0.0)
+
+
+_MARK = "a deadline of namel3ss_ollama passed"
+
+
+def _is_being_cancelled(task: asyncio.Task[Any]) -> bool:
+    waiter = getattr(task, "_fut_waiter", None)
+    return bool(getattr(task, "_must_cancel", False) or (waiter is not None and waiter.cancelled()))
 
 
 class WatchCancelled(Exception):

@@ -12,16 +12,20 @@ with an underscore in the name of a recursive definition).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import unquote
 
 from pydantic import BaseModel, TypeAdapter
 
 __all__ = ["ToolLike", "describe_in_prompt", "forced_format", "names_of", "portable_schema", "tool_definition"]
 
 Schema = dict[str, Any]
+_OF_NO_ARGUMENTS = frozenset({"type", "properties", "required", "title", "description", "$schema"})
+"""A schema with no other keys than these, and no properties, describes a tool without arguments."""
 ToolLike = Mapping[str, Any] | type[BaseModel] | Callable[..., Any]
 
 
@@ -89,9 +93,10 @@ def _from_model(model: type[BaseModel]) -> Schema:
 def _from_function(function: Callable[..., Any]) -> Schema:
     from docstring_parser import parse  # only who hands in functions pays for its import
 
-    name = getattr(function, "__name__", "") or type(function).__name__
+    plain = function.func if isinstance(function, functools.partial) else function
+    name = getattr(plain, "__name__", "") or type(plain).__name__
     try:
-        schema = TypeAdapter[Any](function).json_schema()  # type: ignore[arg-type] # of a function: its arguments
+        schema = TypeAdapter[Any](plain).json_schema()  # type: ignore[arg-type] # of a function: its arguments
     except Exception as error:
         raise TypeError(
             f"tools: no JSON schema for the signature of {name}(): {type(error).__name__}; annotate its parameters "
@@ -100,8 +105,10 @@ def _from_function(function: Callable[..., Any]) -> Schema:
     if schema.get("type") != "object":
         raise TypeError(f"tools: {name}() has parameters that cannot be named in a call (positional-only or *args)")
     schema.pop("additionalProperties", None)
-    documentation = parse(inspect.getdoc(function) or "")
     properties = cast("dict[str, Schema]", schema.setdefault("properties", {}))
+    if isinstance(function, functools.partial):
+        _drop_filled_in(function, schema)
+    documentation = parse(inspect.getdoc(plain) or "")
     for parameter in documentation.params:
         if parameter.description and parameter.arg_name in properties:
             properties[parameter.arg_name].setdefault("description", " ".join(parameter.description.split()))
@@ -109,6 +116,16 @@ def _from_function(function: Callable[..., Any]) -> Schema:
         prop.pop("title", None)
     description = "\n\n".join(filter(None, [documentation.short_description, documentation.long_description]))
     return _definition(name, description, schema)
+
+
+def _drop_filled_in(function: functools.partial[Any], schema: Schema) -> None:
+    """Take the arguments out of a schema that a `functools.partial` gives already."""
+    filled = {*list(schema["properties"])[: len(function.args)], *function.keywords}
+    for name in filled:
+        schema["properties"].pop(name, None)
+    required = [name for name in schema.pop("required", []) if name not in filled]
+    if required:
+        schema["required"] = required
 
 
 def choose(definitions: Sequence[Schema], tool_choice: str | None) -> tuple[list[Schema], list[Schema]]:
@@ -143,10 +160,10 @@ def forced_format(definitions: Sequence[Schema]) -> Schema:
     for definition in definitions:
         function = definition["function"]
         parameters = cast("Schema", function.get("parameters") or {})
-        if parameters.get("properties") or "$ref" in parameters or "anyOf" in parameters or "allOf" in parameters:
-            arguments = _hoist(parameters, hoisted)
+        if parameters.keys() <= _OF_NO_ARGUMENTS and not parameters.get("properties"):
+            arguments: Schema = {"const": {}}  # a grammar of an object without properties lets a small model pad it
         else:
-            arguments = {"const": {}}  # a grammar of an object without properties lets a small model pad for ever
+            arguments = _hoist(parameters, hoisted)
         calls.append(
             {
                 "type": "object",
@@ -187,39 +204,49 @@ def portable_schema(schema: Mapping[str, Any]) -> Schema:
 
 
 def _hoist(schema: Mapping[str, Any], hoisted: dict[str, Schema]) -> Schema:
-    """The schema with its definitions moved into `hoisted` under short names, and its references following."""
-    definitions: dict[str, Schema] = {}
-    for section in ("$defs", "definitions"):
-        for name, definition in schema.get(section, {}).items():
-            definitions[f"#/{section}/{name}"] = definition
-    renamed = {ref: f"D{len(hoisted) + i}" for i, ref in enumerate(definitions)}
-    if _refers_to_root(schema):
-        renamed["#"] = f"D{len(hoisted) + len(renamed)}"
+    """The schema, with all that its references point to moved into `hoisted` under short names.
 
-    def rewrite(node: Any, *, names: bool = False) -> Any:
+    Raises:
+        ValueError: A reference points to nothing in the schema.
+    """
+    names: dict[str, str] = {}
+
+    def definition(ref: str) -> str:
+        if ref not in names:
+            names[ref] = name = f"D{len(hoisted)}"
+            hoisted[name] = {}  # taken before what is in it is looked at: it may refer to itself
+            hoisted[name] = rewrite(_resolve(schema, ref))
+        return f"#/$defs/{names[ref]}"
+
+    def rewrite(node: Any, *, names_of_properties: bool = False) -> Any:
         if isinstance(node, list):
             return [rewrite(item) for item in node]
         if not isinstance(node, Mapping):
             return node
         result: Schema = {}
-        for key, value in cast("Mapping[str, Any]", node).items():
-            if key == "$ref" and not names and value in renamed:
-                result[key] = f"#/$defs/{renamed[value]}"
-            elif key in ("const", "enum", "default", "examples") and not names:
+        for key, value in node.items():
+            if names_of_properties:
+                result[key] = rewrite(value)
+            elif key == "$ref":
+                result[key] = definition(value)
+            elif key in ("const", "enum", "default", "examples"):
                 result[key] = value
-            else:
-                result[key] = rewrite(value, names=key in ("properties", "patternProperties") and not names)
+            elif key not in ("$defs", "definitions"):
+                result[key] = rewrite(value, names_of_properties=key in ("properties", "patternProperties"))
         return result
 
-    root = {k: v for k, v in schema.items() if k not in ("$defs", "definitions")}
-    for ref, name in renamed.items():
-        hoisted[name] = {}  # taken, so that the names of the next tool's definitions differ
-        hoisted[name] = rewrite(root if ref == "#" else definitions[ref])
-    return cast("Schema", rewrite(root))
+    return cast("Schema", rewrite(schema))
 
 
-def _refers_to_root(node: Any) -> bool:
-    if isinstance(node, Mapping):
-        mapping = cast("Mapping[str, Any]", node)
-        return mapping.get("$ref") == "#" or any(_refers_to_root(value) for value in mapping.values())
-    return isinstance(node, list) and any(_refers_to_root(item) for item in node)
+def _resolve(schema: Mapping[str, Any], ref: str) -> Any:
+    """What a JSON pointer (RFC 6901) in a `$ref` points to."""
+    node: Any = schema
+    try:
+        if not ref.startswith("#"):
+            raise KeyError(ref)
+        for step in unquote(ref[1:]).split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            node = node[int(key)] if isinstance(node, list) else node[key]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"a JSON schema refers to {ref!r}, which is not in it") from error
+    return node

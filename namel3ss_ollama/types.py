@@ -93,7 +93,8 @@ def _checked_base64(text: str) -> str:
             raise ValueError("images: a data URL must hold base64 (data:image/png;base64,...)")
     text = "".join(text.split())
     try:
-        base64.b64decode(text, validate=True)
+        if text and not base64.b64decode(text, validate=True):
+            raise ValueError("nothing but padding")
     except (binascii.Error, ValueError) as error:
         raise ValueError(
             "images: the string is not base64; pass a file as pathlib.Path(...), its content as bytes"
@@ -106,7 +107,7 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ToolCall:
     """A call that the model asks for.
 
@@ -126,8 +127,12 @@ class ToolCall:
         if not self.name:
             raise ValueError("tool_calls: a tool call needs a name")
 
+    def __repr__(self) -> str:
+        # What a model wrote is private, and a repr ends up in logs.
+        return f"ToolCall({self.name!r}, {len(self.arguments)} arguments, id={self.id!r})"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Message:
     """One turn of a conversation.
 
@@ -157,6 +162,9 @@ class Message:
             raise ValueError(f"role: {self.role!r} is unknown; use one of {', '.join(ROLES)}")
         if not isinstance(self.content, str):
             raise TypeError(f"content: expected text, not {type(self.content).__name__}")
+
+    def __repr__(self) -> str:
+        return f"Message({self.role!r}, {len(self.content)} characters)"
 
 
 class StreamChunk:
@@ -272,7 +280,7 @@ class LLMResponse:
         return self.content
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EmbedResponse:
     """Vectors of texts.
 
@@ -285,3 +293,6 @@ class EmbedResponse:
     embeddings: list[list[float]]
     model: str
     usage: Usage
+
+    def __repr__(self) -> str:
+        return f"EmbedResponse(model={self.model!r}, {len(self.embeddings)} vectors, usage={self.usage})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import stat
@@ -15,6 +14,7 @@ import typer
 from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, StreamChunk
 from namel3ss_ollama.cli.answering import stream_answer
 from namel3ss_ollama.cli.console import AnswerPrinter, CommandError, checked_arguments, note, print_json, stats_line
+from namel3ss_ollama.cli.interrupts import run
 from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, pick_model, read_options, utf8
 from namel3ss_ollama.cli.session import Session
 
@@ -72,7 +72,7 @@ def chat(
     text = _question(prompt)
     if text is None and as_json:
         raise typer.BadParameter("a conversation cannot be printed as JSON; give a PROMPT", param_hint="--json")
-    name = asyncio.run(pick_model(model, base_url))
+    name = run(pick_model(model, base_url))
     with checked_arguments():
         provider = OllamaProvider(name, base_url, **settings)
     opening = [Message("system", utf8(system, "--system"))] if system else []
@@ -80,7 +80,7 @@ def chat(
         Session(provider, opening, image or (), stats=stats).run()
         return
     messages = [*opening, Message("user", text, images=image or ())]
-    if asyncio.run(_answer(provider, messages, stats=stats, as_json=as_json)):
+    if run(_answer(provider, messages, stats=stats, as_json=as_json)):
         raise KeyboardInterrupt
 
 

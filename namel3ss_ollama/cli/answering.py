@@ -1,0 +1,29 @@
+"""An answer as it comes, which Ctrl-C ends without ending the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from namel3ss_ollama import LLMResponse, Message, OllamaProvider, StreamChunk
+from namel3ss_ollama.cli.console import checked_arguments
+from namel3ss_ollama.cli.interrupts import on_interrupt
+
+__all__ = ["stream_answer"]
+
+
+async def stream_answer(
+    provider: OllamaProvider, messages: list[Message], show: Callable[[StreamChunk], None]
+) -> tuple[LLMResponse, bool]:
+    """An answer, or as much of it as came before Ctrl-C, and whether that ended it.
+
+    Raises:
+        CommandError: A message cannot be sent as it is.
+        LLMError: What kept the answer from coming.
+    """
+    with checked_arguments():
+        stream = provider.stream_chat(messages)
+    async with provider, stream:
+        with on_interrupt(stream.cancel):
+            async for chunk in stream:
+                show(chunk)
+        return stream.partial, stream.end == "cancelled"

@@ -1,0 +1,195 @@
+"""What the doctor looks at, one thing after the other, as far as each lets look further."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from namel3ss_ollama import LLMError, OllamaProvider
+from namel3ss_ollama.cli.models import processor
+from namel3ss_ollama.cli.options import chat_models
+from namel3ss_ollama.guards import Window, window_of
+
+__all__ = ["Examination", "Finding"]
+
+Status = Literal["ok", "note", "warning", "problem"]
+_QUESTION = [{"role": "user", "content": "Count from 1 to 5."}]
+_FEW_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        status: "ok"; "note" for what could not be found out; "warning" for what works, but not as one might think;
+            "problem" for what does not work.
+        what: What was found.
+        remedy: What mends it; empty when nothing has to be.
+    """
+
+    status: Status
+    what: str
+    remedy: str = ""
+
+
+class Examination:
+    """Looks at a server and a model, and tells what it finds as it finds it.
+
+    Args:
+        promptly: A provider for the questions that any server answers at once.
+        make: Makes the provider for a model.
+        options: The runtime options that are to be looked at, num_ctx among them.
+        tell: Gets each finding.
+
+    Attributes:
+        facts: What was found, for programs.
+        findings: What was told.
+    """
+
+    def __init__(
+        self,
+        promptly: OllamaProvider,
+        make: Callable[[str], OllamaProvider],
+        options: Mapping[str, Any],
+        tell: Callable[[Finding], None],
+    ) -> None:
+        self._promptly = promptly
+        self._make = make
+        self._num_ctx = options.get("num_ctx")
+        self._tell = tell
+        self.findings: list[Finding] = []
+        self.facts: dict[str, Any] = {"base_url": promptly.base_url}
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no problems; warnings are none."""
+        return all(finding.status != "problem" for finding in self.findings)
+
+    def _found(self, status: Status, what: str, remedy: str = "") -> None:
+        finding = Finding(status, what, remedy)
+        self.findings.append(finding)
+        self._tell(finding)
+
+    async def run(self, model: str | None) -> None:
+        """Look at all of it."""
+        async with self._promptly:
+            try:
+                self.facts["version"] = version = await self._promptly.version()
+                self._found("ok", f"Ollama {version} answers at {self._promptly.base_url}")
+                names = [str(one["name"]) for one in await self._promptly.list_models()]
+            except LLMError as error:
+                self._found("problem", f"no Ollama server answers at {self._promptly.base_url}", str(error))
+                return
+            self.facts["models"] = names
+            if not names:
+                self._found("problem", "it has no models", f"namel3ss-ollama models pull {model or 'llama3.2'}")
+                return
+            self._found("ok", f"it has {len(names)} model{'s' if len(names) > 1 else ''}: {', '.join(names)}")
+            if model is None:
+                able = await chat_models(self._promptly)
+                if len(able) != 1:
+                    self._found("note", "no model was looked at", "name one with --model or OLLAMA_MODEL")
+                    return
+                model = able[0]
+            await self._examine(model)
+
+    async def _examine(self, model: str) -> None:
+        self.facts["model"] = model
+        async with self._make(model) as provider:
+            result = await self._promptly.preflight(model, capabilities=())
+            for problem in result.problems:
+                self._found("problem", problem.what, problem.remedy)
+            if not result.ok:
+                return
+            can = sorted(result.capabilities)
+            self.facts["capabilities"] = can
+            self._found("ok", f"{model} can do: {', '.join(can) or 'the server does not tell'}")
+            try:
+                if can and "completion" not in can:
+                    await self._embed(provider)
+                    return
+                loaded = await self._load(provider)
+                shown = await self._promptly.show_model(model)
+                self._look_at_window(window_of(model, shown, {"models": loaded}))
+                await self._answer(provider)
+            except LLMError as error:
+                self._found("problem", f"{model} does not answer", str(error))
+
+    async def _load(self, provider: OllamaProvider) -> list[dict[str, Any]]:
+        """Load the model twice: the second time tells whether it stays. Returns what is loaded then."""
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            await provider.preload()
+            seconds.append(time.perf_counter() - start)
+        running = await self._promptly.running_models()
+        names = {provider.model, f"{provider.model}:latest"}
+        here = next((one for one in running if {one.get("name"), one.get("model")} & names), None)
+        where = f", on {processor(here)}" if here else ""
+        self.facts["load"] = {"seconds": seconds[0], "again_seconds": seconds[1], "stays_loaded": here is not None}
+        self._found("ok", f"it loads in {seconds[0]:.2f} s, and again in {seconds[1]:.2f} s{where}")
+        if here is None:
+            self._found(
+                "problem",
+                "it does not stay loaded, so each answer has to wait for that",
+                "set keep_alive in requests or OLLAMA_KEEP_ALIVE on the server (5m, say); if they are set, memory is "
+                "short: the server's log tells",
+            )
+        return running
+
+    def _look_at_window(self, window: Window) -> None:
+        told = self._num_ctx or window.running or window.configured
+        in_force = window.in_force(self._num_ctx) if told else None
+        self.facts["context"] = {
+            "model": window.trained,
+            "num_ctx": self._num_ctx or window.configured,
+            "loaded_with": window.running,
+            "in_force": in_force,
+        }
+        most = f"the model's own is {window.trained} tokens" if window.trained else "the model does not tell its own"
+        setting = "num_ctx in requests, PARAMETER num_ctx in its Modelfile, or OLLAMA_CONTEXT_LENGTH on the server"
+        if in_force is None:
+            self._found(
+                "note",
+                f"the server does not tell which context window is in force ({most})",
+                f"to be sure of it, set one of: {setting}",
+            )
+        elif window.trained and in_force * 2 < window.trained:
+            self._found(
+                "warning",
+                f"the context window in force is {in_force} tokens ({most}): longer prompts are cut without a word",
+                f"raise it (that takes memory) by one of: {setting}",
+            )
+        else:
+            self._found("ok", f"the context window in force is {in_force} tokens ({most})")
+
+    async def _answer(self, provider: OllamaProvider) -> None:
+        stream = provider.stream_chat(_QUESTION, max_tokens=_FEW_TOKENS, on_truncation="ignore")
+        async for _ in stream:
+            pass
+        response = stream.partial
+        tokens, rate = response.usage["completion_tokens"], response.metadata.get("tokens_per_second")
+        first = response.metadata.get("time_to_first_token", 0.0)
+        self.facts["answer"] = {"tokens": tokens, "tokens_per_second": rate, "time_to_first_token": first}
+        if response.content or response.thinking:
+            speed = f" at {rate:.1f} tokens/s" if rate else ""
+            self._found("ok", f"it answers: {tokens} tokens{speed}, the first after {first:.2f} s")
+        else:
+            self._found(
+                "problem",
+                "its answer is empty",
+                f"look whether its template is right (ollama show {provider.model} --template), or pull it anew",
+            )
+
+    async def _embed(self, provider: OllamaProvider) -> None:
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            embedded = await provider.embed("Count from 1 to 5.")
+            seconds.append(time.perf_counter() - start)
+        size = len(embedded.embeddings[0])
+        self.facts["embedding"] = {"dimensions": size, "seconds": seconds[0], "again_seconds": seconds[1]}
+        self._found("ok", f"it embeds: {size} dimensions, in {seconds[0]:.2f} s, and again in {seconds[1]:.2f} s")

@@ -1,0 +1,165 @@
+"""`namel3ss-ollama models`: list, pull, show, rm, ps."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+import typer
+
+from namel3ss_ollama.cli.console import human_size, note, print_json, print_table, styled
+from namel3ss_ollama.cli.interrupts import run
+from namel3ss_ollama.cli.options import AsJson, BaseUrl, server
+from namel3ss_ollama.cli.progress import PullProgress
+from namel3ss_ollama.guards import window_of
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode=None)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name, such as llama3.2 or qwen3:8b.")]
+
+
+@app.callback(invoke_without_command=True)
+def _models(ctx: typer.Context) -> None:
+    """Look after the models of a server."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+@app.command("list")
+def list_(base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+    """List the models that the server has."""
+    models = run(server(base_url).list_models())
+    if as_json:
+        print_json(models)
+    elif models:
+        print_table(["NAME", "SIZE", "PARAMETERS", "QUANTIZATION", "MODIFIED"], map(_listed, models))
+    else:
+        note("the server has no models; get one: namel3ss-ollama models pull llama3.2")
+
+
+def _listed(model: dict[str, Any]) -> list[str]:
+    details = model.get("details") or {}
+    return [
+        str(model.get("name", "?")),
+        human_size(model.get("size")),
+        str(details.get("parameter_size") or "?"),
+        str(details.get("quantization_level") or "?"),
+        str(model.get("modified_at", "?"))[:10],
+    ]
+
+
+@app.command()
+def pull(
+    name: Name,
+    base_url: BaseUrl = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print progress as JSON, an object a line, as the server sends it.")
+    ] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow a registry without TLS.")] = False,
+) -> None:
+    """Download a model, or what has changed of it.
+
+    A connection that breaks is made again. Ctrl-C stops the download; the server keeps what it has, and goes on from
+    there when asked again.
+    """
+    run(_pull(name, base_url, as_json=as_json, insecure=insecure))
+
+
+async def _pull(name: str, base_url: str | None, *, as_json: bool, insecure: bool) -> None:
+    async with server(base_url, name) as provider:
+        updates = provider.pull_model(insecure=insecure)
+        if as_json:
+            async for update in updates:
+                print_json(update, indent=None)
+            return
+        with PullProgress() as progress:
+            async for update in updates:
+                progress.show(update)
+
+
+@app.command()
+def show(name: Name, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+    """Show what there is to know of a model: what it can do, its context window, its parameters."""
+    shown = run(server(base_url, name).show_model())
+    if as_json:
+        print_json(shown)
+        return
+    details = shown.get("details") or {}
+    window = window_of(name, shown, {})
+    facts = {
+        "family": details.get("family"),
+        "parameters": details.get("parameter_size"),
+        "quantization": details.get("quantization_level"),
+        "capabilities": ", ".join(shown.get("capabilities") or ()),
+        "context window": window.trained and f"{window.trained} tokens",
+    }
+    print(styled(name, "bold", sys.stdout))
+    for what, value in facts.items():
+        print(f"  {what:15} {value or '?'}")
+    for title, text in (("Parameters", shown.get("parameters")), ("System prompt", shown.get("system"))):
+        if text:
+            print(f"\n{styled(title, 'bold', sys.stdout)}")
+            print("\n".join(f"  {line}" for line in str(text).strip().splitlines()))
+
+
+@app.command()
+def rm(
+    name: Name,
+    base_url: BaseUrl = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a model from the server."""
+    provider = server(base_url, name)
+    if not yes:
+        typer.confirm(f"Delete {name} from {provider.base_url}?", abort=True, err=True)
+    run(provider.delete_model(name))
+    note(f"deleted {name}")
+
+
+@app.command()
+def ps(base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+    """List the models that are loaded: on what they run, with which context window, and for how long yet."""
+    models = run(server(base_url).running_models())
+    if as_json:
+        print_json(models)
+    elif models:
+        now = datetime.now(timezone.utc)
+        rows = [
+            [
+                str(model.get("name", "?")),
+                human_size(model.get("size")),
+                processor(model),
+                str(model.get("context_length") or "?"),
+                time_left(model.get("expires_at"), now),
+            ]
+            for model in models
+        ]
+        print_table(["NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], rows)
+    else:
+        note("no model is loaded")
+
+
+def processor(model: dict[str, Any]) -> str:
+    """Where a loaded model is: CPU, GPU, or how much of it on the GPU."""
+    size, on_gpu = model.get("size"), model.get("size_vram")
+    if not isinstance(size, int) or not isinstance(on_gpu, int) or size <= 0:
+        return "?"
+    share = round(100 * on_gpu / size)
+    return {0: "CPU", 100: "GPU"}.get(share, f"{share}% GPU")
+
+
+def time_left(expires_at: object, now: datetime) -> str:
+    """How long until a point in time that the server wrote (RFC 3339, nanoseconds and all)."""
+    found = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)", str(expires_at))
+    if found is None:
+        return "?"
+    seconds = (datetime.fromisoformat(found[1] + found[2].replace("Z", "+00:00")) - now).total_seconds()
+    if seconds <= 0:
+        return "now"
+    for unit, length in (("s", 1), ("min", 60), ("h", 3600), ("days", 86400)):
+        if seconds < length * {"s": 90, "min": 90, "h": 36}.get(unit, 36500):
+            return f"{seconds / length:.0f} {unit}"
+    return "for ever"

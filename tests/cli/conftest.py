@@ -1,0 +1,135 @@
+"""A server, the command line in this process, and the command line in one of its own, with and without a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from namel3ss_ollama.cli.app import app
+from namel3ss_ollama.testing import Model, OllamaServer, Record
+
+# In a process of its own: with Ctrl-C as it is in a terminal's foreground (a test run may ignore it), and, where
+# standard input is a terminal, with that as the controlling one, so that the byte 3 becomes SIGINT.
+START = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+if os.isatty(0):
+    os.close(os.open(os.ttyname(0), os.O_RDWR))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+PATIENCE = 60
+
+
+@pytest.fixture
+def server() -> Iterator[OllamaServer]:
+    """Two models; one of them chats."""
+    models = [Model("tiny", ("completion", "tools")), Model("vectors", ("embedding",), family="bert")]
+    with OllamaServer(models) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, server: OllamaServer) -> None:
+    for name in ("OLLAMA_HOST", "OLLAMA_MODEL", "OLLAMA_API_KEY", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run the command line in this process; a traceback fails the test."""
+
+    def run(*args: str, input: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(app, args, input=input, catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture
+def chats(server: OllamaServer) -> Callable[[], list[Record]]:
+    """The requests for answers so far."""
+    return lambda: [record for record in server.requests if record.path == "/api/chat"]
+
+
+@dataclass
+class Terminal:
+    """A process on a terminal of its own."""
+
+    process: subprocess.Popen[bytes]
+    master: int
+    seen: str = ""
+    """What came and was not expected yet."""
+    all: str = field(default="")
+
+    def expect(self, text: str) -> str:
+        """Wait for a text; returns what came before it."""
+        while text not in self.seen:
+            ready, _, _ = select.select([self.master], [], [], PATIENCE)
+            assert ready, f"{text!r} does not come; what came is {self.all!r}"
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:  # how Linux says that the other end was closed
+                data = b""
+            assert data, f"{text!r} did not come; what came is {self.all!r}"
+            self.seen += data.decode()
+            self.all += data.decode()
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def send(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    """Run Python with these arguments on a terminal."""
+    opened: list[Terminal] = []
+
+    def start(*args: str) -> Terminal:
+        master, slave = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, *args], stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        opened.append(Terminal(process, master))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+        os.close(one.master)
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Run Python with these arguments, with pipes at all ends."""
+    opened: list[subprocess.Popen[str]] = []
+
+    def start(*args: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-c", START, *args]
+        opened.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        if one.poll() is None:
+            one.kill()
+        one.communicate()

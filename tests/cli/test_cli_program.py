@@ -1,0 +1,169 @@
+"""The command as a program: how it starts and ends, without its needs, with wrong usage, and when it has a bug."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from namel3ss_ollama import __version__
+from namel3ss_ollama.cli import app as app_module
+from namel3ss_ollama.cli import main
+from namel3ss_ollama.cli.interrupts import on_interrupt
+from namel3ss_ollama.cli.interrupts import run as run_interruptibly
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_importing_the_package_imports_neither_typer_nor_rich() -> None:
+    # httpx imports rich by itself, for a command of its own, where it finds it.
+    done = python(
+        "import sys, httpx; before = set(sys.modules); import namel3ss_ollama\n"
+        "print(sorted(m for m in set(sys.modules) - before "
+        "if m.partition('.')[0] in ('typer', 'rich') or (m + '.').startswith('namel3ss_ollama.cli.')))"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_its_needs(missing) -> None:
+    done = python(
+        f"import sys; sys.modules[{missing!r}] = None; from namel3ss_ollama.cli import main; main(['--help'])"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"namel3ss-ollama: {missing} is not installed; pip install 'namel3ss-ollama[cli]'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_its_needs_in_this_process(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 1
+    assert "typer is not installed" in capsys.readouterr().err
+
+
+def test_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "namel3ss_ollama.cli", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+
+
+def test_a_letter_that_the_terminal_lacks_is_no_error(server) -> None:
+    server.reply("Bläu")
+    done = subprocess.run(
+        [sys.executable, "-c", "from namel3ss_ollama.cli import main; main(['chat', 'x'])"],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == (b"Bl?u\n", b"")
+
+
+def test_output_that_cannot_be_reconfigured(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with pytest.raises(SystemExit):
+        main(["--version"])
+
+
+def test_without_arguments_it_explains_itself(run) -> None:
+    result = run()
+    assert result.exit_code == 0
+    assert result.stdout == run("-h").stdout
+    assert "doctor" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--nonsense"], "No such option: --nonsense"),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["chat", "--nonsense"], "No such option: --nonsense"),
+        (["models", "show"], "Missing argument"),
+        (["models", "nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, args, told) -> None:
+    result = run(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {told}")
+    assert result.stderr.endswith(" --help)\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_reader_that_went_away(run, monkeypatch) -> None:
+    def print_table(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("namel3ss_ollama.cli.models.print_table", print_table)
+    result = run("models", "list")
+    assert (result.exit_code, result.output) == (141, "")
+
+
+def test_the_interpreter_flushes_into_nothing_then(monkeypatch, tmp_path) -> None:
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        app_module._discard_output()
+        print("lost")
+    assert (tmp_path / "out").read_text() == ""
+
+
+def test_a_bug_shows_its_traceback(run, monkeypatch) -> None:
+    def print_table(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("namel3ss_ollama.cli.models.print_table", print_table)
+    with pytest.raises(ValueError, match="a bug"):
+        run("models", "list")
+
+
+def test_outside_the_main_thread_ctrl_c_is_not_looked_for(run) -> None:
+    entered = []
+
+    async def enter() -> None:
+        with on_interrupt(lambda: None):
+            entered.append(True)
+
+    thread = threading.Thread(target=lambda: asyncio.run(enter()))
+    thread.start()
+    thread.join()
+    assert entered
+
+
+def test_a_ctrl_c_that_does_not_interrupt_the_wait_ends_it_all_the_same() -> None:
+    """A signal that another thread gets leaves the main thread waiting, as one that comes just before the wait does."""
+    about_to_wait = threading.Event()
+
+    def press() -> None:
+        about_to_wait.wait()  # and then for the interpreter's lock, which the main thread lets go of as it waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    async def wait() -> None:
+        selector = asyncio.get_running_loop()._selector
+        select = selector.select
+        selector.select = lambda timeout: about_to_wait.set() or select(timeout)
+        await asyncio.wait_for(asyncio.Event().wait(), 30)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_interruptibly(wait())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - started < 20
+    thread.join()

@@ -1,0 +1,354 @@
+"""How many at once: first come, first served, and no slot is ever lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from namel3ss_ollama.errors import QueueFullError
+from namel3ss_ollama.limiter import Limiter
+
+Virtual = Callable[[Any], Any]
+
+
+async def settle(turns: int = 5) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def state(limiter: Limiter) -> tuple[int, int]:
+    return limiter.running, limiter.queued
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("max_concurrent", 0, ValueError),
+        ("max_concurrent", -1, ValueError),
+        ("max_concurrent", 1.5, TypeError),
+        ("max_queue", -1, ValueError),
+        ("max_queue", True, TypeError),
+        ("queue_timeout", 0, ValueError),
+        ("queue_timeout", "1", TypeError),
+    ],
+)
+def test_limits_that_cannot_be_right(name: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{name}: "):
+        Limiter(**{name: value})
+
+
+async def test_slots_are_handed_out_in_the_order_of_asking() -> None:
+    limiter = Limiter(2)
+    order: list[int] = []
+    most = 0
+
+    async def work(number: int) -> None:
+        nonlocal most
+        async with limiter.slot():
+            order.append(number)
+            most = max(most, limiter.running)
+            await settle(number % 3)
+
+    await asyncio.gather(*(work(n) for n in range(20)))
+    assert order == list(range(20))
+    assert most == 2
+    assert state(limiter) == (0, 0)
+
+
+async def test_a_newcomer_does_not_overtake_one_who_was_handed_a_slot() -> None:
+    limiter = Limiter(1)
+    await limiter.acquire()
+    first = asyncio.create_task(limiter.acquire())
+    await settle()
+    limiter.release()  # now it is the first one's, who has not run yet
+    second = asyncio.create_task(limiter.acquire())
+    await settle()
+    assert (first.done(), second.done()) == (True, False)
+    assert state(limiter) == (1, 1)
+    limiter.release()
+    await second
+    limiter.release()
+    assert state(limiter) == (0, 0)
+
+
+async def test_without_a_bound_nobody_waits_but_all_are_counted() -> None:
+    limiter = Limiter(None)
+    for _ in range(1000):
+        await limiter.acquire()
+    assert state(limiter) == (1000, 0)
+    for _ in range(1000):
+        limiter.release()
+    assert state(limiter) == (0, 0)
+
+
+async def test_a_slot_is_given_back_whatever_happens_in_it() -> None:
+    limiter = Limiter(1)
+    with pytest.raises(ZeroDivisionError):
+        async with limiter.slot():
+            assert state(limiter) == (1, 0)
+            raise ZeroDivisionError
+    assert state(limiter) == (0, 0)
+
+
+async def test_one_who_gives_up_waiting_leaves_the_queue() -> None:
+    limiter = Limiter(1)
+    await limiter.acquire()
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
+    await settle()
+    tasks[1].cancel()
+    await settle()
+    assert tasks[1].cancelled()
+    assert state(limiter) == (1, 2)
+    limiter.release()
+    await tasks[0]
+    limiter.release()
+    await tasks[2]
+    limiter.release()
+    assert state(limiter) == (0, 0)
+
+
+@pytest.mark.parametrize("turns", range(5))
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_slot_survives_a_cancellation_at_any_moment_after_the_hand_over(turns: int, others: int) -> None:
+    limiter = Limiter(1)
+    await limiter.acquire()
+    waiter = asyncio.create_task(limiter.acquire())
+    queue = [asyncio.create_task(limiter.acquire()) for _ in range(others)]
+    await settle()
+    limiter.release()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if waiter.cancel():  # it was handed a slot, and never learns of it
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+    else:
+        limiter.release()
+    await asyncio.gather(*queue)
+    assert state(limiter) == (others, 0)
+    for _ in range(others):
+        limiter.release()
+    await asyncio.wait_for(limiter.acquire(), 1)
+    assert state(limiter) == (1, 0)
+
+
+async def test_the_two_cancellations_around_a_hand_over_happen() -> None:
+    """That the test above reaches both: before the waiter's future is set, and after that but before it runs."""
+    for turns, done in ((0, False), (1, True)):
+        limiter = Limiter(1)
+        await limiter.acquire()
+        waiter = asyncio.create_task(limiter.acquire())
+        await settle()
+        (handle,) = limiter._waiters
+        limiter.release()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert handle._future.done() is done
+        assert waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert state(limiter) == (0, 0)
+
+
+async def test_all_who_wait_can_be_cancelled_at_once() -> None:
+    limiter = Limiter(1)
+    await limiter.acquire()
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(10)]
+    await settle()
+    limiter.release()
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert state(limiter) == (0, 0)
+
+
+@pytest.mark.parametrize("max_queue", [0, 1, 3])
+async def test_a_full_queue_takes_no_more(max_queue: int) -> None:
+    limiter = Limiter(1, max_queue=max_queue)
+    await limiter.acquire()
+    waiting = [asyncio.create_task(limiter.acquire()) for _ in range(max_queue)]
+    await settle()
+    with pytest.raises(
+        QueueFullError, match=rf"1 requests run and {max_queue} wait \(max_queue={max_queue}\)"
+    ) as caught:
+        await limiter.acquire()
+    assert not caught.value.temporary
+    assert state(limiter) == (1, max_queue)
+    for task in waiting:
+        limiter.release()
+        await task
+    limiter.release()
+    await limiter.acquire()
+    assert state(limiter) == (1, 0)
+
+
+def test_who_waits_too_long_is_told_so(virtual: Virtual) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        limiter = Limiter(1, queue_timeout=5)
+        await limiter.acquire()
+        began = loop.time()
+        with pytest.raises(QueueFullError, match=r"queue_timeout=5 s \(max_concurrent=1\)") as caught:
+            await limiter.acquire()
+        assert loop.time() - began == pytest.approx(5)
+        assert caught.value.__cause__ is None
+        assert state(limiter) == (1, 0)
+        limiter.release()
+        await limiter.acquire()
+        assert state(limiter) == (1, 0)
+
+    virtual(scenario())
+
+
+def test_who_gets_a_slot_in_time_is_not_disturbed_later(virtual: Virtual) -> None:
+    async def scenario() -> None:
+        limiter = Limiter(1, queue_timeout=5)
+        await limiter.acquire()
+        task = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(4.9)
+        limiter.release()
+        await task
+        await asyncio.sleep(100)
+        assert state(limiter) == (1, 0)
+
+    virtual(scenario())
+
+
+def test_a_slot_that_comes_in_the_moment_of_the_timeout_is_not_lost(virtual: Virtual) -> None:
+    async def scenario() -> None:
+        loop: Any = asyncio.get_running_loop()
+        limiter = Limiter(1, queue_timeout=5)
+        await limiter.acquire()
+        late = asyncio.create_task(limiter.acquire())
+        await settle()
+        loop.spend(5)  # the timer is due, but has not run
+        limiter.release()
+        await asyncio.wait([late])
+        if late.exception() is None:
+            limiter.release()
+        else:
+            assert isinstance(late.exception(), QueueFullError)
+        assert state(limiter) == (0, 0)
+
+        # The other way round: the timer has run, the waiter has not, and a slot comes free.
+        await limiter.acquire()
+        late = asyncio.create_task(limiter.acquire())
+        await settle()
+        (handle,) = limiter._waiters
+        handle._expire()
+        limiter.release()
+        with pytest.raises(QueueFullError):
+            await late
+        assert state(limiter) == (0, 0)
+        handle._expire()  # too late: nothing happens
+
+    virtual(scenario())
+
+
+@pytest.mark.timeout(60)
+def test_loops_in_several_threads_share_one_bound() -> None:
+    limiter = Limiter(3)
+    lock = threading.Lock()
+    now = most = done = 0
+
+    async def work() -> None:
+        nonlocal now, most, done
+        async with limiter.slot():
+            with lock:
+                now += 1
+                most = max(most, now)
+            await settle(2)
+            with lock:
+                now -= 1
+                done += 1
+
+    async def many() -> None:
+        await asyncio.gather(*(work() for _ in range(50)))
+
+    threads = [threading.Thread(target=asyncio.run, args=(many(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert (done, now) == (200, 0)
+    assert 1 <= most <= 3
+    assert state(limiter) == (0, 0)
+
+
+@pytest.mark.timeout(60)
+def test_a_slot_given_back_in_one_thread_wakes_a_waiter_in_another() -> None:
+    limiter = Limiter(1)
+    asyncio.run(limiter.acquire())
+    thread = threading.Thread(target=asyncio.run, args=(limiter.acquire(),))
+    thread.start()
+    while not limiter.queued:
+        pass
+    limiter.release()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert state(limiter) == (1, 0)
+
+
+def test_a_limiter_works_in_one_loop_after_another() -> None:
+    limiter = Limiter(1)
+
+    async def use() -> None:
+        async with limiter.slot():
+            assert state(limiter) == (1, 0)
+
+    for _ in range(3):
+        asyncio.run(use())
+    assert state(limiter) == (0, 0)
+
+
+def test_a_slot_is_not_handed_to_a_loop_that_is_gone() -> None:
+    limiter = Limiter(1)
+    asyncio.run(limiter.acquire())
+    dead = asyncio.new_event_loop()
+    task = dead.create_task(limiter.acquire())
+    dead.run_until_complete(asyncio.sleep(0))
+    assert state(limiter) == (1, 1)
+    dead.close()  # without cancelling what waits on it
+    limiter.release()
+    assert state(limiter) == (0, 0)
+    asyncio.run(limiter.acquire())
+    assert state(limiter) == (1, 0)
+    task._log_destroy_pending = False
+
+
+def test_behind_a_waiter_of_a_dead_loop_the_next_one_is_served() -> None:
+    limiter = Limiter(1)
+    asyncio.run(limiter.acquire())
+    dead = asyncio.new_event_loop()
+    task = dead.create_task(limiter.acquire())
+    dead.run_until_complete(asyncio.sleep(0))
+    dead.close()
+
+    async def next_one() -> None:
+        waiter = asyncio.create_task(limiter.acquire())
+        await settle()
+        assert state(limiter) == (1, 2)
+        limiter.release()
+        await waiter
+
+    asyncio.run(next_one())
+    assert state(limiter) == (1, 0)
+    task._log_destroy_pending = False
+
+
+def test_a_loop_that_ends_while_it_is_handed_a_slot_gives_it_back() -> None:
+    limiter = Limiter(1)
+    asyncio.run(limiter.acquire())
+
+    async def leave_at_once() -> None:
+        task = asyncio.create_task(limiter.acquire())
+        await settle()
+        limiter.release()
+        assert not task.done()  # asyncio.run cancels it now
+
+    asyncio.run(leave_at_once())
+    assert state(limiter) == (0, 0)

@@ -1,0 +1,212 @@
+"""Messages as people write them into what the API takes."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from namel3ss_ollama.messages import encode_images, encode_messages
+from namel3ss_ollama.types import Image, Message, ToolCall
+
+PICTURE = base64.b64encode(b"picture").decode()
+
+
+@pytest.mark.parametrize(
+    ("message", "encoded"),
+    [
+        ({"role": "user", "content": "hi"}, {"role": "user", "content": "hi"}),
+        (Message("user", "hi"), {"role": "user", "content": "hi"}),
+        (MappingProxyType({"role": "user", "content": "hi"}), {"role": "user", "content": "hi"}),
+        ({"role": "assistant", "content": None}, {"role": "assistant", "content": ""}),
+        ({"role": "system"}, {"role": "system", "content": ""}),
+        (
+            {"role": "assistant", "content": "a", "thinking": "hm"},
+            {"role": "assistant", "content": "a", "thinking": "hm"},
+        ),
+        ({"role": "assistant", "content": "a", "thinking": ""}, {"role": "assistant", "content": "a"}),
+        (
+            {"role": "user", "content": "a", "images": [b"picture"]},
+            {"role": "user", "content": "a", "images": [PICTURE]},
+        ),
+        (Message("user", "a", images=[Image(PICTURE)]), {"role": "user", "content": "a", "images": [PICTURE]}),
+        ({"role": "user", "content": "a", "images": None}, {"role": "user", "content": "a"}),
+        (
+            {"role": "tool", "content": "5", "tool_name": "f", "tool_call_id": "c1"},
+            {"role": "tool", "content": "5", "tool_name": "f", "tool_call_id": "c1"},
+        ),
+        ({"role": "tool", "content": "5", "name": "f"}, {"role": "tool", "content": "5", "tool_name": "f"}),
+        (
+            {"role": "tool", "content": "5", "name": "f", "tool_name": "g"},
+            {"role": "tool", "content": "5", "tool_name": "g"},
+        ),
+        ({"role": "user", "content": "a", "name": "Ann"}, {"role": "user", "content": "a"}),
+    ],
+)
+def test_each_form_of_a_message(message: Any, encoded: dict[str, Any]) -> None:
+    assert encode_messages([message]) == [encoded]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ToolCall("f", {"a": 1}, "c1"),
+        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}},
+        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+        {"id": "c1", "name": "f", "arguments": {"a": 1}},
+    ],
+    ids=["ToolCall", "Ollama's", "OpenAI's", "bare"],
+)
+def test_each_form_of_a_tool_call(call: Any) -> None:
+    (message,) = encode_messages([{"role": "assistant", "tool_calls": [call]}])
+    assert message == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "c1", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}}],
+    }
+
+
+def test_tool_calls_are_numbered_and_an_id_is_not_made_up() -> None:
+    calls = [{"function": {"name": "f"}}, {"function": {"name": "g", "arguments": None}}]
+    (message,) = encode_messages([{"role": "assistant", "content": "x", "tool_calls": calls}])
+    assert message["tool_calls"] == [
+        {"function": {"index": 0, "name": "f", "arguments": {}}},
+        {"function": {"index": 1, "name": "g", "arguments": {}}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"), [("", '{"a": 1'), ("I call:", 'I call:\n{"a": 1')]
+)  # fmt: skip
+def test_arguments_that_were_no_object_stay_visible_to_the_model(content: str, shown: str) -> None:
+    call = {"function": {"name": "f", "arguments": '{"a": 1'}}
+    (message,) = encode_messages([{"role": "assistant", "content": content, "tool_calls": [call]}])
+    assert message["content"] == shown
+    assert message["tool_calls"][0]["function"]["arguments"] == {}
+
+
+def test_a_tools_answer_is_named_after_the_call_that_it_answers() -> None:
+    history = [
+        {"role": "assistant", "tool_calls": [ToolCall("f", {}, "c1"), ToolCall("g", {}, "c2"), ToolCall("h", {}, "")]},
+        {"role": "tool", "content": "2", "tool_call_id": "c2"},
+        {"role": "tool", "content": "1", "tool_call_id": "c1"},
+        {"role": "tool", "content": "0", "tool_call_id": "c1", "tool_name": "mine"},
+        {"role": "tool", "content": "?", "tool_call_id": "c9"},
+        {"role": "tool", "content": "-"},
+    ]
+    answers = [m.get("tool_name") for m in encode_messages(history) if m["role"] == "tool"]
+    assert answers == ["g", "f", "mine", None, None]
+
+
+def test_an_answer_before_its_call_is_not_named() -> None:
+    history = [
+        {"role": "tool", "content": "1", "tool_call_id": "c1"},
+        {"role": "assistant", "tool_calls": [ToolCall("f", {}, "c1")]},
+    ]
+    assert "tool_name" not in encode_messages(history)[0]
+
+
+def test_what_goes_in_is_not_changed() -> None:
+    history = [
+        {
+            "role": "assistant",
+            "content": "x",
+            "images": [PICTURE],
+            "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": '{"a"'}}],
+        },
+        {"role": "tool", "content": "1", "tool_call_id": "c1"},
+    ]
+    before = copy.deepcopy(history)
+    encoded = encode_messages(history)
+    assert history == before
+    encoded[0]["tool_calls"][0]["function"]["arguments"]["b"] = 1
+    assert history == before
+
+
+def test_messages_come_from_any_iterable() -> None:
+    assert len(encode_messages({"role": "user", "content": str(n)} for n in range(3))) == 3
+    assert len(encode_messages((Message("user", "x"),))) == 1
+
+
+@pytest.mark.parametrize("messages", ["hi", b"hi", {"role": "user"}, Message("user", "hi")])
+def test_one_message_is_no_list_of_messages(messages: Any) -> None:
+    with pytest.raises(TypeError, match=f"expected a list of messages, not one {type(messages).__name__}"):
+        encode_messages(messages)
+
+
+@pytest.mark.parametrize("messages", [[], (), iter(())])
+def test_no_messages_at_all_are_refused(messages: Any) -> None:
+    with pytest.raises(ValueError, match=r"at least one .*preload"):
+        encode_messages(messages)
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "what"),
+    [
+        ("hi", TypeError, "expected a Message or a dict, not str"),
+        (None, TypeError, "not NoneType"),
+        ({"role": "user", "contents": "x"}, TypeError, "'contents'; did you mean 'content'"),
+        ({"role": "robot", "content": "x"}, ValueError, "role 'robot' is unknown; use one of system, user"),
+        ({"content": "x"}, ValueError, "role None is unknown"),
+        ({"role": "user", "content": 5}, TypeError, "content must be text, not int"),
+        ({"role": "user", "content": [{"type": "text"}]}, TypeError, "content must be text, not list"),
+        ({"role": "assistant", "tool_calls": ["f"]}, ValueError, "a tool call needs"),
+        ({"role": "assistant", "tool_calls": [{}]}, ValueError, "a tool call needs"),
+        ({"role": "assistant", "tool_calls": [{"function": "f"}]}, ValueError, "a tool call needs"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}, ValueError, "a tool call needs"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": 5}}]}, ValueError, "a tool call needs"),
+        ({"role": "assistant", "tool_calls": {"function": {}}}, ValueError, "a tool call needs"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_told_with_its_place(message: Any, error: type[Exception], what: str) -> None:
+    with pytest.raises(error, match=rf"^messages\[1\].*{what}"):
+        encode_messages([{"role": "user", "content": "fine"}, message])
+
+
+def test_a_misspelt_key_is_not_sent_to_options() -> None:
+    # Once wrong: the hint for an unknown keyword is that of a call, "options={...} passes on what has no keyword"
+    with pytest.raises(TypeError) as caught:
+        encode_messages([{"role": "user", "content": "x", "zzzz": 1}])
+    assert "options=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [MappingProxyType({"a": 1})])
+def test_arguments_are_any_mapping(arguments: Any) -> None:
+    # Once wrong: only a dict is taken for an object; any other mapping ends in json.dumps, "not JSON serializable"
+    (message,) = encode_messages([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}])
+    assert message["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+def test_a_bad_picture_is_told_of() -> None:
+    with pytest.raises(ValueError, match=r"^images: .*base64"):
+        encode_messages([{"role": "user", "content": "x", "images": ["nope.png"]}])
+
+
+def test_pictures_of_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"picture")
+    assert (
+        encode_images([b"picture", path, PICTURE, f"data:image/png;base64,{PICTURE}", Image(b"picture")])
+        == [PICTURE] * 5
+    )
+    assert encode_images(None) == []
+    assert encode_images(()) == []
+
+
+@pytest.mark.parametrize("images", [PICTURE, b"picture", Image(PICTURE)])
+def test_one_picture_is_no_list_of_pictures(images: Any) -> None:
+    with pytest.raises(TypeError, match=r"expected a list of pictures; wrap the one in \[\.\.\.\]"):
+        encode_images(images)
+    with pytest.raises(TypeError, match="expected a list of pictures"):
+        encode_messages([Message("user", "x", images=images)])
+
+
+@pytest.mark.parametrize("images", [Path("a.png"), bytearray(b"picture")])
+def test_one_picture_of_the_other_forms_is_no_list_either(images: Any) -> None:
+    # Once wrong: only bytes, str and Image are told apart from a list ("'PosixPath' object is not iterable")
+    with pytest.raises(TypeError, match="expected a list of pictures"):
+        encode_images(images)

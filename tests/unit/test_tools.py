@@ -1,0 +1,652 @@
+"""Tools from whatever people have, and the schema that makes a forced choice hold."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from namel3ss_ollama.tools import choose, describe_in_prompt, forced_format, names_of, portable_schema, tool_definition
+
+Schema = dict[str, Any]
+INTEGER = {"type": "integer"}
+
+
+class Node(BaseModel):
+    """A place in a tree."""
+
+    name: str
+    children: list[Node] = []
+
+
+class Street(BaseModel):
+    name: str
+
+
+class Address(BaseModel):
+    """Where somebody lives."""
+
+    street: Street
+    number: int = Field(ge=1, description="The house's number.")
+
+
+class my_address(BaseModel):  # an underscore in the name is what this is about
+    street: Street
+    next: my_address | None = None
+
+
+def references(node: Any, *, names: bool = False) -> list[str]:
+    """Every `$ref` of a schema, but not what only looks like one: a property's name, a constant."""
+    if isinstance(node, list):
+        return [ref for item in node for ref in references(item)]
+    if not isinstance(node, dict):
+        return []
+    found = [node["$ref"]] if not names and isinstance(node.get("$ref"), str) else []
+    for key, value in node.items():
+        if names or key not in ("const", "enum", "default", "examples"):
+            found += references(value, names=not names and key in ("properties", "$defs", "definitions"))
+    return found
+
+
+def resolve(ref: str, root: Schema) -> Any:
+    assert ref.startswith("#"), ref
+    node: Any = root
+    for part in filter(None, ref[1:].split("/")):
+        name = part.replace("~1", "/").replace("~0", "~")
+        node = node[int(name)] if isinstance(node, list) else node[name]
+    return node
+
+
+def check_references(schema: Schema) -> None:
+    for ref in references(schema):
+        resolve(ref, schema)
+
+
+def unrolled(node: Any, root: Schema, depth: int = 6, *, names: bool = False) -> Any:
+    """The schema with references replaced by what they refer to, to some depth: how a validator sees it."""
+    if depth == 0:
+        return "..."
+    if isinstance(node, list):
+        return [unrolled(item, root, depth) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if not names and isinstance(node.get("$ref"), str):
+        rest = {k: v for k, v in node.items() if k != "$ref"}
+        return [
+            unrolled(rest, root, depth),
+            unrolled(without_definitions(resolve(node["$ref"], root)), root, depth - 1),
+        ]
+    return {
+        k: v if not names and k in ("const", "enum", "default", "examples")
+        else unrolled(v, root, depth, names=not names and k == "properties")
+        for k, v in node.items()
+    }  # fmt: skip
+
+
+def without_definitions(schema: Any) -> Any:
+    return (
+        {k: v for k, v in schema.items() if k not in ("$defs", "definitions")} if isinstance(schema, dict) else schema
+    )
+
+
+# Definitions
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}},
+        {"function": {"name": "f", "description": "d", "parameters": {"type": "object"}}},
+        {"name": "f", "description": "d", "parameters": {"type": "object"}},
+        {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}},
+    ],
+    ids=["whole", "without type", "inner part", "inner part with type"],
+)
+def test_a_definition_in_each_of_its_forms(tool: Schema) -> None:
+    before = copy.deepcopy(tool)
+    assert tool_definition(tool) == {
+        "type": "function",
+        "function": {"name": "f", "description": "d", "parameters": {"type": "object"}},
+    }
+    assert tool == before
+
+
+def test_what_else_a_definition_says_is_sent_too() -> None:
+    tool = {"type": "function", "function": {"name": "f", "strict": True}, "extra": 1}
+    assert tool_definition(tool) == tool
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [{}, {"name": ""}, {"name": 5}, {"function": None}, {"function": {}}, {"function": {"name": ""}}, {"function": []}],
+)
+def test_a_definition_without_a_name_is_refused(tool: Schema) -> None:
+    with pytest.raises(ValueError, match=r'^tools: a schema needs {"name"'):
+        tool_definition(tool)
+
+
+@pytest.mark.parametrize("tool", ["f", 5, None, int, dict, [1]])
+def test_what_is_no_tool_is_refused(tool: Any) -> None:
+    with pytest.raises(TypeError, match=r"^tools: expected a JSON schema of a function, a pydantic model class or a f"):
+        tool_definition(tool)
+
+
+def test_a_models_fields_are_the_parameters() -> None:
+    definition = tool_definition(Address)
+    function = definition["function"]
+    assert (definition["type"], function["name"], function["description"]) == (
+        "function",
+        "Address",
+        "Where somebody lives.",
+    )
+    parameters = function["parameters"]
+    assert "title" not in parameters
+    assert "description" not in parameters
+    assert parameters["required"] == ["street", "number"]
+    assert parameters["properties"]["number"]["description"] == "The house's number."
+    check_references(parameters)
+
+
+def test_a_model_without_a_docstring_has_no_description() -> None:
+    assert "description" not in tool_definition(Street)["function"]
+
+
+def google(city: str, days: int = 3, unit: Literal["C", "F"] = "C") -> str:
+    """Tell the weather.
+
+    For some days ahead,
+    not more than ten.
+
+    Args:
+        city: The city,
+            in English.
+        days: How many days.
+        other: There is no such parameter.
+
+    Returns:
+        The weather.
+    """
+    return ""
+
+
+def numpy(city: str, days: int = 3, unit: Literal["C", "F"] = "C") -> str:
+    """Tell the weather.
+
+    For some days ahead,
+    not more than ten.
+
+    Parameters
+    ----------
+    city : str
+        The city,
+        in English.
+    days : int
+        How many days.
+
+    Returns
+    -------
+    str
+        The weather.
+    """
+    return ""
+
+
+def sphinx(city: str, days: int = 3, unit: Literal["C", "F"] = "C") -> str:
+    """Tell the weather.
+
+    For some days ahead,
+    not more than ten.
+
+    :param city: The city,
+        in English.
+    :param days: How many days.
+    :returns: The weather.
+    """
+    return ""
+
+
+async def asynchronous(city: str, days: int = 3, unit: Literal["C", "F"] = "C") -> str:
+    """Tell the weather.
+
+    For some days ahead,
+    not more than ten.
+
+    Args:
+        city: The city, in English.
+        days: How many days.
+    """
+    return ""
+
+
+@pytest.mark.parametrize("function", [google, numpy, sphinx, asynchronous])
+def test_a_functions_signature_and_docstring_say_it_all(function: Callable[..., Any]) -> None:
+    assert tool_definition(function) == {
+        "type": "function",
+        "function": {
+            "name": function.__name__,
+            "description": "Tell the weather.\n\nFor some days ahead,\nnot more than ten.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "description": "The city, in English."},
+                    "days": {"type": "integer", "default": 3, "description": "How many days."},
+                    "unit": {"type": "string", "enum": ["C", "F"], "default": "C"},
+                },
+                "required": ["city"],
+            },
+        },
+    }
+
+
+def test_functions_of_every_kind() -> None:
+    def bare(a, b=1):
+        return a
+
+    def open_ended(a: int, **more: int) -> None: ...
+
+    class Tools:
+        def method(self, a: int) -> None:
+            """Do it."""
+
+        def __call__(self, a: int) -> None: ...
+
+    function = tool_definition(bare)["function"]
+    assert (function["name"], function["parameters"]["required"]) == ("bare", ["a"])
+    assert "description" not in function
+    assert tool_definition(open_ended)["function"]["parameters"]["required"] == ["a"]
+    function = tool_definition(Tools().method)["function"]
+    assert (function["name"], function["description"]) == ("method", "Do it.")
+    assert set(function["parameters"]["properties"]) == {"a"}
+
+
+def test_a_function_without_parameters() -> None:
+    def now() -> str:
+        """The time."""
+        return ""
+
+    assert tool_definition(now)["function"]["parameters"] == {"type": "object", "properties": {}}
+
+
+def test_a_models_own_description_of_a_parameter_is_kept() -> None:
+    def move(to: Address) -> None:
+        """Move.
+
+        Args:
+            to: Where to.
+        """
+
+    parameters = tool_definition(move)["function"]["parameters"]
+    assert parameters["properties"]["to"]["description"] == "Where to."
+    check_references(parameters)
+
+
+def only_positional(a: int, /) -> None: ...
+
+
+def any_number(*a: int) -> None: ...
+
+
+def unknown_type(a: Unknown) -> None: ...  # noqa: F821
+
+
+def no_schema(a: Callable[[], None], b: object = object) -> None: ...
+
+
+@pytest.mark.parametrize("function", [only_positional, any_number, unknown_type, no_schema])
+def test_a_function_that_cannot_be_described_is_named(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=rf"^tools: .*{function.__name__}\(\)"):
+        tool_definition(function)
+
+
+def test_a_function_with_some_arguments_filled_in_has_its_name() -> None:
+    # Once wrong: a functools.partial has no __name__, so the tool is called "partial" (and two of them clash); and
+    # annotations that are text are looked up in functools' module, so that this one has no schema at all
+    function = tool_definition(functools.partial(google, days=1))["function"]
+    assert function["name"] == "google"
+    assert list(function["parameters"]["properties"]) == ["city", "unit"]
+    assert function["parameters"]["required"] == ["city"]
+    parameters = tool_definition(functools.partial(google, "Bonn"))["function"]["parameters"]
+    assert list(parameters["properties"]) == ["days", "unit"]
+    assert "required" not in parameters
+
+
+# Choosing
+
+TOOLS = [
+    tool_definition({"name": name, "parameters": {"type": "object", "properties": {"a": INTEGER}}}) for name in "fgh"
+]
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent", "forced"),
+    [
+        (None, "fgh", ""),
+        ("auto", "fgh", ""),
+        ("none", "", ""),
+        ("required", "fgh", "fgh"),
+        ("g", "fgh", "g"),
+    ],
+)
+def test_a_choice_says_what_is_sent_and_what_is_forced(choice: str | None, sent: str, forced: str) -> None:
+    found = choose(TOOLS, choice)
+    assert tuple("".join(names_of(tools)) for tools in found) == (sent, forced)
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "none"])
+def test_without_tools_nothing_is_sent_or_forced(choice: str | None) -> None:
+    assert choose([], choice) == ([], [])
+
+
+@pytest.mark.parametrize("choice", ["required", "f"])
+def test_a_forced_choice_needs_tools(choice: str) -> None:
+    with pytest.raises(ValueError, match=f"^tool_choice: '{choice}' needs tools"):
+        choose([], choice)
+
+
+@pytest.mark.parametrize("choice", ["x", "", "any", {"type": "function"}])
+def test_a_choice_that_names_no_tool_is_told_which_there_are(choice: Any) -> None:
+    with pytest.raises(ValueError, match=r"^tool_choice: .* is neither .* nor a tool \(f, g, h\)"):
+        choose(TOOLS, choice)
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^tools: two tools are named 'g'"):
+        names_of([*TOOLS, TOOLS[1]])
+    assert names_of(TOOLS) == ["f", "g", "h"]
+
+
+# The schema of a forced call
+
+
+def arguments_of(schema: Schema) -> Schema:
+    return schema["properties"]["arguments"]
+
+
+def test_one_tool_is_its_call() -> None:
+    assert forced_format(TOOLS[:1]) == {
+        "type": "object",
+        "properties": {"name": {"const": "f"}, "arguments": {"type": "object", "properties": {"a": INTEGER}}},
+        "required": ["name", "arguments"],
+    }
+
+
+def test_several_tools_are_a_choice_of_calls() -> None:
+    schema = forced_format(TOOLS)
+    assert set(schema) == {"anyOf"}
+    assert [call["properties"]["name"] for call in schema["anyOf"]] == [{"const": n} for n in "fgh"]
+    assert schema["anyOf"][0] == forced_format(TOOLS[:1])
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"type": "object", "properties": {}}])
+def test_a_tool_without_arguments_gets_an_empty_object(parameters: Schema | None) -> None:
+    definition = {"type": "function", "function": {"name": "now", "parameters": parameters}}
+    assert arguments_of(forced_format([definition])) == {"const": {}}
+    del definition["function"]["parameters"]
+    assert arguments_of(forced_format([definition])) == {"const": {}}
+
+
+@pytest.mark.parametrize("key", ["anyOf", "allOf"])
+def test_a_union_of_parameters_is_kept(key: str) -> None:
+    parameters = {"type": "object", key: [{"properties": {"a": INTEGER}}]}
+    assert arguments_of(forced_format([tool_definition({"name": "f", "parameters": parameters})])) == parameters
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "object", "oneOf": [{"properties": {"a": INTEGER}, "required": ["a"]}]},
+        {"type": "object", "additionalProperties": INTEGER, "minProperties": 1},
+        {"type": "object", "patternProperties": {"^x": INTEGER}, "minProperties": 1},
+    ],
+    ids=["oneOf", "additionalProperties", "patternProperties"],
+)
+def test_parameters_without_properties_of_their_own_are_parameters(parameters: Schema) -> None:
+    # Once wrong: these three are taken for a tool without arguments, so that the forced call is always {}
+    assert arguments_of(forced_format([tool_definition({"name": "f", "parameters": parameters})])) == parameters
+
+
+@pytest.mark.parametrize("model", [Address, Node, my_address])
+def test_definitions_are_at_the_root_under_plain_names(model: type[BaseModel]) -> None:
+    definition = tool_definition(model)
+    before = copy.deepcopy(definition)
+    schema = forced_format([definition])
+    assert definition == before
+    assert references(schema)
+    check_references(schema)
+    assert all(name.isalnum() for name in schema["$defs"])
+    assert "$defs" not in arguments_of(schema)
+    parameters = definition["function"]["parameters"]
+    assert unrolled(arguments_of(schema), schema) == unrolled(without_definitions(parameters), parameters)
+
+
+def inner(kind: str) -> Schema:
+    """Parameters whose only definition has the same name in all of these tools, and holds something else."""
+    return {
+        "type": "object",
+        "properties": {"x": {"$ref": "#/$defs/Item"}},
+        "$defs": {"Item": {"type": kind}},
+    }
+
+
+def test_definitions_of_one_name_in_two_tools_do_not_meet() -> None:
+    tools = [tool_definition({"name": kind, "parameters": inner(kind)}) for kind in ("string", "integer", "boolean")]
+    schema = forced_format(tools)
+    assert len(schema["$defs"]) == 3
+    for call in schema["anyOf"]:
+        kind = call["properties"]["name"]["const"]
+        assert resolve(call["properties"]["arguments"]["properties"]["x"]["$ref"], schema) == {"type": kind}
+
+
+def test_the_older_name_of_definitions_is_known() -> None:
+    parameters = {
+        "properties": {"x": {"$ref": "#/definitions/a b"}, "y": {"$ref": "#/$defs/a"}},
+        "definitions": {"a b": {"type": "array", "items": {"$ref": "#/$defs/a"}}},
+        "$defs": {"a": INTEGER},
+    }
+    schema = forced_format([tool_definition({"name": "f", "parameters": parameters})])
+    check_references(schema)
+    assert unrolled(arguments_of(schema), schema) == unrolled(without_definitions(parameters), parameters)
+
+
+def test_a_schema_that_refers_to_itself_as_a_whole_does_so_still() -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"v": INTEGER, "next": {"$ref": "#"}, "all": {"type": "array", "items": {"$ref": "#"}}},
+    }
+    both = [tool_definition({"name": name, "parameters": parameters}) for name in "fg"]
+    for tools in (both[:1], both):
+        schema = forced_format(tools)
+        check_references(schema)
+        assert "#" not in references(schema)
+        call = schema["anyOf"][1] if "anyOf" in schema else schema
+        assert unrolled(arguments_of(call), schema) == unrolled(parameters, parameters)
+
+
+def test_two_schemas_that_refer_to_themselves_do_not_meet() -> None:
+    tools = [
+        tool_definition({"name": kind, "parameters": {"properties": {"v": {"type": kind}, "next": {"$ref": "#"}}}})
+        for kind in ("string", "integer")
+    ]
+    schema = forced_format(tools)
+    for call in schema["anyOf"]:
+        following = resolve(arguments_of(call)["properties"]["next"]["$ref"], schema)
+        assert following["properties"]["v"] == {"type": call["properties"]["name"]["const"]}
+        assert following["properties"]["next"] == arguments_of(call)["properties"]["next"]
+
+
+def test_what_only_looks_like_a_reference_is_left_alone() -> None:
+    data = {"$ref": "#/$defs/Item"}
+    parameters = {
+        "properties": {
+            "$ref": {"type": "string", "const": data},
+            "properties": {"enum": [data], "default": data, "examples": [data]},
+            "const": {"$ref": "#/$defs/Item"},
+            "x": {"properties": {"enum": {"$ref": "#/$defs/Item"}}},
+        },
+        "patternProperties": {"$ref": {"$ref": "#/$defs/Item"}},
+        "$defs": {"Item": INTEGER},
+    }
+    properties = arguments_of(schema := forced_format([tool_definition({"name": "f", "parameters": parameters})]))
+    assert properties["properties"]["$ref"] == {"type": "string", "const": data}
+    assert properties["properties"]["properties"] == {"enum": [data], "default": data, "examples": [data]}
+    for node in (
+        properties["properties"]["const"],
+        properties["properties"]["x"]["properties"]["enum"],
+        properties["patternProperties"]["$ref"],
+    ):
+        assert resolve(node["$ref"], schema) == INTEGER
+        assert node["$ref"] != "#/$defs/Item"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"a": {"type": "object", "properties": {"b": INTEGER}}, "c": {"$ref": "#/properties/a"}}},
+        {
+            "properties": {"c": {"$ref": "#/$defs/Item/properties/b"}},
+            "$defs": {"Item": {"type": "object", "properties": {"b": INTEGER}}},
+        },
+        {"properties": {"a": {"anyOf": [INTEGER, {"type": "string"}]}, "c": {"$ref": "#/properties/a/anyOf/1"}}},
+        {"properties": {"c": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": INTEGER}},
+        {
+            "properties": {
+                "a": {"$defs": {"Item": INTEGER}, "properties": {"b": {"$ref": "#/properties/a/$defs/Item"}}},
+            }
+        },
+    ],
+    ids=["to a property", "into a definition", "into a list", "an escaped name", "nested definitions"],
+)
+def test_a_reference_to_anywhere_else_resolves_too(parameters: Schema) -> None:
+    # Once wrong: only "#", "#/$defs/<name>" and "#/definitions/<name>", unescaped, follow what moves; the others
+    # are sent as they are and point to nothing (tools made by zod, as MCP servers send them, have the first kind)
+    check_references(parameters)
+    schema = forced_format([tool_definition({"name": "f", "parameters": parameters})])
+    check_references(schema)
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "#/$defs/nope",
+        "#/properties/c/enum/7",
+        "#/properties/c/enum/x",
+        "#/type/x",
+        "https://example.com/schema",
+        "Item",
+        "",
+    ],
+)
+def test_a_reference_to_nothing_is_refused_before_a_server_is(ref: str) -> None:
+    parameters = {"type": "object", "properties": {"c": {"enum": [1]}, "d": {"$ref": ref}}}
+    with pytest.raises(ValueError, match="which is not in it"):
+        forced_format([tool_definition({"name": "f", "parameters": parameters})])
+
+
+# A model whose template knows no tools
+
+
+@pytest.mark.parametrize(
+    ("messages", "begins", "rest"),
+    [
+        ([{"role": "user", "content": "hi"}], "Answer with one call", [{"role": "user", "content": "hi"}]),
+        (
+            [{"role": "system", "content": "Be nice."}, {"role": "user", "content": "hi"}],
+            "Be nice.\n\nAnswer with one call",
+            [{"role": "user", "content": "hi"}],
+        ),
+        ([{"role": "system", "content": ""}], "Answer with one call", []),
+    ],
+)
+def test_tools_can_be_described_in_the_system_message(messages: Any, begins: str, rest: Any) -> None:
+    tools = [tool_definition({"name": name, "description": "Größe", "parameters": {}}) for name in "fg"]
+    body = {"model": "m", "messages": messages, "tools": tools, "format": {"x": 1}}
+    before = copy.deepcopy(body)
+    described = describe_in_prompt(body)
+    assert body == before
+    assert {k: v for k, v in described.items() if k != "messages"} == {"model": "m", "format": {"x": 1}}
+    system, *others = described["messages"]
+    assert system["role"] == "system"
+    assert system["content"].startswith(begins)
+    assert [json.loads(line) for line in system["content"].splitlines()[-2:]] == [t["function"] for t in tools]
+    assert "Größe" in system["content"]
+    assert others == rest
+
+
+# portable_schema
+
+
+@pytest.mark.parametrize("model", [Street, Address, Node])
+def test_a_schema_with_plain_names_goes_as_it_is(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    assert portable_schema(schema) == schema
+    assert portable_schema(schema) is not schema
+
+
+def test_a_schema_with_other_names_gets_plain_ones() -> None:
+    schema = my_address.model_json_schema()
+    before = copy.deepcopy(schema)
+    portable = portable_schema(schema)
+    assert schema == before
+    check_references(portable)
+    assert all(name.isalnum() for name in portable["$defs"])
+    assert "my_address" not in "".join(references(portable))
+    assert unrolled(without_definitions(portable), portable) == unrolled(without_definitions(schema), schema)
+
+
+names = st.sampled_from(["A", "B2", "a_b", "a b", "Ä", "Foo[int]"])
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    """Schemas whose every reference resolves, in both places for definitions, with any recursion."""
+    definitions = {f"#/{section}/{name}" for section, name in draw(
+        st.lists(st.tuples(st.sampled_from(["$defs", "definitions"]), names), max_size=4)
+    )}  # fmt: skip
+    targets = st.sampled_from(["#", *sorted(definitions)])
+    data = st.just({"const": {"$ref": "#/$defs/nowhere"}})
+    leaves = st.just({"type": "integer"}) | targets.map(lambda ref: {"$ref": ref}) | data
+    nodes = st.recursive(
+        leaves,
+        lambda node: (
+            st.dictionaries(st.sampled_from(["x", "$ref", "const", "properties"]), node, max_size=3).map(
+                lambda properties: {"type": "object", "properties": properties}
+            )
+            | node.map(lambda items: {"type": "array", "items": items})
+            | st.lists(node, min_size=1, max_size=2).map(lambda choices: {"anyOf": choices})
+        ),
+        max_leaves=5,
+    )
+    root: Schema = {"type": "object", "properties": {"p": draw(nodes), "q": draw(nodes)}}
+    for ref in sorted(definitions):
+        _, section, name = ref.split("/")
+        root.setdefault(section, {})[name] = draw(nodes)
+    return root
+
+
+@given(schemas())
+def test_a_portable_schema_is_the_same_schema(schema: Schema) -> None:
+    before = copy.deepcopy(schema)
+    check_references(schema)
+    portable = portable_schema(schema)
+    assert schema == before
+    check_references(portable)
+    for section in ("$defs", "definitions"):
+        assert all(name.isalnum() and name.isascii() for name in portable.get(section, {}))
+    assert unrolled(without_definitions(portable), portable) == unrolled(without_definitions(schema), schema)
+
+
+@given(st.lists(schemas(), min_size=1, max_size=3))
+def test_forced_calls_have_the_parameters_of_their_tools(parameters: list[Schema]) -> None:
+    tools = [tool_definition({"name": f"t{n}", "parameters": each}) for n, each in enumerate(parameters)]
+    schema = forced_format(tools)
+    check_references(schema)
+    calls = schema["anyOf"] if len(tools) > 1 else [schema]
+    for call, each in zip(calls, parameters, strict=True):
+        assert unrolled(arguments_of(call), schema) == unrolled(without_definitions(each), each)

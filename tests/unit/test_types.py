@@ -1,0 +1,209 @@
+"""The values that go in and come out."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from namel3ss_ollama.types import EmbedResponse, Image, LLMResponse, Message, StreamChunk, ToolCall, Usage, usage_of
+
+DATA = b"\x89PNG\r\n\x1a\n and more"
+TEXT = base64.b64encode(DATA).decode()
+
+
+def response(**more: object) -> LLMResponse:
+    usage = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
+    return LLMResponse("an answer", "m", usage, "stop", {}, **more)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        DATA,
+        bytearray(DATA),
+        TEXT,
+        f"data:image/png;base64,{TEXT}",
+        f"data:;base64,{TEXT}",
+        f"  {TEXT[:10]}\n\t{TEXT[10:]}\r\n",
+    ],
+    ids=["bytes", "bytearray", "base64", "data URL", "bare data URL", "wrapped"],
+)
+def test_a_picture_from_anything_is_the_same_base64(source: bytes | str) -> None:
+    assert Image(source).base64 == TEXT
+
+
+@given(st.binary(min_size=1))
+def test_a_picture_is_its_bytes(data: bytes) -> None:
+    assert base64.b64decode(Image(data).base64) == data
+    assert Image(Image(data).base64) == Image(data)
+
+
+def test_a_picture_from_a_path_is_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(DATA)
+    image = Image(path)
+    path.unlink()
+    assert image.base64 == TEXT
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("picture.png", "not base64; pass a file as pathlib.Path"),
+        ("AAA", "not base64"),
+        ("AA-_", "not base64"),
+        ("ÄÖÜß", "not base64"),
+        ("data:image/png,AAAA", "must hold base64"),
+        ("data:image/png;base64", "must hold base64"),
+        ("data:image/png;base64,###", "not base64"),
+        ("data:image/png;base64,", "is empty"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_is_no_picture_is_refused(source: bytes | str, what: str) -> None:
+    with pytest.raises(ValueError, match=f"^images: .*{what}"):
+        Image(source)
+
+
+@pytest.mark.parametrize("source", ["=", "==", "===="])
+def test_padding_alone_is_no_picture(source: str) -> None:
+    # Once wrong on Python 3.10: its base64 module takes "==" for valid, and the text is then sent as it is
+    with pytest.raises(ValueError, match=r"^images: "):
+        Image(source)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^images: cannot read '.*nope\.png': No such file"):
+        Image(tmp_path / "nope.png")
+    with pytest.raises(ValueError, match=r"^images: cannot read"):
+        Image(tmp_path)
+
+
+def test_an_empty_file_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(ValueError, match="is empty"):
+        Image(tmp_path / "a")
+
+
+@pytest.mark.parametrize("source", [None, 5, [DATA], memoryview(DATA)])
+def test_a_picture_of_another_type_is_a_type_error(source: object) -> None:
+    with pytest.raises(TypeError, match=f"^images: .* not {type(source).__name__}"):
+        Image(source)
+
+
+def test_pictures_compare_by_what_they_show() -> None:
+    assert Image(DATA) == Image(TEXT)
+    assert len({Image(DATA), Image(TEXT), Image(b"other")}) == 2
+    assert Image(DATA) != TEXT
+
+
+@pytest.mark.parametrize(
+    ("final", "usage"),
+    [
+        ({"prompt_eval_count": 3, "eval_count": 4}, (3, 4, 7)),
+        ({"eval_count": 4}, (0, 4, 4)),
+        ({"prompt_eval_count": None, "eval_count": 0}, (0, 0, 0)),
+        ({}, (0, 0, 0)),
+    ],
+)
+def test_an_absent_counter_counts_as_zero(final: dict[str, int], usage: tuple[int, int, int]) -> None:
+    found = usage_of(final)
+    assert (found["prompt_tokens"], found["completion_tokens"], found["total_tokens"]) == usage
+
+
+@pytest.mark.parametrize("role", ["User", "", "function", None, [], 5])
+def test_an_unknown_role_is_refused(role: object) -> None:
+    with pytest.raises(ValueError, match=r"^role: .* unknown; use one of system, user, assistant, tool"):
+        Message(role)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_known_roles_pass(role: str) -> None:
+    assert Message(role).content == ""
+
+
+@pytest.mark.parametrize("content", [None, b"bytes", ["parts"], 5])
+def test_content_is_text(content: object) -> None:
+    with pytest.raises(TypeError, match=f"^content: expected text, not {type(content).__name__}"):
+        Message("user", content)
+
+
+def test_a_tool_call_has_a_name_and_an_id_of_its_own() -> None:
+    with pytest.raises(ValueError, match="needs a name"):
+        ToolCall("")
+    first, second = ToolCall("f"), ToolCall("f")
+    assert first.id != second.id
+    assert first.id.startswith("call_")
+    assert (first.arguments, first.invalid_arguments) == ({}, None)
+    assert first.arguments is not second.arguments
+
+
+def test_messages_and_calls_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Message("user", "x").content = "y"
+    with pytest.raises(AttributeError):
+        ToolCall("f").name = "y"
+
+
+def test_a_chunk_before_the_last_knows_no_end() -> None:
+    chunk = StreamChunk("te", "th", (), {"model": "m", "logprobs": [{"token": "te"}]})
+    assert not chunk.done
+    assert (chunk.finish_reason, chunk.usage, chunk.response) == (None, None, None)
+    assert (chunk.model, chunk.logprobs) == ("m", [{"token": "te"}])
+
+
+def test_the_last_chunk_carries_the_response() -> None:
+    whole = response()
+    chunk = StreamChunk("", "", (), {}, whole)
+    assert chunk.done
+    assert (chunk.finish_reason, chunk.usage) == ("stop", whole.usage)
+    assert (chunk.model, chunk.logprobs) == ("", None)
+
+
+def test_a_response_is_its_text_and_a_message_for_the_history() -> None:
+    call = ToolCall("f", {"a": 1})
+    whole = response(thinking="hm", tool_calls=(call,))
+    assert str(whole) == "an answer"
+    assert whole.message == Message("assistant", "an answer", thinking="hm", tool_calls=(call,))
+    assert response().message.thinking is None
+
+
+SECRET = "c2VjcmV0"  # valid base64, so that it can be a picture
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Image(SECRET), "Image(6 bytes)"),
+        (StreamChunk(SECRET, SECRET, (), {"content": SECRET}), "StreamChunk(8 characters)"),
+        (StreamChunk("", "", (), {}, response()), "StreamChunk(0 characters, done)"),
+        (response(thinking=SECRET, tool_calls=(ToolCall("f", {"a": SECRET}),)), "9 characters, 1 tool calls"),
+    ],
+)
+def test_reprs_say_how_much_and_not_what(value: object, shown: str) -> None:
+    assert shown in repr(value)
+    assert SECRET not in repr(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Message("user", SECRET),
+        Message("assistant", thinking=SECRET),
+        Message("user", "x", images=[SECRET]),
+        ToolCall("f", {"a": SECRET}),
+        ToolCall("f", invalid_arguments=SECRET),
+        EmbedResponse([[0.123456]], "m", Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1)),
+    ],
+    ids=["content", "thinking", "images", "arguments", "invalid arguments", "embeddings"],
+)
+def test_the_reprs_of_messages_calls_and_vectors_hold_nothing_private(value: object) -> None:
+    # Once wrong: these three classes have the repr that dataclasses make, with every field in it
+    assert SECRET not in repr(value)
+    assert "0.123456" not in repr(value)
