@@ -21,8 +21,8 @@ from namel3ss_ollama.types import LLMResponse, StreamChunk, ToolCall, new_call_i
 __all__ = ["Answer", "ServerReportedError", "read_tool_calls"]
 
 Kind = Literal["chat", "generate"]
-_COUNTERS = ("prompt_eval_count", "eval_count", "total_duration", "load_duration", "prompt_eval_duration",
-             "eval_duration")  # fmt: skip
+_COUNTS = ("prompt_eval_count", "eval_count")
+_DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 _NOT_METADATA = frozenset({"message", "response", "thinking", "tool_calls", "logprobs", "model", "done"})
 
 
@@ -126,7 +126,7 @@ class Answer:
         if content.__class__ is not str or thinking.__class__ is not str:
             raise _misshapen(self._kind)
         if not self.model:
-            self.model = str(line.get("model", ""))
+            self.model = str(line.get("model") or "")
         if not calls and not self._forced and not line.get("done") and "logprobs" not in line:
             return content, thinking, ()
         return self._read_rest(line, content, thinking, calls)
@@ -142,7 +142,9 @@ class Answer:
             content = ""
             self._forced_seen += calls
         if line.get("done"):
-            if any(not isinstance(line.get(counter, 0), int | None) for counter in _COUNTERS):
+            counts = (line.get(name) for name in _COUNTS)
+            durations = (line.get(name) for name in _DURATIONS)
+            if not (_all(counts, int, type(None)) and _all(durations, int, float, type(None))):
                 raise _misshapen(self._kind)
             self.final = line
             self.model = str(line.get("model") or self.model)
@@ -188,6 +190,10 @@ class Answer:
     def is_empty(self) -> bool:
         """Whether nothing has arrived."""
         return not (self._parts or self._held or self._thoughts or self.calls or self.final)
+
+
+def _all(values: Iterable[object], *types: type) -> bool:
+    return all(isinstance(value, types) for value in values)
 
 
 def _add_rates(metadata: dict[str, Any]) -> None:
