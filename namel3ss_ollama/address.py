@@ -108,7 +108,7 @@ def _split_port(hostport: str, default: int, name: str, lenient: bool) -> tuple[
         if port_text.isascii() and port_text.isdigit() and len(port_text) <= 5 and int(port_text) <= 65535:
             port = int(port_text)
         elif not lenient:
-            raise ValueError(f"{name}: the port {port_text!r} is not a number up to 65535")
+            raise ValueError(f"{name}: the port is not a number up to 65535")
     if not host:
         return "127.0.0.1", port
     if _is_ip(host):

@@ -43,7 +43,7 @@ class Limiter:
         self.max_concurrent = max_concurrent
         self.max_queue = max_queue
         self.queue_timeout = queue_timeout
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a coroutine that the garbage collector closes may take it within
         self._running = 0
         self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
 
@@ -77,7 +77,7 @@ class Limiter:
             QueueFullError: `max_queue` wait already, or `queue_timeout` passed.
         """
         with self._lock:
-            if self.max_concurrent is None or (self._running < self.max_concurrent and not self._waiters):
+            if self.max_concurrent is None or self._running < self.max_concurrent:
                 self._running += 1
                 return
             if self.max_queue is not None and len(self._waiters) >= self.max_queue:

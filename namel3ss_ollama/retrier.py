@@ -80,7 +80,7 @@ class RetryBudget:
         if self._ratio is None:
             return True
         with self._lock:
-            if self._balance < 1.0:
+            if self._balance < 1.0 - 1e-9:  # ten times 0.1 is a little less than 1
                 return False
             self._balance -= 1.0
             return True

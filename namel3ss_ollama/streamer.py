@@ -38,19 +38,22 @@ class LineDecoder:
         max_line_bytes: The longest line taken.
     """
 
-    __slots__ = ("_limit", "_pending", "_pending_bytes")
+    __slots__ = ("_failed", "_limit", "_pending", "_pending_bytes")
 
     def __init__(self, max_line_bytes: int) -> None:
         self._limit = max_line_bytes
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self._failed = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that `data` completes, without their line ends.
 
         Raises:
-            LineTooLongError: A line, complete or not, is over the limit.
+            LineTooLongError: A line, complete or not, is over the limit; the lines before it are returned first.
         """
+        if self._failed:
+            raise self._too_long()
         lines = data.split(b"\n")
         tail = lines.pop()
         if lines and self._pending:
@@ -61,16 +64,21 @@ class LineDecoder:
         if tail:
             self._pending.append(tail)
             self._pending_bytes += len(tail)
-            if self._pending_bytes > self._limit:
-                raise self._too_long()
+            self._failed = self._pending_bytes > self._limit
         if lines and (len(lines[0]) > self._limit or len(data) > self._limit):
-            for line in lines:
+            for index, line in enumerate(lines):
                 if len(line) > self._limit:
-                    raise self._too_long()
+                    self._failed = True
+                    del lines[index:]
+                    break
+        if self._failed and not lines:
+            raise self._too_long()
         return lines
 
     def finish(self) -> bytes:
         """What is left after the last line end: a last line without one, or the piece of a cut one."""
+        if self._failed:
+            raise self._too_long()
         rest = b"".join(self._pending)
         self._pending = []
         self._pending_bytes = 0
@@ -188,18 +196,19 @@ class Watch:
             self._arm(now)
         try:
             result = await wait()
-        except asyncio.CancelledError as error:
-            if self._fired is None or self._cancelled_from_outside(error):
+        except asyncio.CancelledError:
+            if self._fired is None or self._cancelled_from_outside():
                 raise
             raise self._error() from None
         except Exception as error:
             if self._fired is None:
                 raise
-            self._cancelled_from_outside(None)
+            if self._cancelled_from_outside():
+                raise asyncio.CancelledError from error
             raise self._error() from error  # what became of our cancellation on its way up
         else:
             if self._fired is not None:  # too late, the wait was over: the next one raises
-                self._cancelled_from_outside(None)
+                self._cancelled_from_outside()
             return result
         finally:
             if idle:
@@ -247,18 +256,23 @@ class Watch:
     def _fire(self, why: Deadline | Literal["cancelled"]) -> None:
         self._fired = why
         task = self._task
-        # Before Python 3.11 a task does not count its cancellations: ours then carries a mark, and stays away where
-        # somebody else's is under way.
-        if task is not None and (sys.version_info >= (3, 11) or not _is_being_cancelled(task)):
+        if task is None:
+            return
+        if sys.version_info >= (3, 11):
+            task.cancel()
+        elif not _is_being_cancelled(task):
+            # Before Python 3.11 a task does not count its cancellations. Ours leaves a mark, which any later one wipes
+            # out, and stays away where somebody else's is under way.
+            setattr(task, "_cancel_message", _MARK)  # noqa: B010 -- typeshed does not know it
             task.cancel(msg=_MARK)
 
-    def _cancelled_from_outside(self, error: asyncio.CancelledError | None) -> bool:
+    def _cancelled_from_outside(self) -> bool:
         """Take back our own cancellation; tell whether somebody else's is there too."""
         if self._task is None:
             return False
         if sys.version_info >= (3, 11):
             return self._task.uncancel() > self._cancelling
-        return error is not None and error.args[:1] != (_MARK,)
+        return bool(getattr(self._task, "_cancel_message", None) != _MARK)
 
     def _error(self) -> Exception:
         if self._fired == "cancelled" or self._fired is None:

@@ -101,12 +101,12 @@ def test_half_a_pair_of_brackets_is_refused(text: str) -> None:
         ("http+unix://x", "the scheme 'http\\+unix' is not"),
         ("http://myhost?x=1", "no query and no fragment"),
         ("http://myhost/x#y", "no query and no fragment"),
-        ("myhost:eighty", "the port 'eighty' is not a number"),
-        ("myhost:65536", "the port '65536' is not a number up to 65535"),
-        ("myhost:-1", "the port '-1'"),
-        ("myhost:٣", "the port '٣'"),
-        ("myhost:1:2", "the port '1:2'"),
-        ("[::1]:x", "the port 'x'"),
+        ("myhost:eighty", "the port is not a number"),
+        ("myhost:65536", "the port is not a number"),
+        ("myhost:-1", "the port is not a number"),
+        ("myhost:٣", "the port is not a number"),
+        ("myhost:1:2", "the port is not a number"),
+        ("[::1]:x", "the port is not a number"),
         ("[nonsense]:80", "not an IPv6 address in brackets"),
         ("[::1]80", "not an IPv6 address in brackets"),
         ("my$host", "'my\\$host' is not a host name"),
@@ -216,7 +216,7 @@ def test_credentials_are_in_no_error(text: str) -> None:
 
 @pytest.mark.parametrize("lenient", [False, True])
 def test_a_password_with_a_slash_in_it_is_neither_quoted_nor_taken_for_a_path(lenient: bool) -> None:
-    # Once wrong: "the port 'secret' is not a number", and with OLLAMA_HOST the address is http://me:80/word@myhost.
+    # Once wrong: "the port is not a number", and with OLLAMA_HOST the address is http://me:80/word@myhost.
     # An @ after the first slash can be refused: it has to be written %2F and %40 there.
     with pytest.raises(ValueError, match=r"^base_url") as caught:
         parse_address("http://me:secret/word@myhost", lenient=lenient)
