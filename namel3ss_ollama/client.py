@@ -7,10 +7,12 @@ Everything else is one request and one JSON answer. No retry and no queueing her
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
@@ -217,7 +219,7 @@ class Client:
         )
         watch.restart()
         try:
-            response = await watch.guard(lambda: http.send(request, stream=True, follow_redirects=False))
+            response = await watch.guard(lambda: _send(http, request))
         except Exception as error:
             translated = self.translate(error, began=False, connect_timeout=watch.config.connect_timeout)
             if translated is None:
@@ -333,6 +335,24 @@ class Client:
         if isinstance(error, LLMError):
             return None
         return error_for_exception(error, url=self.url, connect_timeout=connect_timeout, began=began)
+
+
+async def _send(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    sending = http.send(request, stream=True, follow_redirects=False)
+    if sys.version_info >= (3, 11):
+        return await sending
+    # Before Python 3.11 a task group that ends cannot tell its own cancellation from one that comes from outside in
+    # that moment, and swallows both; plain httpx connects within one. So it gets a task of its own there.
+    task = asyncio.ensure_future(sending)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            await task.result().aclose()
+        raise
+    return task.result()
 
 
 def encode(body: Json | None) -> bytes | None:

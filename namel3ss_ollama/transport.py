@@ -1,7 +1,7 @@
 """The HTTP clients below: one for each event loop, made when first needed, closed with its loop.
 
-The default is httpx over aiohttp, which costs a third of plain httpx a streamed token and does not collapse
-under many streams; `transport="httpx"` takes plain httpx, and any `httpx.AsyncBaseTransport` or a whole
+The default is httpx over aiohttp (`aiohttp_transport.py`), which costs a third of plain httpx a streamed token and does
+not collapse under many streams; `transport="httpx"` takes plain httpx, and any `httpx.AsyncBaseTransport` or a whole
 `httpx.AsyncClient` can be handed in instead.
 
 A connection belongs to the event loop that made it. So that a provider works across several `asyncio.run`, from
@@ -52,7 +52,7 @@ class HTTPSettings:
     def prepare(self) -> None:
         """Import what `make_client` needs: aiohttp takes longer than all the rest together."""
         if self.client is None and self.transport == "aiohttp":
-            importlib.import_module("httpx_aiohttp")
+            importlib.import_module("namel3ss_ollama.aiohttp_transport")
 
     def make_client(self, url: str) -> httpx.AsyncClient:
         """A new client for the server at `url`."""
@@ -73,9 +73,9 @@ class HTTPSettings:
         }
         if self.transport == "httpx":
             return httpx.AsyncClient(**options)
-        from httpx_aiohttp import HttpxAiohttpClient
+        from namel3ss_ollama.aiohttp_transport import AiohttpClient
 
-        return HttpxAiohttpClient(**options)
+        return AiohttpClient(**options)
 
 
 class _Shared(httpx.AsyncBaseTransport):

@@ -248,7 +248,7 @@ def test_a_model_that_is_deleted_while_looked_for_and_one_that_tells_nothing(run
     ("args", "told"),
     [
         (["-m", "a b"], "error: model: 'a b' is not a model's name"),
-        (["-m", "tiny", "--base-url", "http://a:b"], "error: base_url: the port 'b' is not a number"),
+        (["-m", "tiny", "--base-url", "http://a:b"], "error: base_url: the port is not a number"),
         (["-m", "tiny", "-o", "temperature=hot"], "error: temperature: expected a number, not 'hot'"),
         (["-m", "nope"], "error: http://127.0.0.1:"),
     ],
