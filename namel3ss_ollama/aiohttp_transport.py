@@ -1,8 +1,8 @@
 """httpx over aiohttp, by httpx-aiohttp, with two things changed.
 
-When a connection breaks, aiohttp's reader raises at once and keeps what had arrived but was not read yet to itself; here
-that comes first, so that no text is lost to an unlucky moment. And a session holds no cookies and no bound of its own
-on connections: how many there are is the limiter's business.
+When a connection breaks, aiohttp's reader raises at once and keeps what had arrived but was not read yet to itself;
+here that comes first, so that no text is lost to an unlucky moment. And a session holds no cookies and no bound of its
+own on connections: how many there are is the limiter's business.
 """
 
 from __future__ import annotations
