@@ -1,7 +1,50 @@
-"""Ollama chat models and embeddings for LangChain, on the namel3ss-ollama core."""
+"""Ollama for LangChain: chat models, text models and embeddings, on the namel3ss-ollama core.
 
-from importlib.metadata import version
+The classes take the arguments of langchain-ollama's classes of the same names.
+"""
 
-__all__ = ["__version__"]
+from langchain_namel3ss_ollama._version import __version__
+from langchain_namel3ss_ollama.chat_models import ChatOllama
+from langchain_namel3ss_ollama.embeddings import OllamaEmbeddings
+from langchain_namel3ss_ollama.errors import (
+    OllamaAuthenticationError,
+    OllamaBusyError,
+    OllamaConnectionError,
+    OllamaContextOverflowError,
+    OllamaError,
+    OllamaInvalidRequestError,
+    OllamaMalformedResponseError,
+    OllamaModelNotFoundError,
+    OllamaOutputError,
+    OllamaPermissionDeniedError,
+    OllamaQueueFullError,
+    OllamaQuotaError,
+    OllamaRateLimitError,
+    OllamaServerError,
+    OllamaStreamInterruptedError,
+    OllamaTimeoutError,
+)
+from langchain_namel3ss_ollama.llms import OllamaLLM
 
-__version__ = version("langchain-namel3ss-ollama")
+__all__ = [
+    "ChatOllama",
+    "OllamaAuthenticationError",
+    "OllamaBusyError",
+    "OllamaConnectionError",
+    "OllamaContextOverflowError",
+    "OllamaEmbeddings",
+    "OllamaError",
+    "OllamaInvalidRequestError",
+    "OllamaLLM",
+    "OllamaMalformedResponseError",
+    "OllamaModelNotFoundError",
+    "OllamaOutputError",
+    "OllamaPermissionDeniedError",
+    "OllamaQueueFullError",
+    "OllamaQuotaError",
+    "OllamaRateLimitError",
+    "OllamaServerError",
+    "OllamaStreamInterruptedError",
+    "OllamaTimeoutError",
+    "__version__",
+]

@@ -1,0 +1,250 @@
+"""The core's chunks and responses as LangChain's messages.
+
+A token's chunk is the hot path. Its two pydantic objects are made without validation, which for this shape - text and
+nothing else - has nothing to check; a test holds that they equal what the constructors make. Everything else (calls,
+reasoning, the last chunk) goes through the constructors.
+
+Where things go on the wire of LangChain:
+- the last chunk alone has usage, the metadata and `chunk_position`: chunks are merged by adding and concatenating;
+- reasoning is `additional_kwargs["reasoning_content"]`, or with `output_version="v1"` a block of the content;
+- every tool call has an index of its own. In v0 they begin at 1000, because LangChain numbers the blocks of content
+  from 0 and merges what has equal numbers; in v1 the content's blocks are numbered here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
+
+from langchain_namel3ss_ollama.arguments import ERROR, json_arguments, sealed_arguments
+from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
+
+__all__ = ["ChunkMaker", "ended_by_limit", "generation_of", "metadata_of", "usage_of"]
+
+PROVIDER = "ollama"
+_FIRST_CALL_INDEX = 1000
+_MESSAGE_FIELDS = dict(AIMessageChunk(content="").__dict__)
+_GENERATION_FIELDS = dict(ChatGenerationChunk(message=AIMessageChunk(content="")).__dict__)
+_set = object.__setattr__
+
+
+def _text_chunk(text: str) -> ChatGenerationChunk:
+    """`ChatGenerationChunk(message=AIMessageChunk(content=text))`, at a fraction of the time."""
+    message = AIMessageChunk.__new__(AIMessageChunk)
+    _set(
+        message,
+        "__dict__",
+        {
+            **_MESSAGE_FIELDS,
+            "content": text,
+            "additional_kwargs": {},
+            "response_metadata": {},
+            "tool_calls": [],
+            "invalid_tool_calls": [],
+            "tool_call_chunks": [],
+        },
+    )
+    return _generation(message, text)
+
+
+def _generation(message: AIMessageChunk, text: str) -> ChatGenerationChunk:
+    _set(message, "__pydantic_fields_set__", {"content"})
+    _set(message, "__pydantic_extra__", {})
+    _set(message, "__pydantic_private__", None)
+    generation = ChatGenerationChunk.__new__(ChatGenerationChunk)
+    _set(generation, "__dict__", {**_GENERATION_FIELDS, "text": text, "message": message})
+    _set(generation, "__pydantic_fields_set__", {"message"})
+    _set(generation, "__pydantic_extra__", None)
+    _set(generation, "__pydantic_private__", None)
+    return generation
+
+
+class ChunkMaker:
+    """Makes the chunks of one answer.
+
+    Args:
+        v1: Whether content is a list of blocks (`output_version="v1"`).
+        reasoning: Whether the model's reasoning is passed on.
+    """
+
+    __slots__ = ("_block", "_calls", "_index", "_reasoning", "_v1", "finished")
+
+    def __init__(self, *, v1: bool, reasoning: bool) -> None:
+        self._v1 = v1
+        self._reasoning = reasoning
+        self._calls = 0
+        self._block = ""
+        self._index = -1
+        self.finished = False
+
+    def chunk(self, chunk: StreamChunk) -> ChatGenerationChunk | None:
+        """LangChain's chunk; None where there is nothing to pass on."""
+        if chunk.response is None and not chunk.thinking and not chunk.tool_calls and chunk.logprobs is None:
+            if not chunk.content:
+                return None
+            if not self._v1:
+                return _text_chunk(chunk.content)
+        thinking = chunk.thinking if self._reasoning else ""
+        if chunk.response is not None:
+            return self._last(chunk.content, thinking, chunk.tool_calls, chunk.response, chunk.logprobs)
+        if not (chunk.content or thinking or chunk.tool_calls or chunk.logprobs):
+            return None
+        info = {"logprobs": chunk.logprobs} if chunk.logprobs is not None else None
+        message = self._message(chunk.content, thinking, chunk.tool_calls)
+        return ChatGenerationChunk(message=message, generation_info=info)
+
+    def cut(self, response: LLMResponse, model: str) -> ChatGenerationChunk:
+        """The last chunk of an answer that a limit of the caller's ended before the model did."""
+        return self._last("", "", (), ended_by_limit(response), None, model=model)
+
+    def _last(
+        self,
+        content: str,
+        thinking: str,
+        calls: tuple[ToolCall, ...],
+        response: LLMResponse,
+        logprobs: list[dict[str, Any]] | None,
+        model: str = "",
+    ) -> ChatGenerationChunk:
+        self.finished = True
+        message = self._message(content, thinking, calls, last=True, usage=usage_of(response))
+        info = metadata_of(response, model)
+        info["logprobs"] = logprobs  # those of the other chunks came with them
+        return ChatGenerationChunk(message=message, generation_info=info)
+
+    def _message(
+        self,
+        content: str,
+        thinking: str,
+        calls: tuple[ToolCall, ...],
+        *,
+        last: bool = False,
+        usage: UsageMetadata | None = None,
+    ) -> AIMessageChunk:
+        made: dict[str, Any] = {"usage_metadata": usage} if usage else {}
+        if last:
+            made["chunk_position"] = "last"
+        if self._v1:
+            blocks, chunks = self._blocks(content, thinking, calls)
+            return AIMessageChunk(
+                content=cast("Any", blocks),
+                tool_call_chunks=chunks,
+                response_metadata={"output_version": "v1"},
+                **made,
+            )
+        if thinking:
+            made["additional_kwargs"] = {"reasoning_content": thinking}
+        return AIMessageChunk(content=content, tool_call_chunks=[self._call(call) for call in calls], **made)
+
+    def _call(self, call: ToolCall, index: int | None = None) -> ToolCallChunk:
+        if index is None:
+            index = _FIRST_CALL_INDEX + self._calls
+            self._calls += 1
+        broken = call.invalid_arguments
+        arguments = json_arguments(call) if broken is None else sealed_arguments(broken)
+        return tool_call_chunk(name=call.name, args=arguments, id=call.id, index=index)
+
+    def _blocks(
+        self, content: str, thinking: str, calls: tuple[ToolCall, ...]
+    ) -> tuple[list[dict[str, Any]], list[ToolCallChunk]]:
+        """The blocks of a chunk, numbered: text that goes on has the number of the text before it."""
+        blocks: list[dict[str, Any]] = []
+        chunks: list[ToolCallChunk] = []
+        if thinking:
+            blocks.append({"type": "reasoning", "reasoning": thinking, "index": self._numbered("reasoning")})
+        if content:
+            blocks.append({"type": "text", "text": content, "index": self._numbered("text")})
+        for call in calls:
+            self._block = ""  # no two calls are one block
+            chunk = self._call(call, self._numbered("call"))
+            chunks.append(chunk)
+            if call.invalid_arguments is None:
+                blocks.append(cast("dict[str, Any]", {**chunk}))
+            else:
+                blocks.append({**_invalid(call), "index": chunk["index"]})
+        return blocks, chunks
+
+    def _numbered(self, kind: str) -> int:
+        if kind != self._block:
+            self._block = kind
+            self._index += 1
+        return self._index
+
+
+def ended_by_limit(partial: LLMResponse) -> LLMResponse:
+    """What there is of an answer that `max_chunks` ended: no counters, since the model may not have been done."""
+    return replace(partial, metadata={"done_reason": "max_chunks"})
+
+
+def generation_of(response: LLMResponse, *, v1: bool, reasoning: bool) -> ChatGeneration:
+    """A whole answer.
+
+    Args:
+        response: The core's.
+        v1: As for `ChunkMaker`.
+        reasoning: As for `ChunkMaker`.
+    """
+    thinking = response.thinking if reasoning else ""
+    made: dict[str, Any] = {}
+    content: Any = response.content
+    if v1:
+        content = _finished_blocks(response, thinking)
+        made["response_metadata"] = {"output_version": "v1"}
+    elif thinking:
+        made["additional_kwargs"] = {"reasoning_content": thinking}
+    if response.tool_calls:
+        calls = response.tool_calls
+        made["tool_calls"] = [
+            tool_call(name=c.name, args=dict(c.arguments), id=c.id) for c in calls if c.invalid_arguments is None
+        ]
+        made["invalid_tool_calls"] = [_invalid(c) for c in calls if c.invalid_arguments is not None]
+    message = AIMessage(content=content, usage_metadata=usage_of(response), **made)
+    return ChatGeneration(message=message, generation_info=metadata_of(response))
+
+
+def _finished_blocks(response: LLMResponse, thinking: str) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    if thinking:
+        blocks.append({"type": "reasoning", "reasoning": thinking})
+    if response.content:
+        blocks.append({"type": "text", "text": response.content})
+    blocks.extend(finished_call(call) for call in response.tool_calls)
+    return blocks
+
+
+def finished_call(call: ToolCall) -> dict[str, Any]:
+    """The block of a call, or of one that came broken."""
+    if call.invalid_arguments is not None:
+        return cast("dict[str, Any]", _invalid(call))
+    return {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}
+
+
+def _invalid(call: ToolCall) -> InvalidToolCall:
+    return invalid_tool_call(name=call.name, args=call.invalid_arguments, id=call.id, error=ERROR)
+
+
+def usage_of(response: LLMResponse) -> UsageMetadata | None:
+    """The tokens; None where the server counted none at all, as for a request that only loads a model."""
+    if "prompt_eval_count" not in response.metadata and "eval_count" not in response.metadata:
+        return None
+    usage = response.usage
+    return UsageMetadata(
+        input_tokens=usage["prompt_tokens"],
+        output_tokens=usage["completion_tokens"],
+        total_tokens=usage["total_tokens"],
+    )
+
+
+def metadata_of(response: LLMResponse, model: str = "") -> dict[str, Any]:
+    """What goes into `response_metadata`, under langchain-ollama's names."""
+    name = response.model or model
+    metadata = {"model": name, "model_name": name, "model_provider": PROVIDER, "done": True, **response.metadata}
+    metadata["logprobs"] = response.logprobs
+    if response.truncated_prompt:
+        metadata["truncated_prompt"] = True
+    return metadata

@@ -1,0 +1,116 @@
+"""From the fields of a model to the provider that it talks through.
+
+langchain-ollama hands `client_kwargs` to httpx clients. Here they become the settings of the core that mean the same;
+what has no such setting is an error that names the way to have it, never ignored.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+
+from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
+
+if TYPE_CHECKING:
+    from langchain_namel3ss_ollama.settings import OllamaSettings
+
+__all__ = ["check_sharing", "connect", "split_userinfo"]
+
+_PASSED_ON = ("verify", "cert", "proxy", "trust_env")
+_OF_A_PROVIDER = ("max_retries", "retry", "headers", "userinfo", "client_kwargs", "sync_client_kwargs",
+                  "async_client_kwargs")  # fmt: skip
+_MAX_CONCURRENT = 10
+
+
+def split_userinfo(url: str) -> tuple[str, str | None]:
+    """An address without its `user:password@`, and that part as it stood."""
+    scheme, separator, rest = url.rpartition("://")
+    authority, slash, path = rest.partition("/")
+    userinfo, at, host = authority.rpartition("@")
+    return (f"{scheme}{separator}{host}{slash}{path}", userinfo) if at else (url, None)
+
+
+def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
+    """Refuse what a shared provider was made with already.
+
+    Raises:
+        ValueError: A connection setting is given that would not count.
+    """
+    wrong = [name for name in _OF_A_PROVIDER if given.get(name)]
+    if given.get("base_url") not in (None, provider.base_url):
+        wrong.append("base_url")
+    if given.get("api_key") is not None:
+        wrong.append("api_key")
+    if given.get("max_concurrent", _MAX_CONCURRENT) != _MAX_CONCURRENT:
+        wrong.append("max_concurrent")
+    if wrong:
+        raise ValueError(f"{wrong[0]}: belongs to the provider that is given; set it there")
+
+
+def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> OllamaProvider:
+    """The provider that a model's fields describe. Nothing is sent or opened.
+
+    Args:
+        settings: The model.
+        extra: `sync_client_kwargs` or `async_client_kwargs`.
+
+    Raises:
+        TypeError, ValueError: A value is wrong, or `client_kwargs` has what cannot be had this way.
+    """
+    given = {**(settings.client_kwargs or {}), **(extra or {})}
+    headers = {**(given.pop("headers", None) or {}), **(settings.headers or {})}
+    if (auth := given.pop("auth", None)) is not None:
+        headers.setdefault("authorization", _basic(auth))
+    config = settings.stream_config
+    if "timeout" in given:
+        config = _with_timeout(config or StreamConfig(), given.pop("timeout"))
+    passed = {name: given.pop(name) for name in _PASSED_ON if name in given}
+    if given:
+        name = next(iter(given))
+        raise ValueError(
+            f"client_kwargs: {name!r} has no equal here; make the client yourself and share it: "
+            "provider=OllamaProvider(..., http_client=httpx.AsyncClient(...))"
+        )
+    retry = settings.retry
+    if settings.max_retries is not None:
+        retry = replace(retry or RetryPolicy(), attempts=settings.max_retries + 1)
+    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    made: dict[str, Any] = {"on_truncation": settings.on_truncation} if settings.on_truncation is not None else {}
+    return OllamaProvider(
+        settings.model,
+        _with_userinfo(settings.base_url, settings.userinfo),
+        api_key=key,
+        headers=headers,
+        max_concurrent=settings.max_concurrent,
+        timeout=settings.timeout,
+        stream_config=config,
+        retry=retry,
+        **passed,
+        **made,
+    )
+
+
+def _with_userinfo(url: str | None, userinfo: SecretStr | None) -> str | None:
+    if userinfo is None:
+        return url
+    scheme, separator, rest = (url or "localhost").rpartition("://")
+    return f"{scheme}{separator}{userinfo.get_secret_value()}@{rest}"
+
+
+def _basic(auth: Any) -> str:
+    if not (isinstance(auth, (tuple, list)) and len(auth) == 2 and all(isinstance(part, str) for part in auth)):
+        raise ValueError("client_kwargs: 'auth' must be (user, password)")
+    return "Basic " + base64.b64encode(":".join(auth).encode()).decode("ascii")
+
+
+def _with_timeout(config: StreamConfig, timeout: Any) -> StreamConfig:
+    """What httpx calls a timeout: a bound on connecting, and on each wait for more."""
+    connect_timeout = getattr(timeout, "connect", timeout)
+    read = getattr(timeout, "read", timeout)
+    if isinstance(timeout, (tuple, list)):
+        connect_timeout, read = timeout[0], timeout[1]
+    return replace(config, connect_timeout=connect_timeout, first_chunk_timeout=read, chunk_timeout=read)

@@ -1,0 +1,112 @@
+"""The core's chunks as LangChain's protocol events (`stream_events(version="v3")`), without messages in between.
+
+A message is its blocks one after the other: reasoning, text, calls. A block begins when something of its kind comes
+and is finished when something of another kind does. `message-finish` comes when the answer is whole and the
+connection given back, because whoever reads the events stops there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain_namel3ss_ollama.arguments import json_arguments
+from langchain_namel3ss_ollama.chunks import PROVIDER, ended_by_limit, finished_call, metadata_of, usage_of
+from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
+
+if TYPE_CHECKING:
+    from langchain_protocol.protocol import MessagesData
+
+__all__ = ["EventMaker"]
+
+Event = dict[str, Any]
+
+
+class EventMaker:
+    """Makes the events of one answer.
+
+    Args:
+        message_id: The id that the message gets.
+        model: The model that was asked.
+        reasoning: Whether the model's reasoning is passed on.
+    """
+
+    def __init__(self, message_id: str, model: str, *, reasoning: bool) -> None:
+        self._id = message_id
+        self._model = model
+        self._reasoning = reasoning
+        self._index = -1
+        self._kind = ""
+        self._parts: list[str] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._started = False
+        self._response: LLMResponse | None = None
+
+    def events(self, chunk: StreamChunk) -> Iterator[MessagesData]:
+        """The events of a chunk."""
+        if not self._started:
+            yield self._start()
+        if chunk.thinking and self._reasoning:
+            yield from self._piece("reasoning", chunk.thinking)
+        if chunk.content:
+            yield from self._piece("text", chunk.content)
+        for call in chunk.tool_calls:
+            yield from self._call(call)
+        if chunk.logprobs:
+            self._logprobs.extend(chunk.logprobs)
+        if chunk.response is not None:
+            self._response = chunk.response
+
+    def finish(self, partial: LLMResponse) -> Iterator[MessagesData]:
+        """The events of the end.
+
+        Args:
+            partial: What came, for an answer that a limit of the caller's ended before the model did.
+        """
+        if not self._started:
+            yield self._start()
+        yield from self._close()
+        response = self._response or ended_by_limit(partial)
+        metadata = metadata_of(response, self._model)
+        metadata["logprobs"] = self._logprobs or None
+        event: Event = {"event": "message-finish", "metadata": metadata}
+        if usage := usage_of(response):
+            event["usage"] = dict(usage)
+        yield cast("MessagesData", event)
+
+    def _start(self) -> MessagesData:
+        self._started = True
+        metadata = {"provider": PROVIDER, "model": self._model}
+        return cast("MessagesData", {"event": "message-start", "role": "ai", "id": self._id, "metadata": metadata})
+
+    def _piece(self, kind: str, text: str) -> Iterator[MessagesData]:
+        if kind != self._kind:
+            yield from self._close()
+            self._kind = kind
+            yield self._begin({"type": kind, kind: ""})
+        self._parts.append(text)
+        delta = {"type": f"{kind}-delta", kind: text}
+        yield cast("MessagesData", {"event": "content-block-delta", "index": self._index, "delta": delta})
+
+    def _call(self, call: ToolCall) -> Iterator[MessagesData]:
+        yield from self._close()
+        broken = call.invalid_arguments
+        arguments = json_arguments(call) if broken is None else broken
+        chunk = {"type": "tool_call_chunk", "id": call.id, "name": call.name, "args": "", "index": self._index + 1}
+        yield self._begin(chunk)
+        delta = {"type": "tool-call-delta", "args": arguments}
+        yield cast("MessagesData", {"event": "content-block-delta", "index": self._index, "delta": delta})
+        yield self._end(finished_call(call))
+
+    def _begin(self, block: Event) -> MessagesData:
+        self._index += 1
+        return cast("MessagesData", {"event": "content-block-start", "index": self._index, "content": block})
+
+    def _end(self, block: Event) -> MessagesData:
+        return cast("MessagesData", {"event": "content-block-finish", "index": self._index, "content": block})
+
+    def _close(self) -> Iterator[MessagesData]:
+        if self._kind:
+            text = "".join(self._parts)
+            kind, self._kind, self._parts = self._kind, "", []
+            yield self._end({"type": kind, kind: text})

@@ -1,0 +1,306 @@
+"""What the three classes are made with: the fields, how they become a provider, and how a call's own settings win.
+
+The names are langchain-ollama's, LangChain's and the core's. Nothing here talks to a server but
+`validate_model_on_init`, which exists to do so. The core checks all values; it is made to do that at construction, so
+that a wrong one is an error there and not at the first call.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from typing_extensions import Self
+
+from langchain_namel3ss_ollama.connection import check_sharing, connect, split_userinfo
+from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig, run_sync
+
+__all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reject_unknown"]
+
+ALIASES = {"model_name": "model", "max_tokens": "num_predict"}
+CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_config", "on_truncation"})
+"""Settings that are not runtime options, and that a call of any kind may override under the same name."""
+
+
+class OllamaSettings(BaseModel):
+    """The fields that the three classes share."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True)
+
+    model: str
+    """The model's name, such as "llama3.2"; may be left out where `provider` is given."""
+
+    base_url: str | None = None
+    """Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. A `user:password@` in
+    it is taken out and kept in `userinfo`."""
+
+    userinfo: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """The `user:password` for a server that wants one, as it stood in `base_url`."""
+
+    api_key: SecretStr | None = Field(default=None, repr=False)
+    """Sent as a bearer token; else OLLAMA_API_KEY."""
+
+    headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
+    """More headers for every request."""
+
+    timeout: float | None = None
+    """A bound on each whole call, retries and waits included, in seconds."""
+
+    max_retries: int | None = Field(default=None, ge=0)
+    """How often a failed request is sent again; else as `retry` says."""
+
+    retry: RetryPolicy | None = Field(default=None, exclude=True)
+    """When and how often a failed request is sent again."""
+
+    max_concurrent: int | None = 10
+    """How many requests run at once; the others wait. None for no bound."""
+
+    stream_config: StreamConfig | None = Field(default=None, exclude=True)
+    """Deadlines and limits of each request."""
+
+    on_truncation: str | None = None
+    """What to do when the server cut the prompt to its context window: "warn" (the default), "error" or "ignore"."""
+
+    provider: OllamaProvider | None = Field(default=None, exclude=True)
+    """A provider to use instead of one made from the fields above: what it was made with holds (address, key, bounds,
+    retries), its options count where neither this object nor the call sets one, and models that share one share its
+    connections and its bound on concurrency. It does not go along when the object is pickled or serialised."""
+
+    client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
+    """langchain-ollama's way to set `headers`, `timeout`, `auth`, `verify`, `cert`, `proxy` and `trust_env`."""
+
+    sync_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
+    """The same, for synchronous calls only."""
+
+    async_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
+    """The same, for asynchronous calls only."""
+
+    validate_model_on_init: bool = False
+    """Whether the constructor asks the server if it has the model."""
+
+    keep_alive: int | float | str | None = None
+    """How long the model stays loaded afterwards: "5m", seconds, 0, -1."""
+
+    options: dict[str, Any] | None = None
+    """Runtime options that have no field here."""
+
+    stop: list[str] | str | None = None
+    """Texts that end the answer. A call's own replace these."""
+
+    num_predict: int | None = None
+    """The most tokens of an answer; `max_tokens` is another name for it."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    tfs_z: float | None = None
+    repeat_last_n: int | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalize_newline: bool | None = None
+    mirostat: int | None = None
+    mirostat_eta: float | None = None
+    mirostat_tau: float | None = None
+    seed: int | None = None
+    num_keep: int | None = None
+    num_ctx: int | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    num_thread: int | None = None
+    numa: bool | None = None
+    low_vram: bool | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+    vocab_only: bool | None = None
+
+    # The provider made from the fields, with the values it was made from: a changed field makes a new one.
+    _own: tuple[Any, OllamaProvider] | None = PrivateAttr(default=None)
+    _own_sync: tuple[Any, OllamaProvider] | None = PrivateAttr(default=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_settings(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        reject_unknown(values, cls.model_fields.keys() | ALIASES.keys(), cls.__name__)
+        values = _with_aliases(values)
+        provider = values.get("provider")
+        if isinstance(provider, OllamaProvider):
+            check_sharing(provider, values)
+            if values.get("model") is None:
+                values["model"] = provider.model
+            values["base_url"], values["api_key"] = provider.base_url, None
+            return values
+        if values.get("base_url") is None:
+            values["base_url"] = os.environ.get("OLLAMA_BASE_URL") or os.environ.get("OLLAMA_HOST") or None
+        if isinstance(values["base_url"], str):
+            values["base_url"], userinfo = split_userinfo(values["base_url"])
+            if userinfo is not None:
+                values["userinfo"] = userinfo
+        if values.get("api_key") is None and values.get("userinfo") is None:
+            values["api_key"] = os.environ.get("OLLAMA_API_KEY", "").strip() or None
+        return values
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> Self:
+        self._provider_for(sync=True)
+        provider = self._provider_for(sync=False)
+        # The core checks what it is made with; this one is made for that alone.
+        OllamaProvider(self.model, provider.base_url, **self._defaults_to_check())
+        if self.validate_model_on_init:
+            found = run_sync(provider.preflight(self.model, capabilities=()))
+            if not found.ok:
+                raise ValueError(str(found))
+        return self
+
+    def _defaults_to_check(self) -> dict[str, Any]:
+        checked: dict[str, Any] = self._runtime_options()
+        if self.options is not None:
+            checked["options"] = _with_aliases(self.options)
+        for name in ("keep_alive", "on_truncation", "timeout"):
+            if (value := getattr(self, name)) is not None:
+                checked[name] = value
+        return checked
+
+    def _provider_for(self, *, sync: bool) -> OllamaProvider:
+        """The provider of synchronous or of asynchronous calls: mostly the same one."""
+        if self.provider is not None:
+            return self.provider
+        extra = self.sync_client_kwargs if sync else self.async_client_kwargs
+        key = (
+            self.model, self.base_url, self.userinfo, self.api_key, _copied(self.headers), self.timeout,
+            self.max_retries, self.retry, self.max_concurrent, self.stream_config, self.on_truncation,
+            _copied(self.client_kwargs), _copied(extra),
+        )  # fmt: skip
+        for made in (self._own_sync, self._own) if sync else (self._own, self._own_sync):
+            if made is not None and made[0] == key:
+                return made[1]
+        made = key, connect(self, extra)
+        if sync:
+            self._own_sync = made
+        else:
+            self._own = made
+        return made[1]
+
+    def _runtime_options(self) -> dict[str, Any]:
+        """The runtime options that are set as fields."""
+        values = self.__dict__
+        options = {name: value for name in OPTION_FIELDS if (value := values[name]) is not None}
+        if not options.get("stop", True):
+            del options["stop"]  # an empty list says nothing
+        return options
+
+    def _settings_of_call(self, given: Mapping[str, Any], stop: list[str] | None) -> dict[str, Any]:
+        """What a provider's method takes: the fields, and over them what the call gives. None does not count.
+
+        Args:
+            given: The call's own runtime options, `options` and names of `CALL_FIELDS`.
+            stop: The call's stop texts; they replace the field's, an empty list all of them.
+        """
+        options = _one_layer({name: given[name] for name in given if name in OPTION_FIELDS}, given.get("options"))
+        if stop is not None:
+            options["stop"] = stop
+        merged = {**_with_aliases(self.options or {}), **self._runtime_options(), **options}
+        if not merged.get("stop", True):
+            del merged["stop"]
+        settings: dict[str, Any] = {name: merged.pop(name) for name in OPTION_FIELDS & merged.keys()}
+        if merged:
+            settings["options"] = merged
+        for name in CALL_FIELDS & given.keys():
+            if given[name] is not None:
+                settings[name] = given[name]
+        if "keep_alive" not in settings and self.keep_alive is not None:
+            settings["keep_alive"] = self.keep_alive
+        if self.provider is not None:  # one of our own was made with these
+            for name in ("timeout", "stream_config", "on_truncation"):
+                if name not in settings and (value := getattr(self, name)) is not None:
+                    settings[name] = value
+        return settings
+
+    def _identity(self) -> dict[str, Any]:
+        """What tells this object's answers from another's; nothing secret."""
+        identity: dict[str, Any] = {"model": self.model, "base_url": self._provider_for(sync=False).base_url}
+        identity.update(sorted(self._runtime_options().items()))
+        if self.options:
+            identity["options"] = self.options
+        return identity
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # Connections cannot be pickled; what they are made from can, and goes along.
+        state = super().__getstate__()
+        private = dict(state.get("__pydantic_private__") or {})
+        private.update(_own=None, _own_sync=None)
+        fields = {**state["__dict__"], "provider": None}
+        fields.pop("_serialized", None)
+        return {**state, "__dict__": fields, "__pydantic_private__": private}
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        for shared in (self.provider, self._own and self._own[1], self._own_sync and self._own_sync[1]):
+            if shared is not None:
+                memo[id(shared)] = shared
+        return super().__deepcopy__(memo)
+
+
+_NOT_OPTIONS = CALL_FIELDS | {
+    "model", "base_url", "userinfo", "api_key", "headers", "max_retries", "retry", "max_concurrent", "provider",
+    "client_kwargs", "sync_client_kwargs", "async_client_kwargs", "validate_model_on_init", "options",
+}  # fmt: skip
+OPTION_FIELDS: frozenset[str] = frozenset(OllamaSettings.model_fields) - _NOT_OPTIONS
+"""The fields that are runtime options."""
+
+
+def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuse keywords that nobody knows.
+
+    Raises:
+        TypeError: Names the first unknown keyword and the nearest known one.
+    """
+    names = set(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, sorted(names), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "options={...} passes on what has no keyword"
+            raise TypeError(f"{where} got an unexpected keyword argument {name!r}; {hint}")
+
+
+def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's keywords, with `max_tokens` and the like under the one name and without those that are None."""
+    return _with_aliases({name: value for name, value in given.items() if value is not None})
+
+
+def _with_aliases(given: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(given)
+    for alias, name in ALIASES.items():
+        if alias in values:
+            value = values.pop(alias)
+            if value is not None:
+                if values.get(name) is not None:
+                    raise TypeError(f"{alias} and {name} are one setting: give one of them")
+                values[name] = value
+    return values
+
+
+def _copied(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy, so that a change within the dict is noticed."""
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in (given or {}).items()}
+
+
+def _one_layer(keywords: dict[str, Any], options: Any) -> dict[str, Any]:
+    if options is None:
+        return keywords
+    if not isinstance(options, Mapping):
+        raise TypeError(f"options: expected a mapping, not {type(options).__name__}")
+    for name, value in _with_aliases(options).items():
+        if name in keywords:
+            raise TypeError(f"{name}: given as a keyword and in options; give it once")
+        if value is not None:
+            keywords[name] = value
+    return keywords

@@ -1,0 +1,343 @@
+"""`OllamaEmbedding`: embeddings for LlamaIndex on the namel3ss-ollama core.
+
+LlamaIndex cuts texts into batches of `embed_batch_size` and hands over all of them at once; how many are sent at a
+time is the provider's `max_concurrent`. A batch is cut further where its texts are long. When the server refuses a
+batch, it is halved until the text that it refuses is found, since one bad text among a thousand is worth knowing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
+
+from llama_index.llms.namel3ss_ollama.connection import (
+    MAX_CONCURRENT,
+    Connection,
+    connect,
+    deadlines,
+    one_layer,
+    reject_unknown,
+)
+from namel3ss_ollama import (
+    BadRequestError,
+    EmbedResponse,
+    LLMError,
+    MalformedResponseError,
+    OllamaProvider,
+    RetryPolicy,
+    ServerError,
+    StreamConfig,
+    run_sync,
+)
+
+__all__ = ["BadInputError", "OllamaEmbedding"]
+
+_TRANSPORT = ("verify", "cert", "proxy", "trust_env")
+
+
+class BadInputError(BadRequestError):
+    """The server embeds the other texts of a batch, but not this one.
+
+    Attributes:
+        text: The text.
+        index: Where it is in its batch, from 0.
+    """
+
+    text: str = ""
+    index: int = 0
+
+
+class OllamaEmbedding(BaseEmbedding):
+    """An embedding model on an Ollama server.
+
+    Nothing is sent or opened at construction. An object works from any thread and any event loop.
+
+    Args:
+        model_name: The model's name; that of `provider` by default.
+        base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434.
+        embed_batch_size: How many texts go into one request, up to 2048.
+        ollama_additional_kwargs: Runtime options (`num_ctx`, ...).
+        query_instruction: Put before each query, with a blank between.
+        text_instruction: Put before each text, with a blank between.
+        callback_manager: LlamaIndex's.
+        client_kwargs: `headers`, `timeout`, `verify`, `cert`, `proxy` and `trust_env`, as of an HTTP client; for
+            compatibility.
+        keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
+        dimensions: How long the vectors shall be, for models that can choose.
+        truncate: Whether a text that is too long is cut (the server's default) or refused.
+        max_batch_chars: How many characters go into one request; a longer text goes alone.
+        headers: More headers for every request; in no repr, event or `to_dict`.
+        api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
+        max_concurrent: How many requests run at once; None for no bound.
+        retry: How often and when a failed request is sent again.
+        request_timeout: How long the server may say nothing, in seconds; short for a `stream_config`.
+        stream_config: Deadlines of each request.
+        provider: An `OllamaProvider` to use, with its address, limits and retries.
+        **kwargs: The fields of LlamaIndex's embeddings: `num_workers`, `embeddings_cache`, `rate_limiter`.
+
+    Raises:
+        TypeError: A keyword is unknown.
+        ValueError: A value cannot be right.
+
+    Example:
+        ```python
+        embedding = OllamaEmbedding("nomic-embed-text", text_instruction="search_document:")
+        vector = embedding.get_text_embedding("The sky is blue.")
+        ```
+    """
+
+    base_url: str | None = Field(default=None, description="Where the server is.", frozen=True)
+    model_name: str = Field(description="The Ollama model to use.")
+    embed_batch_size: int = Field(
+        default=DEFAULT_EMBED_BATCH_SIZE, description="How many texts go into one request.", gt=0, le=2048
+    )
+    ollama_additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Runtime options.")
+    query_instruction: str | None = Field(default=None, description="Put before each query.")
+    text_instruction: str | None = Field(default=None, description="Put before each text.")
+    keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
+    dimensions: int | None = Field(default=None, description="How long the vectors shall be.", gt=0)
+    truncate: bool | None = Field(default=None, description="Whether a text that is too long is cut or refused.")
+    max_batch_chars: int = Field(default=200_000, description="How many characters go into one request.", gt=0)
+    headers: dict[str, str] | None = Field(
+        default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
+    )
+    api_key: str | None = Field(default=None, description="A bearer key.", exclude=True, repr=False, frozen=True)
+    max_concurrent: int | None = Field(
+        default=MAX_CONCURRENT, description="How many requests run at once.", frozen=True
+    )
+    retry: RetryPolicy | None = Field(default=None, description="When failed requests are sent again.", frozen=True)
+    request_timeout: float | None = Field(
+        default=None, description="Seconds that the server may say nothing.", frozen=True
+    )
+    stream_config: StreamConfig | None = Field(default=None, description="Deadlines of each request.", frozen=True)
+    client_kwargs: dict[str, Any] | None = Field(
+        default=None, description="As of an HTTP client.", exclude=True, repr=False, frozen=True
+    )
+
+    _connection: Connection = PrivateAttr()
+    _lengths: dict[tuple[str, int | None], int] = PrivateAttr(default_factory=dict)
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        base_url: str | None = None,
+        embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE,
+        ollama_additional_kwargs: dict[str, Any] | None = None,
+        query_instruction: str | None = None,
+        text_instruction: str | None = None,
+        callback_manager: CallbackManager | None = None,
+        client_kwargs: dict[str, Any] | None = None,
+        keep_alive: float | str | None = None,
+        *,
+        dimensions: int | None = None,
+        truncate: bool | None = None,
+        max_batch_chars: int = 200_000,
+        headers: dict[str, str] | None = None,
+        api_key: str | None = None,
+        max_concurrent: int | None = MAX_CONCURRENT,
+        retry: RetryPolicy | None = None,
+        request_timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        provider: OllamaProvider | None = None,
+        **kwargs: Any,
+    ) -> None:
+        hint = "runtime options go into ollama_additional_kwargs={...}, what else a provider takes into provider=..."
+        reject_unknown(kwargs, type(self).model_fields, type(self).__name__, hint)
+        if model_name is None and provider is not None:
+            model_name = provider.model
+        fields: dict[str, Any] = {
+            "model_name": model_name,
+            "base_url": base_url,
+            "embed_batch_size": embed_batch_size,
+            "ollama_additional_kwargs": ollama_additional_kwargs or {},
+            "query_instruction": query_instruction,
+            "text_instruction": text_instruction,
+            "callback_manager": callback_manager or CallbackManager([]),
+            "client_kwargs": client_kwargs,
+            "keep_alive": keep_alive,
+            "dimensions": dimensions,
+            "truncate": truncate,
+            "max_batch_chars": max_batch_chars,
+            "headers": headers,
+            "api_key": api_key,
+            "max_concurrent": max_concurrent,
+            "retry": retry,
+            "request_timeout": request_timeout,
+            "stream_config": stream_config,
+        }
+        super().__init__(**fields, **kwargs)
+        more = _of_client(client_kwargs or {})
+        headers = {**more.pop("headers", {}), **(headers or {})} or None
+        config = deadlines(
+            more.pop("timeout", None) if request_timeout is None else request_timeout, self.stream_config
+        )
+        if config is not None:
+            more["stream_config"] = config
+        self._connection = connect(
+            self.model_name,
+            provider,
+            base_url=base_url,
+            api_key=api_key,
+            headers=headers,
+            max_concurrent=max_concurrent,
+            retry=self.retry,
+            **more,
+        )
+        # Without the credentials that an address may hold: this field is shown.
+        self.__dict__["base_url"] = self._connection.provider.base_url
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What is pickled; LlamaIndex gives it to `__init__` when it is read again."""
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "base_url": self._connection.address}
+        state["__pydantic_private__"] = None
+        return state
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name that LlamaIndex's serialization and traces know; that of the class this one replaces."""
+        return "OllamaEmbedding"
+
+    @property
+    def provider(self) -> OllamaProvider:
+        """The provider that does the work."""
+        return self._connection.provider
+
+    # Vectors of texts as they are
+
+    def get_general_text_embedding(self, texts: str) -> list[float]:
+        """The vector of a text, without an instruction."""
+        return run_sync(self.aget_general_text_embedding(texts))
+
+    async def aget_general_text_embedding(self, prompt: str) -> list[float]:
+        """As `get_general_text_embedding`."""
+        return (await self.aget_general_text_embeddings([prompt]))[0]
+
+    def get_general_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        """The vectors of texts, without an instruction, in the order of the texts."""
+        return run_sync(self.aget_general_text_embeddings(texts))
+
+    async def aget_general_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        """As `get_general_text_embeddings`.
+
+        Raises:
+            BadInputError: The server refuses one of several texts.
+            MalformedResponseError: It sent vectors of another number or length than it should.
+            LLMError: It failed.
+        """
+        if not texts:
+            return []
+        tasks = [asyncio.ensure_future(self._embed(batch, start)) for start, batch in self._batches(texts)]
+        try:
+            found = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        vectors = [vector for batch in found for vector in batch]
+        self._check_lengths(vectors)
+        return vectors
+
+    # LlamaIndex's interface
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self.get_general_text_embedding(_instructed(self.query_instruction, query))
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await self.aget_general_text_embedding(_instructed(self.query_instruction, query))
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self.get_general_text_embedding(_instructed(self.text_instruction, text))
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await self.aget_general_text_embedding(_instructed(self.text_instruction, text))
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self.get_general_text_embeddings([_instructed(self.text_instruction, text) for text in texts])
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await self.aget_general_text_embeddings([_instructed(self.text_instruction, text) for text in texts])
+
+    # Requests
+
+    def _batches(self, texts: list[str]) -> list[tuple[int, list[str]]]:
+        """The texts in batches, each with the index of its first."""
+        batches: list[tuple[int, list[str]]] = []
+        room = 0
+        for index, text in enumerate(texts):
+            if not batches or len(batches[-1][1]) == self.embed_batch_size or len(text) > room:
+                batches.append((index, []))
+                room = self.max_batch_chars
+            batches[-1][1].append(text)
+            room -= len(text)
+        return batches
+
+    async def _embed(self, texts: list[str], start: int, refused: LLMError | None = None) -> list[list[float]]:
+        """The vectors of one request, or of several where the server refuses the whole.
+
+        Args:
+            texts: The texts.
+            start: The index of the first among all.
+            refused: Why the server refused a batch that these are half of.
+        """
+        try:
+            return (await self._request(texts)).embeddings
+        except (BadRequestError, ServerError) as error:
+            if len(texts) > 1:
+                middle = len(texts) // 2
+                left = await self._embed(texts[:middle], start, error)
+                return left + await self._embed(texts[middle:], start + middle, error)
+            if refused is None:
+                raise
+            bad = BadInputError(
+                f"the server refuses text {start} of its batch ({len(texts[0])} characters, in `text`): "
+                f"{error.message}",
+                status_code=error.status_code,
+                original_error=error,
+            )
+            bad.text, bad.index = texts[0], start
+            raise bad from error
+
+    async def _request(self, texts: list[str]) -> EmbedResponse:
+        options = one_layer({}, self.ollama_additional_kwargs, {}).get("options")
+        return await self.provider.embed(
+            texts,
+            model=self.model_name,
+            truncate=self.truncate,
+            dimensions=self.dimensions,
+            keep_alive=self.keep_alive,
+            batch_size=len(texts),
+            options=options,
+        )
+
+    def _check_lengths(self, vectors: list[list[float]]) -> None:
+        """Refuse vectors that don't go with each other, or with those that came before: an index cannot hold them."""
+        known = self._lengths.setdefault((self.model_name, self.dimensions), self.dimensions or len(vectors[0]))
+        for vector in vectors:
+            if len(vector) != known:
+                wanted = "as `dimensions` says" if self.dimensions else "as those before"
+                raise MalformedResponseError(
+                    f"{self.model_name} sent a vector of {len(vector)} dimensions, not of {known} {wanted}"
+                )
+
+
+def _instructed(instruction: str | None, text: str) -> str:
+    return f"{instruction.strip()} {text}" if instruction else text
+
+
+def _of_client(client_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an HTTP client's keywords a provider has.
+
+    Raises:
+        TypeError: One is none of these.
+    """
+    known = ("headers", "timeout", *_TRANSPORT)
+    hint = f"known are {', '.join(known)}; for more pass provider=OllamaProvider(...)"
+    reject_unknown(client_kwargs, known, "client_kwargs", hint)
+    return {name: value for name, value in client_kwargs.items() if value is not None}

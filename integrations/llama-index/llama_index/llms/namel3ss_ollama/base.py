@@ -1,0 +1,480 @@
+"""`Ollama`: an LLM for LlamaIndex on the namel3ss-ollama core.
+
+What goes over the wire, when it is tried again and how long it may take is the core's. Here LlamaIndex's calls become
+the core's and its answers LlamaIndex's. LlamaIndex's decorators emit its events and callbacks, once for each call:
+`complete` and its siblings don't go through `chat`, which would emit them twice and count tokens twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.constants import DEFAULT_NUM_OUTPUTS
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.llm import ToolSelection
+from typing_extensions import Self
+
+from llama_index.llms.namel3ss_ollama.connection import (
+    MAX_CONCURRENT,
+    Connection,
+    connect,
+    deadlines,
+    one_layer,
+    reject_unknown,
+)
+from llama_index.llms.namel3ss_ollama.messages import needs_reading, to_core
+from llama_index.llms.namel3ss_ollama.responses import GrowingAnswer, chat_response, completion_of
+from llama_index.llms.namel3ss_ollama.structured import StructuredOutputs
+from llama_index.llms.namel3ss_ollama.tools import choice_of, definitions_of, force_single_tool_call, selections
+from llama_index.llms.namel3ss_ollama.window import Window, window_of
+from namel3ss_ollama import LLMError, LLMResponse, OllamaProvider, RetryPolicy, StreamConfig, run_sync
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
+__all__ = ["Ollama", "force_single_tool_call"]
+
+_WINDOW_PATIENCE = 2.0
+"""Seconds that asking for the context window may take after an answer; it is asked for once."""
+
+
+class _Ask(NamedTuple):
+    """A call, ready for the core."""
+
+    messages: list[dict[str, Any]]
+    settings: dict[str, Any]
+    single_call: bool
+
+
+class Ollama(StructuredOutputs):
+    """A model on an Ollama server.
+
+    Nothing is sent or opened at construction, and nothing by `metadata`. An object works from any thread and any
+    event loop. Every keyword of a call wins over what is set here: `temperature`, `options`, `stop`, `think`,
+    `format`, `model`, `max_tokens` and all other keywords of `OllamaProvider.achat`.
+
+    Args:
+        model: The model's name; that of `provider` by default.
+        base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434.
+        temperature: The sampling temperature.
+        context_window: The context window in tokens, sent as `num_ctx`. Not set (-1), nothing is sent and the
+            server's own holds; `metadata` learns it by `load()`, `aload()` or the first answer.
+        request_timeout: How long the server may say nothing, in seconds, before the first piece of an answer and
+            between two; short for a `stream_config`. By default the core's deadlines hold.
+        prompt_key: Not used; for compatibility.
+        json_mode: Whether answers have to be JSON.
+        additional_kwargs: More runtime options (`num_predict`, `top_p`, `seed`, `stop`, ...).
+        client: An `ollama.Client` whose address and headers to use; for compatibility.
+        async_client: As `client`.
+        is_function_calling_model: Whether the model can call tools.
+        keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
+        thinking: Whether, or how much, the model thinks before it answers.
+        headers: More headers for every request; in no repr, event or `to_dict`.
+        api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
+        max_concurrent: How many requests run at once; None for no bound.
+        retry: How often and when a failed request is sent again.
+        stream_config: Deadlines and limits of each request.
+        on_truncation: What to do when the server cut the prompt to its context window: "warn", "error", "ignore".
+        provider: An `OllamaProvider` to use, with its address, limits, retries and defaults.
+        allow_image_urls: Whether pictures that are given as a URL are fetched.
+        **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
+            `pydantic_program_mode`, `rate_limiter`, ...
+
+    Raises:
+        TypeError: A keyword is unknown.
+        ValueError: A value cannot be right.
+
+    Example:
+        ```python
+        llm = Ollama("llama3.2", temperature=0.2)
+        print(llm.complete("Why is the sky blue?"))
+        ```
+    """
+
+    base_url: str | None = Field(default=None, description="Where the server is.", frozen=True)
+    model: str = Field(description="The Ollama model to use.")
+    temperature: float | None = Field(default=None, description="The temperature to use for sampling.")
+    context_window: int = Field(default=-1, description="The context window in tokens; -1 for the server's own.")
+    request_timeout: float | None = Field(default=None, description="Seconds that the server may say nothing.")
+    prompt_key: str = Field(default="prompt", description="Not used.")
+    json_mode: bool = Field(default=False, description="Whether answers have to be JSON.")
+    additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="More runtime options.")
+    is_function_calling_model: bool = Field(default=True, description="Whether the model can call tools.")
+    keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
+    thinking: bool | Literal["low", "medium", "high"] | None = Field(
+        default=None, description="Whether, or how much, the model thinks before it answers."
+    )
+    headers: dict[str, str] | None = Field(
+        default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
+    )
+    api_key: str | None = Field(default=None, description="A bearer key.", exclude=True, repr=False, frozen=True)
+    max_concurrent: int | None = Field(
+        default=MAX_CONCURRENT, description="How many requests run at once.", frozen=True
+    )
+    retry: RetryPolicy | None = Field(default=None, description="When failed requests are sent again.", frozen=True)
+    stream_config: StreamConfig | None = Field(default=None, description="Deadlines and limits of each request.")
+    on_truncation: Literal["warn", "error", "ignore"] | None = Field(
+        default=None, description="What to do when the server cut the prompt."
+    )
+    allow_image_urls: bool = Field(default=False, description="Whether pictures given as a URL are fetched.")
+
+    _connection: Connection = PrivateAttr()
+    _windows: dict[str, Window] = PrivateAttr(default_factory=dict)
+
+    def __init__(
+        self,
+        model: str | None = None,
+        base_url: str | None = None,
+        temperature: float | None = None,
+        context_window: int = -1,
+        request_timeout: float | None = None,
+        prompt_key: str = "prompt",
+        json_mode: bool = False,
+        additional_kwargs: dict[str, Any] | None = None,
+        client: Any = None,
+        async_client: Any = None,
+        is_function_calling_model: bool = True,
+        keep_alive: float | str | None = None,
+        thinking: bool | Literal["low", "medium", "high"] | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        api_key: str | None = None,
+        max_concurrent: int | None = MAX_CONCURRENT,
+        retry: RetryPolicy | None = None,
+        stream_config: StreamConfig | None = None,
+        on_truncation: Literal["warn", "error", "ignore"] | None = None,
+        provider: OllamaProvider | None = None,
+        allow_image_urls: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        hint = "runtime options go into additional_kwargs={...}, what else a provider takes into provider=..."
+        reject_unknown(kwargs, type(self).model_fields, type(self).__name__, hint)
+        base_url, headers = _of_client(client if client is not None else async_client, base_url, headers)
+        if model is None and provider is not None:
+            model = provider.model
+        fields: dict[str, Any] = {
+            "model": model,
+            "base_url": base_url,
+            "temperature": temperature,
+            "context_window": context_window,
+            "request_timeout": request_timeout,
+            "prompt_key": prompt_key,
+            "json_mode": json_mode,
+            "additional_kwargs": additional_kwargs or {},
+            "is_function_calling_model": is_function_calling_model,
+            "keep_alive": keep_alive,
+            "thinking": thinking,
+            "headers": headers,
+            "api_key": api_key,
+            "max_concurrent": max_concurrent,
+            "retry": retry,
+            "stream_config": stream_config,
+            "on_truncation": on_truncation,
+            "allow_image_urls": allow_image_urls,
+        }
+        super().__init__(**fields, **kwargs)
+        deadlines(self.request_timeout, self.stream_config)
+        self._connection = connect(
+            self.model,
+            provider,
+            base_url=base_url,
+            api_key=api_key,
+            headers=headers,
+            max_concurrent=max_concurrent,
+            # Out of `to_dict` it comes as a dict, and the field has made a policy of it.
+            retry=self.retry,
+        )
+        # Without the credentials that an address may hold: this field is shown.
+        self.__dict__["base_url"] = self._connection.provider.base_url
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What is pickled; LlamaIndex gives it to `__init__` when it is read again."""
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "base_url": self._connection.address}
+        state["__pydantic_private__"] = None
+        return state
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name that LlamaIndex's serialization and traces know; that of the class this one replaces."""
+        return "Ollama_llm"
+
+    @property
+    def provider(self) -> OllamaProvider:
+        """The provider that does the work."""
+        return self._connection.provider
+
+    @property
+    def client(self) -> OllamaProvider:
+        """The provider; it is for synchronous code too."""
+        return self.provider
+
+    @property
+    def async_client(self) -> OllamaProvider:
+        """The provider."""
+        return self.provider
+
+    # What is known of the model
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What LlamaIndex sizes prompts and memory by. Never any I/O."""
+        limit = self.additional_kwargs.get("num_predict", self.additional_kwargs.get("max_tokens"))
+        return LLMMetadata(
+            context_window=self.get_context_window(),
+            num_output=limit if isinstance(limit, int) and limit > 0 else DEFAULT_NUM_OUTPUTS,
+            model_name=self.model,
+            is_chat_model=True,
+            is_function_calling_model=self.is_function_calling_model,
+        )
+
+    def get_context_window(self) -> int:
+        """The context window in tokens, as far as it is known. Never any I/O; see `load`."""
+        return self._windows.get(self.model, Window()).in_force(self._num_ctx())
+
+    def load(self) -> Self:
+        """Load the model now and learn its context window; returns the LLM itself.
+
+        Raises:
+            LLMError: The server or the model is not there.
+        """
+        run_sync(self.aload())
+        return self
+
+    async def aload(self) -> Self:
+        """As `load`.
+
+        Raises:
+            LLMError: The server or the model is not there.
+        """
+        # Loading first: newer servers tell only of a loaded model with which window it runs.
+        settings = one_layer(self._options(), self.additional_kwargs, {"keep_alive": self.keep_alive})
+        settings.update(settings.pop("options", {}))
+        await self.provider.preload(self.model, **settings)
+        await self._learn_window(self.model)
+        return self
+
+    def _num_ctx(self) -> int | None:
+        asked = self.additional_kwargs.get("num_ctx")
+        return asked if isinstance(asked, int) else self.context_window if self.context_window > 0 else None
+
+    async def _learn_window(self, model: str) -> None:
+        shown = await self.provider.show_model(model)
+        self._windows[model] = window_of(model, shown, await self.provider.running_models())
+
+    def _wants_window(self, ask: _Ask) -> bool:
+        """Whether the window is to be asked for after this answer; True once a model."""
+        model = self.model
+        if self._num_ctx() is not None or model in self._windows or ask.settings["model"] != model:
+            return False
+        self._windows[model] = Window()
+        return True
+
+    async def _learn_quietly(self) -> None:
+        try:
+            await asyncio.wait_for(self._learn_window(self.model), _WINDOW_PATIENCE)
+        except (LLMError, asyncio.TimeoutError):
+            pass  # the answer is there, and LlamaIndex's default window is a safe one
+
+    # From LlamaIndex's calls to the core's
+
+    def _options(self) -> dict[str, Any]:
+        """Runtime options that are fields here."""
+        return {
+            "temperature": self.temperature,
+            "num_ctx": self.context_window if self.context_window > 0 else None,
+        }
+
+    def _ask(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> _Ask:
+        call = dict(kwargs)
+        parallel = call.pop("allow_parallel_tool_calls", True)
+        choice = choice_of(call.pop("tool_choice", None), required=bool(call.pop("tool_required", False)))
+        settings = one_layer(self._options(), self.additional_kwargs, call)
+        settings.setdefault("model", self.model)
+        for name, value in (
+            ("tool_choice", choice),
+            ("think", self.thinking),
+            ("keep_alive", self.keep_alive),
+            ("stream_config", deadlines(self.request_timeout, self.stream_config)),
+            ("on_truncation", self.on_truncation),
+            # A forced call is a format of its own.
+            ("format", "json" if self.json_mode and choice in (None, "auto", "none") else None),
+        ):
+            if value is not None:
+                settings.setdefault(name, value)
+        return _Ask(to_core(messages, image_urls=self.allow_image_urls), settings, not parallel)
+
+    async def _aask(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> _Ask:
+        if needs_reading(messages):
+            return await asyncio.to_thread(self._ask, messages, kwargs)
+        return self._ask(messages, kwargs)
+
+    # Answers, for the decorated methods below
+
+    async def _answer(self, ask: _Ask) -> ChatResponse:
+        response: LLMResponse = await self.provider.achat(ask.messages, **ask.settings)
+        if self._wants_window(ask):
+            await self._learn_quietly()
+        return chat_response(response, single_call=ask.single_call)
+
+    def _stream(self, ask: _Ask) -> ChatResponseGen:
+        answer = GrowingAnswer(single_call=ask.single_call)
+        with self.provider.stream(ask.messages, **ask.settings) as stream:
+            for chunk in stream:
+                yield answer.add(chunk)
+        if self._wants_window(ask):
+            run_sync(self._learn_quietly())
+
+    async def _astream(self, ask: _Ask) -> ChatResponseAsyncGen:
+        answer = GrowingAnswer(single_call=ask.single_call)
+        async with self.provider.stream_chat(ask.messages, **ask.settings) as stream:
+            async for chunk in stream:
+                yield answer.add(chunk)
+        if self._wants_window(ask):
+            await self._learn_quietly()
+
+    def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+        if not formatted and self.completion_to_prompt is not None:
+            prompt = self.completion_to_prompt(prompt)
+        return [ChatMessage(role=MessageRole.USER, content=prompt)]
+
+    # LlamaIndex's interface
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """The next turn of a conversation.
+
+        Args:
+            messages: The conversation.
+            **kwargs: `tools`, `tool_choice`, `tool_required`, `allow_parallel_tool_calls`, and all keywords of
+                `OllamaProvider.achat`; they win over what the LLM was made with.
+
+        Raises:
+            LLMError: What kept the answer from coming.
+            TypeError, ValueError: An argument is wrong; nothing was sent.
+        """
+        return run_sync(self._answer(self._ask(messages, kwargs)))
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """As `chat`."""
+        return await self._answer(await self._aask(messages, kwargs))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """As `chat`, as it comes: each response has the whole message so far and in `delta` what is new.
+
+        `additional_kwargs["thinking_delta"]` is what is new of the thinking. `logprobs` are those of the delta, in
+        the last response those of all tokens.
+        """
+        return self._stream(self._ask(messages, kwargs))
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """As `stream_chat`: `async for response in await llm.astream_chat(messages)`."""
+        return self._astream(await self._aask(messages, kwargs))
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The answer to a prompt, sent as a user's message.
+
+        Args:
+            prompt: The text.
+            formatted: Whether the text is the prompt as it is; if not, `completion_to_prompt` makes the prompt of it.
+            **kwargs: As those of `chat`.
+        """
+        return completion_of(run_sync(self._answer(self._ask(self._prompt(prompt, formatted), kwargs))))
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """As `complete`."""
+        return completion_of(await self._answer(self._ask(self._prompt(prompt, formatted), kwargs)))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """As `complete`, as it comes."""
+        responses = self._stream(self._ask(self._prompt(prompt, formatted), kwargs))
+
+        def completions() -> CompletionResponseGen:
+            for response in responses:
+                yield completion_of(response)
+
+        return completions()
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """As `stream_complete`: `async for response in await llm.astream_complete(prompt)`."""
+        responses = self._astream(self._ask(self._prompt(prompt, formatted), kwargs))
+
+        async def completions() -> CompletionResponseAsyncGen:
+            async for response in responses:
+                yield completion_of(response)
+
+        return completions()
+
+    # Tools
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or [])
+        if isinstance(user_msg, str):
+            user_msg = ChatMessage(role=MessageRole.USER, content=user_msg)
+        if user_msg is not None:
+            messages.append(user_msg)
+        return {
+            "messages": messages,
+            "tools": definitions_of(tools) or None,
+            # LlamaIndex checks only answers that come whole; passed on, it holds in streams too.
+            "allow_parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+            "tool_choice": choice_of(kwargs.get("tool_choice"), required=tool_required),
+        }
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The tools that a response asks to run.
+
+        Raises:
+            ValueError: There are none, and `error_on_no_tool_call`.
+            OutputValidationError: The arguments of one are no JSON object.
+        """
+        return selections(response, error_on_no_tool_call=error_on_no_tool_call)
+
+
+def _of_client(
+    client: Any, base_url: str | None, headers: dict[str, str] | None
+) -> tuple[str | None, dict[str, str] | None]:
+    """Address and headers of an `ollama.Client` or `AsyncClient`, where they are not given."""
+    inner = getattr(client, "_client", None)
+    if client is None:
+        return base_url, headers
+    if inner is None or not hasattr(inner, "base_url"):
+        raise TypeError(f"client: expected an ollama.Client, not {type(client).__name__}; or pass provider=...")
+    if headers is None:
+        # Those that every client of that package sends are not the user's.
+        usual = {"accept", "accept-encoding", "connection", "content-type", "user-agent"}
+        headers = {name: value for name, value in inner.headers.items() if name.lower() not in usual} or None
+    return (str(inner.base_url) if base_url is None else base_url), headers

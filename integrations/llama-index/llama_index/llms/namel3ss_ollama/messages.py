@@ -1,0 +1,163 @@
+"""LlamaIndex's messages into the core's: roles, blocks, tool calls, old forms. Input is never changed.
+
+The text blocks of a message go out as one text without anything between them, as all of LlamaIndex's integrations
+do. What the API can't take is refused by name rather than left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from io import IOBase
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from namel3ss_ollama import Image
+
+__all__ = ["needs_reading", "to_core"]
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+
+
+def to_core(messages: Sequence[ChatMessage], *, image_urls: bool) -> list[dict[str, Any]]:
+    """The messages as the core takes them.
+
+    Args:
+        messages: The conversation.
+        image_urls: Whether pictures are fetched from the web.
+
+    Raises:
+        ValueError: A message has a block that the API cannot take, or a picture that cannot be read.
+    """
+    names: dict[str, str] = {}
+    return [_Translation(index, message, names, image_urls).result() for index, message in enumerate(messages)]
+
+
+def needs_reading(messages: Iterable[ChatMessage]) -> bool:
+    """Whether a message has a picture whose bytes are in a file or on the web, so that reading it can take long."""
+    return any(_is_elsewhere(block) for message in messages for block in message.blocks)
+
+
+def _is_elsewhere(block: object) -> bool:
+    if isinstance(block, ImageBlock):
+        return not isinstance(block.image, bytes) and not str(block.url or "").startswith("data:")
+    return isinstance(block, CitableBlock) and any(_is_elsewhere(inner) for inner in block.content)
+
+
+class _Translation:
+    """One message on its way."""
+
+    def __init__(self, index: int, message: ChatMessage, names: dict[str, str], image_urls: bool) -> None:
+        self._where = f"messages[{index}]"
+        self._message = message
+        self._names = names
+        self._image_urls = image_urls
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._images: list[Image] = []
+        self._calls: list[dict[str, Any]] = []
+
+    def result(self) -> dict[str, Any]:
+        message = self._message
+        role = _ROLES[message.role]
+        for block in message.blocks:
+            self._take(block)
+        if not self._calls:  # streamed and older answers have the calls here as well
+            self._calls = [self._legacy_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
+        result: dict[str, Any] = {"role": role, "content": "".join(self._texts)}
+        if self._thoughts:
+            result["thinking"] = "".join(self._thoughts)
+        if self._images:
+            result["images"] = self._images
+        if self._calls:
+            result["tool_calls"] = self._calls
+            self._remember_names()
+        if role == "tool":
+            self._add_what_it_answers(result)
+        return result
+
+    def _take(self, block: object) -> None:
+        if isinstance(block, TextBlock):
+            self._texts.append(block.text)
+        elif isinstance(block, ImageBlock):
+            self._images.append(self._image(block))
+        elif isinstance(block, ThinkingBlock):
+            self._thoughts.append(block.content or "")
+        elif isinstance(block, ToolCallBlock):
+            function = {"name": block.tool_name, "arguments": block.tool_kwargs}
+            self._calls.append({"id": block.tool_call_id, "function": function})
+        elif isinstance(block, CitableBlock):
+            for inner in block.content:
+                self._take(inner)
+        elif isinstance(block, CitationBlock):
+            self._take(block.cited_content)
+        elif not isinstance(block, CachePoint):
+            name = type(block).__name__
+            raise ValueError(f"{self._where}: Ollama's API takes text and pictures, not a block of type {name}")
+
+    def _image(self, block: ImageBlock) -> Image:
+        try:
+            if isinstance(block.image, bytes):
+                return Image(block.image.decode("ascii"))  # the block has made it base64
+            if isinstance(block.image, IOBase):
+                block.image.seek(0)
+                return Image(block.image.read())
+            if block.path is not None:
+                return Image(block.path)
+            url = str(block.url or "")
+            if url.startswith("data:"):
+                return Image(url)
+            if url and not self._image_urls:
+                raise ValueError(
+                    "the picture is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
+                    "bytes as ImageBlock(image=...)"
+                )
+            return Image(block.resolve_image().read())
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self._where}: {error}") from error
+
+    def _legacy_call(self, call: Any) -> dict[str, Any]:
+        """A call out of `additional_kwargs`: a dict in OpenAI's or Ollama's shape, or an SDK's object of that shape."""
+        if not isinstance(call, Mapping) and hasattr(call, "model_dump"):
+            call = call.model_dump()
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping):
+            raise ValueError(f"{self._where}: a tool call needs {{'function': {{'name': ..., 'arguments': ...}}}}")
+        return {"id": call.get("id"), "function": dict(function)}
+
+    def _remember_names(self) -> None:
+        for call in self._calls:
+            name = call["function"].get("name")
+            if isinstance(name, str):
+                # Some integrations, the one this replaces among them, use the tool's name as the call's id.
+                self._names.setdefault(name, name)
+                if call["id"]:
+                    self._names[str(call["id"])] = name
+
+    def _add_what_it_answers(self, result: dict[str, Any]) -> None:
+        extra = self._message.additional_kwargs
+        call_id = extra.get("tool_call_id")
+        name = extra.get("tool_name") or extra.get("name") or self._names.get(str(call_id))
+        if name:
+            result["tool_name"] = str(name)
+        if call_id:
+            result["tool_call_id"] = str(call_id)

@@ -1,0 +1,155 @@
+"""The core's answers into LlamaIndex's: whole ones, and those that grow.
+
+Each item of a stream carries the whole message so far, as LlamaIndex asks for, and the text that is new. Nothing
+that was handed out is changed later: blocks are shared between items only where they don't grow any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    ContentBlock,
+    LogProb,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
+
+from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
+
+__all__ = ["GrowingAnswer", "chat_response", "completion_of"]
+
+
+def chat_response(response: LLMResponse, *, single_call: bool) -> ChatResponse:
+    """A whole answer.
+
+    Args:
+        response: The core's.
+        single_call: Whether only the first tool call counts.
+    """
+    calls = response.tool_calls[:1] if single_call else response.tool_calls
+    blocks: list[ContentBlock] = []
+    if response.thinking:
+        blocks.append(ThinkingBlock(content=response.thinking))
+    blocks.append(TextBlock(text=response.content))
+    blocks.extend(_call_block(call) for call in calls)
+    wire_calls = [_plain_call(call) for call in calls]
+    message: dict[str, Any] = {"role": "assistant", "content": response.content}
+    if response.thinking:
+        message["thinking"] = response.thinking
+    if wire_calls:
+        message["tool_calls"] = wire_calls
+    raw: dict[str, Any] = {"model": response.model, "message": message, "done": True, **response.metadata}
+    _add_totals(raw, response)
+    return ChatResponse(
+        message=_message(blocks, wire_calls), raw=raw, logprobs=_logprobs(response.logprobs), additional_kwargs={}
+    )
+
+
+class GrowingAnswer:
+    """A streamed answer: chunks in, responses out.
+
+    Args:
+        single_call: Whether only the first tool call counts.
+    """
+
+    __slots__ = ("_calls", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
+
+    def __init__(self, *, single_call: bool) -> None:
+        self._single_call = single_call
+        self._text = ""
+        self._thoughts = ""
+        self._thought: ThinkingBlock | None = None
+        self._calls: list[ToolCallBlock] = []
+        self._plain_calls: list[dict[str, Any]] = []
+
+    def add(self, chunk: StreamChunk) -> ChatResponse:
+        """The answer with this chunk."""
+        if chunk.content:
+            self._text += chunk.content
+        if chunk.thinking:
+            self._thoughts += chunk.thinking
+            self._thought = ThinkingBlock(content=self._thoughts)
+        if chunk.tool_calls:
+            self._add_calls(chunk.tool_calls)
+        blocks: list[ContentBlock] = [TextBlock(text=self._text)]
+        if self._thought is not None:
+            blocks.insert(0, self._thought)
+        if self._calls:
+            blocks += self._calls
+        raw, logprobs = chunk.raw, None
+        if chunk.response is not None:
+            raw = dict(raw)
+            _add_totals(raw, chunk.response)
+            logprobs = chunk.response.logprobs
+        elif "logprobs" in raw:
+            logprobs = chunk.logprobs
+        return ChatResponse(
+            message=_message(blocks, self._plain_calls),
+            delta=chunk.content,
+            raw=raw,
+            logprobs=_logprobs(logprobs) if logprobs else None,
+            additional_kwargs={"thinking_delta": chunk.thinking or None},
+        )
+
+    def _add_calls(self, calls: Sequence[ToolCall]) -> None:
+        if self._single_call:
+            calls = calls[: 1 - len(self._calls)]
+        # New lists: those that were handed out stay as they were.
+        self._calls = [*self._calls, *(_call_block(call) for call in calls)]
+        self._plain_calls = [*self._plain_calls, *(_plain_call(call) for call in calls)]
+
+
+def completion_of(response: ChatResponse) -> CompletionResponse:
+    """The completion that a chat's answer is."""
+    return CompletionResponse(
+        text=response.message.content or "",
+        delta=response.delta,
+        raw=response.raw,
+        logprobs=response.logprobs,
+        additional_kwargs={**response.message.additional_kwargs, **response.additional_kwargs},
+    )
+
+
+def _message(blocks: list[ContentBlock], calls: list[dict[str, Any]]) -> ChatMessage:
+    # LlamaIndex's agents read the blocks, its streaming programs look for this key.
+    extra = {"tool_calls": calls} if calls else {}
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
+
+
+def _call_block(call: ToolCall) -> ToolCallBlock:
+    broken = call.invalid_arguments
+    return ToolCallBlock(
+        tool_call_id=call.id, tool_name=call.name, tool_kwargs=dict(call.arguments) if broken is None else broken
+    )
+
+
+def _plain_call(call: ToolCall) -> dict[str, Any]:
+    arguments = dict(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _add_totals(raw: dict[str, Any], response: LLMResponse) -> None:
+    raw["usage"] = dict(response.usage)
+    if response.truncated_prompt:
+        raw["truncated_prompt"] = True
+
+
+def _logprobs(tokens: Iterable[Mapping[str, Any]] | None) -> list[list[LogProb]] | None:
+    """A list for each token: the one that was chosen, then the others that were likely."""
+    if tokens is None:
+        return None
+    return [
+        [_logprob(token), *(_logprob(o) for o in token.get("top_logprobs") or () if o.get("token") != token["token"])]
+        for token in tokens
+    ]
+
+
+def _logprob(token: Mapping[str, Any]) -> LogProb:
+    return LogProb(token=token["token"], logprob=token["logprob"], bytes=token.get("bytes") or [])

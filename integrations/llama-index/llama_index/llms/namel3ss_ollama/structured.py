@@ -1,0 +1,353 @@
+"""Structured output: the four methods of LlamaIndex's LLMs, with a grammar where it is left to the LLM.
+
+In `PydanticProgramMode.DEFAULT` the class's JSON schema goes along as `format`, and the server decodes nothing else; in
+`LLM` the prompt says what is wanted, in LlamaIndex's words. The other modes are LlamaIndex's own programs; a tool call
+that stands for the object is forced, also in streams, where LlamaIndex itself would leave it to the model. Whichever
+way, an answer that is cut or not valid ends in `StructuredOutputError`, and a stream that ends has ended in a valid
+object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, cast
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.events.llm import (
+    LLMStructuredPredictEndEvent,
+    LLMStructuredPredictInProgressEvent,
+    LLMStructuredPredictStartEvent,
+)
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.output_parsers import PydanticOutputParser
+from llama_index.core.program.utils import FlexibleModel, create_flexible_model, get_program_for_llm
+from llama_index.core.prompts import BasePromptTemplate, ChatPromptTemplate, PromptTemplate
+from llama_index.core.types import BasePydanticProgram, Model, PydanticProgramMode
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from namel3ss_ollama import OutputValidationError
+
+__all__ = ["StructuredOutputError", "StructuredOutputs"]
+
+dispatcher = get_dispatcher(__name__)
+_PARSE_AGAIN = 128
+
+
+class StructuredOutputError(OutputValidationError, ValueError):
+    """The answer is no object of the class that was asked for; `text` has it as the model wrote it.
+
+    It is the core's error, and a `ValueError` as LlamaIndex's programs raise it.
+    """
+
+
+class StructuredOutputs(FunctionCallingLLM):
+    """What an LLM needs to answer in objects; `chat` and its siblings come from the subclass."""
+
+    def structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """The answer to a prompt as an object.
+
+        Args:
+            output_cls: A pydantic class.
+            prompt: The prompt's template.
+            llm_kwargs: Keywords for `chat`.
+            **prompt_args: What the template needs.
+
+        Raises:
+            StructuredOutputError: The answer is no such object.
+            LLMError: What kept the answer from coming.
+        """
+        dispatcher.event(
+            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
+        )
+        if plan := self._plan(output_cls, prompt, llm_kwargs, prompt_args):
+            result = plan.result(self.chat(plan.messages, **plan.keywords))
+        else:
+            with _Naming(output_cls):
+                program = self._program(output_cls, prompt)
+                result = _of_class(output_cls, program(llm_kwargs=dict(llm_kwargs or {}), **prompt_args))
+        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
+        return result
+
+    async def astructured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        """As `structured_predict`."""
+        dispatcher.event(
+            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
+        )
+        if plan := self._plan(output_cls, prompt, llm_kwargs, prompt_args):
+            result = plan.result(await self.achat(plan.messages, **plan.keywords))
+        else:
+            template: BasePromptTemplate = prompt
+            if self.pydantic_program_mode == PydanticProgramMode.FUNCTION:
+                # LlamaIndex's program forgets the system prompt where it is asynchronous and does not stream.
+                template = ChatPromptTemplate(self._extend_messages(prompt.format_messages(llm=self, **prompt_args)))
+                prompt_args = {}
+            with _Naming(output_cls):
+                program = self._program(output_cls, template)
+                result = _of_class(output_cls, await program.acall(llm_kwargs=dict(llm_kwargs or {}), **prompt_args))
+        dispatcher.event(LLMStructuredPredictEndEvent(output=result))
+        return result
+
+    def stream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | FlexibleModel, None, None]:
+        """The answer to a prompt as an object that grows: partial ones, and at last a valid one.
+
+        Arguments and errors are those of `structured_predict`. A partial object has the class's fields as attributes,
+        None where nothing has come yet, and is of the class itself as soon as it is valid.
+        """
+        dispatcher.event(
+            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
+        )
+        last: Any = None
+        objects = self._structured_stream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+        for last in cast("Generator[Model | FlexibleModel, None, None]", objects):
+            dispatcher.event(LLMStructuredPredictInProgressEvent(output=last))
+            yield last
+        dispatcher.event(LLMStructuredPredictEndEvent(output=_of_class(output_cls, last)))
+
+    async def astream_structured_predict(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | FlexibleModel, None]:
+        """As `stream_structured_predict`: `async for object in await llm.astream_structured_predict(...)`."""
+
+        async def gen() -> AsyncGenerator[Model | FlexibleModel, None]:
+            dispatcher.event(
+                LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
+            )
+            last: Any = None
+            objects = await self._structured_astream_call(output_cls, prompt, llm_kwargs, **prompt_args)
+            async for last in cast("AsyncGenerator[Model | FlexibleModel, None]", objects):
+                dispatcher.event(LLMStructuredPredictInProgressEvent(output=last))
+                yield last
+            dispatcher.event(LLMStructuredPredictEndEvent(output=_of_class(output_cls, last)))
+
+        return gen()
+
+    # LlamaIndex's own streams, and its StructuredLLM, come through these two as well.
+
+    def _structured_stream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None, None]:
+        plan = self._plan(output_cls, prompt, llm_kwargs, prompt_args)
+        if plan is None:
+            with _Naming(output_cls):
+                program = self._program(output_cls, prompt, **self._forcing())
+                yield from program.stream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args)
+            return
+        growing = _GrowingObject(plan)
+        response = None
+        for response in self.stream_chat(plan.messages, **plan.keywords):
+            if (partial := growing.add(response)) is not None:
+                yield partial
+        yield plan.result(response)
+
+    async def _structured_astream_call(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None]:
+        async def gen() -> AsyncGenerator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None]:
+            plan = self._plan(output_cls, prompt, llm_kwargs, prompt_args)
+            if plan is None:
+                with _Naming(output_cls):
+                    program = self._program(output_cls, prompt, **self._forcing())
+                    async for item in await program.astream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args):
+                        yield item
+                return
+            growing = _GrowingObject(plan)
+            response = None
+            async for response in await self.astream_chat(plan.messages, **plan.keywords):
+                if (partial := growing.add(response)) is not None:
+                    yield partial
+            yield plan.result(response)
+
+        return gen()
+
+    def _plan(
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None,
+        prompt_args: dict[str, Any],
+    ) -> _Plan[Model] | None:
+        """What to ask, and how to read the answer; None where that is up to a program of LlamaIndex's."""
+        if self.pydantic_program_mode == PydanticProgramMode.DEFAULT:
+            keywords = {**(llm_kwargs or {}), "format": output_cls.model_json_schema()}
+            messages = self._get_messages(prompt, **prompt_args)
+            return _Plan(output_cls, messages, keywords, output_cls.model_validate_json, in_text=False)
+        if self.pydantic_program_mode == PydanticProgramMode.LLM:
+            parser = PydanticOutputParser(output_cls=output_cls)
+            template = prompt.model_copy()
+            template.output_parser = parser
+            messages = self._extend_messages(template.format_messages(llm=self, **prompt_args))
+            return _Plan(output_cls, messages, dict(llm_kwargs or {}), parser.parse, in_text=True)
+        return None
+
+    def _program(
+        self, output_cls: type[Model], prompt: BasePromptTemplate, **settings: Any
+    ) -> BasePydanticProgram[Model]:
+        # A copy, since programs write into the prompt that they are given.
+        mode = self.pydantic_program_mode
+        return get_program_for_llm(output_cls, prompt.model_copy(), self, pydantic_program_mode=mode, **settings)
+
+    def _forcing(self) -> dict[str, Any]:
+        """What makes a program force its call in a stream, where LlamaIndex does not."""
+        return {"tool_choice": "required"} if self.pydantic_program_mode == PydanticProgramMode.FUNCTION else {}
+
+
+@dataclass(frozen=True)
+class _Plan(Generic[Model]):
+    """How to come to an object without a program.
+
+    Attributes:
+        output_cls: Its class.
+        messages: What to ask.
+        keywords: The keywords of the call.
+        parse: Makes the object of the answer's text; raises `ValueError`.
+        in_text: Whether other text may stand around the object.
+    """
+
+    output_cls: type[Model]
+    messages: list[ChatMessage]
+    keywords: dict[str, Any]
+    parse: Callable[[str], Model]
+    in_text: bool
+
+    def result(self, response: ChatResponse | None) -> Model:
+        """The object that an answer is.
+
+        Raises:
+            StructuredOutputError: It is none.
+        """
+        text = (response.message.content if response else None) or ""
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise self._failure(text, response, error) from None  # a traceback would quote the answer
+
+    def _failure(self, text: str, response: ChatResponse | None, error: ValueError) -> StructuredOutputError:
+        raw = response.raw if response is not None and isinstance(response.raw, dict) else {}
+        places = "the whole"
+        if isinstance(error, ValidationError):
+            places = ", ".join(sorted({".".join(map(str, e["loc"])) or places for e in error.errors()})[:5])
+        if not text:
+            why = "it is empty"
+        elif raw.get("done_reason") == "length":
+            why = "it was cut by the token limit: raise num_predict (max_tokens)"
+        else:
+            why = "what the model wrote is in `text`"
+        return StructuredOutputError(
+            f"the answer is no {self.output_cls.__name__} (at {places}); {why}", original_error=error, text=text
+        )
+
+
+def _of_class(output_cls: type[Model], result: Any) -> Model:
+    """What a program came to.
+
+    Raises:
+        StructuredOutputError: It is no object of the class.
+    """
+    if isinstance(result, output_cls):
+        return result
+    kind = "nothing" if result is None else f"a {type(result).__name__}"
+    text = result.model_dump_json() if isinstance(result, BaseModel) else ""
+    raise StructuredOutputError(f"the answer is no {output_cls.__name__}: the model's came out as {kind}", text=text)
+
+
+class _Naming:
+    """Lets what LlamaIndex's programs say of an answer out as one error that names the class; others pass."""
+
+    def __init__(self, output_cls: type[BaseModel]) -> None:
+        self._output_cls = output_cls
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        name = self._output_cls.__name__
+        if isinstance(error, OutputValidationError):
+            raise StructuredOutputError(
+                f"the answer is no {name}: {error.message}",
+                original_error=error,
+                text=error.text,
+                response=error.response,
+            ) from error
+        if isinstance(error, (ValueError, TypeError)) and not _went_through_chat(trace):
+            raise StructuredOutputError(
+                f"the answer is no {name}; LlamaIndex's words for it, the answer among them, are in `text`",
+                original_error=error,
+                text=str(error),
+            ) from None
+
+
+def _went_through_chat(trace: TracebackType | None) -> bool:
+    """Whether an error came out of `chat` or a sibling: then it is about an argument, not about the answer."""
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == "llama_index.llms.namel3ss_ollama.base":
+            return True
+        trace = trace.tb_next
+    return False
+
+
+class _GrowingObject(Generic[Model]):
+    """The object so far, out of a text that grows.
+
+    The text is parsed anew each time, so the longer it is the more has to come first: the work stays in proportion to
+    the answer's length, and a stream of short objects still gives one a token.
+    """
+
+    def __init__(self, plan: _Plan[Model]) -> None:
+        self._plan = plan
+        self._flexible = create_flexible_model(plan.output_cls)
+        self._length = 0
+        self._value: Any = None
+
+    def add(self, response: ChatResponse) -> Model | FlexibleModel | None:
+        """The object, where it is another one than before; else None."""
+        text = response.message.content or ""
+        if (len(text) - self._length) * _PARSE_AGAIN <= len(text):
+            return None
+        self._length = len(text)
+        if self._plan.in_text:
+            text = text[max(text.find("{"), 0) : text.rfind("}") + 1 or None]
+        try:
+            value = from_json(text, allow_partial="trailing-strings")
+        except ValueError:
+            return None
+        if not isinstance(value, dict) or value == self._value:
+            return None
+        self._value = value
+        try:
+            return self._plan.output_cls.model_validate(value)
+        except ValidationError:
+            return self._flexible.model_validate(value)

@@ -1,0 +1,82 @@
+"""Tools: LlamaIndex's into what the core takes, the model's calls into what LlamaIndex runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.types import ChatResponse, ToolCallBlock
+from llama_index.core.llms.llm import ToolSelection
+
+from namel3ss_ollama import OutputValidationError
+
+if TYPE_CHECKING:
+    from llama_index.core.tools.types import BaseTool
+
+__all__ = ["choice_of", "definitions_of", "force_single_tool_call", "selections"]
+
+
+def definitions_of(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
+    """The tools' definitions; names and schemas as LlamaIndex makes them."""
+    return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
+
+
+def choice_of(tool_choice: Any, *, required: bool) -> str | None:
+    """The core's `tool_choice` out of the forms that LlamaIndex and its users know.
+
+    Args:
+        tool_choice: None, "auto", "none", "required", "any", a tool's name, or OpenAI's
+            `{"type": "function", "function": {"name": ...}}`.
+        required: Whether a tool has to be called when nothing else is said.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(tool_choice, Mapping):
+        function = tool_choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else tool_choice.get("name")
+        tool_choice = tool_choice.get("type") if name is None else name
+    if tool_choice is None or (required and tool_choice == "auto"):
+        return "required" if required else None
+    if not isinstance(tool_choice, str):
+        raise ValueError(f"tool_choice: expected 'auto', 'required', 'none' or a tool's name, not {tool_choice!r:.80}")
+    return "required" if tool_choice == "any" else tool_choice
+
+
+def force_single_tool_call(response: ChatResponse) -> None:
+    """Keep the first tool call of a response and drop the others, in both places that hold them."""
+    message = response.message
+    calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    if len(calls) > 1:
+        message.blocks = [block for block in message.blocks if block not in calls[1:]]
+    plain = message.additional_kwargs.get("tool_calls")
+    if isinstance(plain, list) and len(plain) > 1:
+        message.additional_kwargs["tool_calls"] = plain[:1]
+
+
+def selections(response: ChatResponse, *, error_on_no_tool_call: bool) -> list[ToolSelection]:
+    """The tools that a response asks to run.
+
+    Raises:
+        ValueError: There are none, and that is an error.
+        OutputValidationError: The arguments of one are no JSON object.
+    """
+    calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+    if not calls and error_on_no_tool_call:
+        raise ValueError("Expected at least one tool call, but got 0 tool calls.")
+    return [_selection(call, index) for index, call in enumerate(calls)]
+
+
+def _selection(call: ToolCallBlock, index: int) -> ToolSelection:
+    if not isinstance(call.tool_kwargs, dict):
+        # ToolSelection would turn them into no arguments at all, and the tool would run with its defaults.
+        raise OutputValidationError(
+            f"the model called {call.tool_name!r} with arguments that are no JSON object ({len(call.tool_kwargs)} "
+            "characters, in `text`); ask again, or take a larger model",
+            text=call.tool_kwargs,
+        )
+    return ToolSelection(
+        tool_id=call.tool_call_id or f"{call.tool_name}_{index}",
+        tool_name=call.tool_name,
+        tool_kwargs=call.tool_kwargs,
+    )

@@ -1,0 +1,377 @@
+"""Answers whole and in pieces, sync and async: what goes out, what comes back, who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, UsageMetadataCallbackHandler
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
+
+from langchain_namel3ss_ollama import ChatOllama, chunks
+from namel3ss_ollama import LLMError, OllamaProvider, StreamConfig
+from namel3ss_ollama.testing import Gate, OllamaServer, Reply, ToolCall
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is in beta")
+Make = Callable[..., ChatOllama]
+COUNTERS = {"prompt_eval_count": 3, "eval_count": 2}
+
+
+class Recorder(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.tokens: list[Any] = []
+        self.chunks: list[Any] = []
+        self.errors: list[tuple[BaseException, Any]] = []
+        self.ended = 0
+        self.started: list[Any] = []
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        self.started.append((serialized, kwargs))
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+        self.tokens.append(token)
+        self.chunks.append(chunk)
+
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        self.errors.append((error, kwargs.get("response")))
+
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        self.ended += 1
+
+
+class AsyncRecorder(AsyncCallbackHandler):
+    def __init__(self) -> None:
+        self.tokens: list[Any] = []
+        self.errors: list[BaseException] = []
+
+    async def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.tokens.append(token)
+
+    async def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        self.errors.append(error)
+
+
+def merged(pieces: list[AIMessageChunk]) -> AIMessageChunk:
+    return pieces[0] + pieces[1:]  # type: ignore[return-value, operator]
+
+
+def body(server: OllamaServer) -> dict[str, Any]:
+    return dict(server.requests[-1].payload)
+
+
+async def answers(model: ChatOllama, **call: Any) -> list[AIMessage]:
+    """The same question in all four ways."""
+    return [
+        await asyncio.to_thread(model.invoke, "Hi", **call),
+        await model.ainvoke("Hi", **call),
+        merged(await asyncio.to_thread(lambda: list(model.stream("Hi", **call)))),
+        merged([piece async for piece in model.astream("Hi", **call)]),
+    ]
+
+
+async def test_the_four_ways_agree(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("Good day.", thinking="A greeting.", counters=COUNTERS, model="qwen3")
+    for answer in await answers(chat("qwen3", reasoning=True)):
+        assert answer.content == "Good day."
+        assert answer.additional_kwargs == {"reasoning_content": "A greeting."}
+        assert answer.usage_metadata == {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        told = answer.response_metadata
+        assert (told["model"], told["model_name"], told["model_provider"]) == ("qwen3", "qwen3", "ollama")
+        assert (told["done"], told["done_reason"], told["eval_count"]) == (True, "stop", 2)
+        assert told["logprobs"] is None
+        assert [block["type"] for block in answer.content_blocks] == ["reasoning", "text"]
+    bodies = [dict(record.payload) for record in ollama_server.requests]
+    assert all(one == bodies[0] for one in bodies)
+
+
+async def test_the_four_ways_agree_in_v1(chat: Make, ollama_server: OllamaServer) -> None:
+    calls = [ToolCall("add", {"a": 1, "b": "ü"}, id="one"), ToolCall("add", {}, id="two")]
+    ollama_server.reply("Good day.", thinking="A greeting.", tool_calls=calls, model="qwen3")
+    for answer in await answers(chat("qwen3", output_version="v1")):
+        assert isinstance(answer.content, list)
+        blocks = [{k: v for k, v in block.items() if k != "index"} for block in answer.content]  # type: ignore[union-attr]
+        assert blocks == [
+            {"type": "reasoning", "reasoning": "A greeting."},
+            {"type": "text", "text": "Good day."},
+            {"type": "tool_call", "id": "one", "name": "add", "args": {"a": 1, "b": "ü"}},
+            {"type": "tool_call", "id": "two", "name": "add", "args": {}},
+        ]
+        assert [call["args"] for call in answer.tool_calls] == [{"a": 1, "b": "ü"}, {}]
+        assert answer.response_metadata["output_version"] == "v1"
+
+
+async def test_reasoning_is_not_passed_on_when_it_is_switched_off(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("Good day.", thinking="A greeting.", model="qwen3")
+    for answer in await answers(chat("qwen3"), reasoning=False):
+        assert answer.additional_kwargs == {}
+    assert body(ollama_server)["think"] is False
+
+
+@pytest.mark.parametrize("level", [True, "low", "high"])
+def test_reasoning_has_levels(chat: Make, ollama_server: OllamaServer, level: bool | str) -> None:
+    chat("qwen3", reasoning=level).invoke("Hi")
+    assert body(ollama_server)["think"] == level
+
+
+def test_what_nobody_set_is_not_sent(chat: Make, ollama_server: OllamaServer) -> None:
+    chat().invoke("Hi", temperature=None, stop=None)
+    assert body(ollama_server) == {"model": "llama3.2", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def test_calls_override_the_constructor(chat: Make, ollama_server: OllamaServer) -> None:
+    model = chat(temperature=0.1, top_k=5, stop=["a"], options={"new_option": 1}, max_tokens=7, keep_alive="1m")
+    model.invoke("Hi", model="qwen3", temperature=0.9, options={"top_p": 0.5}, stop=["b"], keep_alive=0)
+    sent = body(ollama_server)
+    assert sent["model"] == "qwen3"
+    assert sent["keep_alive"] == 0
+    expected = {"temperature": 0.9, "top_k": 5, "stop": ["b"], "new_option": 1, "num_predict": 7, "top_p": 0.5}
+    assert sent["options"] == expected
+    model.bind(temperature=0.3, max_tokens=9).invoke("Hi", top_k=None, stop=[])
+    expected = {"temperature": 0.3, "top_k": 5, "new_option": 1, "num_predict": 9}
+    assert body(ollama_server)["options"] == expected
+
+
+def test_unknown_keywords_name_the_nearest(chat: Make) -> None:
+    with pytest.raises(TypeError, match="'temprature'; did you mean 'temperature'"):
+        chat().invoke("Hi", temprature=1)
+    with pytest.raises(TypeError, match="'reasonning'; did you mean 'reasoning'"):
+        chat(reasonning=True)
+    with pytest.raises(TypeError, match="give it once"):
+        chat().invoke("Hi", temperature=1, options={"temperature": 2})
+    with pytest.raises(TypeError, match="max_tokens and num_predict"):
+        chat().invoke("Hi", max_tokens=1, num_predict=2)
+
+
+@pytest.mark.parametrize("arguments", [{"temperature": -1}, {"num_ctx": 0}, {"on_truncation": "cut"}, {"timeout": 0}])
+def test_wrong_values_fail_in_the_constructor(chat: Make, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        chat(**arguments)
+
+
+async def test_tokens_are_told_once_each_and_in_order(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(["a", "b", "c"])
+    model = chat()
+    for run in ("stream", "astream", "invoke", "ainvoke"):
+        told, atold = Recorder(), AsyncRecorder()
+        if run == "stream":
+            yielded = [p.content for p in model.stream("Hi", {"callbacks": [told]})]
+        elif run == "astream":
+            yielded = [p.content async for p in model.astream("Hi", {"callbacks": [told, atold]})]
+        elif run == "invoke":
+            yielded = [model.invoke("Hi", {"callbacks": [told]}, stream=True).content]
+        else:
+            yielded = [(await model.ainvoke("Hi", {"callbacks": [told, atold]}, stream=True)).content]
+        assert told.tokens == ["a", "b", "c", ""]
+        assert [piece.message.content for piece in told.chunks] == ["a", "b", "c", ""]
+        assert told.chunks[-1].message.chunk_position == "last"
+        assert "".join(map(str, yielded)) == "abc"
+        assert told.ended == 1
+        if run.startswith("a"):
+            assert atold.tokens == told.tokens
+
+
+async def test_no_message_is_made_a_token_when_nobody_wants_tokens(
+    chat: Make, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ollama_server.reply(["a", "b", "c"])
+    made: list[str] = []
+    monkeypatch.setattr(chunks, "_text_chunk", made.append)
+    monkeypatch.setattr(chunks, "AIMessageChunk", lambda **_: made.append("message"))
+    told = Recorder()
+    assert (await chat().ainvoke("Hi", {"callbacks": [told]})).content == "abc"
+    assert chat().invoke("Hi", {"callbacks": [told]}).content == "abc"
+    assert (made, told.tokens) == ([], [])
+
+
+def test_a_quick_chunk_equals_a_constructed_one() -> None:
+    quick = chunks._text_chunk("Hi")
+    slow = ChatGenerationChunk(message=AIMessageChunk(content="Hi"))
+    assert quick == slow
+    assert quick.model_dump() == slow.model_dump()
+    assert quick.message.model_fields_set == slow.message.model_fields_set
+    assert quick.message.__dict__.keys() == slow.message.__dict__.keys()
+    assert repr(quick) == repr(slow)
+    other = chunks._text_chunk("Ho")
+    other.message.additional_kwargs["x"] = 1
+    other.message.tool_call_chunks.append({})  # type: ignore[attr-defined]
+    assert chunks._text_chunk("Ha") == ChatGenerationChunk(message=AIMessageChunk(content="Ha"))
+    assert (quick + slow).text == "HiHi"
+    assert quick.message.model_copy(update={"content": "x"}).content == "x"
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+async def test_native_events_are_a_valid_stream(chat: Make, ollama_server: OllamaServer, version: str) -> None:
+    calls = [ToolCall("add", {"a": 1}, id="one"), ToolCall("add", '{"a": ', id="two")]
+    ollama_server.reply(["Good", " day."], thinking=["A", " greeting."], tool_calls=calls, model="qwen3")
+    model = chat("qwen3", output_version=version)
+    told = Recorder()
+    stream = model.stream_events("Hi", {"callbacks": [told]}, version="v3")
+    events = list(stream)
+    assert_valid_event_stream(events)
+    astream = await model.astream_events("Hi", version="v3")
+    aevents = [event async for event in astream]
+    assert_valid_event_stream(aevents)
+    assert [e["event"] for e in events] == [e["event"] for e in aevents]
+    for answer in (stream.output, await astream.output):
+        assert [block["type"] for block in answer.content_blocks] == [
+            "reasoning", "text", "tool_call", "invalid_tool_call"
+        ]  # fmt: skip
+        assert answer.text == "Good day."
+        assert [(c["id"], c["args"]) for c in answer.tool_calls] == [("one", {"a": 1})]
+        assert [(c["id"], c["args"]) for c in answer.invalid_tool_calls] == [("two", '{"a": ')]
+        assert answer.response_metadata["model_name"] == "qwen3"
+        assert answer.usage_metadata
+    assert told.ended == 1
+
+
+def test_the_connection_is_given_back_before_the_events_end(chat: Make, ollama_server: OllamaServer) -> None:
+    model = chat(max_concurrent=1)
+    stream = model.stream_events("Hi", version="v3")
+    for event in stream:
+        if event["event"] == "message-finish":
+            model.invoke("Hi")  # would wait for ever for the only slot
+    assert len(ollama_server.requests) == 2
+
+
+async def test_events_of_version_2(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(["a", "b"])
+    events = [event async for event in chat().astream_events("Hi", version="v2")]
+    assert [e["data"]["chunk"].content for e in events if e["event"] == "on_chat_model_stream"] == ["a", "b", ""]
+    assert events[-1]["data"]["output"].content == "ab"
+
+
+async def test_abandoned_streams_are_closed(chat: Make, ollama_server: OllamaServer) -> None:
+    gate = Gate()
+    ollama_server.reply(["a", "b", "c"], gates={1: gate})
+    model = chat(max_concurrent=1)
+    for piece in model.stream("Hi"):
+        assert piece.content == "a"
+        break
+    async for piece in model.astream("Hi"):
+        assert piece.content == "a"
+        break
+    gate.open()
+    assert (await model.ainvoke("Hi")).content == "abc"
+
+
+async def test_a_cancelled_ainvoke_closes_its_run(chat: Make, ollama_server: OllamaServer) -> None:
+    gate = Gate()
+    ollama_server.reply(["a", "b"], gates={1: gate})
+    told = AsyncRecorder()
+    task = asyncio.create_task(chat().ainvoke("Hi", {"callbacks": [told]}))
+    await asyncio.to_thread(ollama_server.wait_for, lambda _: gate.waiting == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [type(error) for error in told.errors] == [asyncio.CancelledError]
+    gate.open()
+
+
+async def test_partial_text_reaches_the_callbacks(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(["a", "b", "c"])
+    ollama_server.fault("error_line", at_token=2)
+    model = chat(max_retries=0)
+    for run in (
+        lambda told: model.invoke("Hi", {"callbacks": [told]}),
+        lambda told: list(model.stream("Hi", {"callbacks": [told]})),
+        lambda told: asyncio.run(model.ainvoke("Hi", {"callbacks": [told]})),
+    ):
+        told = Recorder()
+        with pytest.raises(LLMError) as caught:
+            await asyncio.to_thread(run, told)
+        assert caught.value.partial is not None
+        assert caught.value.partial.content == "ab"
+        error, response = told.errors[0]
+        assert isinstance(error, LLMError)
+        assert "ab" in str(response.generations)
+
+
+def test_a_request_that_only_loads_is_an_answer(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(
+        Reply(lines=[{"model": "llama3.2", "message": {"role": "assistant", "content": ""}, "done": True,
+                      "done_reason": "load"}])
+    )  # fmt: skip
+    answer = chat().invoke("Hi")
+    assert (answer.content, answer.response_metadata["done_reason"], answer.usage_metadata) == ("", "load", None)
+    pieces = list(chat().stream("Hi"))
+    assert [p.chunk_position for p in pieces] == ["last"]
+
+
+async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(["a", "b", "c"])
+    model = chat(stream_config=StreamConfig(max_chunks=2))
+    for pieces in (list(model.stream("Hi")), [p async for p in model.astream("Hi")]):
+        whole = merged(pieces)
+        assert (whole.content, whole.chunk_position) == ("ab", "last")
+        assert whole.response_metadata["done_reason"] == "max_chunks"
+        assert whole.response_metadata["model_name"] == "llama3.2"
+
+
+async def test_logprobs(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(["a", "b"], logprobs=[-0.5, -1.0])
+    for answer in await answers(chat(top_logprobs=1)):
+        assert [token["logprob"] for token in answer.response_metadata["logprobs"]] == [-0.5, -1.0]
+    assert body(ollama_server)["logprobs"] is True
+    with pytest.raises(ValueError, match="top_logprobs"):
+        chat(logprobs=False, top_logprobs=1)
+
+
+def test_usage_is_counted(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("Hi.", counters=COUNTERS)
+    counter = UsageMetadataCallbackHandler()
+    chat().invoke("Hi", {"callbacks": [counter]})
+    list(chat().stream("Hi", {"callbacks": [counter]}))
+    assert counter.usage_metadata["llama3.2"]["total_tokens"] == 10
+
+
+def test_a_cut_prompt_is_told(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("Hi.", counters={"prompt_eval_count": 256})
+    assert chat(num_ctx=256).invoke("Hi").response_metadata["truncated_prompt"] is True
+    with pytest.raises(LLMError, match="num_ctx"):
+        chat(num_ctx=256, on_truncation="error").invoke("Hi")
+
+
+def test_streaming_can_be_switched_off(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(["a", "b"])
+    for model in (chat(disable_streaming=True), chat(streaming=False)):
+        assert [piece.content for piece in model.stream("Hi")] == ["ab"]
+
+
+def test_two_runs_threads_and_a_running_loop(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply("Hi.")
+    model = chat()
+
+    async def both() -> list[Any]:
+        inside = model.invoke("Hi").content  # as in a notebook, whose loop runs already
+        return [inside, *(answer.content for answer in await model.abatch(["Hi", "Ho"]))]
+
+    assert asyncio.run(both()) == ["Hi."] * 3
+    assert asyncio.run(both()) == ["Hi."] * 3
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(model.invoke("Hi").content)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["Hi."] * 4
+    assert [answer.content for answer in model.batch(["Hi"] * 3)] == ["Hi."] * 3
+
+
+def test_a_shared_provider_bounds_all_its_models(ollama_server: OllamaServer) -> None:
+    provider = OllamaProvider("llama3.2", ollama_server.url, max_concurrent=1, temperature=0.5)
+    one, other = ChatOllama(provider=provider), ChatOllama(model="qwen3", provider=provider, top_k=3)
+    assert one.model == "llama3.2"
+    assert one.base_url == ollama_server.url
+    one.invoke("Hi")
+    assert body(ollama_server)["options"] == {"temperature": 0.5}
+    other.invoke("Hi", timeout=5.0)
+    assert body(ollama_server)["options"] == {"temperature": 0.5, "top_k": 3}
+    assert provider.stats().generations_succeeded == 2
+    with pytest.raises(ValueError, match="max_retries: belongs to the provider"):
+        ChatOllama(provider=provider, max_retries=1)
+    provider.close()

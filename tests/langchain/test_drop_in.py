@@ -1,0 +1,290 @@
+"""langchain-ollama's classes and ours, made from the same arguments, asked the same: what differs is written down here.
+
+A difference that is not in a list fails the test, and so does one that is in a list and is not there any more.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import langchain_ollama as theirs
+import pytest
+from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
+from pydantic import BaseModel
+
+import langchain_namel3ss_ollama as ours
+from namel3ss_ollama.testing import OllamaServer, Reply, ToolCall
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+# What goes out: path in the body -> why it differs.
+BODY = {
+    "stream": "true is the server's default, and what is not set is not sent",
+    "options": "an empty object says nothing",
+    "tools": "an empty list says nothing",
+}
+# What comes back: path in the message -> why it differs.
+RESULT = {
+    "response_metadata.tokens_per_second": "new: follows from the counters",
+    "response_metadata.prompt_tokens_per_second": "new: follows from the counters",
+    "response_metadata.time_to_first_token": "new: measured here, in seconds",
+    "response_metadata.created_at": "two answers, two moments",
+    "id": "two runs, two ids",
+    "generation_info.created_at": "two answers, two moments",
+}
+SCHEMA = {
+    "tools.1.function.parameters.properties.inner.anyOf": "theirs drops what their client's types don't know",
+    "tools.1.function.parameters.properties.inner.default": "the same",
+}
+CALL_ID = {"tool_calls.0.id": "the server's id is kept", "tool_calls.0.args.c": "a text in the arguments stays a text"}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+OPTIONS: dict[str, Any] = {
+    "temperature": 0.5, "num_ctx": 2048, "num_predict": 9, "seed": 1, "top_k": 4, "top_p": 0.5, "mirostat": 1,
+    "mirostat_eta": 0.1, "mirostat_tau": 5.0, "repeat_last_n": 3, "repeat_penalty": 1.1, "tfs_z": 1.0, "num_gpu": 1,
+    "num_thread": 2, "stop": ["x"], "keep_alive": "5m",
+}  # fmt: skip
+HISTORY = [
+    SystemMessage("s"),
+    HumanMessage("h"),
+    AIMessage(
+        "",
+        tool_calls=[{"name": "add", "args": {"a": 1}, "id": "1"}],
+        additional_kwargs={"reasoning_content": "t"},
+    ),
+    ToolMessage("3", tool_call_id="1", name="add"),
+    ChatMessage(role="user", content="c"),
+]
+PICTURE = HumanMessage(
+    [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": f"data:image/png;base64,{PIXEL}"}]
+)
+
+
+class Inner(BaseModel):
+    x: int
+
+
+class Place(BaseModel):
+    """A place."""
+
+    city: str
+    inner: Inner | None = None
+
+
+def add(a: int, b: list[int]) -> int:
+    """Add."""
+    return a + sum(b)
+
+
+def whole(model: Any, *arguments: Any) -> Any:
+    pieces = list(model.stream(*arguments))
+    return pieces[0] + pieces[1:]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Theirs leaves its connections open; they are closed here, where no later test is blamed for that."""
+    yield
+    gc.collect()
+
+
+Case = tuple[dict[str, Any], Callable[[Any], Any], dict[str, str], dict[str, str]]
+CASES: dict[str, Case] = {
+    "a text": ({}, lambda m: m.invoke("Hi"), {}, {}),
+    "all options": (OPTIONS, lambda m: m.invoke("Hi"), {}, {}),
+    "a stream": ({}, lambda m: whole(m, "Hi"), {}, {}),
+    "reasoning": ({"reasoning": True}, lambda m: m.invoke("think"), {}, {}),
+    "reasoning in a stream": ({"reasoning": "low"}, lambda m: whole(m, "think"), {}, {}),
+    "no reasoning": ({"reasoning": False}, lambda m: m.invoke("think"), {}, {}),
+    "json": ({"format": "json"}, lambda m: m.invoke("where"), {}, {}),
+    "bound": ({}, lambda m: m.bind(keep_alive=5, format="json", reasoning=True, model="other").invoke("Hi"), {}, {}),
+    "structured output": ({}, lambda m: m.with_structured_output(Place).invoke("where"), {}, {}),
+    "json mode": ({}, lambda m: m.with_structured_output(Place, method="json_mode").invoke("where"), {}, {}),
+    "response format": ({}, lambda m: m.invoke("where", response_format={"type": "json_object"}), {}, {}),
+    # Here theirs has a fault that ours has not.
+    "a history": (
+        {},
+        lambda m: m.invoke(HISTORY),
+        {
+            "messages.2.content": "the API wants one, be it empty",
+            "messages.2.tool_calls.0.id": "theirs drops the ids of calls",
+            "messages.2.tool_calls.0.function.index": "the same",
+            "messages.3.tool_call_id": "theirs drops which call is answered",
+            "messages.3.tool_name": "theirs drops which tool answers",
+        },
+        {},
+    ),
+    "a picture": ({}, lambda m: m.invoke([PICTURE]), {"messages.0.content": "theirs begins with a line end"}, {}),
+    "tools": ({}, lambda m: m.bind_tools([add, Place]).invoke("add"), SCHEMA, CALL_ID),
+    "tools in a stream": (
+        {},
+        lambda m: whole(m.bind_tools([add, Place]), "add"),
+        SCHEMA,
+        {
+            **CALL_ID,
+            "tool_call_chunks.0.id": "the server's id is kept",
+            "tool_call_chunks.0.args": "a text in the arguments stays a text",
+            "tool_call_chunks.0.index": "theirs has none, so that calls of two chunks can be taken for one",
+        },
+    ),
+    "a forced call": (
+        {},
+        lambda m: m.bind_tools([add], tool_choice="any").invoke("add"),
+        {"format": "theirs ignores tool_choice; a grammar makes it hold"},
+        CALL_ID,
+    ),
+    "a called schema": (
+        {},
+        lambda m: m.with_structured_output(Place, method="function_calling").invoke("place"),
+        {
+            **{path.replace("tools.1", "tools.0"): why for path, why in SCHEMA.items()},
+            "format": "theirs hopes that the model calls the tool, and answers None when it does not",
+        },
+        {},
+    ),
+    "reasoning that nobody asked for": (
+        {},
+        lambda m: m.invoke("think"),
+        {},
+        {"additional_kwargs.reasoning_content": "theirs loses what a model thinks by default"},
+    ),
+    "options of the call": (
+        {"temperature": 0.5},
+        lambda m: m.invoke("Hi", options={"top_k": 3}),
+        {"options.temperature": "theirs drops the constructor's options when the call has some"},
+        {},
+    ),
+    "log probabilities": (
+        {"logprobs": True},
+        lambda m: m.invoke("Hi"),
+        {},
+        {
+            "response_metadata.logprobs.*.bytes": "theirs drops them",
+            "response_metadata.logprobs.*.top_logprobs": "what the server did not send is not there",
+        },
+    ),
+    "stop, twice": (
+        {"stop": ["a"]},
+        lambda m: m.invoke("Hi", stop=["b"]),
+        {"": "theirs refuses"},
+        {"": "theirs raises ValueError; here the call's stop wins"},
+    ),
+    "only loaded": ({}, lambda m: m.invoke("load"), {}, {"": "theirs raises ValueError"}),
+    "a cut stream": (
+        {},
+        lambda m: m.invoke("cut"),
+        {},
+        {"": "theirs raises httpx.RemoteProtocolError; here one of LangChain's errors, with what had arrived"},
+    ),
+    "a stream that just ends": (
+        {},
+        lambda m: m.invoke("endless"),
+        {},
+        {"": "theirs takes it for a whole answer; here it is an error"},
+    ),
+}
+
+
+def script(server: OllamaServer) -> None:
+    call = ToolCall("add", {"a": 1, "b": [2], "c": "[1]"}, id="x1")
+    loaded = {"model": "m", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"}
+    begun = {"model": "m", "message": {"role": "assistant", "content": "a"}, "done": False}
+    server.on(contains="add").reply("", tool_calls=[call])
+    server.on(contains="place").reply("", tool_calls=[ToolCall("Place", {"city": "Rome"}, id="x2")])
+    server.on(contains="where").reply('{"city":"Rome"}')
+    server.on(contains="think").reply("ok", thinking="hmm")
+    server.on(contains="load").reply(Reply(lines=[loaded]))
+    server.on(contains="cut").fault("cut", at_token=2).reply(["a", "b", "c"])
+    server.on(contains="endless").reply(Reply(lines=[begun]))
+
+
+def differing(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
+    """The paths of what differs."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in theirs.keys() | ours.keys():
+            inner = f"{path}.{name}" if path else name
+            if name in theirs and name in ours:
+                yield from differing(theirs[name], ours[name], inner)
+            else:
+                yield inner
+    elif isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        for index, (one, other) in enumerate(zip(theirs, ours, strict=True)):
+            yield from differing(one, other, f"{path}.{'*' if path.endswith('logprobs') else index}")
+    elif theirs != ours:
+        yield path
+
+
+def outcome(ask: Callable[[], Any]) -> Any:
+    try:
+        result = ask()
+    except Exception as error:
+        return error
+    return result.model_dump() if isinstance(result, BaseModel) else result
+
+
+def both(make: Callable[[Any, str], Any], ask: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
+    """Request body and result, theirs and ours."""
+    found = []
+    for package in (theirs, ours):
+        with OllamaServer(models=None) as server:
+            script(server)
+            model = make(package, server.url)
+            result = outcome(lambda model=model: ask(model))  # type: ignore[misc]
+            records = server.requests
+            found.append((dict(records[-1].payload) if records else None, result))
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_chat(name: str) -> None:
+    arguments, ask, in_body, in_result = CASES[name]
+    (their_body, their_result), (our_body, our_result) = both(
+        lambda package, url: package.ChatOllama(model="llama3.2", base_url=url, **arguments), ask
+    )
+    assert set(differing(their_body, our_body)) - BODY.keys() == in_body.keys()
+    assert set(differing(their_result, our_result)) - RESULT.keys() == in_result.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ask"),
+    [
+        ({}, lambda m: m.invoke("Hi")),
+        (OPTIONS, lambda m: m.invoke("Hi")),
+        ({"format": "json"}, lambda m: "".join(m.stream("where"))),
+        ({"reasoning": True}, lambda m: m.generate(["think"]).generations[0][0].text),
+        ({}, lambda m: m.invoke("Hi", system="s", raw=True, suffix="x")),
+    ],
+)
+def test_text(arguments: dict[str, Any], ask: Callable[[Any], Any]) -> None:
+    (their_body, their_result), (our_body, our_result) = both(
+        lambda package, url: package.OllamaLLM(model="llama3.2", base_url=url, **arguments), ask
+    )
+    # `format` too: an empty text says nothing.
+    assert set(differing(their_body, our_body)) <= {*BODY, "format", "template", "system", "suffix", "raw"} - {
+        name for name in ("system", "suffix", "raw") if name in our_body
+    }
+    assert their_result == our_result
+
+
+@pytest.mark.parametrize("arguments", [{}, {"dimensions": 3, "num_ctx": 512, "keep_alive": 5, "temperature": 0.5}])
+@pytest.mark.parametrize("ask", [lambda m: m.embed_query("a"), lambda m: m.embed_documents(["a", "b"])])
+def test_embeddings(arguments: dict[str, Any], ask: Callable[[Any], Any]) -> None:
+    (their_body, their_result), (our_body, our_result) = both(
+        lambda package, url: package.OllamaEmbeddings(model="all-minilm", base_url=url, **arguments), ask
+    )
+    # Theirs sends a null for each option that nobody set.
+    their_body["options"] = {name: value for name, value in their_body["options"].items() if value is not None}
+    assert set(differing(their_body, our_body)) == (set() if arguments else {"options"})
+    assert their_result == our_result
+
+
+@pytest.mark.parametrize("name", ["ChatOllama", "OllamaLLM", "OllamaEmbeddings"])
+def test_every_parameter_is_there(name: str) -> None:
+    their_class, our_class = getattr(theirs, name), getattr(ours, name)
+    assert their_class.model_fields.keys() <= our_class.model_fields.keys()
+    methods = {m for m in dir(their_class) if not m.startswith("_") and callable(getattr(their_class, m))}
+    assert methods <= set(dir(our_class))

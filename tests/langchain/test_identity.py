@@ -1,0 +1,215 @@
+"""What a model is: in a cache, serialised, copied, and without its secrets."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.load import dumpd, dumps, load
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import ConfigurableField
+from syrupy.assertion import SnapshotAssertion
+
+from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
+from langchain_namel3ss_ollama.settings import OPTION_FIELDS
+from namel3ss_ollama import OllamaProvider, RetryPolicy
+from namel3ss_ollama.settings import RUNTIME_OPTIONS
+from namel3ss_ollama.testing import OllamaServer, Reply
+
+Make = Callable[..., ChatOllama]
+SECRET = "s3cr3t"
+PRIVATE: dict[str, Any] = {
+    "base_url": f"http://user:{SECRET}@box:1234/base",
+    "headers": {"x-key": SECRET},
+    "client_kwargs": {"headers": {"x-other": SECRET}},
+}
+FULL: dict[str, Any] = {
+    "model": "llama3.2", "base_url": "http://box:1234", "api_key": SECRET, "temperature": 0.5, "num_ctx": 4096,
+    "stop": ["end"], "reasoning": "low", "format": {"type": "object"}, "options": {"new": 1}, "max_retries": 1,
+    "keep_alive": "5m", "timeout": 3.0,
+}  # fmt: skip
+
+
+def test_every_option_of_the_core_is_a_field() -> None:
+    assert RUNTIME_OPTIONS - {"max_tokens"} == OPTION_FIELDS
+
+
+@pytest.mark.filterwarnings("ignore:.* is in beta")
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM])
+def test_serialised(cls: Any, snapshot: SnapshotAssertion) -> None:
+    model = cls(**FULL)
+    written = dumpd(model)
+    assert written == snapshot
+    again = load(written, allowed_objects=[cls], valid_namespaces=["langchain_namel3ss_ollama"],
+                 secrets_map={"OLLAMA_API_KEY": SECRET})  # fmt: skip
+    assert again.model_dump() == model.model_dump()
+    assert again.asdict() == model.asdict()
+
+
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
+@pytest.mark.parametrize("secrets", [PRIVATE, {"api_key": SECRET}], ids=["address", "key"])
+def test_secrets_are_nowhere_to_be_seen(cls: Any, secrets: dict[str, Any]) -> None:
+    model = cls(model="llama3.2", **secrets)
+    assert SECRET not in repr(model)
+    assert SECRET not in str(model)
+    if cls is not OllamaEmbeddings:
+        assert SECRET not in dumps(model)
+        assert SECRET not in str(model._identifying_params)
+        assert SECRET not in str(model.asdict())
+    with pytest.raises(ValueError, match="temperature") as caught:
+        cls(model="llama3.2", temperature="hot", **secrets)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "qwen3"}, {"temperature": 0.6}, {"format": "json"}, {"reasoning": True}, {"options": {"new": 2}},
+        {"base_url": "http://other"}, {"stop": ["x"]}, {"seed": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_models_are_told_apart(other: dict[str, Any]) -> None:
+    one, two = ChatOllama(**FULL), ChatOllama(**{**FULL, **other})
+    assert one._identifying_params != two._identifying_params
+    assert one._get_llm_string() != two._get_llm_string()
+    assert ChatOllama(**FULL)._get_llm_string() == one._get_llm_string()
+
+
+async def test_a_cache_tells_models_apart(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.on(path="/api/chat").reply(lambda record: Reply(f"I am {record.model}."))
+    cache = InMemoryCache()
+    one, two = chat(cache=cache), chat("qwen3", cache=cache)
+    for _ in range(2):
+        assert one.invoke("Who?").content == "I am llama3.2."
+        assert (await two.ainvoke("Who?")).content == "I am qwen3."
+        assert one.invoke("Who?", model="codellama").content == "I am codellama."
+    assert len(ollama_server.requests) == 3
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM])
+def test_copies_work(ollama_server: OllamaServer, cls: Any, way: Callable[[Any], Any]) -> None:
+    model = cls(model="llama3.2", base_url=ollama_server.url, retry=RetryPolicy.off(), api_key=SECRET)
+    model.invoke("Hi")
+    again = way(model)
+    assert again.asdict() == model.asdict()
+    again.invoke("Hi")
+    records = ollama_server.requests
+    assert len(records) == 2
+    assert all(record.headers["authorization"] == f"Bearer {SECRET}" for record in records)
+
+
+def test_copies_with_a_shared_provider(ollama_server: OllamaServer) -> None:
+    provider = OllamaProvider("llama3.2", ollama_server.url)
+    model = ChatOllama(provider=provider)
+    assert copy.deepcopy(model).provider is provider
+    again = pickle.loads(pickle.dumps(model))
+    assert again.provider is None
+    assert again.base_url == ollama_server.url
+    again.invoke("Hi")
+    assert provider.stats().generations_succeeded == 0
+
+
+def test_fields_can_be_configured_and_changed(chat: Make, ollama_server: OllamaServer) -> None:
+    model = chat(temperature=0.1, headers={"x-one": "1"})
+    configurable = model.configurable_fields(temperature=ConfigurableField("t"))
+    configurable.invoke("Hi", {"configurable": {"t": 0.9}})
+    assert ollama_server.requests[-1].payload["options"] == {"temperature": 0.9}
+    assert ollama_server.requests[-1].headers["x-one"] == "1"
+    model.temperature = 0.2
+    model.headers = {"x-one": "2"}
+    model.invoke("Hi")
+    assert ollama_server.requests[-1].payload["options"] == {"temperature": 0.2}
+    assert ollama_server.requests[-1].headers["x-one"] == "2"
+    provider = OllamaProvider("llama3.2", ollama_server.url)
+    shared = ChatOllama(provider=provider).configurable_fields(temperature=ConfigurableField("t"))
+    shared.invoke("Hi", {"configurable": {"t": 0.3}})
+    assert provider.stats().generations_succeeded == 1
+    provider.close()
+
+
+def test_the_environment_counts_where_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", f"user:{SECRET}@box:99")
+    model = ChatOllama(model="m")
+    assert model.base_url == "box:99"
+    assert model._identifying_params["base_url"] == "http://box:99"
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    assert ChatOllama(model="m", base_url="http://box").api_key.get_secret_value() == SECRET  # type: ignore[union-attr]
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://nearer")
+    assert ChatOllama(model="m").base_url == "http://nearer"
+
+
+def test_client_kwargs_become_settings(ollama_server: OllamaServer) -> None:
+    model = ChatOllama(
+        model="llama3.2",
+        base_url=ollama_server.url,
+        client_kwargs={"headers": {"x-both": "1"}, "timeout": 7, "auth": ("user", "word")},
+        sync_client_kwargs={"headers": {"x-sync": "1"}},
+    )
+    model.invoke("Hi")
+    headers = ollama_server.requests[-1].headers
+    assert headers["x-sync"] == "1"
+    assert headers["authorization"] == "Basic dXNlcjp3b3Jk"
+    assert model._provider_for(sync=False) is not model._provider_for(sync=True)
+    assert model._provider_for(sync=False)._defaults.config.chunk_timeout == 7
+    with pytest.raises(ValueError, match="'mounts' has no equal"):
+        ChatOllama(model="m", client_kwargs={"mounts": {}})
+
+
+def test_the_model_is_looked_for_when_asked(chat: Make, ollama_server: OllamaServer) -> None:
+    assert chat(validate_model_on_init=True)
+    with pytest.raises(ValueError, match="ollama pull nope"):
+        chat("nope", validate_model_on_init=True)
+    with pytest.raises(ValueError, match="ollama serve"):
+        chat(base_url="http://127.0.0.1:9", validate_model_on_init=True, max_retries=0)
+
+
+def test_constructors_do_no_io(chat: Make, ollama_server: OllamaServer) -> None:
+    model = chat()
+    OllamaLLM(model="m", base_url=ollama_server.url)
+    OllamaEmbeddings(model="m", base_url=ollama_server.url)
+    model.bind_tools([])
+    assert model.profile is None
+    assert ollama_server.requests == []
+
+
+async def test_profile(chat: Make, ollama_server: OllamaServer) -> None:
+    model = chat("qwen3", num_ctx=4096, num_predict=50)
+    profile = model.load_profile()
+    assert profile is model.profile
+    assert (profile["max_input_tokens"], profile["max_output_tokens"]) == (4096, 50)
+    assert profile["tool_calling"]
+    assert profile["tool_choice"]
+    assert profile["reasoning_output"]
+    assert not profile["image_inputs"]
+    assert not profile["structured_output"]
+    free = await chat("smollm2:135m").aload_profile()
+    assert free["max_input_tokens"] == 8192
+    assert free["structured_output"]
+    assert (await chat("llava").aload_profile())["image_tool_message"]
+
+
+def test_tokens_are_estimated_without_a_tokenizer() -> None:
+    model = ChatOllama(model="m")
+    assert model.get_num_tokens("four words of text") == 5
+    assert model.get_num_tokens("") == 0
+    assert model.get_num_tokens_from_messages([HumanMessage("four words of text")]) > 5
+    with pytest.raises(NotImplementedError):
+        model.get_token_ids("text")
+    exact = ChatOllama(model="m", custom_get_token_ids=lambda text: list(range(len(text))))
+    assert exact.get_num_tokens("text") == 4
+    assert OllamaLLM(model="m").get_num_tokens("12345") == 2
+
+
+def test_tracing_parameters() -> None:
+    model = ChatOllama(model="m", temperature=0.5, max_tokens=7, stop="end")
+    assert model._get_ls_params(model="n", max_tokens=9) == {
+        "ls_provider": "ollama", "ls_model_name": "n", "ls_model_type": "chat", "ls_temperature": 0.5,
+        "ls_max_tokens": 9, "ls_stop": ["end"],
+    }  # fmt: skip
+    assert OllamaLLM(model="m", max_tokens=7)._get_ls_params()["ls_max_tokens"] == 7

@@ -1,0 +1,195 @@
+"""LangChain's messages as they go over the wire."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from langchain_namel3ss_ollama import ChatOllama
+from namel3ss_ollama.testing import OllamaServer, ToolCall
+
+Make = Callable[..., ChatOllama]
+BYTES = b"\x89PNG picture"
+DATA = base64.b64encode(BYTES).decode()
+URL = "https://example.com/cat.png"
+
+
+def sent(server: OllamaServer, model: ChatOllama, *messages: BaseMessage) -> list[dict[str, Any]]:
+    before = copy.deepcopy(messages)
+    model.invoke(list(messages))
+    assert list(before) == list(messages), "what was handed in has changed"
+    return list(server.requests[-1].payload["messages"])
+
+
+def test_roles(chat: Make, ollama_server: OllamaServer) -> None:
+    found = sent(
+        ollama_server,
+        chat(),
+        SystemMessage("a"),
+        ChatMessage(role="developer", content="b"),
+        HumanMessage("c", name="bob"),
+        AIMessage("d"),
+        ChatMessage(role="user", content="e"),
+        FunctionMessage(name="f", content="f"),
+    )
+    assert found == [
+        {"role": "system", "content": "a"},
+        {"role": "system", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+        {"role": "user", "content": "e"},
+        {"role": "tool", "content": "f", "tool_name": "f"},
+    ]
+    with pytest.raises(TypeError, match="RemoveMessage"):
+        chat().invoke([RemoveMessage(id="1")])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "base64": DATA, "mime_type": "image/png"},
+        {"type": "image", "source_type": "base64", "data": DATA, "mime_type": "image/png"},
+        {"type": "image", "url": f"data:image/png;base64,{DATA}"},
+        {"type": "image_url", "image_url": f"data:image/png;base64,{DATA}"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}", "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": DATA}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": DATA}},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{DATA}"},
+        {"type": "media", "mime_type": "image/png", "data": DATA},
+        {"image": {"format": "png", "source": {"bytes": BYTES}}},
+    ],
+    ids=lambda block: "-".join(map(str, block))[:40],
+)
+def test_pictures_in_every_shape(chat: Make, ollama_server: OllamaServer, block: dict[str, Any]) -> None:
+    content = [{"type": "text", "text": "What is this?"}, block]
+    (user,) = sent(ollama_server, chat("llava"), HumanMessage(content=content))  # type: ignore[arg-type]
+    assert user == {"role": "user", "content": "What is this?", "images": [DATA]}
+    (tool,) = sent(ollama_server, chat("llava"), ToolMessage(content=content, tool_call_id="1", name="look"))  # type: ignore[arg-type]
+    assert tool["images"] == [DATA]
+
+
+async def test_addresses_are_fetched_only_when_switched_on(chat: Make, ollama_server: OllamaServer) -> None:
+    message = HumanMessage(content=[{"type": "image_url", "image_url": {"url": URL}}, {"type": "image", "url": URL}])
+    with pytest.raises(ValueError, match="image_loader"):
+        chat("llava").invoke([message])
+    asked: list[str] = []
+
+    def load(url: str) -> bytes:
+        asked.append(url)
+        return BYTES
+
+    async def aload(url: str) -> bytes:
+        return load(url)
+
+    for loader in (load, aload):
+        model = chat("llava", image_loader=loader)
+        assert sent(ollama_server, model, message)[0]["images"] == [DATA, DATA]
+        await model.ainvoke([message])
+        assert ollama_server.requests[-1].payload["messages"][0]["images"] == [DATA, DATA]
+    assert asked == [URL] * 4
+    with pytest.raises(ValueError, match="max_image_bytes"):
+        chat("llava", image_loader=load, max_image_bytes=3).invoke([message])
+    with pytest.raises(TypeError, match="bytes"):
+        chat("llava", image_loader=lambda _: "text").invoke([message])
+
+
+@pytest.mark.parametrize(
+    ("block", "named"),
+    [
+        ({"type": "audio", "base64": DATA, "mime_type": "audio/wav"}, "audio"),
+        ({"type": "file", "base64": DATA, "mime_type": "application/pdf"}, "file"),
+        ({"type": "video", "url": URL}, "video"),
+        ({"type": "image", "file_id": "1"}, "file"),
+        ({"type": "image_url", "image_url": {"detail": "low"}}, "image_url"),
+        ({"type": "sculpture", "stone": 1}, "sculpture"),
+    ],
+)
+def test_what_ollama_cannot_take_is_said(chat: Make, block: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        chat("llava").invoke([HumanMessage(content=[block])])
+
+
+def test_texts_are_joined_without_a_line_before_them(chat: Make, ollama_server: OllamaServer) -> None:
+    content = ["a", {"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}}]
+    user, answer = sent(ollama_server, chat(), HumanMessage(content=content), AIMessage(content=content))  # type: ignore[arg-type]
+    assert user["content"] == "a\nb"
+    assert answer["content"] == "ab"  # the pieces of one answer
+
+
+def test_a_conversation_with_tools_goes_back_whole(chat: Make, ollama_server: OllamaServer) -> None:
+    found = sent(
+        ollama_server,
+        chat(),
+        HumanMessage("Add."),
+        AIMessage(
+            "",
+            tool_calls=[{"name": "add", "args": {"a": "1", "b": {"c": [1]}}, "id": "one"}],
+            invalid_tool_calls=[{"name": "add", "args": '{"a": ', "id": "two", "error": "no JSON"}],
+            additional_kwargs={"reasoning_content": "Numbers."},
+        ),
+        ToolMessage("3", tool_call_id="one"),
+        ToolMessage("no", tool_call_id="two", name="other", status="error"),
+    )
+    calls = found[1]["tool_calls"]
+    assert [(c["id"], c["function"]["arguments"]) for c in calls] == [("one", {"a": "1", "b": {"c": [1]}}), ("two", {})]
+    assert found[1]["thinking"] == "Numbers."
+    assert '{"a": ' in found[1]["content"]
+    assert found[2] == {"role": "tool", "content": "3", "tool_call_id": "one", "tool_name": "add"}
+    assert found[3]["tool_name"] == "other"
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_an_answer_goes_back_as_it_came(chat: Make, ollama_server: OllamaServer, version: str) -> None:
+    calls = [ToolCall("add", {"a": "1"}, id="one"), ToolCall("add", '{"a": ', id="two")]
+    ollama_server.reply("Let me see.", thinking="Numbers.", tool_calls=calls, model="qwen3")
+    model = chat("qwen3", output_version=version)
+    pieces = list(model.stream("Add."))
+    for answer in (model.invoke("Add."), pieces[0] + pieces[1:]):  # type: ignore[operator]
+        (back,) = sent(ollama_server, model, answer)
+        assert back["content"].splitlines() == ["Let me see.", '{"a": ']
+        assert back["thinking"] == "Numbers."
+        assert [(c["id"], c["function"]["arguments"]) for c in back["tool_calls"]] == [("one", {"a": "1"}), ("two", {})]
+
+
+def test_blocks_of_other_vendors(chat: Make, ollama_server: OllamaServer) -> None:
+    found = sent(
+        ollama_server,
+        chat(),
+        AIMessage(
+            content=[
+                {"type": "thinking", "thinking": "Hm.", "signature": "x"},
+                {"type": "redacted_thinking", "data": "x"},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "1", "name": "look", "input": {"at": "sky"}},
+            ]
+        ),
+        HumanMessage(
+            content=[
+                {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "blue"}]},
+                {"type": "text", "text": "And?"},
+            ]
+        ),
+        AIMessage(
+            content=[{"type": "reasoning", "summary": [{"text": "So."}]}, {"type": "non_standard", "value": "!"}]
+        ),
+    )
+    assert found[0]["thinking"] == "Hm."
+    assert found[0]["content"] == "I look."
+    assert found[0]["tool_calls"][0]["function"] == {"index": 0, "name": "look", "arguments": {"at": "sky"}}
+    assert found[1] == {"role": "tool", "content": "blue", "tool_call_id": "1", "tool_name": "look"}
+    assert found[2] == {"role": "user", "content": "And?"}
+    assert found[3] == {"role": "assistant", "content": "!", "thinking": "So."}

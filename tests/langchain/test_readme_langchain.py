@@ -1,0 +1,40 @@
+"""Every Python block of the adapter's README runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import langchain_namel3ss_ollama
+from namel3ss_ollama import LLMError
+from namel3ss_ollama.testing import OllamaServer, Reply, ToolCall
+
+README = (Path(__file__).parents[2] / "integrations" / "langchain" / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.splitlines()[-1][:30])
+def test_block(
+    code: str, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
+    last = ollama_server.on(path="/api/chat", predicate=lambda record: record.payload["messages"][-1]["role"] == "tool")
+    last.reply("It is sunny.")
+    ollama_server.on(contains="How is").reply(tool_calls=[ToolCall("weather", {"city": "Rome"})])
+    ollama_server.on(contains="capital of Italy").reply('{"city": "Rome", "country": "Italy"}')
+    ollama_server.on(contains="91").reply(Reply("No, 7 times 13.", thinking="Divide."))
+    exec(compile(code, "README", "exec"), {"__name__": "__main__"})
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out or "print" not in code
+    if "nope" in code:
+        assert captured.out.startswith("OllamaModelNotFoundError False")
+
+
+def test_every_error_is_in_the_table() -> None:
+    for name in langchain_namel3ss_ollama.__all__:
+        value = getattr(langchain_namel3ss_ollama, name)
+        if isinstance(value, type) and issubclass(value, LLMError) and name != "OllamaError":
+            assert f"| `{name}` | `{value.__bases__[1].__name__}` |" in README

@@ -1,0 +1,195 @@
+"""LangChain's integration tests as they are run here, against a real server and replayed."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from langchain_core.embeddings import Embeddings
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import BaseChatModel
+from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
+
+from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaOutputError
+from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama.testing import OllamaServer, ToolCall
+
+MODEL = "smollm2-tools:135m"
+EMBEDDER = "all-minilm:22m"
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+COUNTS = "a model of 135 million parameters does not copy the number, or the name, from the question"
+UNASKED = "a model of 135 million parameters calls no tool unless it is made to"
+SHAPE = "a model of 135 million parameters does not keep to a shape that only the prompt names"
+
+
+class StandardChat(ChatModelIntegrationTests):
+    """What the API cannot do is off: addresses of pictures, documents, sound, film. Pictures need a model that sees."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatOllama
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": MODEL, "temperature": 0, "seed": 1, "num_predict": 80, "num_ctx": 2048}
+
+    @property
+    def has_tool_choice(self) -> bool:
+        return True
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
+    def returns_usage_metadata(self) -> bool:
+        return True
+
+    @property
+    def supports_model_override(self) -> bool:
+        return True
+
+    @property
+    def model_override_value(self) -> str:
+        return "smollm2-think:135m"
+
+    # What follows asks for more than so small a model can do; TestChatScripted runs it all.
+
+    @pytest.mark.xfail(reason=COUNTS, raises=AssertionError)
+    def test_tool_calling(self, model: BaseChatModel) -> None:
+        super().test_tool_calling(model)
+
+    @pytest.mark.xfail(reason=COUNTS, raises=AssertionError)
+    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
+        await super().test_tool_calling_async(model)
+
+    @pytest.mark.xfail(reason=UNASKED, raises=AssertionError)
+    def test_agent_loop(self, model: BaseChatModel) -> None:
+        super().test_agent_loop(model)
+
+    @pytest.mark.xfail(reason=COUNTS, raises=OllamaOutputError)
+    def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
+        super().test_unicode_tool_call_integration(model)
+
+    @pytest.mark.xfail(reason=SHAPE, raises=OutputParserException)
+    def test_json_mode(self, model: BaseChatModel) -> None:
+        super().test_json_mode(model)
+
+
+class StandardEmbeddings(EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        return OllamaEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": EMBEDDER}
+
+
+@pytest.mark.live
+@pytest.mark.timeout(600)
+class TestChatLive(StandardChat):
+    @pytest.fixture(autouse=True)
+    def served(self, live_server: str) -> None:
+        self.url = live_server
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {**super().chat_model_params, "base_url": self.url}
+
+
+@pytest.mark.live
+@pytest.mark.timeout(600)
+class TestEmbeddingsLive(StandardEmbeddings):
+    @pytest.fixture(autouse=True)
+    def served(self, live_server: str) -> None:
+        self.url = live_server
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {**super().embedding_model_params, "base_url": self.url}
+
+
+class TestChatReplayed(StandardChat):
+    @pytest.fixture(autouse=True)
+    def played(self, player: OllamaProvider) -> None:
+        self.player = player
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {**super().chat_model_params, "provider": self.player}
+
+
+class TestEmbeddingsReplayed(StandardEmbeddings):
+    @pytest.fixture(autouse=True)
+    def played(self, player: OllamaProvider) -> None:
+        self.player = player
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {**super().embedding_model_params, "provider": self.player}
+
+
+class TestChatScripted(ChatModelIntegrationTests):
+    """Against a server that answers as a model of more than 135 million parameters would: no test is left out for the
+    model's sake, pictures included (their content is put in the place of a download)."""
+
+    @pytest.fixture(autouse=True)
+    def scripted(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        picture = httpx.Response(200, content=PIXEL, request=httpx.Request("GET", "http://nowhere.invalid"))
+        monkeypatch.setattr("langchain_tests.integration_tests.chat_models.httpx.get", lambda *_, **__: picture)
+        with OllamaServer(models=None) as server:
+            self.url = server.url
+            rome = {"location": "San Francisco, CA"}
+            answered = server.on(predicate=lambda record: record.payload["messages"][-1]["role"] == "tool")
+            answered.reply("It is sunny.")
+            server.on(contains="magic_function(3)").reply(tool_calls=[ToolCall("magic_function", {"input": 3})])
+            server.on(contains="weather in San Francisco").reply(tool_calls=[ToolCall("get_weather", rome)])
+            for name in ("你好啊集团", "こんにちは株式会社"):
+                call = ToolCall("unicode_customer", {"customer_name": name, "description": "a company"})
+                server.on(contains=name).reply(tool_calls=[call])
+            pirate = ToolCall("greeting_generator", {"answer_style": "pirate"})
+            server.on(contains="Using the tool, generate a Pirate greeting").reply(tool_calls=[pirate])
+            server.on(contains="joke about cats. Return").reply('{"setup": "Why?", "punchline": "Because."}')
+            yield
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ChatOllama
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"model": "llama3.2", "base_url": self.url, "image_loader": lambda _url: PIXEL}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_image_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_image_urls(self) -> bool:
+        return True
+
+    @property
+    def supports_image_tool_message(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
+    def model_override_value(self) -> str:
+        return "qwen3"

@@ -1,0 +1,296 @@
+"""Embeddings: all ways, batches, instructions, checks, a bad input among good ones."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from llama_index.core.storage.kvstore import SimpleKVStore
+
+from llama_index.embeddings.namel3ss_ollama import BadInputError, OllamaEmbedding
+from namel3ss_ollama import (
+    AuthenticationError,
+    BadRequestError,
+    LLMTimeoutError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    OllamaProvider,
+    RetryPolicy,
+    ServerError,
+    StreamConfig,
+)
+from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply
+
+Sent = Callable[..., list[dict[str, Any]]]
+
+
+def inputs(sent: Sent) -> list[Any]:
+    return [body["input"] for body in sent("/api/embed")]
+
+
+def test_all_ways_give_the_same_vectors(embedding: OllamaEmbedding) -> None:
+    async def asynchronously() -> list[Any]:
+        return [
+            await embedding.aget_text_embedding("a"),
+            await embedding.aget_query_embedding("a"),
+            (await embedding.aget_text_embedding_batch(["a", "b"]))[0],
+            await embedding.aget_general_text_embedding("a"),
+            (await embedding.aget_general_text_embeddings(["a", "b"]))[0],
+            await embedding.aget_agg_embedding_from_queries(["a", "a"]),
+        ]
+
+    vectors = [
+        embedding.get_text_embedding("a"),
+        embedding.get_query_embedding("a"),
+        embedding.get_text_embedding_batch(["a", "b"])[0],
+        embedding.get_general_text_embedding("a"),
+        embedding.get_general_text_embeddings(["a", "b"])[0],
+        *asyncio.run(asynchronously()),
+        *asyncio.run(asynchronously()),  # a second event loop
+    ]
+    assert len(vectors[0]) == 384
+    assert all(type(vector) is list and vector == pytest.approx(vectors[0]) for vector in vectors)
+    assert embedding.get_text_embedding("b") != vectors[0]
+
+
+async def test_sync_calls_work_inside_a_running_loop_and_in_threads(embedding: OllamaEmbedding) -> None:
+    expected = embedding.get_text_embedding("a")
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(embedding.get_text_embedding, ["a"] * 8)
+    assert list(results) == [expected] * 8
+
+
+def test_what_is_not_set_is_not_sent(embedding: OllamaEmbedding, sent: Sent) -> None:
+    embedding.get_text_embedding("a")
+    assert sent("/api/embed") == [{"model": "all-minilm", "input": ["a"]}]
+
+
+def test_what_is_set_is_sent(ollama_server: OllamaServer, sent: Sent) -> None:
+    OllamaEmbedding(
+        "all-minilm",
+        ollama_server.url,
+        dimensions=384,
+        truncate=False,
+        keep_alive=-1,
+        ollama_additional_kwargs={"num_ctx": 128},
+    ).get_text_embedding("a")
+    assert sent("/api/embed") == [
+        {
+            "model": "all-minilm",
+            "input": ["a"],
+            "dimensions": 384,
+            "truncate": False,
+            "keep_alive": -1,
+            "options": {"num_ctx": 128},
+        }
+    ]
+
+
+def test_texts_are_never_stripped_and_instructions_come_first(ollama_server: OllamaServer, sent: Sent) -> None:
+    plain = OllamaEmbedding("all-minilm", ollama_server.url)
+    plain.get_text_embedding("  a\n")
+    plain.get_query_embedding(" q ")
+    instructed = OllamaEmbedding(
+        "all-minilm", ollama_server.url, query_instruction="search: ", text_instruction="document:"
+    )
+    instructed.get_query_embedding(" q ")
+    instructed.get_text_embedding_batch(["a ", "b"])
+    asyncio.run(instructed.aget_text_embedding("c"))
+    instructed.get_general_text_embedding("d")
+    assert inputs(sent) == [
+        ["  a\n"],
+        [" q "],
+        ["search:  q "],
+        ["document: a ", "document: b"],
+        ["document: c"],
+        ["d"],
+    ]
+
+
+def test_batches_are_bounded_by_items_and_by_characters(ollama_server: OllamaServer, sent: Sent) -> None:
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=3, max_batch_chars=10)
+    texts = ["a", "b", "c", "d" * 8, "e" * 2, "f", "g" * 30, "h"]
+    vectors = embedding.get_general_text_embeddings(texts)
+    found = sorted(inputs(sent), key=lambda batch: texts.index(batch[0]))
+    assert found == [["a", "b", "c"], ["d" * 8, "e" * 2], ["f"], ["g" * 30], ["h"]]
+    assert vectors == [embedding.get_text_embedding(text) for text in texts]
+    assert embedding.get_general_text_embeddings([]) == []
+
+
+async def test_all_batches_at_once_are_sent_a_few_at_a_time(ollama_server: OllamaServer) -> None:
+    gate = Gate()
+
+    def held(record: Record) -> Reply:
+        texts: Any = record.payload["input"]
+        return Reply(embeddings=[[float(len(text))] for text in texts], gate=gate)
+
+    ollama_server.on(path="/api/embed").reply(held)
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=2, max_concurrent=3)
+    texts = ["x" * (n + 1) for n in range(20)]
+    task = asyncio.create_task(embedding.aget_text_embedding_batch(texts))
+    await ollama_server.wait_for_async(lambda s: gate.waiting == 3)
+    assert len(ollama_server.requests) == 3
+    assert embedding.provider.stats().queued == 7
+    gate.open()
+    assert await task == [[float(n + 1)] for n in range(20)]
+
+
+def test_dimensions_are_checked(ollama_server: OllamaServer) -> None:
+    ollama_server.on(path="/api/embed").sequence(
+        Reply(embeddings=[[1.0, 2.0]]),
+        Reply(embeddings=[[1.0, 2.0, 3.0]]),
+        Reply(embeddings=[[1.0, 2.0]]),
+    )
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url)
+    embedding.get_text_embedding("a")
+    with pytest.raises(MalformedResponseError, match="3 dimensions, not of 2 as those before"):
+        embedding.get_text_embedding("a")
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, dimensions=5)
+    with pytest.raises(MalformedResponseError, match="2 dimensions, not of 5 as `dimensions` says"):
+        embedding.get_text_embedding("a")
+
+
+def test_counts_are_checked(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
+    ollama_server.on(path="/api/embed").reply(embeddings=[[1.0]])
+    with pytest.raises(MalformedResponseError, match="one vector a text"):
+        embedding.get_text_embedding_batch(["a", "b"])
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_bad_input_is_found_by_halving_and_reported(
+    ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent, status: int
+) -> None:
+    ollama_server.fault("status", status=status, message="NaN", contains="bad")
+    texts = [f"text {n}" for n in range(10)]
+    texts[6] = "a bad one"
+    with pytest.raises(BadInputError, match=r"text 6 of its batch \(9 characters.*NaN") as caught:
+        embedding.get_text_embedding_batch(texts)
+    error = caught.value
+    assert (error.text, error.index, error.status_code) == ("a bad one", 6, status)
+    assert "a bad one" not in str(error)
+    assert isinstance(error.__cause__, (BadRequestError, ServerError))
+    assert [len(batch) for batch in inputs(sent)] == [10, 5, 5, 2, 1, 1][: len(inputs(sent))]
+    assert len(inputs(sent)) <= 6
+
+
+def test_a_batch_that_is_fine_in_halves_is_fine(ollama_server: OllamaServer, sent: Sent) -> None:
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=8)
+    texts = [f"text {n}" for n in range(8)]
+    expected = embedding.get_text_embedding_batch(texts)
+    ollama_server.fault("status", status=400, predicate=lambda r: len(r.payload["input"]) > 2)  # type: ignore[arg-type]
+    assert embedding.get_text_embedding_batch(texts) == expected
+    assert [len(batch) for batch in inputs(sent)] == [8, 8, 4, 2, 2, 4, 2, 2]
+
+
+def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
+    ollama_server.fault("status", status=400, contains="bad")
+    with pytest.raises(BadRequestError) as caught:
+        embedding.get_query_embedding("bad")
+    assert not isinstance(caught.value, BadInputError)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (404, ModelNotFoundError)])
+def test_what_is_not_about_the_texts_is_not_searched_for_in_them(
+    ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent, status: int, kind: type[Exception]
+) -> None:
+    ollama_server.fault("status", status=status, message='model "all-minilm" not found, try pulling it first')
+    with pytest.raises(kind):
+        embedding.get_text_embedding_batch(["a", "b"])
+    assert len(inputs(sent)) == 1
+
+
+def test_one_failure_ends_the_whole(ollama_server: OllamaServer) -> None:
+    gate = Gate()
+    ollama_server.fault("status", status=401, contains="bad")
+    ollama_server.on(path="/api/embed", contains="slow").reply(lambda _: Reply(embeddings=[[1.0]], gate=gate))
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=1)
+    with pytest.raises(AuthenticationError):
+        embedding.get_general_text_embeddings(["slow", "bad", "slow"])
+    ollama_server.wait_for(lambda s: s.active_requests == 0)
+
+
+def test_a_cache_is_asked_first(ollama_server: OllamaServer, sent: Sent) -> None:
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embeddings_cache=SimpleKVStore())
+    first = embedding.get_text_embedding_batch(["a", "b"])
+    assert asyncio.run(embedding.aget_text_embedding_batch(["a", "b", "c"]))[:2] == first
+    assert inputs(sent) == [["a", "b"], ["c"]]
+
+
+def test_workers(ollama_server: OllamaServer) -> None:
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=1, num_workers=2)
+    assert len(asyncio.run(embedding.aget_text_embedding_batch(["a", "b", "c"]))) == 3
+
+
+def test_client_kwargs(ollama_server: OllamaServer) -> None:
+    embedding = OllamaEmbedding(
+        "all-minilm", ollama_server.url, client_kwargs={"headers": {"X-Team": "blue"}, "timeout": 5, "verify": False}
+    )
+    embedding.get_text_embedding("a")
+    assert ollama_server.requests[0].headers["x-team"] == "blue"
+    with pytest.raises(TypeError, match="'timeuot'; did you mean 'timeout'"):
+        OllamaEmbedding("all-minilm", client_kwargs={"timeuot": 5})
+    with pytest.raises(TypeError, match="provider="):
+        OllamaEmbedding("all-minilm", client_kwargs={"event_hooks": {}})
+
+
+def test_deadlines(ollama_server: OllamaServer) -> None:
+    gate = Gate()
+    ollama_server.on(path="/api/embed").reply(lambda _: Reply(embeddings=[[1.0]], gate=gate))
+    for settings in (
+        {"client_kwargs": {"timeout": 0.2}},
+        {"request_timeout": 0.2},
+        {"stream_config": StreamConfig(first_chunk_timeout=0.2)},
+    ):
+        with pytest.raises(LLMTimeoutError):
+            OllamaEmbedding("all-minilm", ollama_server.url, **settings).get_text_embedding("a")  # type: ignore[arg-type]
+
+
+def test_settings_that_cannot_be_right() -> None:
+    with pytest.raises(TypeError, match="'embed_batchsize'; did you mean 'embed_batch_size'"):
+        OllamaEmbedding("all-minilm", embed_batchsize=3)
+    for settings in ({"embed_batch_size": 0}, {"embed_batch_size": 2049}, {"dimensions": 0}, {"max_batch_chars": 0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            OllamaEmbedding("all-minilm", **settings)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="model"):
+        OllamaEmbedding()
+
+
+def test_a_provider_brings_its_model_and_address(ollama_server: OllamaServer) -> None:
+    provider = OllamaProvider("all-minilm", ollama_server.url)
+    embedding = OllamaEmbedding(provider=provider)
+    assert (embedding.model_name, embedding.base_url) == ("all-minilm", ollama_server.url)
+    assert len(embedding.get_text_embedding("a")) == 384
+    with pytest.raises(ValueError, match="stream_config"):
+        OllamaEmbedding(provider=provider, request_timeout=3)
+
+
+def test_secrets_and_serialization(
+    ollama_server: OllamaServer, recorder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = ollama_server.url.replace("http://", "http://user:pa55@")
+    embedding = OllamaEmbedding(
+        "all-minilm",
+        address,
+        client_kwargs={"headers": {"X-Secret": "t0psecret"}},
+        headers={"X-More": "m0resecret"},
+        retry=RetryPolicy.off(),
+    )
+    embedding.get_text_embedding("a")
+    shown = [repr(embedding), str(embedding), repr(embedding.to_dict()), embedding.to_json()]
+    shown += [repr(embedding.to_payload()), *(repr(event) for event in recorder.events)]
+    for secret in ("pa55", "t0psecret", "m0resecret"):
+        assert secret not in "".join(shown)
+    again = OllamaEmbedding.from_dict(embedding.to_dict())
+    assert again.to_dict() == embedding.to_dict()
+    assert again.get_text_embedding("a")
+    for one in (pickle.loads(pickle.dumps(embedding)), copy.deepcopy(embedding), embedding.model_copy()):
+        one.get_text_embedding("a")
+        headers = ollama_server.requests[-1].headers
+        assert (headers["x-secret"], headers["x-more"]) == ("t0psecret", "m0resecret")
+        assert headers["authorization"].startswith("Basic ")
+    assert caplog.records == []

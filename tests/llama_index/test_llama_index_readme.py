@@ -1,0 +1,49 @@
+"""Every block of Python in the README runs, in order, against a server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_index.llms.namel3ss_ollama import Ollama
+from namel3ss_ollama.testing import OllamaServer, Reply, ToolCall
+
+README = Path(__file__).parents[2] / "integrations" / "llama-index" / "README.md"
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
+def test_it_runs(
+    ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = README.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 10
+    monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
+    ollama_server.reply('{"name": "Rome", "people": 3}', contains="largest city of Italy")
+    ollama_server.reply('{"name": "Oslo", "people": 1}', contains="largest city of Norway")
+    ollama_server.on(contains="weather in Rome?").sequence(
+        Reply(tool_calls=[ToolCall("weather", {"city": "Rome"})]), "It is sunny."
+    )
+    ollama_server.reply("A river is the Tiber.", contains="Name a river.")
+    ollama_server.reply("2.7 million.", contains="How many people has Rome?")
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks:
+        # Tools are read by LlamaIndex as they are, so not under this module's annotations.
+        exec(compile(block, str(README), "exec", dont_inherit=True), namespace)
+    assert asyncio.run(namespace["river"]()) == "A river is the Tiber."
+    asyncio.run(namespace["ask"]())
+    printed = capsys.readouterr().out
+    for expected in ("You said: Why is the sky blue?", "2.7 million.", "Rome 3", "name='Oslo' people=1", "ollama pull"):
+        assert expected in printed
+    assert printed.rstrip().endswith("It is sunny.")
+    assert len(namespace["vectors"]) == 2
+
+
+def test_names_in_it_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name in re.findall(r"`llm\.(\w+)", text):
+        assert hasattr(Ollama, name), name

@@ -1,0 +1,241 @@
+"""LlamaIndex's messages into the core's, without a server unless a picture is on the web."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    CacheControl,
+    CachePoint,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    DocumentBlock,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+    VideoBlock,
+)
+from llama_index.core.schema import ImageDocument
+
+from llama_index.llms.namel3ss_ollama import Ollama
+from llama_index.llms.namel3ss_ollama.messages import needs_reading, to_core
+from namel3ss_ollama import Image
+from namel3ss_ollama.testing import Model, OllamaServer
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
+BASE64 = base64.b64encode(PICTURE).decode()
+
+
+def core(*messages: ChatMessage, image_urls: bool = False) -> list[dict[str, Any]]:
+    before = [message.model_dump() for message in messages if not needs_reading([message])]
+    result = to_core(messages, image_urls=image_urls)
+    assert [message.model_dump() for message in messages if not needs_reading([message])] == before
+    return result
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        ("system", "system"),
+        ("developer", "system"),
+        ("user", "user"),
+        ("assistant", "assistant"),
+        ("chatbot", "assistant"),
+        ("model", "assistant"),
+        ("tool", "tool"),
+        ("function", "tool"),
+    ],
+)
+def test_roles(role: str, expected: str) -> None:
+    assert core(ChatMessage(role=role, content="x")) == [{"role": expected, "content": "x"}]
+
+
+def test_text_thinking_and_what_stands_for_text() -> None:
+    message = ChatMessage(
+        role="assistant",
+        blocks=[
+            ThinkingBlock(content="Let"),
+            ThinkingBlock(content=None),
+            ThinkingBlock(content=" me"),
+            TextBlock(text="a"),
+            CachePoint(cache_control=CacheControl(type="ephemeral")),
+            CitableBlock(title="t", source="s", content=[TextBlock(text="b"), TextBlock(text="c")]),
+            CitationBlock(
+                title="t", source="s", cited_content=TextBlock(text="d"), additional_location_info={"page": "1"}
+            ),
+        ],
+    )
+    assert core(message) == [{"role": "assistant", "content": "abcd", "thinking": "Let me"}]
+
+
+def test_a_message_without_blocks_has_no_text() -> None:
+    assert core(ChatMessage(role="user")) == [{"role": "user", "content": ""}]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        ImageBlock(image=PICTURE),
+        ImageBlock(image=BASE64.encode()),
+        ImageBlock(image=io.BytesIO(PICTURE)),
+        ImageBlock(url=f"data:image/png;base64,{BASE64}"),
+    ],
+    ids=["bytes", "base64", "buffer", "data URL"],
+)
+def test_pictures(block: ImageBlock) -> None:
+    for _ in range(2):  # a buffer can be read again
+        assert core(ChatMessage(role="user", blocks=[TextBlock(text="See:"), block])) == [
+            {"role": "user", "content": "See:", "images": [Image(PICTURE)]}
+        ]
+
+
+def test_pictures_in_files_and_documents(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(PICTURE)
+    message = ChatMessage(role="user", blocks=[CitableBlock(title="", source="", content=[ImageBlock(path=path)])])
+    assert needs_reading([message])
+    assert core(message)[0]["images"] == [Image(PICTURE)]
+    legacy = ChatMessage(role="user", content="x", additional_kwargs={"images": [ImageDocument(image=BASE64)]})
+    assert core(legacy)[0]["images"] == [Image(PICTURE)]
+    path.unlink()
+    with pytest.raises(ValueError, match=r"messages\[0\]: images: cannot read"):
+        core(message)
+
+
+def test_a_picture_on_the_web_is_fetched_only_when_switched_on(ollama_server: OllamaServer, make_llm: Any) -> None:
+    ollama_server.on(path="/picture").reply(body=PICTURE)
+    ollama_server.models.add(Model("llava", ("completion", "vision")))
+    ask = [ChatMessage(role="user", blocks=[ImageBlock(url=f"{ollama_server.url}/picture")])]
+    with pytest.raises(ValueError, match=r"messages\[0\]: .*allow_image_urls"):
+        make_llm("llava").chat(ask)
+    assert ollama_server.requests == []
+    make_llm("llava", allow_image_urls=True).chat(ask)
+    chat = next(record for record in ollama_server.requests if record.path == "/api/chat")
+    assert chat.payload["messages"] == [{"role": "user", "content": "", "images": [BASE64]}]
+
+
+async def test_files_are_read_off_the_loop(
+    ollama_server: OllamaServer, make_llm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(PICTURE)
+    threads: list[threading.Thread] = []
+    real = Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        threads.append(threading.current_thread())
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    llm: Ollama = make_llm("llava")
+    ask = [ChatMessage(role="user", blocks=[ImageBlock(path=path)])]
+    await llm.achat(ask)
+    async for _ in await llm.astream_chat(ask):
+        pass
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        AudioBlock(audio=b"RIFF0000WAVE"),
+        VideoBlock(video=b"0000ftypmp42"),
+        DocumentBlock(data=b"%PDF-1.4", title="x.pdf"),
+    ],
+)
+def test_what_the_api_cannot_take_is_refused_by_name(block: Any) -> None:
+    messages = [ChatMessage(role="system", content="x"), ChatMessage(role="user", blocks=[block])]
+    with pytest.raises(ValueError, match=rf"messages\[1\]: .*{type(block).__name__}"):
+        core(*messages)
+
+
+def test_tool_calls_and_their_answers() -> None:
+    messages = [
+        ChatMessage(
+            role="assistant",
+            blocks=[
+                TextBlock(text=""),
+                ToolCallBlock(tool_call_id="call_1", tool_name="add", tool_kwargs={"a": 1}),
+                ToolCallBlock(tool_call_id="call_2", tool_name="mul", tool_kwargs='{"a": 2}'),
+            ],
+            # Streamed answers have the calls here as well; they must not go out twice.
+            additional_kwargs={"tool_calls": [{"id": "call_1", "function": {"name": "add", "arguments": {"a": 1}}}]},
+        ),
+        ChatMessage(role="tool", content="3", additional_kwargs={"tool_call_id": "call_2"}),
+        ChatMessage(role="tool", content="4", additional_kwargs={"tool_call_id": "call_1"}),
+        ChatMessage(role="assistant", content="4", additional_kwargs={"tool_call_id": "call_1"}),
+    ]
+    assert core(*messages) == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"id": "call_1", "function": {"name": "add", "arguments": {"a": 1}}},
+                {"id": "call_2", "function": {"name": "mul", "arguments": '{"a": 2}'}},
+            ],
+        },
+        {"role": "tool", "content": "3", "tool_name": "mul", "tool_call_id": "call_2"},
+        {"role": "tool", "content": "4", "tool_name": "add", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "4"},
+    ]
+
+
+class _SDKCall:
+    """As the objects that OpenAI's package puts into `additional_kwargs`."""
+
+    def model_dump(self) -> dict[str, Any]:
+        return {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
+        {"id": "c", "function": {"name": "add", "arguments": {"a": 1}}},
+        {"id": "c", "name": "add", "arguments": {"a": 1}},
+        _SDKCall(),
+    ],
+    ids=["openai", "ollama", "bare", "object"],
+)
+def test_calls_of_older_histories(ollama_server: OllamaServer, llm: Ollama, sent: Any, call: Any) -> None:
+    history = [
+        ChatMessage(role="user", content="1+1"),
+        ChatMessage(role="assistant", additional_kwargs={"tool_calls": [call]}),
+        ChatMessage(role="tool", content="2", additional_kwargs={"tool_call_id": "c"}),
+    ]
+    llm.chat(history)
+    assistant, tool = sent()[0]["messages"][1:]
+    assert assistant["tool_calls"] == [{"id": "c", "function": {"index": 0, "name": "add", "arguments": {"a": 1}}}]
+    assert tool == {"role": "tool", "content": "2", "tool_name": "add", "tool_call_id": "c"}
+
+
+def test_a_history_of_the_peer_uses_names_as_ids() -> None:
+    history = [
+        ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="add", tool_kwargs={})]),
+        ChatMessage(role="tool", content="2", additional_kwargs={"tool_call_id": "add"}),
+    ]
+    assert core(*history)[1]["tool_name"] == "add"
+
+
+def test_a_call_that_is_none_is_refused(llm: Ollama) -> None:
+    history = [ChatMessage(role="assistant", additional_kwargs={"tool_calls": [SimpleNamespace()]})]
+    with pytest.raises(ValueError, match="tool call"):
+        llm.chat(history)
+
+
+def test_arguments_that_are_no_json_go_back_as_the_model_wrote_them(llm: Ollama, sent: Any) -> None:
+    call = ToolCallBlock(tool_call_id="c", tool_name="add", tool_kwargs='{"a": ')
+    llm.chat([ChatMessage(role="user", content="x"), ChatMessage(role="assistant", blocks=[call])])
+    message = sent()[0]["messages"][1]
+    assert message["tool_calls"][0]["function"]["arguments"] == {}
+    assert message["content"] == '{"a": '
