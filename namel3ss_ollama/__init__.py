@@ -1,6 +1,7 @@
 """Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it."""
 
 from namel3ss_ollama._version import __version__
+from namel3ss_ollama.client import fetch_image
 from namel3ss_ollama.errors import (
     AuthenticationError,
     BadRequestError,
@@ -58,6 +59,7 @@ __all__ = [
     "ToolCall",
     "Usage",
     "__version__",
+    "fetch_image",
     "instant_retries",
     "run_sync",
 ]

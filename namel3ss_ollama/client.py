@@ -22,12 +22,13 @@ import orjson
 
 from namel3ss_ollama.address import Address
 from namel3ss_ollama.diagnosis import error_for_exception, error_for_line, error_for_status
-from namel3ss_ollama.errors import LLMError, MalformedResponseError, StreamInterruptedError
-from namel3ss_ollama.settings import StreamConfig
+from namel3ss_ollama.errors import LLMConnectionError, LLMError, MalformedResponseError, StreamInterruptedError
+from namel3ss_ollama.settings import StreamConfig, check_positive
 from namel3ss_ollama.streamer import LineDecoder, Watch, parse_line
 from namel3ss_ollama.transport import HTTPSettings, PerLoopClients
+from namel3ss_ollama.types import Image
 
-__all__ = ["Client", "Exchange", "basic_auth", "encode"]
+__all__ = ["Client", "Exchange", "basic_auth", "encode", "fetch_image"]
 
 Json = dict[str, Any]
 _LONGEST_ERROR_BODY = 64 * 1024
@@ -370,6 +371,50 @@ def encode(body: Json | None) -> bytes | None:
             f"the request cannot be written as JSON: {error}; check the texts for lone surrogates "
             "(text.encode('utf-8', 'replace').decode()) and the options for objects"
         ) from error
+
+
+async def fetch_image(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0) -> Image:
+    """A picture from the web, for who wants pictures given as an address to be fetched. Nothing calls this by itself.
+
+    Whoever may choose the address may make this machine ask any server that it can reach: pass on only addresses of
+    people who are trusted with that.
+
+    Args:
+        url: An http or https address.
+        max_bytes: The largest picture that is taken.
+        timeout: A bound on the whole, in seconds.
+
+    Raises:
+        ValueError: The address is none of http or https, the picture is too large, or what came is no picture.
+        LLMConnectionError: It could not be fetched.
+        LLMTimeoutError: It took too long.
+    """
+    check_positive("max_bytes", max_bytes, integer=True)
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError("image: only an http or https address can be fetched")
+    watch = Watch(StreamConfig(first_chunk_timeout=None, chunk_timeout=None), timeout)
+    try:
+        return Image(await watch.guard(lambda: _fetch(url, max_bytes), idle=False))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise LLMConnectionError(
+            f"the picture cannot be fetched: {type(error).__name__}", original_error=error
+        ) from error
+    finally:
+        watch.close()
+
+
+async def _fetch(url: str, max_bytes: int) -> bytes:
+    async with httpx.AsyncClient(follow_redirects=True, max_redirects=3) as http, http.stream("GET", url) as response:
+        response.raise_for_status()
+        kind = response.headers.get("content-type", "image/").partition(";")[0].strip().lower()
+        if not kind.startswith("image/") and kind != "application/octet-stream":
+            raise ValueError(f"image: the address has {kind}, not a picture")
+        content = b""
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > max_bytes:
+                raise ValueError(f"image: the picture has over {max_bytes} bytes")
+        return content
 
 
 def basic_auth(user: str, password: str) -> str:

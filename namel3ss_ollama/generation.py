@@ -429,9 +429,10 @@ class Stream:
             call.chunks = limit
             if not batch[-1].raw.get("done"):
                 self.end = "max_chunks"
+                self._answer.final = None  # the last line may have been read, but nobody gets it
             return True
         call.chunks += len(batch)
-        return self._answer.final is not None
+        return self._answer.final is not None and self._broken is None
 
     async def _finish(self, chunk: StreamChunk) -> None:
         """Make the response of the whole answer, and let the last chunk carry it."""

@@ -22,10 +22,12 @@ from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
+    RUNTIME_OPTIONS,
     RuntimeOptions,
     StreamConfig,
     check_positive,
     merge_options,
+    reject_unknown,
 )
 from namel3ss_ollama.streamer import Watch
 from namel3ss_ollama.types import EmbedResponse, LLMResponse, usage_of
@@ -59,6 +61,22 @@ class ModelManagement:
         """What there is to know of a model: capabilities, parameters, template, model_info."""
         name = self._name(model)
         return await self._ask(lambda: self._client.show(name, self._defaults.config, verbose=verbose))
+
+    async def context_window(self, model: str | None = None, *, num_ctx: int | None = None) -> int | None:
+        """The context window that requests have, in tokens, as far as the server tells.
+
+        Args:
+            model: The model; the provider's by default.
+            num_ctx: The option that the requests send; the provider's by default.
+
+        Returns:
+            `num_ctx`, else what the model is loaded with (newer servers), else what it is configured to, each bounded
+            by what it was trained for; None when only that is known: a server that tells no more loads with less.
+        """
+        name = self._name(model)
+        asked = merge_options(self._defaults.options).get("num_ctx") if num_ctx is None else num_ctx
+        window = await self._ask(lambda: self._window(name, self._defaults.config))
+        return window.in_force(asked) if asked or window.running or window.configured else None
 
     async def version(self) -> str:
         """The server's version."""
@@ -160,14 +178,26 @@ class ModelManagement:
         await self._ask(lambda: self._client.delete(name, self._defaults.config))
 
     async def preload(
-        self, model: str | None = None, *, keep_alive: str | float | None = None, **options: Unpack[RuntimeOptions]
+        self,
+        model: str | None = None,
+        *,
+        keep_alive: str | float | None = None,
+        options: Mapping[str, Any] | None = None,
+        **keywords: Unpack[RuntimeOptions],
     ) -> LLMResponse:
         """Load a model now, with the provider's options, so that the first answer need not wait for that.
+
+        Args:
+            model: The model; the provider's by default.
+            keep_alive: How long it stays loaded afterwards.
+            options: Options that have no keyword.
+            **keywords: Runtime options; those of loading (num_ctx, ...) should be those of the calls to come.
 
         Returns:
             An empty response, `finish_reason` "load"; `metadata["load_duration"]` says how long it took.
         """
-        return await self._load(model, {"keep_alive": keep_alive, **options})
+        reject_unknown(keywords, RUNTIME_OPTIONS, "preload")
+        return await self._load(model, {"keep_alive": keep_alive, "options": options, **keywords})
 
     async def unload(self, model: str | None = None) -> LLMResponse:
         """Take a model out of the server's memory now."""
@@ -266,10 +296,10 @@ class ModelManagement:
         runner.telemetry.end(call, "success", usage=usage_of(answer))
         return answer
 
-    async def _window(self, model: str) -> Window:
+    async def _window(self, model: str, config: StreamConfig = _QUICK) -> Window:
         """The context window that the server tells of."""
-        shown = await self._client.show(model, _QUICK)
-        running = await self._client.ps(_QUICK)
+        shown = await self._client.show(model, config)
+        running = await self._client.ps(config)
         return window_of(model, shown, running)
 
     async def _persistent(self, path: str, body: Json) -> AsyncIterator[Json]:

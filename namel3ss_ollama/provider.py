@@ -131,6 +131,11 @@ class OllamaProvider(ModelManagement):
         """The server's address, without credentials."""
         return self._client.url
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options and fields that every call gets by default; a copy."""
+        return dict(self._defaults.options)
+
     def __repr__(self) -> str:
         return f"OllamaProvider(model={self.model!r}, base_url={self.base_url!r})"
 

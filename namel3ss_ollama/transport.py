@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import ssl
-import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -91,6 +90,8 @@ class _Shared(httpx.AsyncBaseTransport):
 class PerLoopClients:
     """One client an event loop, made by `make`.
 
+    Who drops this without closing it leaves nothing open either: each client is then closed on its loop.
+
     Args:
         make: Makes a client.
         prepare: Does first, in a thread, what of that would block the event loop: imports.
@@ -103,44 +104,38 @@ class PerLoopClients:
         self._make = make
         self._prepare = prepare
         self._owned = owned
-        self._lock = threading.Lock()
+        self._held: _Held = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._guards: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, AsyncGenerator[None, None]]
-        ] = weakref.WeakKeyDictionary()
+        # The finalizer holds the clients, so that they are not garbage themselves when this is: they would complain.
+        weakref.finalize(self, _abandon, self._held).atexit = False
 
     async def get(self) -> httpx.AsyncClient:
         """The running loop's client."""
         loop = asyncio.get_running_loop()
-        if (client := self._held(loop)) is not None:
+        if (client := self._open(loop)) is not None:
             return client
         try:
             await asyncio.to_thread(self._prepare)
         except RuntimeError:
             self._prepare()  # the main thread has ended: no more threads, and nobody whom blocking would hurt
-        if (client := self._held(loop)) is not None:  # another task was quicker
+        if (client := self._open(loop)) is not None:  # another task was quicker
             return client
+        for other in [other for other in list(self._held) if other.is_closed()]:
+            self._held.pop(other, None)
         client = self._make()
-        guard = _close_with_loop(client, self._owned)
-        with self._lock:
-            self._guards[loop] = (client, guard)
+        guard = _close_with_loop(client, self._owned, self._held)
+        self._held[loop] = (client, guard)
         await guard.__anext__()
         return client
 
-    def _held(self, loop: asyncio.AbstractEventLoop) -> httpx.AsyncClient | None:
-        held = self._guards.get(loop)
-        return held[0] if held is not None and not held[0].is_closed else None  # closed: the loop had ended
-
-    def _detach(self) -> list[tuple[asyncio.AbstractEventLoop, AsyncGenerator[None, None]]]:
-        with self._lock:
-            held = [(loop, guard) for loop, (_, guard) in self._guards.items()]
-            self._guards.clear()
-        return held
+    def _open(self, loop: asyncio.AbstractEventLoop) -> httpx.AsyncClient | None:
+        held = self._held.get(loop)
+        return held[0] if held is not None and not held[0].is_closed else None
 
     async def aclose(self) -> None:
         """Close every loop's client, each on its loop; a later `get` makes a new one."""
         here = asyncio.get_running_loop()
-        for loop, guard in self._detach():
+        for loop, guard in _detach(self._held):
             if loop is here:
                 await guard.aclose()
             elif loop.is_running():
@@ -152,7 +147,7 @@ class PerLoopClients:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
-        for loop, guard in self._detach():
+        for loop, guard in _detach(self._held):
             if loop is here:
                 task = loop.create_task(_aclose(guard))
                 self._closing.add(task)
@@ -161,16 +156,49 @@ class PerLoopClients:
                 asyncio.run_coroutine_threadsafe(_aclose(guard), loop).result()
 
     def __len__(self) -> int:
-        return len(self._guards)
+        return len(self._held)
 
 
-async def _close_with_loop(client: httpx.AsyncClient, owned: bool) -> AsyncGenerator[None, None]:
+_Guard = AsyncGenerator[None, None]
+_Held = dict[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, _Guard]]
+"""Each step on it is one operation of a dict, which threads cannot tear apart."""
+
+
+async def _close_with_loop(client: httpx.AsyncClient, owned: bool, held: _Held) -> _Guard:
+    loop = asyncio.get_running_loop()
     try:
         yield
     finally:
+        if held.get(loop, (None,))[0] is client:
+            del held[loop]
         if owned:
             await client.aclose()
 
 
-async def _aclose(guard: AsyncGenerator[None, None]) -> None:
+def _detach(held: _Held) -> list[tuple[asyncio.AbstractEventLoop, _Guard]]:
+    detached: list[tuple[asyncio.AbstractEventLoop, _Guard]] = []
+    while held:
+        loop, (_, guard) = held.popitem()
+        detached.append((loop, guard))
+    return detached
+
+
+def _abandon(held: _Held) -> None:
+    for loop, guard in _detach(held):
+        try:
+            loop.call_soon_threadsafe(_close_soon, loop, guard)
+        except RuntimeError:  # the loop is closed, and was closed without closing what it ran
+            pass
+
+
+_abandoned: set[asyncio.Task[None]] = set()
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, guard: _Guard) -> None:
+    task = loop.create_task(_aclose(guard))
+    _abandoned.add(task)
+    task.add_done_callback(_abandoned.discard)
+
+
+async def _aclose(guard: _Guard) -> None:
     await guard.aclose()

@@ -129,10 +129,12 @@ class Hub:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise AssertionError(describe())
+                # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation that comes with the event.
+                timer = asyncio.get_running_loop().call_later(left, event.set)
                 try:
-                    await asyncio.wait_for(event.wait(), left)
-                except asyncio.TimeoutError:
-                    continue
+                    await event.wait()
+                finally:
+                    timer.cancel()
                 event.clear()
         finally:
             with self._condition:

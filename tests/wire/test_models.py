@@ -291,3 +291,20 @@ async def test_bad_call_arguments_send_nothing(
     with pytest.raises(ValueError, match="surrogate"):
         await provider.agenerate("\ud800")
     assert ollama_server.requests == []
+
+
+async def test_context_window(make: Any, ollama_server: OllamaServer) -> None:
+    assert await make().context_window() is None  # the trained length alone does not tell what is in force
+    assert await make(num_ctx=2048).context_window() == 2048
+    assert await make().context_window(num_ctx=10**6) == 131_072
+    running = {"models": [{"name": "llama3.2:latest", "context_length": 4096}]}
+    ollama_server.reply("", path="/api/ps", json=running)
+    assert await make().context_window("llama3.2") == 4096
+    assert make(temperature=0.5, max_tokens=3).options == {"temperature": 0.5, "max_tokens": 3}
+
+
+async def test_preload_takes_options_without_a_keyword(provider: Any, ollama_server: OllamaServer) -> None:
+    await provider.preload(options={"flash": True}, num_ctx=512)
+    assert ollama_server.requests[-1].payload["options"] == {"num_ctx": 512, "flash": True}
+    with pytest.raises(TypeError, match="'num_ctx'"):
+        await provider.preload(num_ctxx=1)

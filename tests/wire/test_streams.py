@@ -353,3 +353,29 @@ async def test_a_reply_that_does_not_validate(provider: Any, ollama_server: Olla
         async for _ in stream:
             pass
     assert stream.text == '{"title": "Rome"}'
+
+
+@pytest.mark.parametrize("in_one_read", [True, False])
+async def test_a_cut_forced_call_is_an_error_however_it_arrives(
+    provider: Any, ollama_server: OllamaServer, in_one_read: bool
+) -> None:
+    ollama_server.reply('{"name": "weather", "arguments": {"ci', done_reason="length", path="/api/chat")
+    if in_one_read:
+        ollama_server.fault("lines_in_one_chunk", path="/api/chat")
+    tool = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    stream = provider.stream_chat(ASK, tools=[tool], tool_choice="required")
+    with pytest.raises(OutputValidationError, match="max_tokens") as caught:
+        async for _ in stream:
+            pass
+    assert stream.end == "error"
+    assert caught.value.text == '{"name": "weather", "arguments": {"ci'
+
+
+async def test_max_chunks_does_not_claim_a_last_line_that_nobody_got(
+    provider: Any, ollama_server: OllamaServer
+) -> None:
+    ollama_server.reply(["one", " two"])
+    ollama_server.fault("lines_in_one_chunk", path="/api/chat")
+    stream = provider.stream_chat(ASK, stream_config=StreamConfig(max_chunks=2))
+    assert [c.content async for c in stream] == ["one", " two"]
+    assert (stream.partial.finish_reason, stream.partial.usage["total_tokens"]) == (None, 0)

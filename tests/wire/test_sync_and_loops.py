@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -179,6 +180,36 @@ async def test_close_from_another_loop(ollama_server: OllamaServer) -> None:
     await provider.achat(ASK)
     provider.close()  # from inside a running loop: closed when the loop goes on
     await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
+
+
+def test_a_provider_that_is_dropped_closes_what_it_had_open(
+    ollama_server: OllamaServer, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Frameworks' users never close a model: no warning, no log of unclosed sessions, no open connection."""
+
+    def use(transport: Any) -> None:
+        provider = OllamaProvider("llama3.2", ollama_server.url, transport=transport)
+        provider.generate("x")
+        next(iter(provider.stream("x")))
+
+    for transport in ("aiohttp", "httpx") * 2:
+        use(transport)
+    gc.collect()
+    ollama_server.wait_for(lambda s: s.open_connections == 0)
+
+    async def within() -> None:
+        await OllamaProvider("llama3.2", ollama_server.url).agenerate("x")
+        gc.collect()
+        await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
+
+    asyncio.run(within())
+    assert (list(recwarn), caplog.text) == ([], "")
+
+
+def test_ended_loops_are_not_remembered(provider: OllamaProvider) -> None:
+    for _ in range(3):
+        asyncio.run(provider.achat(ASK))
+    assert len(provider._client.clients) == 0
 
 
 async def test_the_promised_client_methods(ollama_server: OllamaServer) -> None:
