@@ -44,10 +44,10 @@ demo: $(READY) ## see it work, with the Ollama at OLLAMA_BASE_URL or OLLAMA_HOST
 
 test: $(READY) ## run all tests that need no Ollama, with coverage
 ifeq ($(COVER),no)
-	$(BIN)/python -m pytest --ignore=tests/live $(ARGS)
+	$(BIN)/python -m pytest -m "not live" $(ARGS)
 else
 	@# `coverage run`, since pytest loads the core's pytest plugin before pytest-cov could begin to count
-	$(BIN)/python -m coverage run -m pytest --ignore=tests/live $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -m "not live" $(ARGS)
 	@$(BIN)/python -m coverage report
 endif
 
@@ -60,10 +60,10 @@ check: $(READY) ## lint, format, types, import rules
 	$(BIN)/python -m pytest -q tests/unit/test_repository.py
 
 record: $(READY) ## record the cassettes again, from the Ollama at OLLAMA_BASE_URL
-	$(BIN)/python -m pytest tests/replay --record $(ARGS)
+	$(BIN)/python -m pytest tests/replay tests/langchain tests/llama_index --record -k "replay" --timeout 600 $(ARGS)
 
 live: $(READY) ## run the tests that need the Ollama at OLLAMA_BASE_URL
-	$(BIN)/python -m pytest tests/live $(ARGS)
+	$(BIN)/python -m pytest -m live --timeout 600 $(ARGS)
 
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
 	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt

@@ -17,7 +17,7 @@ BLOCKS += re.findall(r"^## (Testing.+?)\n.*?^```python\n(.*?)^```", README, re.M
 
 
 def test_no_block_is_missed() -> None:
-    assert len(BLOCKS) == README.count("```python") == 9
+    assert len(BLOCKS) == README.count("```python") == 11
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,8 +12,14 @@ import pytest
 
 from namel3ss_ollama import OllamaProvider
 
-pytestmark = pytest.mark.live
 MODEL = "smollm2:135m"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.live)
 
 
 @pytest.fixture(scope="session")
