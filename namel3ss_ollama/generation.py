@@ -17,8 +17,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
 from namel3ss_ollama.client import Client, Exchange
 from namel3ss_ollama.diagnosis import error_for_line
@@ -230,6 +228,8 @@ def ended_early(url: str) -> StreamInterruptedError:
 
 
 def _parsed(cls: type, response: LLMResponse) -> Any:
+    from pydantic import TypeAdapter, ValidationError  # slow to import, and not everybody validates
+
     try:
         return TypeAdapter(cls).validate_json(response.content)
     except ValidationError as error:

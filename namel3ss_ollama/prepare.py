@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
-
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.generation import Request
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
@@ -215,6 +212,9 @@ def _read_format(value: Any) -> tuple[Any, type | None]:
     if isinstance(value, Mapping):
         return portable_schema(value), None
     if isinstance(value, type):
+        from pydantic import TypeAdapter  # slow to import, and not everybody validates
+        from pydantic.errors import PydanticUserError
+
         try:
             schema = TypeAdapter(value).json_schema()
         except PydanticUserError as error:

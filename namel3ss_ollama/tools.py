@@ -16,17 +16,18 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import unquote
 
-from pydantic import BaseModel, TypeAdapter
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __all__ = ["ToolLike", "describe_in_prompt", "forced_format", "names_of", "portable_schema", "tool_definition"]
 
 Schema = dict[str, Any]
 _OF_NO_ARGUMENTS = frozenset({"type", "properties", "required", "title", "description", "$schema"})
 """A schema with no other keys than these, and no properties, describes a tool without arguments."""
-ToolLike = Mapping[str, Any] | type[BaseModel] | Callable[..., Any]
+ToolLike: TypeAlias = "Mapping[str, Any] | type[BaseModel] | Callable[..., Any]"
 
 
 def tool_definition(tool: ToolLike) -> Schema:
@@ -44,6 +45,8 @@ def tool_definition(tool: ToolLike) -> Schema:
     if isinstance(tool, Mapping):
         return _from_mapping(tool)
     if isinstance(tool, type):
+        from pydantic import BaseModel  # slow to import, and not everybody has tools
+
         if issubclass(tool, BaseModel):
             return _from_model(tool)
     elif callable(tool):
@@ -91,7 +94,8 @@ def _from_model(model: type[BaseModel]) -> Schema:
 
 
 def _from_function(function: Callable[..., Any]) -> Schema:
-    from docstring_parser import parse  # only who hands in functions pays for its import
+    from docstring_parser import parse  # only who hands in functions pays for their import
+    from pydantic import TypeAdapter
 
     plain = function.func if isinstance(function, functools.partial) else function
     name = getattr(plain, "__name__", "") or type(plain).__name__
