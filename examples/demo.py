@@ -59,14 +59,11 @@ async def main() -> None:
         question = [{"role": "user", "content": "Which city is the capital of France?"}]
         print(f"-> {(await provider.achat(question, format=City)).parsed!r}")
 
-        if "tools" in (await provider.show_model()).get("capabilities", []):
-            print("\nHaving a tool called:")
-            question = [{"role": "user", "content": "What is the weather in Rome?"}]
-            response = await provider.achat(question, tools=[get_weather], tool_choice="get_weather")
-            for call in response.tool_calls:
-                print(f"-> {call.name}({dict(call.arguments)}) gives {get_weather(**call.arguments)!r}")
-        else:
-            print(f"\n{model} calls no tools; with OLLAMA_MODEL=<one that does> this would show a call.")
+        print("\nHaving a tool called, which works with any model:")
+        question = [{"role": "user", "content": "What is the weather in Rome?"}]
+        response = await provider.achat(question, tools=[get_weather], tool_choice="get_weather")
+        for call in response.tool_calls:
+            print(f"-> {call.name}({dict(call.arguments)}) gives {get_weather(**call.arguments)!r}")
 
 
 if __name__ == "__main__":

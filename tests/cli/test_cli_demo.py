@@ -36,10 +36,11 @@ def test_it_shows_the_main_things(server) -> None:
 def test_a_model_without_tools(server, monkeypatch) -> None:
     server.models.add(Model("plain", ("completion",)))
     monkeypatch.setenv("OLLAMA_MODEL", "plain")
+    server.reply('{"name": "get_weather", "arguments": {"city": "Rome"}}', contains="weather")
     server.reply('{"name": "Paris", "country": "France"}', contains="France")
     done = demo()
     assert (done.returncode, done.stderr) == (0, "")
-    assert "plain calls no tools" in done.stdout
+    assert "-> get_weather({'city': 'Rome'}) gives 'sunny in Rome'" in done.stdout
 
 
 def test_no_server(server) -> None:
