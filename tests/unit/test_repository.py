@@ -24,7 +24,9 @@ OURS = ["namel3ss-ollama", "langchain-namel3ss-ollama", "llama-index-llms-namel3
 # Put together from pieces, so that this file doesn't hold what it looks for.
 FORBIDDEN = {
     "the address of a package index": re.compile(
-        r"https?://[^\s/\"']*(?:" + "|".join(["pypi" + r"\.org", "pythonhosted" + r"\.org"]) + r")|https?://[^\s\"']*/"
+        r"https?://[^\s/\"']*(?:"
+        + "|".join(["pypi" + r"\.org", "python" + "hosted" + r"\.org"])
+        + r")|https?://[^\s\"']*/"
         "simple" + r"\b|--(?:extra-)?index-" + r"url[ =]\S|--find-" + r"links[ =]\S"
     ),
     "somebody's home directory": re.compile(r"(?<![\w.~])/" + r"(?:root|home/[\w.-]+|Users/[\w.-]+)/"),
@@ -65,7 +67,7 @@ def test_files_are_free_of_index_addresses_and_home_directories() -> None:
         "--extra-index-" + "url=https://mirror.example/",
         "url = https://mirror.example/pypi/" + "simple/",
         "https://" + "pypi" + ".org/project/x",
-        "https://files." + "pythonhosted" + ".org/packages/x.whl",
+        "https://files." + "python" + "hosted" + ".org/packages/x.whl",
         "cd /" + "root/project",
         "open('/" + "home/somebody/x')",
     ],
