@@ -21,11 +21,11 @@ __all__ = ["AiohttpClient"]
 class AiohttpClient(HttpxAiohttpClient):
     """An `httpx.AsyncClient` over aiohttp."""
 
-    # What httpx calls these with is passed on, whatever it is.
-    def _init_transport(self, **options: Any) -> httpx.AsyncBaseTransport:  # type: ignore[override]
+    # What httpx calls these with is passed on, whatever it is; hence the looser signatures.
+    def _init_transport(self, **options: Any) -> httpx.AsyncBaseTransport:  # type: ignore[override] # see above
         return _Transport(**options)
 
-    def _init_proxy_transport(  # type: ignore[override]
+    def _init_proxy_transport(  # type: ignore[override] # see above
         self, proxy: httpx.Proxy, **options: Any
     ) -> httpx.AsyncBaseTransport:
         return _Transport(proxy=proxy, **options)

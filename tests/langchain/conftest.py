@@ -38,22 +38,6 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test's providers have open on the loop of synchronous calls is closed with the test."""
-    made: list[OllamaProvider] = []
-    init = OllamaProvider.__init__
-
-    def kept(self: OllamaProvider, *arguments: Any, **keywords: Any) -> None:
-        init(self, *arguments, **keywords)
-        made.append(self)
-
-    monkeypatch.setattr(OllamaProvider, "__init__", kept)
-    yield
-    for provider in made:
-        provider.close()
-
-
 @pytest.fixture
 def chat(ollama_server: OllamaServer) -> Callable[..., ChatOllama]:
     """Makes models that talk to the test server."""

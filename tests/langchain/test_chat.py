@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 
-from langchain_namel3ss_ollama import ChatOllama, chunks
+from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM, chunks
 from namel3ss_ollama import LLMError, OllamaProvider, StreamConfig
 from namel3ss_ollama.testing import Gate, OllamaServer, Reply, ToolCall
 
@@ -310,6 +311,46 @@ async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(chat: Make, oll
         assert (whole.content, whole.chunk_position) == ("ab", "last")
         assert whole.response_metadata["done_reason"] == "max_chunks"
         assert whole.response_metadata["model_name"] == "llama3.2"
+    # The last line was read with the others, but nobody got it: its counters are not told.
+    ollama_server.fault("lines_in_one_chunk")
+    model = chat(stream_config=StreamConfig(max_chunks=3))
+    for pieces in (list(model.stream("Hi")), [p async for p in model.astream("Hi")]):
+        whole = merged(pieces)
+        assert (whole.content, whole.response_metadata["done_reason"]) == ("abc", "max_chunks")
+        assert whole.usage_metadata is None
+        assert "eval_count" not in whole.response_metadata
+
+
+@pytest.mark.parametrize("own", [{}, {"sync_client_kwargs": {"headers": {"x-sync": "1"}}}], ids=["one", "two"])
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
+def test_a_model_that_is_dropped_closes_what_it_had_open(
+    cls: Any,
+    own: dict[str, Any],
+    ollama_server: OllamaServer,
+    recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def use() -> None:
+        model = cls(model="llama3.2", base_url=ollama_server.url, **own)
+        if isinstance(model, OllamaEmbeddings):
+            model.embed_query("Hi")
+        else:
+            model.invoke("Hi")
+            next(iter(model.stream("Hi")))
+
+    async def within() -> None:
+        model = cls(model="llama3.2", base_url=ollama_server.url, **own)
+        await (model.aembed_query("Hi") if isinstance(model, OllamaEmbeddings) else model.ainvoke("Hi"))
+        assert ollama_server.open_connections
+        del model
+        gc.collect()
+        await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
+
+    use()
+    gc.collect()
+    ollama_server.wait_for(lambda s: s.open_connections == 0)
+    asyncio.run(within())
+    assert (list(recwarn), caplog.text) == ([], "")
 
 
 async def test_logprobs(chat: Make, ollama_server: OllamaServer) -> None:

@@ -12,6 +12,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumpd, dumps, load
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
+from pydantic import BaseModel
 from syrupy.assertion import SnapshotAssertion
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
@@ -89,6 +90,39 @@ async def test_a_cache_tells_models_apart(chat: Make, ollama_server: OllamaServe
         assert (await two.ainvoke("Who?")).content == "I am qwen3."
         assert one.invoke("Who?", model="codellama").content == "I am codellama."
     assert len(ollama_server.requests) == 3
+
+
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM])
+def test_a_cache_tells_shared_providers_apart(cls: Any, ollama_server: OllamaServer) -> None:
+    class Form(BaseModel):
+        a: int
+
+    def model(**options: Any) -> Any:
+        provider = OllamaProvider("llama3.2", ollama_server.url, api_key=SECRET, **options)
+        return cls(provider=provider, cache=cache)
+
+    cache = InMemoryCache()
+    variants: tuple[dict[str, Any], ...] = (
+        {}, {"temperature": 0.1}, {"temperature": 0.2}, {"options": {"new": 1}}, {"format": "json"}, {"format": Form},
+    )  # fmt: skip
+    ollama_server.reply('{"a": 1}')
+    for options in variants * 2:
+        one = model(**options)
+        one.invoke("Hi")
+        assert one._identifying_params == model(**options)._identifying_params
+        assert SECRET not in str(one._identifying_params) + str(list(cache._cache))
+    assert len(ollama_server.requests) == len(variants)
+    assert model(seed=None)._identifying_params == model()._identifying_params
+    assert "provider_options" not in cls(model="m", temperature=1)._identifying_params
+
+
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM])
+def test_a_cache_notices_a_changed_field(cls: Any, ollama_server: OllamaServer) -> None:
+    model = cls(model="llama3.2", base_url=ollama_server.url, cache=InMemoryCache(), temperature=0.1)
+    for temperature in (0.1, 0.2, 0.1, 0.2):
+        model.temperature = temperature
+        model.invoke("Hi")
+    assert [record.payload["options"]["temperature"] for record in ollama_server.requests] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -191,7 +225,26 @@ async def test_profile(chat: Make, ollama_server: OllamaServer) -> None:
     free = await chat("smollm2:135m").aload_profile()
     assert free["max_input_tokens"] == 8192
     assert free["structured_output"]
-    assert (await chat("llava").aload_profile())["image_tool_message"]
+    sees = await chat("llava").aload_profile()
+    assert sees["image_tool_message"]
+    assert not sees["image_url_inputs"]
+    for fetching in ({"allow_image_urls": True}, {"image_loader": lambda _: b""}):
+        assert (await chat("llava", **fetching).aload_profile())["image_url_inputs"]
+        assert not (await chat("qwen3", **fetching).aload_profile())["image_url_inputs"]
+
+
+async def test_the_context_window_of_a_profile(chat: Make, ollama_server: OllamaServer) -> None:
+    async def window(**arguments: Any) -> int:
+        return int((await chat("llama3.2", **arguments).aload_profile())["max_input_tokens"])
+
+    assert await window() == 131072  # the longest, where nothing tells which
+    assert await window(options={"num_ctx": 1024}) == 1024
+    assert await window(num_ctx=1_000_000) == 131072
+    async with OllamaProvider("llama3.2", ollama_server.url, num_ctx=2048) as provider:
+        profile = await ChatOllama(provider=provider).aload_profile()
+        assert profile["max_input_tokens"] == 2048
+        profile = await ChatOllama(provider=provider, num_ctx=4096).aload_profile()
+        assert profile["max_input_tokens"] == 4096
 
 
 def test_tokens_are_estimated_without_a_tokenizer() -> None:

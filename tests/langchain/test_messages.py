@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_namel3ss_ollama import ChatOllama
+from langchain_namel3ss_ollama import ChatOllama, OllamaConnectionError, OllamaTimeoutError
+from namel3ss_ollama import Image
 from namel3ss_ollama.testing import OllamaServer, ToolCall
 
 Make = Callable[..., ChatOllama]
@@ -84,7 +86,7 @@ def test_pictures_in_every_shape(chat: Make, ollama_server: OllamaServer, block:
 
 async def test_addresses_are_fetched_only_when_switched_on(chat: Make, ollama_server: OllamaServer) -> None:
     message = HumanMessage(content=[{"type": "image_url", "image_url": {"url": URL}}, {"type": "image", "url": URL}])
-    with pytest.raises(ValueError, match="image_loader"):
+    with pytest.raises(ValueError, match="allow_image_urls=True"):
         chat("llava").invoke([message])
     asked: list[str] = []
 
@@ -95,16 +97,69 @@ async def test_addresses_are_fetched_only_when_switched_on(chat: Make, ollama_se
     async def aload(url: str) -> bytes:
         return load(url)
 
-    for loader in (load, aload):
+    async def aload_image(url: str) -> Image:
+        return Image(load(url))
+
+    for loader in (load, aload, aload_image):
         model = chat("llava", image_loader=loader)
         assert sent(ollama_server, model, message)[0]["images"] == [DATA, DATA]
         await model.ainvoke([message])
         assert ollama_server.requests[-1].payload["messages"][0]["images"] == [DATA, DATA]
-    assert asked == [URL] * 4
-    with pytest.raises(ValueError, match="max_image_bytes"):
-        chat("llava", image_loader=load, max_image_bytes=3).invoke([message])
+    assert asked == [URL] * 6
+    chat("llava", image_loader=load, max_image_bytes=len(BYTES)).invoke([message])
+    for loader in (load, aload_image):
+        with pytest.raises(ValueError, match=f"has {len(BYTES)} bytes, more than max_image_bytes"):
+            chat("llava", image_loader=loader, max_image_bytes=len(BYTES) - 1).invoke([message])
     with pytest.raises(TypeError, match="bytes"):
         chat("llava", image_loader=lambda _: "text").invoke([message])
+
+
+def picture(server: OllamaServer) -> HumanMessage:
+    """A message with the address of a picture that the server has."""
+    server.reply("", path="/cat.png", body=BYTES, headers={"Content-Type": "image/png"})
+    return HumanMessage(content=[{"type": "image", "url": f"{server.url}/cat.png"}])
+
+
+async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: OllamaServer) -> None:
+    message = picture(ollama_server)
+    model = chat("llava", allow_image_urls=True)
+    for run in (
+        lambda: asyncio.to_thread(model.invoke, [message]),
+        lambda: asyncio.to_thread(lambda: list(model.stream([message]))),
+        lambda: asyncio.to_thread(lambda: list(model.stream_events([message], version="v3"))),
+        lambda: model.ainvoke([message]),
+        lambda: collected(model.astream([message])),
+    ):
+        before = len(ollama_server.requests)
+        await run()
+        fetched, asked = ollama_server.requests[before:]
+        assert (fetched.method, fetched.path) == ("GET", "/cat.png")
+        assert asked.payload["messages"][0]["images"] == [DATA]
+    assert sent(ollama_server, chat("llava", allow_image_urls=True, image_loader=lambda _: b"own"), message)[0] == {
+        "role": "user", "content": "", "images": [base64.b64encode(b"own").decode()],
+    }  # fmt: skip
+
+
+async def test_addresses_that_cannot_be_fetched(chat: Make, ollama_server: OllamaServer) -> None:
+    message = picture(ollama_server)
+    with pytest.raises(ValueError, match=f"over {len(BYTES) - 1} bytes"):
+        chat("llava", allow_image_urls=True, max_image_bytes=len(BYTES) - 1).invoke([message])
+    model = chat("llava", allow_image_urls=True, timeout=0.2)
+    with pytest.raises(ValueError, match="http or https"):
+        model.invoke([HumanMessage(content=[{"type": "image", "url": "file:///etc/passwd"}])])
+    missing = [HumanMessage(content=[{"type": "image", "url": f"{ollama_server.url}/nothing"}])]
+    with pytest.raises(OllamaConnectionError, match="HTTPStatusError"):
+        model.invoke(missing)
+    with pytest.raises(OllamaConnectionError, match="HTTPStatusError"):
+        await collected(model.astream(missing))
+    ollama_server.fault("stall_before_headers", path="/cat.png")
+    with pytest.raises(OllamaTimeoutError):
+        await model.ainvoke([message])
+    assert {record.path for record in ollama_server.requests} == {"/cat.png", "/nothing"}
+
+
+async def collected(pieces: AsyncIterator[Any]) -> list[Any]:
+    return [piece async for piece in pieces]
 
 
 @pytest.mark.parametrize(

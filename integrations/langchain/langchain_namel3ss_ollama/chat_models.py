@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
 from langchain_namel3ss_ollama.messages import to_core_messages
-from langchain_namel3ss_ollama.pictures import aload_pictures, load_pictures
+from langchain_namel3ss_ollama.pictures import Loader, aload_pictures, load_pictures
 from langchain_namel3ss_ollama.profile import estimated_tokens, profile_of
 from langchain_namel3ss_ollama.settings import (
     CALL_FIELDS,
@@ -44,7 +45,7 @@ from langchain_namel3ss_ollama.structured import (
     tool_parser,
 )
 from langchain_namel3ss_ollama.tool_choice import core_tool_choice
-from namel3ss_ollama import LLMError, Message, OllamaProvider, run_sync
+from namel3ss_ollama import LLMError, Message, OllamaProvider, fetch_image, run_sync
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -107,12 +108,16 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     streaming: bool = False
     """Whether `invoke` streams inside, so that callbacks see tokens. An explicit False switches streaming off."""
 
+    allow_image_urls: bool = False
+    """Whether pictures that are given as http or https addresses are fetched. Otherwise an address is an error: whoever
+    writes the messages could make this machine ask any server that it can reach."""
+
     image_loader: Callable[[str], Any] | None = Field(default=None, exclude=True)
-    """Fetches a picture that is given as an address: a function of the address that returns its bytes, plain or
-    `async`. Without one an address is an error, because fetching what a message says is a risk on a server."""
+    """Fetches a picture that is given as an address, instead of the built-in way and whatever `allow_image_urls` says:
+    a function of the address that returns bytes or an `Image`, plain or `async`."""
 
     max_image_bytes: int = Field(default=20_000_000, gt=0)
-    """The largest picture that is taken from `image_loader`."""
+    """The largest picture that is fetched."""
 
     @model_validator(mode="after")
     def _check_chat(self) -> Self:
@@ -153,6 +158,12 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     def is_lc_serializable(cls) -> bool:
         """True: `langchain_core.load` can make it again."""
         return True
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """What a cache knows the model by: its fields as they are now, and what a shared provider adds."""
+        self.__dict__.pop("_serialized", None)  # LangChain keeps what was true at the first call
+        known = super()._get_llm_string(stop=stop, **kwargs)
+        return f"{known}---{defaults}" if (defaults := self._shared_defaults()) else known
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         given = normalised(kwargs)
@@ -213,15 +224,18 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             form = self.format
         return None if form == "" else form
 
+    def _loader(self) -> Loader | None:
+        if self.image_loader is None and self.allow_image_urls:
+            return partial(fetch_image, max_bytes=self.max_image_bytes, timeout=min(30.0, self.timeout or 30.0))
+        return self.image_loader
+
     def _messages(self, messages: Sequence[BaseMessage]) -> list[Message]:
-        if self.image_loader is None:
-            return to_core_messages(messages)
-        return to_core_messages(messages, load_pictures(messages, self.image_loader, self.max_image_bytes))
+        loader = self._loader()
+        return to_core_messages(messages, loader and load_pictures(messages, loader, self.max_image_bytes))
 
     async def _amessages(self, messages: Sequence[BaseMessage]) -> list[Message]:
-        if self.image_loader is None:
-            return to_core_messages(messages)
-        return to_core_messages(messages, await aload_pictures(messages, self.image_loader, self.max_image_bytes))
+        loader = self._loader()
+        return to_core_messages(messages, loader and await aload_pictures(messages, loader, self.max_image_bytes))
 
     def _generate(
         self,
@@ -438,12 +452,14 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         return await self._load_profile(self._provider_for(sync=False))
 
     async def _load_profile(self, provider: OllamaProvider) -> ModelProfile:
+        options = self._settings_of_call({}, None)
         try:
             shown = await provider.show_model(self.model)
-            running = await provider.running_models()
+            window = await provider.context_window(self.model, num_ctx=options.get("num_ctx"))
         except LLMError as error:
             raise translated(error) from error
-        self.profile = profile_of(self.model, shown, running, self.num_ctx, self.num_predict)
+        fetched = self._loader() is not None
+        self.profile = profile_of(self.model, shown, window, options.get("num_predict"), image_urls=fetched)
         return self.profile
 
     def get_num_tokens(self, text: str) -> int:

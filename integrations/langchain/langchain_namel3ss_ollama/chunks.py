@@ -177,8 +177,8 @@ class ChunkMaker:
 
 
 def ended_by_limit(partial: LLMResponse) -> LLMResponse:
-    """What there is of an answer that `max_chunks` ended: no counters, since the model may not have been done."""
-    return replace(partial, metadata={"done_reason": "max_chunks"})
+    """What there is of an answer that `max_chunks` ended, which no server has a word for."""
+    return replace(partial, metadata={**partial.metadata, "done_reason": "max_chunks"})
 
 
 def generation_of(response: LLMResponse, *, v1: bool, reasoning: bool) -> ChatGeneration:

@@ -25,7 +25,7 @@ from namel3ss_ollama import Image, Message, ToolCall
 
 __all__ = ["image_urls", "to_core_messages"]
 
-Pictures = Mapping[str, bytes]
+Pictures = Mapping[str, Image]
 _ROLES = {"human": "user", "ai": "assistant", "model": "assistant", "developer": "system", "function": "tool"}
 _SILENT = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
@@ -38,7 +38,7 @@ def to_core_messages(messages: Sequence[BaseMessage], pictures: Pictures | None 
 
     Args:
         messages: What LangChain hands in.
-        pictures: The content of pictures that are given as addresses.
+        pictures: The pictures that are given as addresses.
 
     Raises:
         ValueError: A block or a role that Ollama has no place for.
@@ -233,8 +233,8 @@ def _image(source: str | bytes, pictures: Pictures) -> Image:
     if isinstance(source, str) and _is_address(source):
         if source not in pictures:
             raise ValueError(
-                "messages: a picture given as an address; Ollama takes its content. Give it as base64, or set "
-                "image_loader to a function that fetches it"
+                "messages: a picture given as an address; Ollama takes its content. Give it as base64, or "
+                "set allow_image_urls=True to have it fetched, or image_loader to a function that fetches it"
             )
-        return Image(pictures[source])
+        return pictures[source]
     return Image(source)

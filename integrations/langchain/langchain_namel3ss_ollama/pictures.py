@@ -1,4 +1,4 @@
-"""Pictures that messages give as addresses, fetched by the user's own function: this package has no HTTP."""
+"""Pictures that messages give as addresses, fetched by the user's own function or the core: here is no HTTP."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 
 from langchain_namel3ss_ollama.messages import image_urls
-from namel3ss_ollama import run_sync
+from namel3ss_ollama import Image, run_sync
 
-__all__ = ["aload_pictures", "load_pictures"]
+__all__ = ["Loader", "aload_pictures", "load_pictures"]
 
 Loader = Callable[[str], Any]
 
 
-def load_pictures(messages: Sequence[BaseMessage], loader: Loader, limit: int) -> dict[str, bytes]:
-    """The content of each address in the messages.
+def load_pictures(messages: Sequence[BaseMessage], loader: Loader, limit: int) -> dict[str, Image]:
+    """The picture at each address in the messages.
 
     Args:
         messages: The messages.
-        loader: Fetches one; plain or `async`.
+        loader: Fetches one, as bytes or an `Image`; plain or `async`.
         limit: The most bytes of one.
 
     Raises:
-        TypeError: The loader returned no bytes.
+        TypeError: The loader returned neither bytes nor an `Image`.
         ValueError: A picture is larger than the limit.
     """
-    pictures: dict[str, bytes] = {}
+    pictures: dict[str, Image] = {}
     for url in image_urls(messages):
         content = loader(url)
         if inspect.isawaitable(content):
@@ -38,9 +38,9 @@ def load_pictures(messages: Sequence[BaseMessage], loader: Loader, limit: int) -
     return pictures
 
 
-async def aload_pictures(messages: Sequence[BaseMessage], loader: Loader, limit: int) -> dict[str, bytes]:
+async def aload_pictures(messages: Sequence[BaseMessage], loader: Loader, limit: int) -> dict[str, Image]:
     """As `load_pictures`; a plain loader runs in a thread."""
-    pictures: dict[str, bytes] = {}
+    pictures: dict[str, Image] = {}
     for url in image_urls(messages):
         content = await (loader(url) if inspect.iscoroutinefunction(loader) else asyncio.to_thread(loader, url))
         if inspect.isawaitable(content):
@@ -53,9 +53,11 @@ async def _awaited(content: Awaitable[Any]) -> Any:
     return await content
 
 
-def _checked(url: str, content: Any, limit: int) -> bytes:
-    if not isinstance(content, (bytes, bytearray)):
+def _checked(url: str, content: Any, limit: int) -> Image:
+    if not isinstance(content, (bytes, bytearray, Image)):
         raise TypeError(f"image_loader: returned {type(content).__name__} for a picture, not bytes")
-    if len(content) > limit:
-        raise ValueError(f"image_loader: {url:.80} has {len(content)} bytes, more than max_image_bytes")
-    return bytes(content)
+    image = content if isinstance(content, Image) else Image(content)
+    size = len(image.base64) // 4 * 3 - image.base64[-2:].count("=")
+    if size > limit:
+        raise ValueError(f"image_loader: {url:.80} has {size} bytes, more than max_image_bytes")
+    return image

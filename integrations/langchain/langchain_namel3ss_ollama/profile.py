@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,25 +24,26 @@ def estimated_tokens(text: str) -> int:
 
 
 def profile_of(
-    model: str, shown: Mapping[str, Any], running: Iterable[Mapping[str, Any]], num_ctx: int | None, limit: int | None
+    model: str, shown: Mapping[str, Any], window: int | None, limit: int | None, *, image_urls: bool
 ) -> ModelProfile:
     """The profile of a model.
 
     Args:
         model: Its name.
         shown: What `/api/show` says.
-        running: The models that are loaded, as `/api/ps` says.
-        num_ctx: The context window that requests ask for, if they do.
+        window: The context window that requests have, in tokens; None where the server does not tell, and the longest
+            that the model can have is taken.
         limit: The most tokens of an answer, if there is a limit.
+        image_urls: Whether pictures that are given as addresses get fetched.
     """
     able = frozenset(map(str, shown.get("capabilities") or ()))
-    tools = "tools" in able
+    tools, vision = "tools" in able, "vision" in able
     profile: dict[str, Any] = {
         "name": model,
         "text_inputs": True,
-        "image_inputs": "vision" in able,
-        "image_url_inputs": False,
-        "image_tool_message": "vision" in able,
+        "image_inputs": vision,
+        "image_url_inputs": vision and image_urls,
+        "image_tool_message": vision,
         "pdf_inputs": False,
         "audio_inputs": False,
         "video_inputs": False,
@@ -59,37 +60,14 @@ def profile_of(
         # schema leaves the model no way to call a tool. Where it is false the agent uses a tool for it, which works.
         "structured_output": not tools,
     }
-    if (window := _window(model, shown, running, num_ctx)) is not None:
-        profile["max_input_tokens"] = window
+    if (longest := window or _trained(shown)) is not None:
+        profile["max_input_tokens"] = longest
     if limit is not None and limit > 0:
         profile["max_output_tokens"] = limit
     return profile  # type: ignore[return-value] # a TypedDict whose keys depend on what is known
 
 
-def _window(
-    model: str, shown: Mapping[str, Any], running: Iterable[Mapping[str, Any]], num_ctx: int | None
-) -> int | None:
-    """The context window in force, as far as it is known; else the longest that the model can have."""
+def _trained(shown: Mapping[str, Any]) -> int | None:
     info = shown.get("model_info") or {}
     trained = info.get(f"{info.get('general.architecture')}.context_length")
-    trained = trained if isinstance(trained, int) else None
-    asked = num_ctx or _loaded_with(model, running) or _configured(shown)
-    if asked is None:
-        return trained
-    return min(asked, trained) if trained is not None else asked
-
-
-def _loaded_with(model: str, running: Iterable[Mapping[str, Any]]) -> int | None:
-    names = {model, f"{model}:latest"}
-    for loaded in running:
-        if {loaded.get("name"), loaded.get("model")} & names and loaded.get("context_length"):
-            return int(loaded["context_length"])
-    return None
-
-
-def _configured(shown: Mapping[str, Any]) -> int | None:
-    for line in str(shown.get("parameters") or "").splitlines():
-        name, _, value = line.partition(" ")
-        if name == "num_ctx" and value.strip().isdigit():
-            return int(value)
-    return None
+    return trained if isinstance(trained, int) else None

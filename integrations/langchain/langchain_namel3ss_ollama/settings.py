@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, TypeAdapter, model_validator
 from typing_extensions import Self
 
 from langchain_namel3ss_ollama.connection import check_sharing, connect, split_userinfo
@@ -230,7 +230,18 @@ class OllamaSettings(BaseModel):
         identity.update(sorted(self._runtime_options().items()))
         if self.options:
             identity["options"] = self.options
+        if defaults := self._shared_defaults():
+            identity["provider_options"] = defaults
         return identity
+
+    def _shared_defaults(self) -> dict[str, Any]:
+        """What a shared provider sets where neither this object nor the call does."""
+        if self.provider is None:
+            return {}
+        defaults = {name: value for name, value in sorted(self.provider.options.items()) if value is not None}
+        if isinstance(form := defaults.get("format"), type):  # a class's name tells less than its schema
+            defaults["format"] = TypeAdapter(form).json_schema()
+        return defaults
 
     def __getstate__(self) -> dict[Any, Any]:
         # Connections cannot be pickled; what they are made from can, and goes along.

@@ -81,7 +81,7 @@ class _Whole:
         """As the parser does; never None for a whole answer."""
         if not partial:
             self._check(result[0])
-        value = super().parse_result(result, partial=partial)  # type: ignore[misc]
+        value = super().parse_result(result, partial=partial)  # type: ignore[misc] # a mixin: a parser comes next
         if value is None and not partial:
             raise OutputParserException(f"the answer holds no object{_reason(result[0])}", llm_output=result[0].text)
         return value
@@ -97,7 +97,7 @@ class _Whole:
                 seen.append(chunk)
                 yield chunk
 
-        yield from super()._transform(kept())  # type: ignore[misc]
+        yield from super()._transform(kept())  # type: ignore[misc] # as above
         self.parse_result([_merged(seen)])
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Any]:
@@ -108,7 +108,7 @@ class _Whole:
                 seen.append(chunk)
                 yield chunk
 
-        async for value in super()._atransform(kept()):  # type: ignore[misc]
+        async for value in super()._atransform(kept()):  # type: ignore[misc] # as above
             yield value
         self.parse_result([_merged(seen)])
 
@@ -146,7 +146,7 @@ class WholeJsonParser(_WholeJson, JsonOutputParser):
     """JSON of no particular class."""
 
 
-class WholePydanticParser(_WholeJson, PydanticOutputParser):  # type: ignore[type-arg]
+class WholePydanticParser(_WholeJson, PydanticOutputParser):  # type: ignore[type-arg] # of any class
     """JSON of a pydantic class."""
 
 
