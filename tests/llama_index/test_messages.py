@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import threading
@@ -27,18 +28,19 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.schema import ImageDocument
 
 from llama_index.llms.namel3ss_ollama import Ollama
-from llama_index.llms.namel3ss_ollama.messages import needs_reading, to_core
-from namel3ss_ollama import Image
+from llama_index.llms.namel3ss_ollama.messages import to_core
+from llama_index.llms.namel3ss_ollama.pictures import need_reading
+from namel3ss_ollama import Image, LLMConnectionError
 from namel3ss_ollama.testing import Model, OllamaServer
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 BASE64 = base64.b64encode(PICTURE).decode()
 
 
-def core(*messages: ChatMessage, image_urls: bool = False) -> list[dict[str, Any]]:
-    before = [message.model_dump() for message in messages if not needs_reading([message])]
-    result = to_core(messages, image_urls=image_urls)
-    assert [message.model_dump() for message in messages if not needs_reading([message])] == before
+def core(*messages: ChatMessage) -> list[dict[str, Any]]:
+    before = [message.model_dump() for message in messages if not need_reading([message])]
+    result = to_core(messages, {})
+    assert [message.model_dump() for message in messages if not need_reading([message])] == before
     return result
 
 
@@ -102,7 +104,7 @@ def test_pictures_in_files_and_documents(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(PICTURE)
     message = ChatMessage(role="user", blocks=[CitableBlock(title="", source="", content=[ImageBlock(path=path)])])
-    assert needs_reading([message])
+    assert need_reading([message])
     assert core(message)[0]["images"] == [Image(PICTURE)]
     legacy = ChatMessage(role="user", content="x", additional_kwargs={"images": [ImageDocument(image=BASE64)]})
     assert core(legacy)[0]["images"] == [Image(PICTURE)]
@@ -111,16 +113,66 @@ def test_pictures_in_files_and_documents(tmp_path: Path) -> None:
         core(message)
 
 
-def test_a_picture_on_the_web_is_fetched_only_when_switched_on(ollama_server: OllamaServer, make_llm: Any) -> None:
-    ollama_server.on(path="/picture").reply(body=PICTURE)
-    ollama_server.models.add(Model("llava", ("completion", "vision")))
-    ask = [ChatMessage(role="user", blocks=[ImageBlock(url=f"{ollama_server.url}/picture")])]
+def _on_the_web(server: OllamaServer) -> list[ChatMessage]:
+    """A conversation with a picture twice, once inside a document."""
+    server.reply("", path="/cat.png", body=PICTURE, headers={"Content-Type": "image/png"})
+    server.models.add(Model("llava", ("completion", "vision")))
+    block = ImageBlock(url=f"{server.url}/cat.png")
+    document = CitableBlock(title="", source="", content=[block])
+    return [ChatMessage(role="user", blocks=[block]), ChatMessage(role="user", blocks=[document])]
+
+
+@pytest.mark.parametrize("way", ["chat", "stream_chat", "achat", "astream_chat"])
+def test_a_picture_on_the_web_is_fetched_only_when_switched_on(
+    ollama_server: OllamaServer, make_llm: Any, sent: Any, way: str
+) -> None:
+    ask = _on_the_web(ollama_server)
+
+    async def asynchronously(llm: Any) -> None:
+        if way == "achat":
+            await llm.achat(ask)
+        else:
+            async for _ in await llm.astream_chat(ask):
+                pass
+
+    def run(**settings: Any) -> None:
+        llm = make_llm("llava", context_window=2048, **settings)
+        if way == "chat":
+            llm.chat(ask)
+        elif way == "stream_chat":
+            list(llm.stream_chat(ask))
+        else:
+            asyncio.run(asynchronously(llm))
+
     with pytest.raises(ValueError, match=r"messages\[0\]: .*allow_image_urls"):
-        make_llm("llava").chat(ask)
+        run()
     assert ollama_server.requests == []
-    make_llm("llava", allow_image_urls=True).chat(ask)
-    chat = next(record for record in ollama_server.requests if record.path == "/api/chat")
-    assert chat.payload["messages"] == [{"role": "user", "content": "", "images": [BASE64]}]
+    run(allow_image_urls=True)
+    assert [record.path for record in ollama_server.requests] == ["/cat.png", "/api/chat"]
+    picture = {"role": "user", "content": "", "images": [BASE64]}
+    assert sent()[0]["messages"] == [picture, picture]
+    with pytest.raises(ValueError, match=rf"messages\[0\]: .*over {len(PICTURE) - 1} bytes"):
+        run(allow_image_urls=True, max_image_bytes=len(PICTURE) - 1)
+    assert len(sent()) == 1
+
+
+def test_pictures_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
+    llm = make_llm("llava", allow_image_urls=True)
+    ollama_server.reply("", path="/page", body=b"<html>", headers={"Content-Type": "text/html"})
+
+    def chat(url: str) -> None:
+        llm.chat([ChatMessage(role="user", blocks=[ImageBlock(url=url)])])
+
+    with pytest.raises(ValueError, match=r"messages\[0\]: .*text/html"):
+        chat(f"{ollama_server.url}/page")
+    with pytest.raises(LLMConnectionError, match="cannot be fetched"):
+        chat(f"{ollama_server.url}/nothing")
+    for url in ("file:///etc/passwd", "ftp://127.0.0.1/x"):
+        with pytest.raises(ValueError, match=r"messages\[0\]: .*http or https"):
+            chat(url)
+    with pytest.raises(ValueError, match="max_image_bytes"):
+        make_llm(max_image_bytes=0)
+    assert sent() == []
 
 
 async def test_files_are_read_off_the_loop(

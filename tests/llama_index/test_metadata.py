@@ -9,8 +9,7 @@ import pytest
 from llama_index.core.base.llms.types import ChatMessage
 
 from llama_index.llms.namel3ss_ollama import Ollama
-from llama_index.llms.namel3ss_ollama.window import Window, window_of
-from namel3ss_ollama import ModelNotFoundError
+from namel3ss_ollama import ModelNotFoundError, OllamaProvider
 from namel3ss_ollama.testing import Model, OllamaServer, Reply
 
 ASK = [ChatMessage(role="user", content="Say something.")]
@@ -52,30 +51,41 @@ def test_is_function_calling_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "num_ctx", "expected"),
+    ("length", "parameters", "num_ctx", "expected"),
     [
-        (Window(), None, 3900),
-        (Window(), 100, 100),
-        (Window(trained=131072), None, 3900),
-        (Window(trained=512), None, 512),
-        (Window(trained=512), 4096, 512),
-        (Window(configured=8192, trained=131072), None, 8192),
-        (Window(running=2048, configured=8192, trained=131072), None, 2048),
-        (Window(running=2048, configured=8192, trained=131072), 100, 100),
+        (131072, "", None, 3900),
+        (512, "", None, 512),
+        (512, "", 4096, 512),
+        (131072, "num_ctx 8192", None, 8192),
+        (131072, "num_ctx 8192", 100, 100),
     ],
 )
-def test_which_window_is_in_force(window: Window, num_ctx: int | None, expected: int) -> None:
-    assert window.in_force(num_ctx) == expected
+def test_which_window_is_in_force(
+    ollama_server: OllamaServer, length: int, parameters: str, num_ctx: int | None, expected: int
+) -> None:
+    ollama_server.models.add(Model("mine", context_length=length, parameters=parameters))
+    ollama_server.on(path="/api/ps").reply(json={"models": []})  # an older server does not tell what it runs with
+    llm = Ollama("mine", ollama_server.url, context_window=num_ctx or -1)
+    assert llm.load().metadata.context_window == expected
+    llm.context_window = 99  # set anew, it is what counts
+    assert llm.metadata.context_window == 99
 
 
-def test_what_a_server_tells() -> None:
-    shown = {
-        "model_info": {"general.architecture": "qwen3", "qwen3.context_length": 40960, "x.context_length": 1},
-        "parameters": 'stop      "x"\nnum_ctx                        4096\ntop_k 1',
-    }
-    running = [{"name": "b:latest", "context_length": 1}, {"name": "a:latest", "context_length": 2048}]
-    assert window_of("a", shown, running) == Window(2048, 4096, 40960)
-    assert window_of("c", {"model_info": None, "parameters": None}, running) == Window()
+def test_a_newer_server_tells_what_a_model_runs_with(ollama_server: OllamaServer) -> None:
+    ollama_server.models.add(Model("mine", context_length=32768, parameters="num_ctx 6000"))
+    running = [{"name": "mine:latest", "context_length": 2048}]
+    ollama_server.on(path="/api/ps").reply(json={"models": running})
+    assert Ollama("mine", ollama_server.url).load().metadata.context_window == 2048
+
+
+def test_the_window_of_a_given_provider_counts(ollama_server: OllamaServer) -> None:
+    llm = Ollama(provider=OllamaProvider("llama3.2", ollama_server.url, num_ctx=1234))
+    assert llm.load().metadata.context_window == 1234
+
+
+def test_loading_takes_options_without_a_keyword(ollama_server: OllamaServer) -> None:
+    Ollama("llama3.2", ollama_server.url, additional_kwargs={"numa": True, "num_gpu": 0}).load()
+    assert ollama_server.requests[0].payload["options"] == {"numa": True, "num_gpu": 0}
 
 
 def _configured(server: OllamaServer) -> Ollama:

@@ -23,7 +23,7 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.constants import DEFAULT_NUM_OUTPUTS
+from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 from typing_extensions import Self
@@ -36,12 +36,12 @@ from llama_index.llms.namel3ss_ollama.connection import (
     one_layer,
     reject_unknown,
 )
-from llama_index.llms.namel3ss_ollama.messages import needs_reading, to_core
+from llama_index.llms.namel3ss_ollama.messages import to_core
+from llama_index.llms.namel3ss_ollama.pictures import fetch_pictures, need_reading, on_the_web
 from llama_index.llms.namel3ss_ollama.responses import GrowingAnswer, chat_response, completion_of
 from llama_index.llms.namel3ss_ollama.structured import StructuredOutputs
 from llama_index.llms.namel3ss_ollama.tools import choice_of, definitions_of, force_single_tool_call, selections
-from llama_index.llms.namel3ss_ollama.window import Window, window_of
-from namel3ss_ollama import LLMError, LLMResponse, OllamaProvider, RetryPolicy, StreamConfig, run_sync
+from namel3ss_ollama import Image, LLMError, LLMResponse, OllamaProvider, RetryPolicy, StreamConfig, run_sync
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
@@ -90,7 +90,8 @@ class Ollama(StructuredOutputs):
         stream_config: Deadlines and limits of each request.
         on_truncation: What to do when the server cut the prompt to its context window: "warn", "error", "ignore".
         provider: An `OllamaProvider` to use, with its address, limits, retries and defaults.
-        allow_image_urls: Whether pictures that are given as a URL are fetched.
+        allow_image_urls: Whether pictures given as a URL are fetched, by this machine from any server it can reach.
+        max_image_bytes: The largest picture that is fetched.
         **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
             `pydantic_program_mode`, `rate_limiter`, ...
 
@@ -131,9 +132,11 @@ class Ollama(StructuredOutputs):
         default=None, description="What to do when the server cut the prompt."
     )
     allow_image_urls: bool = Field(default=False, description="Whether pictures given as a URL are fetched.")
+    max_image_bytes: int = Field(default=20_000_000, gt=0, description="The largest picture that is fetched.")
 
     _connection: Connection = PrivateAttr()
-    _windows: dict[str, Window] = PrivateAttr(default_factory=dict)
+    _windows: dict[tuple[str, int | None], int] = PrivateAttr(default_factory=dict)
+    """The window that is in force, by model and the `num_ctx` that is sent."""
 
     def __init__(
         self,
@@ -159,6 +162,7 @@ class Ollama(StructuredOutputs):
         on_truncation: Literal["warn", "error", "ignore"] | None = None,
         provider: OllamaProvider | None = None,
         allow_image_urls: bool = False,
+        max_image_bytes: int = 20_000_000,
         **kwargs: Any,
     ) -> None:
         hint = "runtime options go into additional_kwargs={...}, what else a provider takes into provider=..."
@@ -185,6 +189,7 @@ class Ollama(StructuredOutputs):
             "stream_config": stream_config,
             "on_truncation": on_truncation,
             "allow_image_urls": allow_image_urls,
+            "max_image_bytes": max_image_bytes,
         }
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
@@ -244,7 +249,8 @@ class Ollama(StructuredOutputs):
 
     def get_context_window(self) -> int:
         """The context window in tokens, as far as it is known. Never any I/O; see `load`."""
-        return self._windows.get(self.model, Window()).in_force(self._num_ctx())
+        asked = self._num_ctx()
+        return self._windows.get((self.model, asked), asked or DEFAULT_CONTEXT_WINDOW)
 
     def load(self) -> Self:
         """Load the model now and learn its context window; returns the LLM itself.
@@ -263,7 +269,6 @@ class Ollama(StructuredOutputs):
         """
         # Loading first: newer servers tell only of a loaded model with which window it runs.
         settings = one_layer(self._options(), self.additional_kwargs, {"keep_alive": self.keep_alive})
-        settings.update(settings.pop("options", {}))
         await self.provider.preload(self.model, **settings)
         await self._learn_window(self.model)
         return self
@@ -273,15 +278,19 @@ class Ollama(StructuredOutputs):
         return asked if isinstance(asked, int) else self.context_window if self.context_window > 0 else None
 
     async def _learn_window(self, model: str) -> None:
-        shown = await self.provider.show_model(model)
-        self._windows[model] = window_of(model, shown, await self.provider.running_models())
+        asked = self._num_ctx()
+        window = await self.provider.context_window(model, num_ctx=asked)
+        if window is None:
+            # Such servers load with far less than a model was trained for, and cut longer prompts silently.
+            window = await self.provider.context_window(model, num_ctx=DEFAULT_CONTEXT_WINDOW)
+        self._windows[model, asked] = window or DEFAULT_CONTEXT_WINDOW
 
     def _wants_window(self, ask: _Ask) -> bool:
         """Whether the window is to be asked for after this answer; True once a model."""
         model = self.model
-        if self._num_ctx() is not None or model in self._windows or ask.settings["model"] != model:
+        if self._num_ctx() is not None or (model, None) in self._windows or ask.settings["model"] != model:
             return False
-        self._windows[model] = Window()
+        self._windows[model, None] = DEFAULT_CONTEXT_WINDOW
         return True
 
     async def _learn_quietly(self) -> None:
@@ -300,6 +309,21 @@ class Ollama(StructuredOutputs):
         }
 
     def _ask(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> _Ask:
+        fetched = run_sync(self._fetch(messages)) if on_the_web(messages) else {}
+        return self._ask_with(messages, kwargs, fetched)
+
+    async def _aask(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> _Ask:
+        fetched = await self._fetch(messages) if on_the_web(messages) else {}
+        if need_reading(messages):
+            return await asyncio.to_thread(self._ask_with, messages, kwargs, fetched)
+        return self._ask_with(messages, kwargs, fetched)
+
+    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, Image]:
+        return await fetch_pictures(messages, self.max_image_bytes) if self.allow_image_urls else {}
+
+    def _ask_with(
+        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], fetched: Mapping[str, Image]
+    ) -> _Ask:
         call = dict(kwargs)
         parallel = call.pop("allow_parallel_tool_calls", True)
         choice = choice_of(call.pop("tool_choice", None), required=bool(call.pop("tool_required", False)))
@@ -316,12 +340,7 @@ class Ollama(StructuredOutputs):
         ):
             if value is not None:
                 settings.setdefault(name, value)
-        return _Ask(to_core(messages, image_urls=self.allow_image_urls), settings, not parallel)
-
-    async def _aask(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> _Ask:
-        if needs_reading(messages):
-            return await asyncio.to_thread(self._ask, messages, kwargs)
-        return self._ask(messages, kwargs)
+        return _Ask(to_core(messages, fetched), settings, not parallel)
 
     # Answers, for the decorated methods below
 

@@ -6,7 +6,7 @@ do. What the API can't take is refused by name rather than left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import IOBase
 from typing import Any
 
@@ -22,9 +22,10 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
+from llama_index.llms.namel3ss_ollama.pictures import web_address
 from namel3ss_ollama import Image
 
-__all__ = ["needs_reading", "to_core"]
+__all__ = ["to_core"]
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -38,39 +39,28 @@ _ROLES = {
 }
 
 
-def to_core(messages: Sequence[ChatMessage], *, image_urls: bool) -> list[dict[str, Any]]:
+def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Image]) -> list[dict[str, Any]]:
     """The messages as the core takes them.
 
     Args:
         messages: The conversation.
-        image_urls: Whether pictures are fetched from the web.
+        fetched: The pictures on the web, by address.
 
     Raises:
         ValueError: A message has a block that the API cannot take, or a picture that cannot be read.
     """
     names: dict[str, str] = {}
-    return [_Translation(index, message, names, image_urls).result() for index, message in enumerate(messages)]
-
-
-def needs_reading(messages: Iterable[ChatMessage]) -> bool:
-    """Whether a message has a picture whose bytes are in a file or on the web, so that reading it can take long."""
-    return any(_is_elsewhere(block) for message in messages for block in message.blocks)
-
-
-def _is_elsewhere(block: object) -> bool:
-    if isinstance(block, ImageBlock):
-        return not isinstance(block.image, bytes) and not str(block.url or "").startswith("data:")
-    return isinstance(block, CitableBlock) and any(_is_elsewhere(inner) for inner in block.content)
+    return [_Translation(index, message, names, fetched).result() for index, message in enumerate(messages)]
 
 
 class _Translation:
     """One message on its way."""
 
-    def __init__(self, index: int, message: ChatMessage, names: dict[str, str], image_urls: bool) -> None:
+    def __init__(self, index: int, message: ChatMessage, names: dict[str, str], fetched: Mapping[str, Image]) -> None:
         self._where = f"messages[{index}]"
         self._message = message
         self._names = names
-        self._image_urls = image_urls
+        self._fetched = fetched
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._images: list[Image] = []
@@ -123,15 +113,15 @@ class _Translation:
                 return Image(block.image.read())
             if block.path is not None:
                 return Image(block.path)
-            url = str(block.url or "")
-            if url.startswith("data:"):
-                return Image(url)
-            if url and not self._image_urls:
+            url = web_address(block)
+            if url is None:
+                return Image(str(block.url or ""))
+            if url not in self._fetched:
                 raise ValueError(
                     "the picture is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
                     "bytes as ImageBlock(image=...)"
                 )
-            return Image(block.resolve_image().read())
+            return self._fetched[url]
         except (ValueError, OSError) as error:
             raise ValueError(f"{self._where}: {error}") from error
 

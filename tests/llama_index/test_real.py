@@ -1,12 +1,13 @@
-"""Against a real Ollama at OLLAMA_BASE_URL, with small models: what comes is well-formed, whatever it says."""
+"""What people build, with answers of a real server: replayed from cassettes, and live where a server is there.
+
+The models are small: what comes is well-formed, whatever it says.
+"""
 
 # No `from __future__ import annotations`: LlamaIndex reads the annotations of tools and steps as they are.
 
 import asyncio
 import contextlib
 import json
-import os
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -26,14 +27,14 @@ from llama_index.core.schema import TextNode
 from llama_index.core.selectors import PydanticSingleSelector
 from llama_index.core.tools import FunctionTool, QueryEngineTool
 from llama_index.core.types import PydanticProgramMode
+from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel
 
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama, StructuredOutputError
-from namel3ss_ollama import ModelNotFoundError
+from namel3ss_ollama import ModelNotFoundError, OllamaProvider
 
 pytestmark = [
-    pytest.mark.live,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211"),
 ]
@@ -42,29 +43,29 @@ ASK = [ChatMessage(role="user", content="Name a river. Answer in three words.")]
 LIMIT: dict[str, Any] = {"num_predict": 24, "seed": 1}
 
 
-@pytest.fixture(scope="session")
-def url() -> str:
-    url = os.environ.get("OLLAMA_BASE_URL")
-    if not url:
-        pytest.skip("OLLAMA_BASE_URL is not set")
-    try:
-        urllib.request.urlopen(f"{url}/api/version", timeout=5).close()
-    except OSError as error:
-        pytest.skip(f"no server answers at OLLAMA_BASE_URL: {error}")
-    return url
+Make = Callable[..., Any]
+
+
+@pytest.fixture(params=["replayed", pytest.param("live", marks=pytest.mark.live)])
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes LLMs and embeddings that talk to a real server, or to the cassette of what one said."""
+    replayed = request.param == "replayed"
+    url = request.getfixturevalue("cassette" if replayed else "live_server")
+
+    def build(model: str = "smollm2:135m", *, cls: Any = Ollama, max_concurrent: int = 2, **settings: Any) -> Any:
+        # vcrpy hooks in below httpx; what is sent and read is the same over either transport
+        transport: Any = "httpx" if replayed else "aiohttp"
+        provider = OllamaProvider(model, url, transport=transport, max_concurrent=max_concurrent)
+        fixed = {"temperature": 0.0, "additional_kwargs": LIMIT} if cls is Ollama else {}
+        return cls(provider=provider, **{**fixed, **settings})
+
+    return build
 
 
 @pytest.fixture
-def live(url: str) -> Callable[..., Ollama]:
-    def make(model: str = "smollm2:135m", **settings: Any) -> Ollama:
-        return Ollama(model, url, **{"temperature": 0.0, "additional_kwargs": LIMIT, **settings})
-
-    return make
-
-
-@pytest.fixture
-def vectors(url: str) -> OllamaEmbedding:
-    return OllamaEmbedding("all-minilm:22m", url)
+def vectors(make: Make) -> OllamaEmbedding:
+    embedding: OllamaEmbedding = make("all-minilm:22m", cls=OllamaEmbedding)
+    return embedding
 
 
 @pytest.fixture
@@ -76,9 +77,9 @@ def index(vectors: OllamaEmbedding) -> VectorStoreIndex:
     )
 
 
-def test_all_ways_agree(live: Any) -> None:
+def test_all_ways_agree(make: Make) -> None:
     counter = TokenCountingHandler(tokenizer=lambda text: pytest.fail("it should not have to count itself"))
-    llm = live(callback_manager=CallbackManager([counter]))
+    llm = make(callback_manager=CallbackManager([counter]))
 
     async def asynchronously() -> list[str]:
         streamed = [response async for response in await llm.astream_chat(ASK)]
@@ -94,22 +95,22 @@ def test_all_ways_agree(live: Any) -> None:
     assert counter.prompt_llm_token_count == 7 * usage["prompt_tokens"]
 
 
-def test_threads(live: Any) -> None:
-    llm = live(max_concurrent=2)
+def test_threads(make: Make) -> None:
+    llm = make(max_concurrent=2)
     with ThreadPoolExecutor(3) as pool:
         texts = list(pool.map(lambda _: llm.complete("Name a river.", max_tokens=4).text, range(3)))
     assert len(set(texts)) == 1
 
 
-def test_the_window_and_a_missing_model(live: Any) -> None:
-    assert live().load().metadata.context_window == 3900  # this server does not tell what it runs with
-    assert live(context_window=10**6).load().metadata.context_window == 2048 * 4  # the model's own bounds it
+def test_the_window_and_a_missing_model(make: Make) -> None:
+    assert make().load().metadata.context_window == 3900  # this server does not tell what it runs with
+    assert make(context_window=10**6).load().metadata.context_window == 2048 * 4  # the model's own bounds it
     with pytest.raises(ModelNotFoundError, match="ollama pull"):
-        live("no-such-model").complete("Hello")
+        make("no-such-model").complete("Hello")
 
 
-def test_thinking(live: Any) -> None:
-    responses = list(live("smollm2-think:135m").stream_chat(ASK, think=True))
+def test_thinking(make: Make) -> None:
+    responses = list(make("smollm2-think:135m").stream_chat(ASK, think=True))
     thought = "".join(response.additional_kwargs["thinking_delta"] or "" for response in responses)
     blocks = {type(block).__name__ for block in responses[-1].message.blocks}
     assert ("ThinkingBlock" in blocks) == bool(thought)
@@ -123,8 +124,8 @@ class City(BaseModel):
 
 
 @pytest.mark.parametrize("mode", [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION])
-def test_structured_output(live: Any, mode: Any) -> None:
-    llm = live("smollm2-tools:135m", pydantic_program_mode=mode, additional_kwargs={"num_predict": 80, "seed": 1})
+def test_structured_output(make: Make, mode: Any) -> None:
+    llm = make("smollm2-tools:135m", pydantic_program_mode=mode, additional_kwargs={"num_predict": 80, "seed": 1})
     prompt = PromptTemplate("Name a city in {country}.")
     assert isinstance(llm.structured_predict(City, prompt, country="Italy"), City)
     assert isinstance(list(llm.stream_structured_predict(City, prompt, country="Italy"))[-1], City)
@@ -144,8 +145,8 @@ def weather(city: str) -> str:
     return f"It is sunny in {city}."
 
 
-def test_a_forced_tool_and_its_answer(live: Any) -> None:
-    llm = live("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
+def test_a_forced_tool_and_its_answer(make: Make) -> None:
+    llm = make("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
     tool = FunctionTool.from_defaults(weather)
     history = [ChatMessage(role="user", content="The weather in Rome?")]
     for response in (
@@ -160,8 +161,8 @@ def test_a_forced_tool_and_its_answer(live: Any) -> None:
         assert llm.chat([*history, response.message, answer]).raw["done"]
 
 
-async def test_agents(live: Any) -> None:
-    llm = live("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
+async def test_agents(make: Make) -> None:
+    llm = make("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
     agent = FunctionAgent(tools=[weather], llm=llm, initial_tool_choice="weather", max_iterations=2)
     for runner in (agent, AgentWorkflow(agents=[agent], root_agent=agent.name)):
         handler = runner.run("The weather in Rome?", max_iterations=2, early_stopping_method="generate")
@@ -171,8 +172,8 @@ async def test_agents(live: Any) -> None:
         assert all(json.dumps(event.raw) for event in events if isinstance(event, AgentStream))
 
 
-async def test_react_agent(live: Any) -> None:
-    handler = ReActAgent(tools=[weather], llm=live()).run(
+async def test_react_agent(make: Make) -> None:
+    handler = ReActAgent(tools=[weather], llm=make()).run(
         "Say hello.", max_iterations=1, early_stopping_method="generate"
     )
     streams = [event async for event in handler.stream_events() if isinstance(event, AgentStream)]
@@ -181,8 +182,8 @@ async def test_react_agent(live: Any) -> None:
     assert streams[-1].response
 
 
-async def test_retrieval(live: Any, index: VectorStoreIndex) -> None:
-    llm = live()
+async def test_retrieval(make: Make, index: VectorStoreIndex) -> None:
+    llm = make()
     nodes = await index.as_retriever(similarity_top_k=1).aretrieve("Which town is on a fjord?")
     assert "Oslo" in nodes[0].get_content()
     response = await index.as_query_engine(llm=llm, similarity_top_k=1).aquery("Capital of Italy?")
@@ -195,8 +196,8 @@ async def test_retrieval(live: Any, index: VectorStoreIndex) -> None:
     assert chat.chat_history[1].content == str(first)
 
 
-def test_routing_and_evaluation(live: Any, index: VectorStoreIndex) -> None:
-    llm = live("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
+def test_routing_and_evaluation(make: Make, index: VectorStoreIndex) -> None:
+    llm = make("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
     engine = index.as_query_engine(llm=llm, similarity_top_k=1)
     tools = [QueryEngineTool.from_defaults(engine, name="cities", description="About cities")]
     router = RouterQueryEngine.from_defaults(tools, llm=llm, selector=PydanticSingleSelector.from_defaults(llm=llm))
@@ -207,11 +208,48 @@ def test_routing_and_evaluation(live: Any, index: VectorStoreIndex) -> None:
     assert result.passing in (True, False)
 
 
+class _Question(Event):
+    text: str
+
+
+class _Answer(Event):
+    text: str
+
+
+class _Parallel(Workflow):
+    """Asks several questions at once."""
+
+    def __init__(self, llm: Ollama, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.llm = llm
+
+    @step
+    async def begin(self, ctx: Context, event: StartEvent) -> _Question | None:
+        for country in ("Italy", "France", "Norway"):
+            ctx.send_event(_Question(text=f"Name a city in {country}."))
+        return None
+
+    @step(num_workers=3)
+    async def ask(self, event: _Question) -> _Answer:
+        return _Answer(text=(await self.llm.acomplete(event.text, max_tokens=6)).text)
+
+    @step
+    async def end(self, ctx: Context, event: _Answer) -> StopEvent | None:
+        answers = ctx.collect_events(event, [_Answer] * 3)
+        return StopEvent(result=[answer.text for answer in answers]) if answers else None
+
+
+async def test_a_workflow_with_parallel_steps(make: Make) -> None:
+    answers = await _Parallel(make(context_window=2048, max_concurrent=3), timeout=300).run()
+    assert len(answers) == 3
+    assert all(answers)
+
+
 def test_ingestion(vectors: OllamaEmbedding) -> None:
-    vectors.embed_batch_size = 25
-    nodes = [TextNode(text=f"Node {n}") for n in range(100)]
+    vectors.embed_batch_size = 3
+    nodes = [TextNode(text=f"Node {n}") for n in range(8)]
     done = IngestionPipeline(transformations=[vectors]).run(nodes=nodes)
     assert {len(node.embedding or []) for node in done} == {384}
-    alone = vectors.get_text_embedding("Node 32")
-    assert vectors.similarity(alone, done[32].embedding or []) > 0.999
-    assert asyncio.run(vectors.aget_query_embedding("Node 32")) == pytest.approx(alone, abs=1e-4)
+    alone = vectors.get_text_embedding("Node 5")
+    assert vectors.similarity(alone, done[5].embedding or []) > 0.999
+    assert asyncio.run(vectors.aget_query_embedding("Node 5")) == pytest.approx(alone, abs=1e-4)
