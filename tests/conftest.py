@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("scenarios")
+pytest.register_assert_rewrite("scenarios", "recordings")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from recordings import server_or_skip
 
 from namel3ss_ollama import OllamaProvider
 
@@ -25,13 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def base_url() -> Iterator[str]:
     """The server's address; it has a model "llama3" for as long as the tests run, so that promised code works."""
-    url = os.environ.get("OLLAMA_BASE_URL")
-    if not url:
-        pytest.skip("OLLAMA_BASE_URL is not set")
-    try:
-        httpx.get(f"{url}/api/version", timeout=5)
-    except httpx.HTTPError as error:
-        pytest.skip(f"no server answers at OLLAMA_BASE_URL: {error!r}")
+    url = server_or_skip(os.environ.get("OLLAMA_BASE_URL"))
     httpx.post(f"{url}/api/copy", json={"source": MODEL, "destination": "llama3"}).raise_for_status()
     yield url
     httpx.request("DELETE", f"{url}/api/delete", json={"model": "llama3"})

@@ -8,32 +8,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ipaddress
-import json
 import os
-import re
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import vcr
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from pydantic import PrivateAttr
+from recordings import NOWHERE, played, server_or_skip
 
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import OllamaProvider, instant_retries
 from namel3ss_ollama.testing import OllamaServer
 
-CASSETTES = Path(__file__).parents[2] / "cassettes" / "llama_index"
 REAL = os.environ.get("OLLAMA_BASE_URL")  # read now: no test sees the environment
-NOWHERE = "http://ollama.invalid:11434"
-MADE_UP = re.compile(r"call_[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-NOT_RECORDED = ["authorization", "user-agent", "host", "accept", "connection", "accept-encoding"]
 
 
 @pytest.fixture(autouse=True)
@@ -124,13 +116,7 @@ def sent(ollama_server: OllamaServer) -> Callable[..., list[dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def live_server() -> str:
     """A real Ollama at OLLAMA_BASE_URL; without one the tests that want it are skipped, with the reason."""
-    if not REAL:
-        pytest.skip("OLLAMA_BASE_URL is not set")
-    try:
-        httpx.get(f"{REAL}/api/version", timeout=5)
-    except httpx.HTTPError as error:
-        pytest.skip(f"no server answers at OLLAMA_BASE_URL: {error!r}")
-    return REAL
+    return server_or_skip(REAL)
 
 
 @pytest.fixture
@@ -138,45 +124,8 @@ def cassette(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a server that answers as a real one did when the test's cassette was recorded."""
     recording = request.config.getoption("--record")
     url = request.getfixturevalue("live_server") if recording else NOWHERE
-    name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_")).strip("-")
-    path = CASSETTES / f"{name}.yaml"
-    if recording:
-        path.unlink(missing_ok=True)
-    player = vcr.VCR(
-        record_mode="all" if recording else "none",
-        match_on=["method", "path", "json"],
-        filter_headers=NOT_RECORDED,
-        before_record_request=_without_host,
-        before_record_response=_without_paths,
-        decode_compressed_response=True,
-    )
-    player.register_matcher("json", _same_json)
-    with player.use_cassette(str(path)) as played:
+    with played(request.node.name.removeprefix("test_"), folder="llama_index", recording=recording):
         yield url
-    if not recording:
-        assert played.all_played, f"{path.name} holds answers that nobody asked for: record it again"
-
-
-def _without_host(request: Any) -> Any:
-    request.uri = NOWHERE + request.path
-    return request
-
-
-def _without_paths(response: Any) -> Any:
-    """Without where the server keeps its files."""
-    if isinstance(body := response["body"]["string"], bytes):
-        response["body"]["string"] = re.sub(rb"/[\w./~-]*/blobs/(?=sha256)", b"/models/blobs/", body)
-    return response
-
-
-def _same_json(one: Any, other: Any) -> None:
-    assert _comparable(one.body) == _comparable(other.body)
-
-
-def _comparable(body: bytes | str | None) -> Any:
-    """A body as an object, without made-up ids and indents of docstrings (Python 3.13 takes them off)."""
-    text = body.decode() if isinstance(body, bytes) else body
-    return json.loads(re.sub(r"\\n +", r"\\n", MADE_UP.sub("id", text or "null")))
 
 
 class Recorder(BaseEventHandler):
