@@ -46,12 +46,14 @@ class _Background:
             if self.exiting:
                 raise RuntimeError("the interpreter is shutting down: no more calls")
             if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
-                self._loop = asyncio.new_event_loop()
-                self._pid = os.getpid()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="namel3ss-ollama-sync", daemon=True
-                )
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_serve, args=(loop,), name="namel3ss-ollama-sync", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the main thread has ended: Python 3.12 and newer start no more threads then
+                    loop.close()
+                    raise
+                self._loop, self._thread, self._pid = loop, thread, os.getpid()
             return self._loop
 
     def after_fork(self) -> None:
