@@ -259,9 +259,11 @@ async def test_models(make: Make) -> None:
 
 
 async def test_load_and_unload(make: Make) -> None:
-    provider = make(model=TOOLS)  # a server names copies of one model after the first that was loaded
+    provider = make(model=TOOLS)
     assert (await provider.preload(num_ctx=2048)).finish_reason == "load"
-    assert TOOLS in [model["name"] for model in await provider.running_models()]
+    # Models of the same weights share a runner, which has the name of the one that was loaded first.
+    same_weights = {CHAT, TOOLS, THINK, "llama3:latest"}
+    assert same_weights & {model["name"] for model in await provider.running_models()}
     assert (await provider.unload()).finish_reason == "unload"
 
 
