@@ -56,6 +56,7 @@ def on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
         loop.call_soon_threadsafe(stop)
 
     if before not in (signal.SIG_IGN, None):
+        # Not on Windows, and not off the main thread: there Ctrl-C stays what Python makes of it.
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
             loop.add_signal_handler(signal.SIGINT, _nothing)
         with contextlib.suppress(ValueError):

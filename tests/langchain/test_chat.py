@@ -58,7 +58,7 @@ class AsyncRecorder(AsyncCallbackHandler):
 
 
 def merged(pieces: list[AIMessageChunk]) -> AIMessageChunk:
-    return pieces[0] + pieces[1:]  # type: ignore[return-value, operator]
+    return pieces[0] + pieces[1:]
 
 
 def body(server: OllamaServer) -> dict[str, Any]:
@@ -95,7 +95,7 @@ async def test_the_four_ways_agree_in_v1(chat: Make, ollama_server: OllamaServer
     ollama_server.reply("Good day.", thinking="A greeting.", tool_calls=calls, model="qwen3")
     for answer in await answers(chat("qwen3", output_version="v1")):
         assert isinstance(answer.content, list)
-        blocks = [{k: v for k, v in block.items() if k != "index"} for block in answer.content]  # type: ignore[union-attr]
+        blocks = [{k: v for k, v in block.items() if k != "index"} for block in answer.content]
         assert blocks == [
             {"type": "reasoning", "reasoning": "A greeting."},
             {"type": "text", "text": "Good day."},
@@ -199,7 +199,7 @@ def test_a_quick_chunk_equals_a_constructed_one() -> None:
     assert repr(quick) == repr(slow)
     other = chunks._text_chunk("Ho")
     other.message.additional_kwargs["x"] = 1
-    other.message.tool_call_chunks.append({})  # type: ignore[attr-defined]
+    other.message.tool_call_chunks.append({})
     assert chunks._text_chunk("Ha") == ChatGenerationChunk(message=AIMessageChunk(content="Ha"))
     assert (quick + slow).text == "HiHi"
     assert quick.message.model_copy(update={"content": "x"}).content == "x"

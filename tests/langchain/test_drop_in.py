@@ -233,7 +233,7 @@ def both(make: Callable[[Any, str], Any], ask: Callable[[Any], Any]) -> list[tup
         with OllamaServer(models=None) as server:
             script(server)
             model = make(package, server.url)
-            result = outcome(lambda model=model: ask(model))  # type: ignore[misc]
+            result = outcome(lambda model=model: ask(model))
             records = server.requests
             found.append((dict(records[-1].payload) if records else None, result))
     return found

@@ -173,7 +173,7 @@ def test_the_environment_counts_where_nothing_is_given(monkeypatch: pytest.Monke
     assert model.base_url == "box:99"
     assert model._identifying_params["base_url"] == "http://box:99"
     monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
-    assert ChatOllama(model="m", base_url="http://box").api_key.get_secret_value() == SECRET  # type: ignore[union-attr]
+    assert ChatOllama(model="m", base_url="http://box").api_key.get_secret_value() == SECRET
     monkeypatch.setenv("OLLAMA_BASE_URL", "http://nearer")
     assert ChatOllama(model="m").base_url == "http://nearer"
 

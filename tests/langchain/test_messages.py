@@ -78,9 +78,9 @@ def test_roles(chat: Make, ollama_server: OllamaServer) -> None:
 )
 def test_pictures_in_every_shape(chat: Make, ollama_server: OllamaServer, block: dict[str, Any]) -> None:
     content = [{"type": "text", "text": "What is this?"}, block]
-    (user,) = sent(ollama_server, chat("llava"), HumanMessage(content=content))  # type: ignore[arg-type]
+    (user,) = sent(ollama_server, chat("llava"), HumanMessage(content=content))
     assert user == {"role": "user", "content": "What is this?", "images": [DATA]}
-    (tool,) = sent(ollama_server, chat("llava"), ToolMessage(content=content, tool_call_id="1", name="look"))  # type: ignore[arg-type]
+    (tool,) = sent(ollama_server, chat("llava"), ToolMessage(content=content, tool_call_id="1", name="look"))
     assert tool["images"] == [DATA]
 
 
@@ -180,7 +180,7 @@ def test_what_ollama_cannot_take_is_said(chat: Make, block: dict[str, Any], name
 
 def test_texts_are_joined_without_a_line_before_them(chat: Make, ollama_server: OllamaServer) -> None:
     content = ["a", {"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}}]
-    user, answer = sent(ollama_server, chat(), HumanMessage(content=content), AIMessage(content=content))  # type: ignore[arg-type]
+    user, answer = sent(ollama_server, chat(), HumanMessage(content=content), AIMessage(content=content))
     assert user["content"] == "a\nb"
     assert answer["content"] == "ab"  # the pieces of one answer
 
@@ -213,7 +213,7 @@ def test_an_answer_goes_back_as_it_came(chat: Make, ollama_server: OllamaServer,
     ollama_server.reply("Let me see.", thinking="Numbers.", tool_calls=calls, model="qwen3")
     model = chat("qwen3", output_version=version)
     pieces = list(model.stream("Add."))
-    for answer in (model.invoke("Add."), pieces[0] + pieces[1:]):  # type: ignore[operator]
+    for answer in (model.invoke("Add."), pieces[0] + pieces[1:]):
         (back,) = sent(ollama_server, model, answer)
         assert back["content"].splitlines() == ["Let me see.", '{"a": ']
         assert back["thinking"] == "Numbers."

@@ -49,7 +49,7 @@ FUNCTION = {
     "description": "A place.",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-SCHEMA = {"title": "PlaceSchema", "description": "A place.", **FUNCTION["parameters"]}  # type: ignore[dict-item]
+SCHEMA = {"title": "PlaceSchema", "description": "A place.", **FUNCTION["parameters"]}
 
 
 @tool
@@ -145,7 +145,7 @@ async def test_parallel_calls(chat: Make, ollama_server: OllamaServer, version: 
     model = chat(output_version=version).bind_tools([add])
     pieces = list(model.stream("Hi"))
     apieces = [piece async for piece in model.astream("Hi")]
-    for answer in (model.invoke("Hi"), await model.ainvoke("Hi"), pieces[0] + pieces[1:], apieces[0] + apieces[1:]):  # type: ignore[operator]
+    for answer in (model.invoke("Hi"), await model.ainvoke("Hi"), pieces[0] + pieces[1:], apieces[0] + apieces[1:]):
         assert isinstance(answer, AIMessage)
         assert [call["args"] for call in answer.tool_calls] == [{"a": "1", "b": 2}, {"a": 3}]
         assert answer.tool_calls[0]["id"] == "one"
@@ -160,17 +160,17 @@ def test_arguments_are_not_reinterpreted(chat: Make, ollama_server: OllamaServer
     args = {"code": "[1, 2]", "json": '{"a": 1}', "functionName": "add", "big": 2**60, "none": None}
     ollama_server.reply(tool_calls=[ToolCall("add", args)])
     pieces = list(chat().stream("Hi"))
-    for answer in (chat().invoke("Hi"), pieces[0] + pieces[1:]):  # type: ignore[operator]
-        assert answer.tool_calls[0]["args"] == args  # type: ignore[union-attr]
+    for answer in (chat().invoke("Hi"), pieces[0] + pieces[1:]):
+        assert answer.tool_calls[0]["args"] == args
 
 
 @pytest.mark.parametrize("text", ['{"a": ', '{"a": 1', '{"a": 1}}', "{'a': 1}", "nonsense", '"text"', "null"])
 def test_broken_arguments_stay_broken(chat: Make, ollama_server: OllamaServer, text: str) -> None:
     ollama_server.reply(tool_calls=[ToolCall("add", text)])
     pieces = list(chat().stream("Hi"))
-    for answer in (chat().invoke("Hi"), pieces[0] + pieces[1:]):  # type: ignore[operator]
-        assert answer.tool_calls == []  # type: ignore[union-attr]
-        assert len(answer.invalid_tool_calls) == 1  # type: ignore[union-attr]
+    for answer in (chat().invoke("Hi"), pieces[0] + pieces[1:]):
+        assert answer.tool_calls == []
+        assert len(answer.invalid_tool_calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ async def test_structured_output_is_never_a_silent_none(
 ) -> None:
     ollama_server.on(path="/api/chat").reply(reply)
     for method in ("json_schema", "json_mode"):
-        model = chat().with_structured_output(schema, method=method)  # type: ignore[arg-type]
+        model = chat().with_structured_output(schema, method=method)
         with pytest.raises(OutputParserException) as caught:
             model.invoke("Where?")
         if reply.done_reason == "length":
@@ -233,7 +233,7 @@ async def test_structured_output_is_never_a_silent_none(
             list(model.stream("Where?"))
         with pytest.raises(OutputParserException):
             [value async for value in model.astream("Where?")]
-        raw = chat().with_structured_output(schema, method=method, include_raw=True).invoke("Where?")  # type: ignore[arg-type]
+        raw = chat().with_structured_output(schema, method=method, include_raw=True).invoke("Where?")
         assert raw["parsed"] is None
         assert isinstance(raw["parsing_error"], OutputParserException)
 
@@ -271,7 +271,7 @@ def test_a_response_format_that_is_none(chat: Make) -> None:
 
 def test_wrong_arguments(chat: Make) -> None:
     with pytest.raises(ValueError, match="method"):
-        chat().with_structured_output(Place, method="yaml")  # type: ignore[arg-type]
+        chat().with_structured_output(Place, method="yaml")
     with pytest.raises(ValueError, match="schema"):
         chat().with_structured_output(None)
     with pytest.raises(ValueError, match="frozen"):

@@ -378,7 +378,7 @@ def test_mended_tool_calls_and_schemas(server: OllamaServer) -> None:
     (theirs, ours), records = both(server, ask)
     assert theirs == ["book"]
     assert len(set(ours)) == 2
-    schemas = [record.payload["tools"][0]["function"]["parameters"] for record in records]  # type: ignore[index]
+    schemas = [record.payload["tools"][0]["function"]["parameters"] for record in records]
     assert "anyOf" not in json.dumps(schemas[0])
     assert schemas[1]["properties"]["city"]["anyOf"] == [{"$ref": "#/$defs/City"}, {"type": "null"}]
     assert schemas[1]["$defs"]["City"]["properties"]["people"]["type"] == "integer"

@@ -182,7 +182,7 @@ def test_a_batch_that_is_fine_in_halves_is_fine(ollama_server: OllamaServer, sen
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=8)
     texts = [f"text {n}" for n in range(8)]
     expected = embedding.get_text_embedding_batch(texts)
-    ollama_server.fault("status", status=400, predicate=lambda r: len(r.payload["input"]) > 2)  # type: ignore[arg-type]
+    ollama_server.fault("status", status=400, predicate=lambda r: len(r.payload["input"]) > 2)
     assert embedding.get_text_embedding_batch(texts) == expected
     assert [len(batch) for batch in inputs(sent)] == [8, 8, 4, 2, 2, 4, 2, 2]
 
@@ -247,7 +247,7 @@ def test_deadlines(ollama_server: OllamaServer) -> None:
         {"stream_config": StreamConfig(first_chunk_timeout=0.2)},
     ):
         with pytest.raises(LLMTimeoutError):
-            OllamaEmbedding("all-minilm", ollama_server.url, **settings).get_text_embedding("a")  # type: ignore[arg-type]
+            OllamaEmbedding("all-minilm", ollama_server.url, **settings).get_text_embedding("a")
 
 
 def test_settings_that_cannot_be_right() -> None:
@@ -255,7 +255,7 @@ def test_settings_that_cannot_be_right() -> None:
         OllamaEmbedding("all-minilm", embed_batchsize=3)
     for settings in ({"embed_batch_size": 0}, {"embed_batch_size": 2049}, {"dimensions": 0}, {"max_batch_chars": 0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
-            OllamaEmbedding("all-minilm", **settings)  # type: ignore[arg-type]
+            OllamaEmbedding("all-minilm", **settings)
     with pytest.raises(ValueError, match="model"):
         OllamaEmbedding()
 

@@ -318,7 +318,7 @@ async def test_pattern_service_with_a_batch(make: Make) -> None:
         results = await provider.agenerate_batch(
             prompts, return_exceptions=True, on_result=lambda index, _: seen.append(index)
         )
-        assert [bool(result.content) for result in results] == [True] * 3  # type: ignore[union-attr]
+        assert [bool(result.content) for result in results] == [True] * 3
         assert sorted(seen) == [0, 1, 2]
         failed = await provider.agenerate_batch(["x"], return_exceptions=True, model="no-such-model")
         assert [type(result) for result in failed] == [ModelNotFoundError]

@@ -130,7 +130,7 @@ def test_a_loop_that_runs_again_gets_a_new_client(provider: OllamaProvider) -> N
     try:
         assert loop.run_until_complete(provider.achat(ASK)).content == TEXT
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop._asyncgens_shutdown_called = False  # type: ignore[attr-defined] # as some test runners do
+        loop._asyncgens_shutdown_called = False
         assert loop.run_until_complete(provider.achat(ASK)).content == TEXT
         loop.run_until_complete(provider.aclose())
     finally:
