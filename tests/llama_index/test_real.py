@@ -225,7 +225,7 @@ class _Parallel(Workflow):
 
     @step
     async def begin(self, ctx: Context, event: StartEvent) -> _Question | None:
-        for country in ("Italy", "France", "Norway"):
+        for country in ("Italy", "France", "Norway", "Greece", "Poland", "Egypt"):
             ctx.send_event(_Question(text=f"Name a city in {country}."))
         return None
 
