@@ -202,7 +202,8 @@ async def test_tools_on_a_model_without_them(make: Make) -> None:
 
 async def test_thinking(make: Make) -> None:
     provider = make(model=THINK, max_tokens=60)
-    for country in ("Portugal", "France", "Norway", "Greece", "Poland", "Egypt"):  # so small a model does not always think when asked to
+    # So small a model does not always think when asked to.
+    for country in ("Portugal", "France", "Norway", "Greece", "Poland", "Egypt"):
         question = Message("user", f"What is the capital of {country}?")
         stream = provider.stream_chat([question], think=True)
         chunks = [chunk async for chunk in stream]
