@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-__all__ = ["DEFAULT_URL", "Address", "parse_address", "resolve_address"]
+__all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "parse_address", "resolve_address"]
 
 DEFAULT_URL = "http://localhost:11434"
+EMBEDDED_URL = "embedded://engine"
+"""The address of the engine in this process, `embedded://` for short; URLs need a host to be parsed everywhere."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -57,7 +59,7 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
 
     Args:
         text: `host`, `host:port`, `:port`, `http://host`, an IPv6 address with or without brackets, each
-            with or without a path and `user:password@`.
+            with or without a path and `user:password@`; or `embedded://`, the engine in this process.
         name: What to call the argument in an error.
         lenient: Take the default port for a malformed one, as Ollama does with OLLAMA_HOST.
 
@@ -68,6 +70,8 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
     if not text or any(c.isspace() or not c.isprintable() for c in text):
         raise ValueError(f"{name}: an address must be like {DEFAULT_URL}, without spaces or control characters")
     scheme, separator, rest = text.partition("://")
+    if scheme.lower() == "embedded" and rest in ("", "/", "engine"):
+        return Address(EMBEDDED_URL)
     if not separator:
         scheme, rest, default_port = "http", text, 11434
         if rest == "ollama.com":
@@ -75,7 +79,7 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
     else:
         scheme = scheme.lower()
         if scheme not in _DEFAULT_PORTS:
-            raise ValueError(f"{name}: the scheme {scheme!r} is not http or https")
+            raise ValueError(f"{name}: the scheme {scheme!r} is not http or https, nor is it embedded:// alone")
         default_port = _DEFAULT_PORTS[scheme]
     if "?" in rest or "#" in rest:
         raise ValueError(f"{name}: an address has no query and no fragment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
@@ -11,7 +12,7 @@ from typing_extensions import Self, Unpack
 
 from namel3ss_ollama import preflight
 from namel3ss_ollama._version import __version__
-from namel3ss_ollama.address import resolve_address
+from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.client import Client, basic_auth
 from namel3ss_ollama.generation import Runner, Stream
@@ -51,7 +52,8 @@ class OllamaProvider(ModelManagement):
     Args:
         model: The model's name, such as "llama3.2" or "qwen3:8b".
         base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. May hold
-            a path prefix and `user:password@`.
+            a path prefix and `user:password@`. "embedded://" is a model in this process, with no server
+            (needs the extra `embedded`).
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY.
         headers: More headers for every request.
         max_concurrent: How many requests run at once; None for no bound. The others wait, first come first served.
@@ -75,6 +77,7 @@ class OllamaProvider(ModelManagement):
     Raises:
         TypeError: A keyword is unknown (the message names the nearest), or a value has the wrong type.
         ValueError: A value is out of range, or the address is malformed.
+        ModuleNotFoundError: `base_url` is "embedded://", and the engine is not installed.
 
     Example:
         ```python
@@ -112,6 +115,8 @@ class OllamaProvider(ModelManagement):
         address = resolve_address(base_url, os.environ)
         if isinstance(transport, str) and transport not in ("aiohttp", "httpx"):
             raise ValueError(f"transport: {transport!r} is neither 'aiohttp' nor 'httpx'")
+        if address.url == EMBEDDED_URL and importlib.util.find_spec("xllamacpp") is None:
+            raise ModuleNotFoundError("base_url: 'embedded://' needs pip install 'namel3ss-ollama[embedded]'")
         http = HTTPSettings(transport, http_client, verify, cert, proxy, trust_env)
         sent = _headers(headers, api_key, address.user, address.password)
         self._client = Client(address, sent, http)

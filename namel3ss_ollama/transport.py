@@ -1,6 +1,7 @@
 """The HTTP clients below: one for each event loop, made when first needed, closed with its loop.
 
-The default is httpx over aiohttp (`aiohttp_transport.py`), which costs a third of plain httpx a streamed token and does
+The address `embedded://` means the engine in this process (`embedded/`), a transport of its own. Else the default is
+httpx over aiohttp (`aiohttp_transport.py`), which costs a third of plain httpx a streamed token and does
 not collapse under many streams; `transport="httpx"` takes plain httpx, and any `httpx.AsyncBaseTransport` or a whole
 `httpx.AsyncClient` can be handed in instead.
 
@@ -21,6 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import httpx
+
+from namel3ss_ollama.address import EMBEDDED_URL
 
 __all__ = ["HTTPSettings", "PerLoopClients"]
 
@@ -48,9 +51,11 @@ class HTTPSettings:
     proxy: str | httpx.URL | httpx.Proxy | None = field(default=None, repr=False)
     trust_env: bool = True
 
-    def prepare(self) -> None:
-        """Import what `make_client` needs: aiohttp takes longer than all the rest together."""
-        if self.client is None and self.transport == "aiohttp":
+    def prepare(self, url: str) -> None:
+        """Import what `make_client` needs for that address: aiohttp takes longer than all the rest together."""
+        if self.client is None and url == EMBEDDED_URL:
+            importlib.import_module("namel3ss_ollama.embedded")
+        elif self.client is None and self.transport == "aiohttp":
             importlib.import_module("namel3ss_ollama.aiohttp_transport")
 
     def make_client(self, url: str) -> httpx.AsyncClient:
@@ -59,6 +64,10 @@ class HTTPSettings:
             return self.client
         if isinstance(self.transport, httpx.AsyncBaseTransport):
             return httpx.AsyncClient(transport=_Shared(self.transport), trust_env=False)
+        if url == EMBEDDED_URL:
+            from namel3ss_ollama.embedded import EmbeddedTransport
+
+            return httpx.AsyncClient(transport=EmbeddedTransport(), trust_env=False)
         verify = self.verify
         if verify is True and url.startswith("http://") and self.proxy is None and self.cert is None:
             # A TLS context with its certificates takes tens of milliseconds, and nothing here will use it.

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from namel3ss_ollama import LLMError, __version__
-from namel3ss_ollama.cli import chat, doctor, models
+from namel3ss_ollama.cli import chat, doctor, models, serve
 from namel3ss_ollama.cli.console import CommandError, fail
 
 __all__ = ["app"]
@@ -91,8 +91,8 @@ def _root(
 ) -> None:
     """Chat with models on an Ollama server, look after them, and find out what is wrong.
 
-    The server is the one at --base-url, else at OLLAMA_BASE_URL, else at OLLAMA_HOST, else at http://localhost:11434.
-    OLLAMA_API_KEY, where set, is sent along.
+    The server is the one at --base-url, else at OLLAMA_BASE_URL, else at OLLAMA_HOST, else at http://localhost:11434;
+    embedded:// is a model in this process. OLLAMA_API_KEY, where set, is sent along.
 
     Exit codes: 0 fine, 1 it failed (one line on standard error says why), 2 wrong usage, 130 Ctrl-C, 141 whoever
     read the output went away.
@@ -104,3 +104,4 @@ def _root(
 app.command()(chat.chat)
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
+app.command()(serve.serve)

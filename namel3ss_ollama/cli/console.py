@@ -43,7 +43,7 @@ def checked_arguments() -> Iterator[None]:
     """Around the calls that check what the user gave: what they refuse is the user's to mend, no bug."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
         raise CommandError(str(error)) from error
 
 

@@ -59,13 +59,18 @@ def pull(
         bool, typer.Option("--json", help="Print progress as JSON, an object a line, as the server sends it.")
     ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a registry without TLS.")] = False,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="For the engine in this process: the same as --base-url embedded://.")
+    ] = False,
 ) -> None:
     """Download a model, or what has changed of it.
 
     A connection that breaks is made again. Ctrl-C stops the download; the server keeps what it has, and goes on from
     there when asked again.
     """
-    run(_pull(name, base_url, as_json=as_json, insecure=insecure))
+    if embedded and base_url is not None:
+        raise typer.BadParameter("cannot be given together with --base-url", param_hint="--embedded")
+    run(_pull(name, "embedded://" if embedded else base_url, as_json=as_json, insecure=insecure))
 
 
 async def _pull(name: str, base_url: str | None, *, as_json: bool, insecure: bool) -> None:

@@ -16,7 +16,9 @@ from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
 __all__ = ["AsJson", "BaseUrl", "ModelOption", "Options", "chat_models", "pick_model", "read_options", "server", "utf8"]
 
-BaseUrl = Annotated[str | None, typer.Option("--base-url", metavar="URL", help="Where the server is.")]
+BaseUrl = Annotated[
+    str | None, typer.Option("--base-url", metavar="URL", help="Where the server is; embedded:// for none.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
 Options = Annotated[
     list[str] | None,

@@ -1,0 +1,423 @@
+"""The weights in memory, and the computing with them, by llama.cpp (the binding `xllamacpp`).
+
+One engine a process: whoever uses it takes a lease, and when the last one is given back, all is unloaded. Work is done
+in the caller's thread, which is a worker's of the transport; nothing here knows of event loops.
+
+A model is loaded once for text and once for embeddings, with as many slots as requests may run at once; more of
+them wait, and beyond `max_queue` are refused as Ollama's server does. Other load options mean loading anew, when
+nobody computes with the old ones.
+
+The binding always listens for HTTP, too. Nobody is meant to come: where the system has Unix sockets it is told to
+listen on one, in a folder of ours that is removed at once, and everywhere with a random key.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from namel3ss_ollama.embedded.options import LoadOptions
+from namel3ss_ollama.embedded.refusal import Refused
+from namel3ss_ollama.embedded.store import Model
+
+__all__ = ["Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
+
+Json = dict[str, Any]
+Kind = Literal["text", "embedding"]
+_MOST_LOADED = 3
+_WORKING_MEMORY = 256 * 1024 * 1024
+"""Bytes that loading takes beside the weights and the context, roughly."""
+
+
+class _Server(Protocol):
+    """What is used of the binding's server."""
+
+    def handle_completions(self, prompt: Json, callback: Callable[[Json], bool]) -> None: ...
+
+    def handle_embeddings(self, prompt: Json) -> Json: ...
+
+
+class Cancelled(Exception):
+    """The job's caller has gone."""
+
+
+class Job:
+    """A request as the engine sees it: whether its caller still waits.
+
+    Args:
+        engine: Where it waits for a slot, so that it can be woken.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """The caller has gone: the computation ends with the next token, a wait at once."""
+        self.cancelled = True
+        self._engine.wake()
+
+
+@dataclass
+class Loaded:
+    """A model in memory.
+
+    Attributes:
+        model: Which.
+        options: As it is loaded.
+        load_seconds: How long loading took.
+        expires: When it is to be unloaded, seconds since the epoch; None for never.
+    """
+
+    model: Model
+    options: LoadOptions
+    kind: Kind
+    server: _Server | None = field(default=None, repr=False)
+    active: int = 0
+    load_seconds: float = 0.0
+    used: float = 0.0
+    expires: float | None = None
+
+    def complete(self, request: Json, take: Callable[[Json], bool]) -> None:
+        """Continue a prompt.
+
+        Args:
+            request: The engine's fields: prompt, n_predict, temperature and so on.
+            take: Gets what comes, a token at a time; True ends it.
+
+        Raises:
+            Refused: The engine cannot do it.
+        """
+        assert self.server is not None
+        refused: list[Refused] = []
+
+        def look(event: Json) -> bool:
+            if "error" in event:
+                refused.append(_refusal(event["error"], self))
+                return True
+            return take(event)
+
+        self.server.handle_completions({**request, "stream": True, "cache_prompt": True}, look)
+        if refused:
+            raise refused[0]
+
+    def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+        """Vectors of length 1, one a text, and how many tokens the texts were.
+
+        Raises:
+            Refused: The engine cannot do it.
+        """
+        assert self.server is not None
+        answer = self.server.handle_embeddings({"input": texts})
+        if "error" in answer:
+            raise _refusal(answer["error"], self)
+        vectors = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
+        return vectors, int(answer["usage"]["prompt_tokens"])
+
+
+class Engine:
+    """The models in memory.
+
+    Args:
+        slots: How many requests a model serves at once.
+        max_queue: How many wait for a slot before more are refused.
+    """
+
+    def __init__(self, slots: int, max_queue: int) -> None:
+        self.slots = slots
+        self._max_queue = max_queue
+        self._changed = threading.Condition()
+        self._loaded: dict[tuple[Path, Kind], Loaded] = {}
+        self._waiting = 0
+        self._leases = 0
+        self._jobs: set[Job] = set()
+
+    def lease(self) -> None:
+        """Keep what is loaded from being unloaded, until `release`."""
+        with self._changed:
+            self._leases += 1
+
+    def release(self) -> None:
+        """Give a lease back; with the last one, everything is unloaded."""
+        with self._changed:
+            self._leases -= 1
+            last = self._leases == 0
+        if last:
+            self.unload()
+
+    def running(self) -> list[Loaded]:
+        """What is loaded."""
+        self.sweep()
+        with self._changed:
+            return [loaded for loaded in self._loaded.values() if loaded.server is not None]
+
+    @contextlib.contextmanager
+    def use(
+        self, model: Model, options: LoadOptions, kind: Kind, job: Job, keep: float | None
+    ) -> Iterator[tuple[Loaded, float]]:
+        """A slot of a model, which is loaded first where it is not, and the seconds that this took.
+
+        Args:
+            model: Which.
+            options: How it is to be loaded.
+            kind: For what.
+            job: Whose slot it is.
+            keep: How long the model stays loaded afterwards, in seconds; None for ever.
+
+        Raises:
+            Refused: Loading failed, or too many wait already.
+            Cancelled: The job was cancelled while it waited.
+        """
+        self.sweep()
+        began = time.monotonic()
+        loaded = self._take(model, options, kind, job)
+        try:
+            yield loaded, time.monotonic() - began
+        finally:
+            with self._changed:
+                loaded.active -= 1
+                loaded.used = time.time()
+                loaded.expires = None if keep is None else loaded.used + keep
+                self._jobs.discard(job)
+                self._changed.notify_all()
+            self.sweep()
+
+    def unload(self, path: Path | None = None) -> None:
+        """Unload a model, or all; those that compute are unloaded when they have ended."""
+        with self._changed:
+            for loaded in self._loaded.values():
+                if path is None or loaded.model.path == path:
+                    loaded.expires = 0.0
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Unload what has outlived its time."""
+        now = time.time()
+        with self._changed:
+            gone = [self._loaded.pop(key) for key, one in list(self._loaded.items()) if _over(one, now)]
+            self._changed.notify_all()
+        _end(gone)
+
+    def wake(self) -> None:
+        """Have those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def shut_down(self) -> None:
+        """Cancel everything, wait for it to end, and unload: before the interpreter ends."""
+        with self._changed:
+            for job in self._jobs:
+                job.cancelled = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._jobs, timeout=5.0)
+        self.unload()
+
+    def _take(self, model: Model, options: LoadOptions, kind: Kind, job: Job) -> Loaded:
+        key = (model.path, kind)
+        with self._changed:
+            self._jobs.add(job)
+            try:
+                while True:
+                    if job.cancelled:
+                        raise Cancelled
+                    found = self._loaded.get(key)
+                    if found is None or (found.options != options and found.active == 0 and found.server is not None):
+                        break
+                    if found.options == options and found.server is not None and found.active < self.slots:
+                        found.active += 1
+                        return found
+                    self._wait()
+                replaced = self._make_room(key)
+                loaded = self._loaded[key] = Loaded(model, options, kind, active=1)
+            except BaseException:
+                self._jobs.discard(job)
+                raise
+        _end(replaced)  # before there is more to hold
+        return self._load(key, loaded, job)
+
+    def _load(self, key: tuple[Path, Kind], loaded: Loaded, job: Job) -> Loaded:
+        began = time.monotonic()
+        try:
+            server = _start(loaded, self.slots)
+        except BaseException:
+            with self._changed:
+                self._loaded.pop(key, None)
+                self._jobs.discard(job)
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            loaded.server, loaded.load_seconds = server, time.monotonic() - began
+            self._changed.notify_all()
+        return loaded
+
+    def _wait(self) -> None:
+        if self._waiting >= self._max_queue:
+            raise Refused(503, "server busy, please try again.  maximum pending requests exceeded")
+        self._waiting += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._waiting -= 1
+
+    def _make_room(self, key: tuple[Path, Kind]) -> list[Loaded]:
+        replaced = [self._loaded.pop(key)] if key in self._loaded else []
+        idle = sorted((one.used, other) for other, one in self._loaded.items() if one.active == 0)
+        if len(self._loaded) >= _MOST_LOADED and idle:
+            replaced.append(self._loaded.pop(idle[0][1]))
+        return replaced
+
+
+def _end(models: list[Loaded]) -> None:
+    """Unload; not to be done with the lock held, for it waits for threads to end."""
+    for loaded in models:
+        loaded.server = None  # the binding ends with its last reference
+
+
+def _over(loaded: Loaded, now: float) -> bool:
+    return loaded.active == 0 and loaded.expires is not None and loaded.expires <= now
+
+
+def _start(loaded: Loaded, slots: int) -> _Server:
+    """Load a model.
+
+    Raises:
+        Refused: It cannot be loaded.
+    """
+    try:
+        binding = importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise Refused(500, "the embedded engine needs xllamacpp: pip install 'namel3ss-ollama[embedded]'") from error
+    model, options = loaded.model, loaded.options
+    _check_memory(binding, model, options, slots)
+    settings = binding.CommonParams()
+    settings.model.path = str(model.path)
+    settings.n_ctx = options.num_ctx * slots
+    settings.n_parallel = slots
+    settings.n_batch = settings.n_ubatch = options.num_batch
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.num_thread or _cores()
+    if options.num_gpu is not None:
+        settings.n_gpu_layers = options.num_gpu
+    if loaded.kind == "embedding":
+        settings.embedding = True
+        settings.n_batch = settings.n_ubatch = options.num_ctx  # a text is one batch
+        if not model.header.embeds_only:
+            settings.pooling_type = binding.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    settings.verbosity = 0
+    settings.warmup = False
+    settings.fit_params = False
+    settings.cache_ram_mib = 0
+    settings.ui = False
+    settings.n_threads_http = 1
+    settings.api_keys = [secrets.token_hex(32)]
+    with _nowhere() as address:
+        settings.hostnames = [address]
+        try:
+            server: _Server = binding.Server(settings)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise Refused(
+                500,
+                f"{model.name} could not be loaded: the file is damaged, of a kind that this engine does not know, or "
+                "too large for the memory that is free",
+            ) from error
+    return server
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[str]:
+    """An address to listen on where nobody else can come: a Unix socket whose folder is gone afterwards."""
+    if not hasattr(socket, "AF_UNIX"):
+        yield "127.0.0.1"
+        return
+    with tempfile.TemporaryDirectory(prefix="n3o-", ignore_cleanup_errors=True) as folder:
+        yield str(Path(folder) / "engine.sock")
+
+
+def _check_memory(binding: Any, model: Model, options: LoadOptions, slots: int) -> None:
+    """Refuse what cannot fit before llama.cpp tries: it ends the process when memory runs out."""
+    free = max((device["memory_free"] for device in map(_as_dict, binding.get_device_info())), default=0)
+    needed = model.path.stat().st_size + model.header.bytes_a_token * options.num_ctx * slots + _WORKING_MEMORY
+    if 0 < free < needed:
+        raise Refused(
+            500,
+            f"model requires more system memory ({needed / 2**30:.1f} GiB) than is available ({free / 2**30:.1f} GiB)"
+            ": lower num_ctx",
+        )
+
+
+def _as_dict(device: Any) -> Mapping[str, Any]:
+    return device if isinstance(device, Mapping) else vars(device)
+
+
+def _refusal(error: Mapping[str, Any], loaded: Loaded) -> Refused:
+    message = str(error.get("message", "unknown error"))
+    if error.get("type") == "exceed_context_size_error":
+        return Refused(
+            400,
+            f"the prompt of {error.get('n_prompt_tokens')} tokens exceeds the context window of "
+            f"{loaded.options.num_ctx} tokens: raise num_ctx, or shorten it",
+        )
+    if "too large to process" in message:
+        return Refused(400, f"the input length exceeds the context length of {loaded.options.num_ctx} tokens")
+    return Refused(int(error.get("code") or 500), message)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Process:
+    """The one engine of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._inherited: list[Engine] = []
+
+    def engine(self) -> Engine:
+        with self._lock:
+            if self._engine is None:
+                self._engine = Engine(_number("OLLAMA_NUM_PARALLEL", 2), _number("OLLAMA_MAX_QUEUE", 512))
+                atexit.register(self._engine.shut_down)
+            return self._engine
+
+    def after_fork(self) -> None:
+        """In a child: llama.cpp's threads are gone, so what is loaded can be neither used nor unloaded."""
+        self._lock = threading.Lock()
+        if self._engine is not None:
+            atexit.unregister(self._engine.shut_down)
+            self._inherited.append(self._engine)
+            self._engine = None
+
+
+_process = _Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process.after_fork)
+
+
+def shared_engine() -> Engine:
+    """The process's engine: OLLAMA_NUM_PARALLEL slots (2) and a queue of OLLAMA_MAX_QUEUE (512).
+
+    Raises:
+        Refused: One of these is no positive number.
+    """
+    return _process.engine()
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isdigit() or int(text) < 1:
+        raise Refused(500, f"{name} is {text!r}: it must be a positive number")
+    return int(text)

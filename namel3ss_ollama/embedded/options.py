@@ -1,0 +1,131 @@
+"""A request's options, checked and put into the engine's terms. Plain functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from namel3ss_ollama.embedded.refusal import Refused
+
+__all__ = ["LoadOptions", "load_options", "sampling", "seconds"]
+
+DEFAULT_CONTEXT = 4096
+_FLOATS = frozenset(
+    {"temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
+     "mirostat_tau", "mirostat_eta"}
+)  # fmt: skip
+_INTEGERS = frozenset({"num_predict", "num_keep", "seed", "top_k", "repeat_last_n", "mirostat"})
+_LOAD = frozenset({"num_ctx", "num_batch", "num_thread", "num_gpu"})
+_NAMES = {"num_predict": "n_predict", "num_keep": "n_keep"}
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Ollama's own defaults, where they differ from the engine's.
+_DEFAULTS: Mapping[str, Any] = {
+    "temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_last_n": 64, "repeat_penalty": 1.1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; with others it is loaded anew.
+
+    Attributes:
+        num_ctx: The context window of a request, in tokens.
+        num_batch: How many tokens of a prompt are computed at once.
+        num_thread: How many threads compute; None for one a core.
+        num_gpu: How many layers a GPU gets; None for what the engine thinks right.
+    """
+
+    num_ctx: int = DEFAULT_CONTEXT
+    num_batch: int = 512
+    num_thread: int | None = None
+    num_gpu: int | None = None
+
+
+def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
+    """The options of loading among a request's.
+
+    Args:
+        options: The request's, over the model's.
+        trained: The context window that the model was trained for, in tokens; 0 where it is not known.
+
+    Raises:
+        Refused: A value is none, or the window is larger than the model's.
+    """
+    given = {name: _integer(name, options[name]) for name in _LOAD & options.keys() if options[name] is not None}
+    window = given.get("num_ctx", min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT))
+    if window < 1 or (trained and window > trained):
+        raise Refused(400, f'option "num_ctx" must be between 1 and {trained or "the window of the model"}')
+    if given.get("num_batch", 1) < 1:
+        raise Refused(400, 'option "num_batch" must be positive')
+    threads, layers = given.get("num_thread", 0), given.get("num_gpu", -1)
+    return LoadOptions(
+        window,
+        min(given.get("num_batch", 512), window),
+        threads if threads > 0 else None,
+        layers if layers >= 0 else None,
+    )
+
+
+def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request to the engine.
+
+    Raises:
+        Refused: A value has the wrong type, or the engine does not have the option.
+    """
+    fields: dict[str, Any] = dict(_DEFAULTS)
+    for name, value in options.items():
+        if name in _LOAD or value is None:
+            continue
+        if name == "stop":
+            fields["stop"] = _stops(value)
+        elif name in _FLOATS:
+            fields[name] = _float(name, value)
+        elif name in _INTEGERS:
+            fields[_NAMES.get(name, name)] = _integer(name, value)
+        else:
+            raise Refused(400, f'option "{name}" is not supported by the embedded engine')
+    if fields.get("n_predict", -1) < 0:
+        fields["n_predict"] = -1  # up to the end of the window
+    return fields
+
+
+def seconds(keep_alive: object, default: float) -> float | None:
+    """`keep_alive` in seconds; None for ever.
+
+    Raises:
+        Refused: It is no duration.
+    """
+    if keep_alive is None:
+        return default
+    value: float
+    if isinstance(keep_alive, str):
+        pieces = re.findall(r"(-?[\d.]+)(ns|us|µs|ms|s|m|h)", keep_alive)
+        if not pieces or "".join(a + b for a, b in pieces) != keep_alive.strip():
+            raise Refused(400, f"time: invalid duration {keep_alive!r}")
+        value = sum(float(number) * _UNITS[unit] for number, unit in pieces)
+    elif isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool):
+        value = float(keep_alive)
+    else:
+        raise Refused(400, "keep_alive must be a number of seconds or a duration like 5m")
+    return None if value < 0 else value
+
+
+def _stops(value: object) -> list[str]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise Refused(400, 'option "stop" must be of type array')
+    return stops
+
+
+def _float(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Refused(400, f'option "{name}" must be of type float32')
+    return float(value)
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise Refused(400, f'option "{name}" must be of type integer')
+    return int(value)

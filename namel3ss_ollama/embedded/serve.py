@@ -1,0 +1,64 @@
+"""The engine behind a loopback socket: any client of Ollama's API, in any language, can talk to it.
+
+The HTTP is aiohttp's. Each request goes to the same transport that a provider in the process uses, so there is one
+set of answers, and a client that hangs up ends its computation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+from aiohttp import web
+
+from namel3ss_ollama.embedded.transport import EmbeddedTransport
+
+__all__ = ["serving"]
+
+_LONGEST_REQUEST = 256 * 1024 * 1024
+
+
+@contextlib.asynccontextmanager
+async def serving(port: int = 11434, host: str = "127.0.0.1") -> AsyncIterator[str]:
+    """Serve for as long as the block runs; gives the URL.
+
+    Args:
+        port: The port; 0 takes a free one.
+        host: The address to listen on. There is no authentication: beyond loopback, anybody can use it.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    transport = EmbeddedTransport()
+    application = web.Application(client_max_size=_LONGEST_REQUEST)
+    application.router.add_route("*", "/{path:.*}", _answerer(transport))
+    runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        bound = runner.addresses[0]
+        yield f"http://{host}:{bound[1]}"
+    finally:
+        await runner.cleanup()
+        await transport.aclose()
+
+
+def _answerer(transport: EmbeddedTransport) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        method = "GET" if request.method == "HEAD" else request.method
+        inner = httpx.Request(method, f"http://engine{request.path}", content=await request.read())
+        response = await transport.handle_async_request(inner)
+        headers = {"content-type": response.headers["content-type"]}
+        if isinstance(response.stream, httpx.SyncByteStream):  # the answer is there already, whole
+            return web.Response(body=response.content, status=response.status_code, headers=headers)
+        out = web.StreamResponse(status=response.status_code, headers=headers)
+        async with contextlib.aclosing(response):
+            await out.prepare(request)
+            async for data in response.aiter_raw():
+                await out.write(data)
+            await out.write_eof()
+        return out
+
+    return answer

