@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from namel3ss_ollama.embedded import binding
 from namel3ss_ollama.embedded.engine import Cancelled
 from namel3ss_ollama.embedded.options import load_options
 from namel3ss_ollama.embedded.refusal import Refused
@@ -47,12 +48,12 @@ def _embedded(work: Work, model: Model, texts: list[str]) -> tuple[list[list[flo
     keep = work.keep_alive()
     vectors: list[list[float]] = []
     tokens = 0
-    with work.engine.use(model, loading, "embedding", work.job, keep) as (loaded, waited):
+    with work.engine.use(model, loading, "embedding", work.job, keep) as (server, waited):
         for text in texts:  # one by one, so that a caller who goes is noticed
             if work.job.cancelled:
                 raise Cancelled
             # Without a token there is nothing to average; a blank is the least that is one.
-            vector, count = loaded.embed([text or " "])
+            vector, count = binding.embed(server, [text or " "])
             vectors += vector
             tokens += count
     return vectors, tokens, waited

@@ -1,4 +1,4 @@
-"""The weights in memory, and the computing with them, by llama.cpp (the binding `xllamacpp`).
+"""The models in memory: who may compute with them, who waits, and when they are loaded and unloaded.
 
 One engine a process: whoever uses it takes a lease, and when the last one is given back, all is unloaded. Work is done
 in the caller's thread, which is a worker's of the transport; nothing here knows of event loops.
@@ -6,46 +6,27 @@ in the caller's thread, which is a worker's of the transport; nothing here knows
 A model is loaded once for text and once for embeddings, with as many slots as requests may run at once; more of
 them wait, and beyond `max_queue` are refused as Ollama's server does. Other load options mean loading anew, when
 nobody computes with the old ones.
-
-The binding always listens for HTTP, too. Nobody is meant to come: where the system has Unix sockets it is told to
-listen on one, in a folder of ours that is removed at once, and everywhere with a random key.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import os
-import secrets
-import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
+from namel3ss_ollama.embedded.binding import Kind, Server, start
 from namel3ss_ollama.embedded.options import LoadOptions
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
 
 __all__ = ["Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
 
-Json = dict[str, Any]
-Kind = Literal["text", "embedding"]
 _MOST_LOADED = 3
-_WORKING_MEMORY = 256 * 1024 * 1024
-"""Bytes that loading takes beside the weights and the context, roughly."""
-
-
-class _Server(Protocol):
-    """What is used of the binding's server."""
-
-    def handle_completions(self, prompt: Json, callback: Callable[[Json], bool]) -> None: ...
-
-    def handle_embeddings(self, prompt: Json) -> Json: ...
 
 
 class Cancelled(Exception):
@@ -76,54 +57,20 @@ class Loaded:
     Attributes:
         model: Which.
         options: As it is loaded.
-        load_seconds: How long loading took.
+        kind: For text or for embeddings.
+        server: What computes; None while it is being loaded, and when it is no longer.
+        active: How many slots are taken.
+        used: When it was last used, seconds since the epoch.
         expires: When it is to be unloaded, seconds since the epoch; None for never.
     """
 
     model: Model
     options: LoadOptions
     kind: Kind
-    server: _Server | None = field(default=None, repr=False)
-    active: int = 0
-    load_seconds: float = 0.0
+    server: Server | None = field(default=None, repr=False)
+    active: int = 1
     used: float = 0.0
     expires: float | None = None
-
-    def complete(self, request: Json, take: Callable[[Json], bool]) -> None:
-        """Continue a prompt.
-
-        Args:
-            request: The engine's fields: prompt, n_predict, temperature and so on.
-            take: Gets what comes, a token at a time; True ends it.
-
-        Raises:
-            Refused: The engine cannot do it.
-        """
-        assert self.server is not None
-        refused: list[Refused] = []
-
-        def look(event: Json) -> bool:
-            if "error" in event:
-                refused.append(_refusal(event["error"], self))
-                return True
-            return take(event)
-
-        self.server.handle_completions({**request, "stream": True, "cache_prompt": True}, look)
-        if refused:
-            raise refused[0]
-
-    def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
-        """Vectors of length 1, one a text, and how many tokens the texts were.
-
-        Raises:
-            Refused: The engine cannot do it.
-        """
-        assert self.server is not None
-        answer = self.server.handle_embeddings({"input": texts})
-        if "error" in answer:
-            raise _refusal(answer["error"], self)
-        vectors = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
-        return vectors, int(answer["usage"]["prompt_tokens"])
 
 
 class Engine:
@@ -165,7 +112,7 @@ class Engine:
     @contextlib.contextmanager
     def use(
         self, model: Model, options: LoadOptions, kind: Kind, job: Job, keep: float | None
-    ) -> Iterator[tuple[Loaded, float]]:
+    ) -> Iterator[tuple[Server, float]]:
         """A slot of a model, which is loaded first where it is not, and the seconds that this took.
 
         Args:
@@ -182,8 +129,9 @@ class Engine:
         self.sweep()
         began = time.monotonic()
         loaded = self._take(model, options, kind, job)
+        assert loaded.server is not None  # it is loaded, and stays so while a slot is taken
         try:
-            yield loaded, time.monotonic() - began
+            yield loaded.server, time.monotonic() - began
         finally:
             with self._changed:
                 loaded.active -= 1
@@ -239,7 +187,7 @@ class Engine:
                         return found
                     self._wait()
                 replaced = self._make_room(key)
-                loaded = self._loaded[key] = Loaded(model, options, kind, active=1)
+                loaded = self._loaded[key] = Loaded(model, options, kind)
             except BaseException:
                 self._jobs.discard(job)
                 raise
@@ -247,9 +195,8 @@ class Engine:
         return self._load(key, loaded, job)
 
     def _load(self, key: tuple[Path, Kind], loaded: Loaded, job: Job) -> Loaded:
-        began = time.monotonic()
         try:
-            server = _start(loaded, self.slots)
+            server = start(loaded.model, loaded.options, loaded.kind, self.slots)
         except BaseException:
             with self._changed:
                 self._loaded.pop(key, None)
@@ -257,7 +204,7 @@ class Engine:
                 self._changed.notify_all()
             raise
         with self._changed:
-            loaded.server, loaded.load_seconds = server, time.monotonic() - began
+            loaded.server = server
             self._changed.notify_all()
         return loaded
 
@@ -286,96 +233,6 @@ def _end(models: list[Loaded]) -> None:
 
 def _over(loaded: Loaded, now: float) -> bool:
     return loaded.active == 0 and loaded.expires is not None and loaded.expires <= now
-
-
-def _start(loaded: Loaded, slots: int) -> _Server:
-    """Load a model.
-
-    Raises:
-        Refused: It cannot be loaded.
-    """
-    try:
-        binding = importlib.import_module("xllamacpp")
-    except ImportError as error:
-        raise Refused(500, "the embedded engine needs xllamacpp: pip install 'namel3ss-ollama[embedded]'") from error
-    model, options = loaded.model, loaded.options
-    _check_memory(binding, model, options, slots)
-    settings = binding.CommonParams()
-    settings.model.path = str(model.path)
-    settings.n_ctx = options.num_ctx * slots
-    settings.n_parallel = slots
-    settings.n_batch = settings.n_ubatch = options.num_batch
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.num_thread or _cores()
-    if options.num_gpu is not None:
-        settings.n_gpu_layers = options.num_gpu
-    if loaded.kind == "embedding":
-        settings.embedding = True
-        settings.n_batch = settings.n_ubatch = options.num_ctx  # a text is one batch
-        if not model.header.embeds_only:
-            settings.pooling_type = binding.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    settings.verbosity = 0
-    settings.warmup = False
-    settings.fit_params = False
-    settings.cache_ram_mib = 0
-    settings.ui = False
-    settings.n_threads_http = 1
-    settings.api_keys = [secrets.token_hex(32)]
-    with _nowhere() as address:
-        settings.hostnames = [address]
-        try:
-            server: _Server = binding.Server(settings)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            raise Refused(
-                500,
-                f"{model.name} could not be loaded: the file is damaged, of a kind that this engine does not know, or "
-                "too large for the memory that is free",
-            ) from error
-    return server
-
-
-@contextlib.contextmanager
-def _nowhere() -> Iterator[str]:
-    """An address to listen on where nobody else can come: a Unix socket whose folder is gone afterwards."""
-    if not hasattr(socket, "AF_UNIX"):
-        yield "127.0.0.1"
-        return
-    with tempfile.TemporaryDirectory(prefix="n3o-", ignore_cleanup_errors=True) as folder:
-        yield str(Path(folder) / "engine.sock")
-
-
-def _check_memory(binding: Any, model: Model, options: LoadOptions, slots: int) -> None:
-    """Refuse what cannot fit before llama.cpp tries: it ends the process when memory runs out."""
-    free = max((device["memory_free"] for device in map(_as_dict, binding.get_device_info())), default=0)
-    needed = model.path.stat().st_size + model.header.bytes_a_token * options.num_ctx * slots + _WORKING_MEMORY
-    if 0 < free < needed:
-        raise Refused(
-            500,
-            f"model requires more system memory ({needed / 2**30:.1f} GiB) than is available ({free / 2**30:.1f} GiB)"
-            ": lower num_ctx",
-        )
-
-
-def _as_dict(device: Any) -> Mapping[str, Any]:
-    return device if isinstance(device, Mapping) else vars(device)
-
-
-def _refusal(error: Mapping[str, Any], loaded: Loaded) -> Refused:
-    message = str(error.get("message", "unknown error"))
-    if error.get("type") == "exceed_context_size_error":
-        return Refused(
-            400,
-            f"the prompt of {error.get('n_prompt_tokens')} tokens exceeds the context window of "
-            f"{loaded.options.num_ctx} tokens: raise num_ctx, or shorten it",
-        )
-    if "too large to process" in message:
-        return Refused(400, f"the input length exceeds the context length of {loaded.options.num_ctx} tokens")
-    return Refused(int(error.get("code") or 500), message)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Process:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from namel3ss_ollama.embedded.binding import complete
 from namel3ss_ollama.embedded.engine import Cancelled
 from namel3ss_ollama.embedded.options import load_options, sampling
 from namel3ss_ollama.embedded.outputs import Outputs
@@ -68,8 +69,8 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
     loading = load_options(options, model.header.context_length)
     answer = _Answer(work, model.name, chat, outputs, constrained=schema is not None)
     keep = work.keep_alive()
-    with work.engine.use(model, loading, "text", work.job, keep) as (loaded, waited):
-        loaded.complete(fields, answer.take)
+    with work.engine.use(model, loading, "text", work.job, keep) as (server, waited):
+        complete(server, fields, answer.take)
     if work.job.cancelled:
         raise Cancelled
     answer.finish(waited)

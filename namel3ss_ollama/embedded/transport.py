@@ -145,6 +145,9 @@ class _Running:
             self._handler(self._work)
         except Cancelled:
             pass
+        except Refused as refused:
+            # Without its traceback, whose frames would keep the model loaded for as long as the refusal lives.
+            self._put(Refused(refused.status, str(refused)))
         except BaseException as error:  # handed on to whoever waits, in the loop's thread
             self._put(error)
         self._put(None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from namel3ss_ollama.embedded.binding import Json
 from namel3ss_ollama.embedded.engine import Engine, Job
 from namel3ss_ollama.embedded.options import seconds
 from namel3ss_ollama.embedded.refusal import Refused
@@ -15,7 +16,6 @@ from namel3ss_ollama.embedded.store import Model, find_model
 
 __all__ = ["Handler", "Json", "Work", "nanoseconds", "now"]
 
-Json = dict[str, Any]
 _KEEP = 300.0
 """Seconds that a model stays loaded unless a request says otherwise, as in Ollama."""
 

@@ -1,0 +1,173 @@
+"""The binding to llama.cpp, `xllamacpp`: how a model is loaded with it, and asked.
+
+The binding always listens for HTTP, too. Nobody is meant to come: where the system has Unix sockets it is told to
+listen on one, in a folder of ours that is removed at once, and everywhere with a random key.
+
+Loading keeps Python's interpreter lock: for as long as it takes, no other thread runs. Computing gives it up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from namel3ss_ollama.embedded.options import LoadOptions
+from namel3ss_ollama.embedded.refusal import Refused
+from namel3ss_ollama.embedded.store import Model
+
+__all__ = ["Json", "Kind", "Server", "complete", "embed", "start"]
+
+Json = dict[str, Any]
+Kind = Literal["text", "embedding"]
+_WORKING_MEMORY = 256 * 1024 * 1024
+"""Bytes that loading takes beside the weights and the context, roughly."""
+
+
+class Server(Protocol):
+    """What is used of the binding's server, which is a model in memory with its threads."""
+
+    def handle_completions(self, prompt: Json, callback: Callable[[Json], bool]) -> None:
+        """Continue a prompt; the callback gets the tokens, and ends it by returning True."""
+
+    def handle_embeddings(self, prompt: Json) -> Json:
+        """Vectors for texts."""
+        ...
+
+
+def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> None:
+    """Continue a prompt.
+
+    Args:
+        server: The model.
+        request: The engine's fields: prompt, n_predict, temperature and so on.
+        take: Gets what comes, a token at a time; True ends it.
+
+    Raises:
+        Refused: The engine cannot do it.
+    """
+    refused: list[Refused] = []
+
+    def look(event: Json) -> bool:
+        if "error" in event:
+            refused.append(_refusal(event["error"]))
+            return True
+        return take(event)
+
+    server.handle_completions({**request, "stream": True, "cache_prompt": True}, look)
+    if refused:
+        raise refused.pop()  # kept in this frame as well, it would keep the model in memory
+
+
+def embed(server: Server, texts: list[str]) -> tuple[list[list[float]], int]:
+    """Vectors of length 1, one a text, and how many tokens the texts were.
+
+    Raises:
+        Refused: The engine cannot do it.
+    """
+    answer = server.handle_embeddings({"input": texts})
+    if "error" in answer:
+        raise _refusal(answer["error"])
+    vectors = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
+    return vectors, int(answer["usage"]["prompt_tokens"])
+
+
+def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
+    """Load a model.
+
+    Args:
+        model: Which.
+        options: How.
+        kind: For text, or for embeddings.
+        slots: How many requests it is to serve at once.
+
+    Raises:
+        Refused: It cannot be loaded.
+    """
+    try:
+        binding = importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise Refused(500, "the embedded engine needs xllamacpp: pip install 'namel3ss-ollama[embedded]'") from error
+    _check_memory(binding, model, options, slots)
+    settings = binding.CommonParams()
+    settings.model.path = str(model.path)
+    settings.n_ctx = options.num_ctx * slots
+    settings.n_parallel = slots
+    settings.n_batch = settings.n_ubatch = options.num_batch
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.num_thread or _cores()
+    if options.num_gpu is not None:
+        settings.n_gpu_layers = options.num_gpu
+    if kind == "embedding":
+        settings.embedding = True
+        settings.n_batch = settings.n_ubatch = options.num_ctx  # a text is one batch
+        if not model.header.embeds_only:
+            settings.pooling_type = binding.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    settings.verbosity = 0
+    settings.warmup = False
+    settings.fit_params = False
+    settings.cache_ram_mib = 0
+    settings.ui = False
+    settings.n_threads_http = 1
+    settings.api_keys = [secrets.token_hex(32)]
+    with _nowhere() as address:
+        settings.hostnames = [address]
+        try:
+            server: Server = binding.Server(settings)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise Refused(
+                500,
+                f"{model.name} could not be loaded: the file is damaged, of a kind that this engine does not know, or "
+                "too large for the memory that is free",
+            ) from error
+    return server
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[str]:
+    """An address to listen on where nobody else can come: a Unix socket whose folder is gone afterwards."""
+    if not hasattr(socket, "AF_UNIX"):
+        yield "127.0.0.1"
+        return
+    with tempfile.TemporaryDirectory(prefix="n3o-", ignore_cleanup_errors=True) as folder:
+        yield str(Path(folder) / "engine.sock")
+
+
+def _check_memory(binding: Any, model: Model, options: LoadOptions, slots: int) -> None:
+    """Refuse what cannot fit before llama.cpp tries: it ends the process when memory runs out."""
+    free = max((device["memory_free"] for device in map(_as_dict, binding.get_device_info())), default=0)
+    needed = model.path.stat().st_size + model.header.bytes_a_token * options.num_ctx * slots + _WORKING_MEMORY
+    if 0 < free < needed:
+        raise Refused(
+            500,
+            f"model requires more system memory ({needed / 2**30:.1f} GiB) than is available ({free / 2**30:.1f} GiB)"
+            ": lower num_ctx",
+        )
+
+
+def _as_dict(device: Any) -> Mapping[str, Any]:
+    return device if isinstance(device, Mapping) else vars(device)
+
+
+def _refusal(error: Mapping[str, Any]) -> Refused:
+    message = str(error.get("message", "unknown error"))
+    if error.get("type") == "exceed_context_size_error":
+        return Refused(
+            400,
+            f"the prompt of {error.get('n_prompt_tokens')} tokens exceeds the context window of {error.get('n_ctx')} "
+            "tokens: raise num_ctx, or shorten it",
+        )
+    if "too large to process" in message:
+        return Refused(400, "the input length exceeds the context length: raise num_ctx, or shorten it")
+    return Refused(int(error.get("code") or 500), message)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
