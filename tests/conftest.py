@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 pytest.register_assert_rewrite("scenarios", "recordings")
@@ -16,3 +18,10 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest
     if request.node.get_closest_marker("live") is None and not request.config.getoption("--record"):
         for name in ("OLLAMA_HOST", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
             monkeypatch.delenv(name, raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("OLLAMA_BASE_URL", "").startswith("embedded:"):
+        for item in items:
+            if mark := item.get_closest_marker("server_only"):
+                item.add_marker(pytest.mark.skip(reason=f"not with the engine in the process: {mark.args[0]}"))

@@ -60,7 +60,9 @@ def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> Non
             return True
         return take(event)
 
-    server.handle_completions({**request, "stream": True, "cache_prompt": True}, look)
+    # A prompt's beginning that is computed already is not computed again; but the rest then comes out rounded
+    # differently, which is not what somebody wants who asks for a repeatable answer.
+    server.handle_completions({**request, "stream": True, "cache_prompt": "seed" not in request}, look)
     if refused:
         raise refused.pop()  # kept in this frame as well, it would keep the model in memory
 

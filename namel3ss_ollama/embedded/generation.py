@@ -14,6 +14,7 @@ from namel3ss_ollama.embedded.options import load_options, sampling
 from namel3ss_ollama.embedded.outputs import Outputs
 from namel3ss_ollama.embedded.prompts import capabilities, chat_prompt
 from namel3ss_ollama.embedded.refusal import Refused
+from namel3ss_ollama.embedded.schema import compiled
 from namel3ss_ollama.embedded.store import Model
 from namel3ss_ollama.embedded.work import Json, Work, nanoseconds, now
 
@@ -63,7 +64,7 @@ def generate(work: Work) -> None:
 
 def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, chat: bool) -> None:
     options = work.options(model)
-    schema = _schema(work.request.get("format"))
+    schema = compiled(work.request.get("format"))
     constraint = {} if schema is None else {"json_schema": schema}
     fields = {**sampling(options), "prompt": prompt, **_logprobs(work), **constraint}
     loading = load_options(options, model.header.context_length)
@@ -201,25 +202,6 @@ def _messages(given: list[Any]) -> list[Json]:
         if message.get("images"):
             raise Refused(400, "images are not supported by the embedded engine")
     return given
-
-
-def _schema(wanted: object) -> Json | None:
-    """The schema that constrains the answer, checked: what its compiler does not know, the engine would ignore.
-
-    Raises:
-        Refused: It is no schema, or has what cannot be enforced.
-    """
-    if wanted in (None, ""):
-        return None
-    schema = {"type": "object"} if wanted == "json" else wanted
-    if not isinstance(schema, dict):
-        raise Refused(400, f'invalid format: {wanted!r}; expected "json" or a valid JSON Schema object')
-    from llguidance import LLMatcher
-
-    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
-    if problem:
-        raise Refused(400, f"invalid JSON schema in format: {problem}")
-    return schema
 
 
 def _logprobs(work: Work) -> Json:

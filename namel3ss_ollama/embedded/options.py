@@ -50,13 +50,16 @@ def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
         options: The request's, over the model's.
         trained: The context window that the model was trained for, in tokens; 0 where it is not known.
 
+    Returns:
+        How to load; the window is never larger than that, as in Ollama.
+
     Raises:
-        Refused: A value is none, or the window is larger than the model's.
+        Refused: A value is none.
     """
     given = {name: _integer(name, options[name]) for name in _LOAD & options.keys() if options[name] is not None}
-    window = given.get("num_ctx", min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT))
-    if window < 1 or (trained and window > trained):
-        raise Refused(400, f'option "num_ctx" must be between 1 and {trained or "the window of the model"}')
+    if given.get("num_ctx", 1) < 1:
+        raise Refused(400, 'option "num_ctx" must be positive')
+    window = min(given.get("num_ctx", DEFAULT_CONTEXT), trained or DEFAULT_CONTEXT)
     if given.get("num_batch", 1) < 1:
         raise Refused(400, 'option "num_batch" must be positive')
     threads, layers = given.get("num_thread", 0), given.get("num_gpu", -1)

@@ -135,8 +135,18 @@ def _message(message: Json) -> dict[str, Any]:
 
 def _tool(tool: Json) -> dict[str, Any]:
     """A tool under both kinds of names: Go's for the template's fields, the API's where it prints the whole."""
-    function = _Named(tool.get("function") or {})
-    return _Named({**tool, "function": function})
+    function = dict(tool.get("function") or {})
+    if isinstance(parameters := function.get("parameters"), Mapping):
+        function["parameters"] = _Named(_ordered(parameters, _PARAMETERS))
+    return _Named({**tool, "function": _Named(function)})
+
+
+_PARAMETERS = ("type", "$defs", "items", "required", "properties")
+"""In which order Ollama's server writes a tool's parameters, which a small model notices."""
+
+
+def _ordered(value: Json, keys: Sequence[str]) -> Json:
+    return {**{key: value[key] for key in keys if key in value}, **value}
 
 
 class _Named(dict[str, Any]):

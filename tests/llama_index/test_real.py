@@ -102,6 +102,7 @@ def test_threads(make: Make) -> None:
     assert len(set(texts)) == 1
 
 
+@pytest.mark.server_only("it tells the window that it runs with, as newer servers do")
 def test_the_window_and_a_missing_model(make: Make) -> None:
     assert make().load().metadata.context_window == 3900  # this server does not tell what it runs with
     assert make(context_window=10**6).load().metadata.context_window == 2048 * 4  # the model's own bounds it

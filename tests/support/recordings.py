@@ -17,6 +17,10 @@ import httpx
 import pytest
 import vcr
 
+from namel3ss_ollama.embedded.store import all_models
+
+MODELS = {"smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m", "all-minilm:22m"}
+"""What the live tests talk to."""
 CASSETTES = Path(__file__).parents[2] / "cassettes"
 NOWHERE = "http://ollama.invalid:11434"
 _NOT_RECORDED = ["authorization", "user-agent", "host", "accept", "connection", "accept-encoding"]
@@ -24,9 +28,17 @@ _MADE_UP = re.compile(r"call_[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{
 
 
 def server_or_skip(url: str | None) -> str:
-    """The address of a real Ollama; without one the test that wants it is skipped, with the reason."""
+    """The address of a real Ollama; without one the test that wants it is skipped, with the reason.
+
+    The engine in the process, `embedded://`, is one too, if it has the models: OLLAMA_MODELS names an Ollama's store.
+    """
     if not url:
         pytest.skip("OLLAMA_BASE_URL is not set")
+    if url.startswith("embedded:"):
+        missing = MODELS - {model.name for model in all_models()}
+        if missing:
+            pytest.skip(f"the store that OLLAMA_MODELS names lacks {', '.join(sorted(missing))}")
+        return url
     try:
         httpx.get(f"{url}/api/version", timeout=5)
     except httpx.HTTPError as error:

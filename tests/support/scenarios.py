@@ -55,6 +55,7 @@ class City(BaseModel):
 # The promised API, as written
 
 
+@pytest.mark.server_only("the model is called llama3 there")
 async def test_promised_snippet(make: Make) -> None:
     async with make(
         model="llama3", max_concurrent=10, temperature=0.7, max_tokens=12, top_p=0.9, num_ctx=2048, top_k=40, seed=1
@@ -169,17 +170,25 @@ async def test_tool_choice_holds_without_a_template_for_tools(make: Make) -> Non
 
 
 async def test_tool_choice_none_and_auto(make: Make) -> None:
+    def get_weather(city: str) -> str:
+        """The weather in a city.
+
+        Args:
+            city: The city's name.
+        """
+        return weather(city)
+
     messages = [{"role": "user", "content": "What is the weather in Rome?"}]
-    none = await make().achat(messages, tools=[weather], tool_choice="none", model=TOOLS, max_tokens=30)
+    none = await make().achat(messages, tools=[get_weather], tool_choice="none", model=TOOLS, max_tokens=30)
     assert none.tool_calls == ()
     # So small a model calls what it may call for some questions only, and which these are differs between processors.
     for city in ("London", "Paris", "Oslo", "Berlin", "Lisbon", "Tokyo", "Madrid", "Cairo"):
         messages = [{"role": "user", "content": f"What is the weather in {city}?"}]
-        auto = await make().achat(messages, tools=[weather], model=TOOLS, max_tokens=60)
+        auto = await make().achat(messages, tools=[get_weather], model=TOOLS, max_tokens=60)
         if auto.tool_calls:
             break
     (call,) = auto.tool_calls
-    assert call.name == "weather"
+    assert call.name == "get_weather"
     assert isinstance(call.arguments["city"], str)
     assert auto.finish_reason == "tool_calls"
 
@@ -216,6 +225,7 @@ async def test_thinking(make: Make) -> None:
     assert (await provider.achat(follow_up, think=False)).thinking == ""
 
 
+@pytest.mark.server_only("its grammar compiler knows patterns")
 async def test_unknown_options_and_schemas_are_the_servers_to_refuse(make: Make) -> None:
     with pytest.raises(BadRequestError, match="temperature"):
         await make().agenerate("x", options={"temperature": "hot"})
@@ -247,6 +257,7 @@ async def test_recursive_schemas_with_awkward_names(make: Make) -> None:
 # Models
 
 
+@pytest.mark.server_only("it copies no models")
 async def test_models(make: Make) -> None:
     provider = make()
     names = [model["name"] for model in await provider.list_models()]
@@ -271,6 +282,7 @@ async def test_load_and_unload(make: Make) -> None:
     assert (await provider.unload()).finish_reason == "unload"
 
 
+@pytest.mark.server_only("it creates no models")
 async def test_create(make: Make) -> None:
     provider = make()
     statuses = [p["status"] async for p in provider.create_model("scenario-mario", from_model=CHAT, system="Mario.")]
@@ -293,6 +305,7 @@ async def test_embeddings(make: Make) -> None:
         await provider.agenerate("x")
 
 
+@pytest.mark.server_only("it refuses a prompt that is too long, and cuts none")
 async def test_truncated_prompts_are_noticed(make: Make) -> None:
     provider = make(num_ctx=256, max_tokens=1)
     cut = await provider.agenerate("word " * 400)

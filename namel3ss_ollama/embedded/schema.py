@@ -1,0 +1,60 @@
+"""`format`: the schema that constrains an answer, as Ollama's server understands it, in the terms of llguidance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from namel3ss_ollama.embedded.refusal import Refused
+
+__all__ = ["compiled"]
+
+Schema = dict[str, Any]
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""One layout only: given the choice, a small model fills its answer with blanks."""
+_MAPPINGS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_PLAIN = frozenset({"const", "enum", "default", "examples"})
+
+
+def compiled(wanted: object) -> Schema | None:
+    """The schema for the engine; None where the answer is free.
+
+    Args:
+        wanted: The request's `format`: "json", a schema, or nothing.
+
+    Raises:
+        Refused: It is no schema, or has what cannot be enforced, which the engine would ignore.
+    """
+    if wanted in (None, ""):
+        return None
+    if wanted == "json":
+        return {"type": "object"}
+    if not isinstance(wanted, dict):
+        raise Refused(400, f'invalid format: {wanted!r}; expected "json" or a valid JSON Schema object')
+    from llguidance import LLMatcher
+
+    schema = {**cast("Schema", _closed(wanted)), "x-guidance": _LAYOUT}
+    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+    if problem:
+        raise Refused(400, f"invalid JSON schema in format: {problem}")
+    return schema
+
+
+def _closed(node: Any) -> Any:
+    """A schema whose objects have no properties but those that it names, unless it says otherwise, as in Ollama."""
+    if isinstance(node, list):
+        return [_closed(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    closed: Schema = {}
+    for key, value in node.items():
+        if key in _PLAIN:
+            closed[key] = value
+        elif key in _MAPPINGS and isinstance(value, Mapping):
+            closed[key] = {name: _closed(inner) for name, inner in value.items()}
+        else:
+            closed[key] = _closed(value)
+    if "properties" in closed and not closed.keys() & {"additionalProperties", "patternProperties", "allOf"}:
+        closed["additionalProperties"] = False
+    return closed
