@@ -39,7 +39,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
 		while IFS="$$(printf '\t')" read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
-demo: $(READY) ## see it work, with the Ollama at OLLAMA_BASE_URL or OLLAMA_HOST
+demo: $(READY) ## see it work, with the Ollama that answers or a small model in the process
 	@$(BIN)/python examples/demo.py
 
 test: $(READY) ## run all tests that need no Ollama, with coverage

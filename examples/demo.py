@@ -1,73 +1,103 @@
-"""The main things in one go: find the server, stream an answer, get structured output, have a tool called.
+"""One question each through the provider, a LangChain chain, and a LlamaIndex query engine over a few documents.
 
-The server is the one at OLLAMA_BASE_URL, else at OLLAMA_HOST, else at http://localhost:11434; the model is
-OLLAMA_MODEL, else the smallest one there that can chat.
+Where an Ollama server answers (at OLLAMA_BASE_URL, OLLAMA_HOST or http://localhost:11434), it is used, with OLLAMA_MODEL or
+the smallest model there that can chat. Where none does, a small model runs in this process.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
+from collections.abc import Iterable
 
-from pydantic import BaseModel
+from namel3ss_ollama import LLMError, OllamaProvider, run_sync
 
-from namel3ss_ollama import LLMError, OllamaProvider
-
-
-class City(BaseModel):
-    name: str
-    country: str
-
-
-def get_weather(city: str) -> str:
-    """Tell the weather.
-
-    Args:
-        city: The city's name.
-    """
-    return f"sunny in {city}"
+EMBEDDED, SMALL = "embedded://", "smollm2:135m"
+FACTS = [
+    "The lighthouse on Gull Rock was built in 1873 and is 31 metres tall.",
+    "The bakery on Mill Street sells rye bread on Fridays.",
+    "The library is open from nine to five, except on Mondays.",
+]
 
 
-async def smallest_chat_model(provider: OllamaProvider) -> str:
-    for model in sorted(await provider.list_models(), key=lambda model: int(model["size"])):
-        if "completion" in (await provider.show_model(model["name"])).get("capabilities", ["completion"]):
-            return str(model["name"])
-    sys.exit(f"{provider.base_url} has no chat model: get one with `ollama pull smollm2:135m`.")
+def find_models() -> tuple[str | None, str, str]:
+    """Where to ask, and the models to chat and to embed with."""
+    server = OllamaProvider(os.environ.get("OLLAMA_MODEL") or "any")
+    if not run_sync(server.is_available()):
+        print(f"No Ollama answers at {server.base_url}, so a model of 135 million parameters runs in this process.")
+        fetch_weights()
+        return EMBEDDED, SMALL, SMALL
+    print(f"Ollama {run_sync(server.version())} answers at {server.base_url}.")
+    models = sorted(run_sync(server.list_models()), key=lambda model: int(model["size"]))
+    able = {model["name"]: run_sync(server.show_model(model["name"])).get("capabilities", []) for model in models}
+    chat = os.environ.get("OLLAMA_MODEL") or next((name for name in able if "completion" in able[name]), None)
+    if chat is None:
+        sys.exit(f"{server.base_url} has no chat model: get one with `ollama pull {SMALL}`.")
+    return None, chat, next((name for name in able if able[name] == ["embedding"]), chat)
 
 
-async def main() -> None:
-    async with OllamaProvider(os.environ.get("OLLAMA_MODEL") or "any") as server:
-        if not await server.is_available():
-            sys.exit(
-                f"No Ollama answers at {server.base_url}: install it (https://ollama.com/download) and run "
-                "`ollama serve`, or set OLLAMA_BASE_URL to where it runs."
-            )
-        print(f"Ollama {await server.version()} answers at {server.base_url}.")
-        model = os.environ.get("OLLAMA_MODEL") or await smallest_chat_model(server)
+def fetch_weights() -> None:
+    from namel3ss_ollama.cli.models import pull
 
-    async with OllamaProvider(model, temperature=0, max_tokens=100) as provider:
-        print(f"\nAsking {model} a question; the answer as it comes:")
-        stream = provider.stream_chat([{"role": "user", "content": "Why is the sky blue? Answer in one sentence."}])
-        async for chunk in stream:
-            print(chunk.content or chunk.thinking, end="", flush=True)
-        measured = stream.partial.metadata
-        first, rate = measured["time_to_first_token"], measured.get("tokens_per_second", 0.0)
-        print(f"\n-> {stream.usage}, first token after {first:.2f} s, {rate:.1f} tokens/s")
+    print(f"Fetching its weights (98 MB), unless they are there: namel3ss-ollama models pull {SMALL} --embedded")
+    pull(SMALL, embedded=True)
 
-        print("\nAsking for structured output, a City:")
-        question = [{"role": "user", "content": "Which city is the capital of France?"}]
-        print(f"-> {(await provider.achat(question, format=City)).parsed!r}")
 
-        print("\nHaving a tool called, which works with any model:")
-        question = [{"role": "user", "content": "What is the weather in Rome?"}]
-        response = await provider.achat(question, tools=[get_weather], tool_choice="get_weather")
-        for call in response.tool_calls:
-            print(f"-> {call.name}({dict(call.arguments)}) gives {get_weather(**call.arguments)!r}")
+def show(title: str, pieces: Iterable[str], provider: OllamaProvider) -> None:
+    """Print the pieces as they come, and what the provider measured."""
+    print(f"\n{title}:", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    stats = provider.stats()
+    print(
+        f"\n-> {stats.completion_tokens} tokens, {stats.tokens_per_second or 0:.1f} tokens/s, "
+        f"first token after {stats.first_token_seconds or 0:.2f} s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    base_url, chat, embed = find_models()
+    settings = {"temperature": 0, "max_tokens": 60}
+
+    with OllamaProvider(chat, base_url, **settings) as provider:
+        question = "What is the capital of France?"
+        show(f"The provider, {chat}, {question!r}", (c.content for c in provider.stream(question)), provider)
+
+        print("\nLoading LangChain ...", flush=True)
+        from langchain_core.output_parsers import StrOutputParser
+        from langchain_core.prompts import ChatPromptTemplate
+
+        from langchain_namel3ss_ollama import ChatOllama
+
+    with OllamaProvider(chat, base_url, **settings) as provider:
+        prompt = ChatPromptTemplate.from_template("What is the capital of {country}?")
+        chain = prompt | ChatOllama(model=chat, provider=provider) | StrOutputParser()
+        show("A LangChain chain, country='Italy'", chain.stream({"country": "Italy"}), provider)
+
+        print("\nLoading LlamaIndex ...", flush=True)
+        from llama_index.core import Document, VectorStoreIndex
+        from llama_index.core.node_parser import TokenTextSplitter
+
+        from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
+        from llama_index.llms.namel3ss_ollama import Ollama
+
+    with OllamaProvider(chat, base_url, **settings) as provider, OllamaProvider(embed, base_url) as embedder:
+        index = VectorStoreIndex.from_documents(
+            [Document(text=fact) for fact in FACTS],
+            embed_model=OllamaEmbedding(embed, provider=embedder),
+            transformations=[TokenTextSplitter()],
+        )
+        engine = index.as_query_engine(llm=Ollama(chat, provider=provider), streaming=True, similarity_top_k=1)
+        question = "How tall is the lighthouse on Gull Rock?"
+        answer = engine.query(question)
+        title = f"A LlamaIndex query engine over {len(FACTS)} documents, {question!r}"
+        show(title, answer.response_gen, provider)
+        print(f"-> from {answer.source_nodes[0].text!r}, found with the embeddings of {embed}")
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
-    except (LLMError, ValueError) as error:
+        main()
+    except (LLMError, ValueError, ModuleNotFoundError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if mark := item.get_closest_marker("server_only"):
                 item.add_marker(pytest.mark.skip(reason=f"not with the engine in the process: {mark.args[0]}"))
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """The weights of the small model, fetched once a machine; what needs them is skipped where they cannot be had."""
+    from namel3ss_ollama.embedded import Refused
+    from namel3ss_ollama.embedded.weights import fetch
+
+    try:
+        return fetch("smollm2:135m", lambda *_: False)
+    except Refused as refused:
+        pytest.skip(f"the weights of smollm2:135m cannot be fetched: {refused}")

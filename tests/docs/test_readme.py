@@ -13,11 +13,19 @@ from namel3ss_ollama.testing import OllamaServer
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^### (.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+EMBEDDED = next(code for title, code in BLOCKS if title == "In this process")
+BLOCKS = [(title, code) for title, code in BLOCKS if code != EMBEDDED]
 BLOCKS += re.findall(r"^## (Testing.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_no_block_is_missed() -> None:
-    assert len(BLOCKS) == README.count("```python") == 11
+    assert len(BLOCKS) + 1 == README.count("```python") == 12
+
+
+@pytest.mark.embedded
+def test_block_of_the_model_in_the_process(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(EMBEDDED, "README: In this process", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.startswith("The capital of France is Paris.\n")
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
