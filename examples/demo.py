@@ -1,7 +1,7 @@
 """One question each through the provider, a LangChain chain, and a LlamaIndex query engine over a few documents.
 
-Where an Ollama server answers (at OLLAMA_BASE_URL, OLLAMA_HOST or http://localhost:11434), it is used, with OLLAMA_MODEL or
-the smallest model there that can chat. Where none does, a small model runs in this process.
+Where an Ollama server answers (at OLLAMA_BASE_URL, OLLAMA_HOST or http://localhost:11434), it is used, with
+OLLAMA_MODEL or the smallest model there that can chat. Where none does, a small model runs in this process.
 """
 
 from __future__ import annotations
