@@ -14,9 +14,9 @@ from namel3ss_ollama import LLMError, OllamaProvider, run_sync
 
 EMBEDDED, SMALL = "embedded://", "smollm2:135m"
 FACTS = [
-    "The lighthouse on Gull Rock was built in 1873 and is 31 metres tall.",
     "The bakery on Mill Street sells rye bread on Fridays.",
-    "The library is open from nine to five, except on Mondays.",
+    "Clara Holm wrote the anthem of the town.",
+    "The lighthouse on Gull Rock was painted red in 1921.",
 ]
 
 
@@ -89,7 +89,7 @@ def main() -> None:
             transformations=[TokenTextSplitter()],
         )
         engine = index.as_query_engine(llm=Ollama(chat, provider=provider), streaming=True, similarity_top_k=1)
-        question = "How tall is the lighthouse on Gull Rock?"
+        question = "What colour is the lighthouse on Gull Rock?"
         answer = engine.query(question)
         title = f"A LlamaIndex query engine over {len(FACTS)} documents, {question!r}"
         show(title, answer.response_gen, provider)

@@ -34,11 +34,11 @@ def test_it_asks_through_all_three(server: OllamaServer) -> None:
     server.models.add(Model("vectors", ("embedding",), family="bert"))
     server.reply("It is Paris.", contains="France")
     server.reply("It is Rome.", contains="Italy")
-    server.reply("It is 31 metres tall.", contains="lighthouse")
+    server.reply("It is red.", contains="lighthouse")
     done = demo(server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"Ollama 0.9.3 answers at {server.url}." in done.stdout
-    for answer in ("It is Paris.", "It is Rome.", "It is 31 metres tall."):
+    for answer in ("It is Paris.", "It is Rome.", "It is red."):
         assert f"\n{answer}\n-> " in done.stdout
     assert done.stdout.count("tokens/s, first token after ") == 3
     assert "found with the embeddings of vectors:latest" in done.stdout
@@ -79,4 +79,5 @@ def test_without_a_server_a_model_in_the_process_answers(server: OllamaServer, w
     )
     assert "\nThe capital of France is Paris.\n-> 8 tokens, " in done.stdout
     assert "\nThe capital of Italy is Rome.\n-> 8 tokens, " in done.stdout
+    assert "\nThe lighthouse on Gull Rock was painted red in 1921.\n-> " in done.stdout
     assert "found with the embeddings of smollm2:135m" in done.stdout

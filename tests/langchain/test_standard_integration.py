@@ -76,7 +76,8 @@ class StandardChat(ChatModelIntegrationTests):
     def test_agent_loop(self, model: BaseChatModel) -> None:
         super().test_agent_loop(model)
 
-    @pytest.mark.xfail(reason=COUNTS, raises=OllamaOutputError)
+    # It writes other words than those it was given, or never comes to an end.
+    @pytest.mark.xfail(reason=COUNTS, raises=(OllamaOutputError, AssertionError))
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
 
