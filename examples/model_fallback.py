@@ -1,0 +1,41 @@
+"""Models in the order of preference: the next one is tried when one fails, and only for what another can mend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from _common import parser, pull_if_missing
+
+from namel3ss_ollama import BadRequestError, LLMError, LLMResponse, OllamaProvider
+
+
+async def first_that_answers(provider: OllamaProvider, models: Sequence[str], prompt: str) -> LLMResponse:
+    """The answer of the first model that gives one.
+
+    Raises:
+        LLMError: None did; this is the last one's error.
+    """
+    failures: list[LLMError] = []
+    for model in models:
+        try:
+            return await provider.agenerate(prompt, model=model, timeout=120.0)
+        except BadRequestError:
+            raise  # the request itself is wrong, for every model
+        except LLMError as error:
+            print(f"{model}: {type(error).__name__}: {error}")
+            failures.append(error)
+    raise failures[-1]
+
+
+async def main() -> None:
+    given = parser(__doc__).parse_args()
+    async with OllamaProvider(given.model, given.base_url, max_tokens=20) as provider:
+        await pull_if_missing(provider)
+        models = ["a-model-that-is-not-there", given.model]
+        response = await first_that_answers(provider, models, "What is the capital of France?")
+        print(f"{response.model}: {response.content}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,69 @@
+"""Every example runs as it stands: on the engine in the process, and live on a server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from recordings import server_or_skip
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PARTS = ["generation", "streaming", "concurrency", "system_prompts", "errors", "code", "models"]
+# What each prints, whatever the model says.
+PRINTS = {
+    "cancellable_stream": ["cancelled: end='cancelled'", "left: end='cancelled', slots taken: 0"],
+    "custom_monitoring": ["answers: 2, failures: 1, retries: 0", "llm.generation.success", "gen_ai.client.token.usage"],
+    "inference_service": ["4 answers, 1 failed, ", "['(ModelNotFoundError)']"],
+    "model_fallback": ["a-model-that-is-not-there: ModelNotFoundError", "smollm2:135m: The capital of France is Paris"],
+    "model_router": ["[talk] The capital of France is Paris", "[tools] convert({'amount': "],
+    "ollama_production_example": [*(f"== {part}" for part in PARTS), "model not found: ", "no connection: cannot"],
+}
+pytestmark = pytest.mark.timeout(300)
+
+
+def run(example: str, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name not in ("OLLAMA_BASE_URL", "OLLAMA_HOST")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", str(EXAMPLES / f"{example}.py"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(
+    params=[pytest.param("embedded", marks=pytest.mark.embedded), pytest.param("live", marks=pytest.mark.live)]
+)
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "live":
+        yield server_or_skip(os.environ.get("OLLAMA_BASE_URL"))
+    else:
+        request.getfixturevalue("weights")
+        yield "embedded://"
+
+
+def test_none_is_missed() -> None:
+    files = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert files == {*PRINTS, "demo", "_common"}
+
+
+@pytest.mark.parametrize("example", PRINTS)
+def test_example(example: str, address: str) -> None:
+    printed = run(example, "--base-url", address)
+    for expected in PRINTS[example]:
+        assert expected in printed
+
+
+def test_the_parts_are_listed_and_run_alone(address: str) -> None:
+    assert [line.split()[0] for line in run("ollama_production_example", "--list").splitlines()] == PARTS
+    printed = run("ollama_production_example", "generation", "--base-url", address)
+    assert "== generation" in printed
+    assert "Paris" in printed
+    assert "== streaming" not in printed
