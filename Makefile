@@ -33,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check record live requirements build clean
+.PHONY: help demo test check record live notebooks requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -64,6 +64,9 @@ record: $(READY) ## record the cassettes again, from the Ollama at OLLAMA_BASE_U
 
 live: $(READY) ## run the tests that need the Ollama at OLLAMA_BASE_URL
 	$(BIN)/python -m pytest -m live --timeout 600 $(ARGS)
+
+notebooks: $(READY) ## run the notebooks from top to bottom and store their outputs
+	$(BIN)/python notebooks/execute.py
 
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
 	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt

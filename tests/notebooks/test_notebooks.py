@@ -1,0 +1,72 @@
+"""Every notebook runs from top to bottom on the engine in the process, and is stored with what it prints."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LARGEST = 200_000  # bytes
+SILENT = ("import os", "from llama_index.core import Document", "await provider.aclose()")
+"""How the cells begin that print nothing."""
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+execute = load("execute")
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_five() -> None:
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_quickstart",
+        "02_langchain",
+        "03_llama_index_rag",
+        "04_agents_with_streaming",
+        "05_choosing_concurrency",
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_stored_with_outputs_and_nothing_else(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    text = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < LARGEST
+    assert not re.search(r"/(home|root|tmp|work|Users)/", text)
+    assert "Warning" not in text
+    for cell in code_cells(notebook):
+        assert {output.output_type for output in cell.outputs} <= {"stream", "execute_result", "display_data"}
+        assert cell.outputs or cell.source.startswith(SILENT), cell.source
+        names = [output.name for output in cell.outputs if output.output_type == "stream"]
+        assert len(names) == len(set(names)), "run notebooks/execute.py: a stream is stored in pieces"
+    if path.stem == "05_choosing_concurrency":
+        assert "image/png" in text
+
+
+@pytest.mark.embedded
+@pytest.mark.timeout(600)
+# Its own: it says so of every kernel that talks over TCP, which nbclient's do, to this machine alone.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OLLAMA_BASE_URL", "OLLAMA_MODEL", "OLLAMA_NUM_PARALLEL"):
+        monkeypatch.delenv(name, raising=False)
+    stored, ran = nbformat.read(path, as_version=4), execute.cleaned(execute.execute(path))
+    for before, after in zip(code_cells(stored), code_cells(ran), strict=True):
+        assert [o.output_type for o in after.outputs] == [o.output_type for o in before.outputs], after.source
