@@ -33,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check record live requirements build clean
+.PHONY: help demo test check docs record live requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -58,6 +58,9 @@ check: $(READY) ## lint, format, types, import rules
 	@for package in $(PACKAGES); do \
 		echo "lint-imports: $$package" && $(BIN)/lint-imports --no-logo --config $$package/pyproject.toml || exit 1; done
 	$(BIN)/python -m pytest -q tests/unit/test_repository.py
+
+docs: $(READY) ## make the pages in docs/ anew that are made out of the code
+	NAMEL3SS_WRITE_DOCS=1 $(BIN)/python -m pytest -q -k "test_the_page" tests/cli tests/matrix tests/docs
 
 record: $(READY) ## record the cassettes again, from the Ollama at OLLAMA_BASE_URL
 	$(BIN)/python -m pytest tests/replay tests/langchain tests/llama_index --record -k "replay" --timeout 600 $(ARGS)

@@ -24,7 +24,7 @@ from namel3ss_ollama.address import Address
 from namel3ss_ollama.diagnosis import error_for_exception, error_for_line, error_for_status
 from namel3ss_ollama.errors import LLMConnectionError, LLMError, MalformedResponseError, StreamInterruptedError
 from namel3ss_ollama.settings import StreamConfig, check_positive
-from namel3ss_ollama.streamer import LineDecoder, Watch, parse_line
+from namel3ss_ollama.streamer import LineDecoder, Watch, is_cut, parse_line
 from namel3ss_ollama.transport import HTTPSettings, PerLoopClients
 from namel3ss_ollama.types import Image
 
@@ -149,7 +149,7 @@ class Exchange:
         return await self._source.__anext__()
 
     def _explained(self, error: MalformedResponseError, line: bytes) -> LLMError:
-        if self._ended and (self.began or line.lstrip().startswith(b"{")):
+        if self._ended and (self.began or line.lstrip().startswith(b"{")) and is_cut(line):
             return StreamInterruptedError(
                 f"{self._client.url} ended the answer in the middle of a line; what had arrived is in `partial`",
                 original_error=error.original_error,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("scenarios", "recordings")
+pytest.register_assert_rewrite("fault_table", "fronts", "recordings", "scenarios")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
