@@ -3,10 +3,12 @@
 #   make test PYTHON=3.12            another interpreter: a version, a name or a path; it gets a .venv-3.12 of its own
 #   make test ARGS="-k retry -x"     more arguments for pytest
 #   make test COVER=no               without coverage and its threshold
+#   make soak SOAK_REQUESTS=6000     a smaller soak, of a minute or two
 
 PYTHON ?= python3
 ARGS ?=
 COVER ?= yes
+SOAK_REQUESTS ?= 30000
 
 ifeq ($(PYTHON),python3)
 INTERPRETER := python3
@@ -33,7 +35,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs record live requirements build clean
+.PHONY: help demo test check docs record live soak fuzz requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -67,6 +69,9 @@ record: $(READY) ## record the cassettes again, from the Ollama at OLLAMA_BASE_U
 
 live: $(READY) ## run the tests that need the Ollama at OLLAMA_BASE_URL
 	$(BIN)/python -m pytest -m live --timeout 600 $(ARGS)
+
+soak: $(READY) ## many requests under faults, cancellations and a killed server; SOAK_REQUESTS over each transport
+	$(BIN)/python tests/soak $(SOAK_REQUESTS)
 
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
 	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt

@@ -71,10 +71,10 @@ async def peak_of(work: Awaitable[Any]) -> tuple[BaseException | None, int]:
 
 @pytest.fixture(scope="module")
 def bomb() -> bytes:
-    """200 kB that stand for 200 MiB."""
+    """100 kB that stand for 100 MiB."""
     packer = zlib.compressobj(9, wbits=31)
     block = b" " * MIB
-    return b"".join([*(packer.compress(block) for _ in range(200)), packer.flush()])
+    return b"".join([*(packer.compress(block) for _ in range(100)), packer.flush()])
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -111,7 +111,7 @@ async def test_a_body_or_line_without_end(
 ) -> None:
     monkeypatch.setattr(client, "_LONGEST_JSON_BODY", MIB)
     ollama_server.reset()
-    ollama_server.fault("status", status=200, body=b"[" + b" " * (64 * MIB))
+    ollama_server.fault("status", status=200, body=b"[" + b" " * (24 * MIB))
     with pytest.raises(MalformedResponseError):
         await CALLS[call](provider)
     # It was not read to its end.
@@ -121,7 +121,7 @@ async def test_a_body_or_line_without_end(
 
 async def test_an_error_without_end_is_quoted_in_short(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
     ollama_server.reset()
-    for body in (b"x" * (64 * MIB), json.dumps({"error": "y" * 60_000}).encode()):
+    for body in (b"x" * (24 * MIB), json.dumps({"error": "y" * 60_000}).encode()):
         ollama_server.fault("status", status=500, body=body, times=1)
         with pytest.raises(ServerError) as caught:
             await provider.achat(MESSAGE)
