@@ -107,7 +107,7 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
         settings = {"max_concurrent": MAX_CONCURRENT, "retry": retry, "stream_config": config, "transport": transport}
         provider = OllamaProvider("llama3.2", server.url, **settings)
         numbers = iter(range(requests))
-        sampled = max(1, requests // 40)
+        sampled = max(250, requests // 40)
 
         async def worker() -> None:
             for number in numbers:
