@@ -9,6 +9,7 @@ PYTHON ?= python3
 ARGS ?=
 COVER ?= yes
 SOAK_REQUESTS ?= 30000
+FUZZ_SECONDS ?= 60
 
 ifeq ($(PYTHON),python3)
 INTERPRETER := python3
@@ -73,9 +74,15 @@ live: $(READY) ## run the tests that need the Ollama at OLLAMA_BASE_URL
 soak: $(READY) ## many requests under faults, cancellations and a killed server; SOAK_REQUESTS over each transport
 	$(BIN)/python tests/soak $(SOAK_REQUESTS)
 
+fuzz: $(READY) ## run the fuzz targets by atheris for FUZZ_SECONDS in all (Python 3.11 to 3.13 on Linux)
+	@test -d $(VENV)/fuzz || $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/fuzz \
+		--require-hashes -r requirements/fuzz.txt || true
+	PYTHONPATH=$(VENV)/fuzz $(BIN)/python fuzz $(FUZZ_SECONDS)
+
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
 	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt
 	cd requirements && ../$(COMPILE) $(UPGRADE) dev.in -o dev.txt
+	cd requirements && ../$(COMPILE) --python-version 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
