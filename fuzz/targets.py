@@ -69,7 +69,7 @@ def _outcome(read: Callable[[Answer, dict[str, Any]], None], answer: Answer, lin
 def messages(data: bytes) -> None:
     """Any lines are an answer, or one of the errors that a caller knows; its parts can be sent back."""
     for kind in ("chat", "generate"):
-        whole, streamed = Answer(kind), Answer(kind)  # type: ignore[arg-type] # the two kinds there are
+        whole, streamed = Answer(kind), Answer(kind)
         for line in _objects(data):
             assert _outcome(_absorb, whole, line) == _outcome(_deliver, streamed, line)
         assert whole.text == streamed.text
