@@ -3,10 +3,13 @@
 #   make test PYTHON=3.12            another interpreter: a version, a name or a path; it gets a .venv-3.12 of its own
 #   make test ARGS="-k retry -x"     more arguments for pytest
 #   make test COVER=no               without coverage and its threshold
+#   make soak SOAK_REQUESTS=6000     a smaller soak, of a minute or two
 
 PYTHON ?= python3
 ARGS ?=
 COVER ?= yes
+SOAK_REQUESTS ?= 30000
+FUZZ_SECONDS ?= 60
 
 ifeq ($(PYTHON),python3)
 INTERPRETER := python3
@@ -33,7 +36,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check record live notebooks requirements build clean
+.PHONY: help demo test check docs record live soak fuzz notebooks requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -59,11 +62,22 @@ check: $(READY) ## lint, format, types, import rules
 		echo "lint-imports: $$package" && $(BIN)/lint-imports --no-logo --config $$package/pyproject.toml || exit 1; done
 	$(BIN)/python -m pytest -q tests/unit/test_repository.py
 
+docs: $(READY) ## make the pages in docs/ anew that are made out of the code
+	NAMEL3SS_WRITE_DOCS=1 $(BIN)/python -m pytest -q -k "test_the_page" tests/cli tests/matrix tests/docs
+
 record: $(READY) ## record the cassettes again, from the Ollama at OLLAMA_BASE_URL
 	$(BIN)/python -m pytest tests/replay tests/langchain tests/llama_index --record -k "replay" --timeout 600 $(ARGS)
 
 live: $(READY) ## run the tests that need the Ollama at OLLAMA_BASE_URL
 	$(BIN)/python -m pytest -m live --timeout 600 $(ARGS)
+
+soak: $(READY) ## many requests under faults, cancellations and a killed server; SOAK_REQUESTS over each transport
+	$(BIN)/python tests/soak $(SOAK_REQUESTS)
+
+fuzz: $(READY) ## run the fuzz targets by atheris for FUZZ_SECONDS in all (Python 3.11 to 3.13 on Linux)
+	@test -d $(VENV)/fuzz || $(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/fuzz \
+		--require-hashes -r requirements/fuzz.txt || true
+	PYTHONPATH=$(VENV)/fuzz $(BIN)/python fuzz $(FUZZ_SECONDS)
 
 notebooks: $(READY) ## run the notebooks from top to bottom and store their outputs
 	$(BIN)/python notebooks/execute.py
@@ -71,6 +85,7 @@ notebooks: $(READY) ## run the notebooks from top to bottom and store their outp
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
 	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt
 	cd requirements && ../$(COMPILE) $(UPGRADE) dev.in -o dev.txt
+	cd requirements && ../$(COMPILE) --python-version 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import orjson
 
+from namel3ss_ollama.diagnosis import reported
 from namel3ss_ollama.errors import LLMError, MalformedResponseError, OutputValidationError
 from namel3ss_ollama.types import LLMResponse, StreamChunk, ToolCall, new_call_id, usage_of
 
@@ -109,7 +110,7 @@ class Answer:
     def _read(self, line: dict[str, Any]) -> tuple[str, str, tuple[ToolCall, ...]]:
         try:
             if "error" in line:
-                raise ServerReportedError(str(line["error"]))
+                raise ServerReportedError(reported(line["error"]))
             if self._kind == "chat":
                 message = line["message"]
                 content = message.get("content") or ""

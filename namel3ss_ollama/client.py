@@ -13,18 +13,20 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, cast
 
 import anyio
 import httpx
 import orjson
+from typing_extensions import Self
 
 from namel3ss_ollama.address import Address
-from namel3ss_ollama.diagnosis import error_for_exception, error_for_line, error_for_status
+from namel3ss_ollama.diagnosis import error_for_exception, error_for_line, error_for_status, reported
 from namel3ss_ollama.errors import LLMConnectionError, LLMError, MalformedResponseError, StreamInterruptedError
 from namel3ss_ollama.settings import StreamConfig, check_positive
-from namel3ss_ollama.streamer import LineDecoder, Watch, parse_line
+from namel3ss_ollama.streamer import LineDecoder, Watch, is_cut, parse_line
 from namel3ss_ollama.transport import HTTPSettings, PerLoopClients
 from namel3ss_ollama.types import Image
 
@@ -35,6 +37,9 @@ _LONGEST_ERROR_BODY = 64 * 1024
 _LONGEST_JSON_BODY = 256 * 1024 * 1024
 _LONGEST_DRAIN = 0.1  # seconds; what ends a body comes with its last line, or hardly later
 _BLOB_PIECE = 1024 * 1024
+_UNPACKED_PIECE = 64 * 1024
+_PACKINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""The encodings of a body that are understood, though none is asked for, and zlib's window bits for each."""
 
 
 class Exchange:
@@ -46,10 +51,10 @@ class Exchange:
         self._client = client
         self._response = response
         self._watch = watch
-        # Without an encoding the transport's own iterator does, which spares a layer or two a read.
-        encoded = response.headers.get("content-encoding", "identity") != "identity"
-        source = response.aiter_bytes() if encoded else cast("httpx.AsyncByteStream", response.stream)
-        self._source = source.__aiter__()
+        # The transport's own iterator: it spares a layer or two a read, and httpx would decompress without a bound.
+        self._source = unpacked(
+            cast("httpx.AsyncByteStream", response.stream), response.headers.get("content-encoding", "identity")
+        )
         self._decoder = LineDecoder(watch.config.max_line_bytes)
         self._ended = False
         self._broken: LLMError | None = None
@@ -149,7 +154,7 @@ class Exchange:
         return await self._source.__anext__()
 
     def _explained(self, error: MalformedResponseError, line: bytes) -> LLMError:
-        if self._ended and (self.began or line.lstrip().startswith(b"{")):
+        if self._ended and (self.began or line.lstrip().startswith(b"{")) and is_cut(line):
             return StreamInterruptedError(
                 f"{self._client.url} ended the answer in the middle of a line; what had arrived is in `partial`",
                 original_error=error.original_error,
@@ -175,8 +180,8 @@ class Client:
 
     def __init__(self, address: Address, headers: Mapping[str, str], http: HTTPSettings) -> None:
         self.url = address.url
+        self.http = http
         self._headers = dict(headers)
-        self._http = http
         self.clients = PerLoopClients(
             lambda: http.make_client(self.url), lambda: http.prepare(self.url), owned=http.client is None
         )
@@ -259,7 +264,7 @@ class Client:
             while (lines := await exchange.lines()) is not None:
                 for line in lines:
                     if "error" in line:
-                        raise error_for_line(str(line["error"]), url=self.url)
+                        raise error_for_line(reported(line["error"]), url=self.url)
                     yield line
 
     # One request, one answer
@@ -406,17 +411,72 @@ async def fetch_image(url: str, *, max_bytes: int = 20_000_000, timeout: float =
 
 
 async def _fetch(url: str, max_bytes: int) -> bytes:
-    async with httpx.AsyncClient(follow_redirects=True, max_redirects=3) as http, http.stream("GET", url) as response:
+    headers = {"accept-encoding": "identity"}
+    async with (
+        httpx.AsyncClient(follow_redirects=True, max_redirects=3, headers=headers) as http,
+        http.stream("GET", url) as response,
+    ):
         response.raise_for_status()
         kind = response.headers.get("content-type", "image/").partition(";")[0].strip().lower()
         if not kind.startswith("image/") and kind != "application/octet-stream":
             raise ValueError(f"image: the address has {kind}, not a picture")
         content = b""
-        async for piece in response.aiter_bytes():
+        async for piece in unpacked(response.aiter_raw(), response.headers.get("content-encoding", "identity")):
             content += piece
             if len(content) > max_bytes:
                 raise ValueError(f"image: the picture has over {max_bytes} bytes")
         return content
+
+
+def unpacked(source: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """A body as it was before it was compressed.
+
+    Args:
+        source: The body as it comes.
+        encoding: Its Content-Encoding.
+
+    Raises:
+        MalformedResponseError: While iterating: the encoding is none that is known, or the body does not decompress.
+    """
+    name = encoding.strip().lower()
+    return source.__aiter__() if name in ("", "identity") else _Unpacked(source.__aiter__(), name)
+
+
+class _Unpacked:
+    """Decompresses in small pieces: a few bytes can stand for gigabytes, and the limits are looked at by who reads."""
+
+    def __init__(self, source: AsyncIterator[bytes], encoding: str) -> None:
+        self._source = source
+        self._encoding = encoding
+        self._unpacker = zlib.decompressobj(_PACKINGS.get(encoding, 0))
+        self._left = b""
+        self._more = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._encoding not in _PACKINGS:
+            raise MalformedResponseError(
+                f"the answer's body is compressed ({self._encoding[:40]!r}), and nothing asked for that; "
+                "something between changes it"
+            )
+        unpacker = self._unpacker
+        while True:
+            while not self._more:
+                self._left = await self._source.__anext__()
+                self._more = not unpacker.eof  # what follows the end is no part of the body
+            try:
+                piece = unpacker.decompress(self._left, _UNPACKED_PIECE)
+            except zlib.error as error:
+                raise MalformedResponseError(
+                    "the answer's body does not decompress; is something between that changes answers?",
+                    original_error=error,
+                ) from error
+            self._left = unpacker.unconsumed_tail
+            self._more = not unpacker.eof and (bool(self._left) or len(piece) == _UNPACKED_PIECE)
+            if piece:
+                return piece
 
 
 def basic_auth(user: str, password: str) -> str:

@@ -31,7 +31,7 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.streamer import timeout_error
 
-__all__ = ["error_for_exception", "error_for_line", "error_for_status", "retry_after_seconds"]
+__all__ = ["error_for_exception", "error_for_line", "error_for_status", "reported", "retry_after_seconds"]
 
 _LONGEST_QUOTE = 300
 _CAN_HEAL = re.compile(
@@ -100,6 +100,16 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
     return _bad_request(status, said)
 
 
+def reported(error: object) -> str:
+    """The text in `{"error": ...}`, also in that of servers that put an object there."""
+    if isinstance(error, dict):
+        error = error.get("message", error)
+    try:
+        return str(error or "")
+    except RecursionError:  # nested deeper than can be written out
+        return ""
+
+
 def error_for_line(said: str, *, url: str) -> LLMError:
     """The error that a line `{"error": ...}` under status 200 stands for."""
     said = said[:_LONGEST_QUOTE]
@@ -163,8 +173,7 @@ def _server_text(body: bytes) -> str:
         if text.startswith("<"):
             return "an HTML page, not Ollama's answer"
     else:
-        error = value.get("error") if isinstance(value, dict) else None
-        text = str(error.get("message", error)) if isinstance(error, dict) else str(error or "")
+        text = reported(value.get("error")) if isinstance(value, dict) else ""
     return " ".join(text.split())[:_LONGEST_QUOTE]
 
 

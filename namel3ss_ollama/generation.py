@@ -13,9 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+
+from typing_extensions import Self
 
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
 from namel3ss_ollama.client import Client, Exchange
@@ -245,6 +248,41 @@ def _parsed(cls: type, response: LLMResponse) -> Any:
         ) from None  # a traceback would quote the answer; `original_error` has it for who wants to look
 
 
+class Batches:
+    """A generator within a generator, which the event loop does not know of.
+
+    A loop that ends closes all generators that it knows at once, and the garbage collector may close both, too. The
+    outer one, closing the inner one, would find it being closed already, and the loop would complain.
+
+    Args:
+        generator: One that was not begun.
+    """
+
+    __slots__ = ("_generator",)
+
+    def __init__(self, generator: AsyncGenerator[list[StreamChunk], None]) -> None:
+        self._generator = generator
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[list[StreamChunk]]:
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=_leave_open)
+        try:
+            return self._generator.__anext__()
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+
+    async def aclose(self) -> None:
+        """Close the generator."""
+        await self._generator.aclose()
+
+
+def _leave_open(generator: AsyncGenerator[Any, Any]) -> None:
+    """What is done to an inner generator that is garbage: nothing, since the outer one closes it."""
+
+
 class Stream:
     """An answer as it comes: an async iterator of `StreamChunk`.
 
@@ -343,8 +381,14 @@ class Stream:
         if chunk.response is None:  # the last chunk was counted in when the response was made
             self._answer.deliver(chunk)
 
-    async def batches(self) -> AsyncGenerator[list[StreamChunk], None]:
-        """The chunks as they come off the wire, several at a time; each goes through `deliver` when handed out."""
+    def batches(self) -> Batches:
+        """The chunks as they come off the wire, several at a time; each goes through `deliver` when handed out.
+
+        For who closes it, also when closed himself: unlike a plain generator it does not close when it is dropped.
+        """
+        return Batches(self._batches())
+
+    async def _batches(self) -> AsyncGenerator[list[StreamChunk], None]:
         if self._watch is not None:
             raise RuntimeError("a stream can be iterated once; make another call for another answer")
         runner, request = self._runner, self._request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -119,9 +120,12 @@ class OllamaProvider(ModelManagement):
             raise ModuleNotFoundError("base_url: 'embedded://' needs pip install 'namel3ss-ollama[embedded]'")
         http = HTTPSettings(transport, http_client, verify, cert, proxy, trust_env)
         sent = _headers(headers, api_key, address.user, address.password)
+        self._own_headers = sorted(headers or ())
+        self._authorized = "authorization" in sent
         self._client = Client(address, sent, http)
         self._limiter = Limiter(max_concurrent, max_queue, queue_timeout)
         self._retrier = Retrier(retry or RetryPolicy())
+        self._capture_content = capture_content
         self._telemetry = Telemetry(address.url, capture_content=capture_content)
         guard = ContextGuard(self._window)
         self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard)
@@ -143,6 +147,49 @@ class OllamaProvider(ModelManagement):
 
     def __repr__(self) -> str:
         return f"OllamaProvider(model={self.model!r}, base_url={self.base_url!r})"
+
+    # Copies
+
+    def __copy__(self) -> Self:
+        return self  # nothing of a provider can be changed, and a copy would have a bound of its own
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle makes the provider anew, with connections, slots and numbers of its own; it holds no secret.
+
+        Credentials come from the environment where it is read: OLLAMA_API_KEY, or the user and password of an
+        OLLAMA_BASE_URL or OLLAMA_HOST that names the same server. Where a provider had some and there are none,
+        reading the pickle raises a `ValueError`; a provider that had none gets none.
+
+        Raises:
+            TypeError: It was made with what may hold a secret and has no place in the environment (`headers`, a
+                proxy's password, a key's passphrase), or with a client, transport or TLS context of the caller's.
+        """
+        http, limiter = self._client.http, self._limiter
+        unfit = f"headers ({', '.join(self._own_headers)})" if self._own_headers else http.unfit_for_pickling()
+        if unfit is not None:
+            raise TypeError(f"a provider made with {unfit} cannot be pickled; make one where it is needed")
+        settings = {
+            "model": self.model,
+            "base_url": self.base_url,
+            "max_concurrent": limiter.max_concurrent,
+            "max_queue": limiter.max_queue,
+            "queue_timeout": limiter.queue_timeout,
+            "timeout": self._defaults.timeout,
+            "stream_config": self._defaults.config,
+            "retry": self._retrier.policy,
+            "on_truncation": self._defaults.on_truncation,
+            "transport": http.transport,
+            "verify": http.verify,
+            "cert": http.cert,
+            "proxy": http.proxy,
+            "trust_env": http.trust_env,
+            "capture_content": self._capture_content,
+            **self._defaults.options,
+        }
+        return _made_anew, (type(self), settings, self._authorized)
 
     # Answers
 
@@ -383,6 +430,28 @@ class OllamaProvider(ModelManagement):
 
 
 _KEYWORDS = frozenset(CallOptions.__annotations__)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, 5.6.2, in lower case
+_FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
+
+
+def _made_anew(cls: type[OllamaProvider], settings: dict[str, Any], authorized: bool) -> OllamaProvider:
+    """A provider out of a pickle, with the credentials of this environment if it had some.
+
+    Raises:
+        ValueError: It had some, and there are none here.
+    """
+    if not authorized:
+        return cls(**settings, api_key="")
+    url = settings["base_url"]
+    here = resolve_address(None, os.environ)
+    if here.user is not None and here.url == url:
+        return cls(**{**settings, "base_url": None})
+    if os.environ.get("OLLAMA_API_KEY", "").strip():
+        return cls(**settings)
+    raise ValueError(
+        f"the pickled provider for {url} had a key or password, and a pickle holds none: set OLLAMA_API_KEY here, or "
+        "OLLAMA_BASE_URL to that address with user and password"
+    )
 
 
 def _given(options: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
@@ -401,10 +470,12 @@ def _headers(
         headers["authorization"] = basic_auth(user, password or "")
     elif key:
         headers["authorization"] = f"Bearer {key}"
-    for name, value in (given or {}).items():
-        headers[name.lower()] = value
+    given_names = {name.lower(): value for name, value in (given or {}).items()}
+    headers.update(given_names)
     for name, value in headers.items():
-        if not isinstance(value, str) or not (name.isascii() and value.isascii() and (name + value).isprintable()):
-            what = "api_key" if name == "authorization" and given is None else f"headers: {name!r}"
+        if not (_HEADER_NAME.fullmatch(name) and isinstance(value, str) and value.isascii() and value.isprintable()):
+            what = "api_key" if name == "authorization" and name not in given_names else f"headers: {name!r}"
             raise ValueError(f"{what}: has characters that cannot be in a header (control characters, or not ASCII)")
+        if name in _FRAMING:
+            raise ValueError(f"headers: {name!r} says where a request ends, which is not the caller's to say")
     return headers

@@ -21,7 +21,7 @@ import orjson
 from namel3ss_ollama.errors import LLMTimeoutError, MalformedResponseError
 from namel3ss_ollama.settings import StreamConfig
 
-__all__ = ["LineDecoder", "LineTooLongError", "Watch", "parse_line"]
+__all__ = ["LineDecoder", "LineTooLongError", "Watch", "is_cut", "parse_line"]
 
 T = TypeVar("T")
 Deadline = Literal["first_chunk_timeout", "chunk_timeout", "stream_timeout", "timeout"]
@@ -111,6 +111,18 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
             f"the server sent JSON that is not an object but {type(value).__name__}; is this an Ollama server?"
         )
     return value
+
+
+def is_cut(line: bytes) -> bool:
+    """Whether a line that is no JSON could still become some: it stops in the middle, rather than being wrong."""
+    try:
+        line.decode()
+        orjson.loads(line)
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    except orjson.JSONDecodeError as error:
+        return "end of data" in error.msg
+    return False
 
 
 class Watch:

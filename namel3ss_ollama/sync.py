@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
@@ -154,8 +155,14 @@ class SyncStream:
     async def _next(self) -> list[StreamChunk]:
         async with self._turn:
             if self._batches is None:
-                self._batches = self._stream.batches()
+                self._batches = self._closed_at_exit()
             return await anext(self._batches, [])
+
+    async def _closed_at_exit(self) -> AsyncGenerator[list[StreamChunk], None]:
+        """The batches, by a generator: the background loop closes those when it ends."""
+        async with contextlib.aclosing(self._stream.batches()) as batches:
+            async for batch in batches:
+                yield batch
 
     async def _close(self) -> None:
         await self._stream.aclose()

@@ -58,6 +58,20 @@ class HTTPSettings:
         elif self.client is None and self.transport == "aiohttp":
             importlib.import_module("namel3ss_ollama.aiohttp_transport")
 
+    def unfit_for_pickling(self) -> str | None:
+        """What of this has no place in a pickle, since it is secret or bound to this process; None if nothing has."""
+        if self.client is not None:
+            return "an http_client"
+        if not isinstance(self.transport, str):
+            return "a transport of one's own"
+        if isinstance(self.verify, ssl.SSLContext):
+            return "an SSLContext"
+        if isinstance(self.cert, tuple) and len(self.cert) == 3:
+            return "a key's passphrase in cert"
+        if isinstance(self.proxy, httpx.Proxy) or (self.proxy is not None and httpx.URL(self.proxy).userinfo):
+            return "a proxy's password"
+        return None
+
     def make_client(self, url: str) -> httpx.AsyncClient:
         """A new client for the server at `url`."""
         if self.client is not None:

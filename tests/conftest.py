@@ -6,8 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-pytest.register_assert_rewrite("scenarios", "recordings")
+pytest.register_assert_rewrite("fault_table", "fronts", "recordings", "scenarios")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,3 +44,16 @@ def weights() -> Path:
         return fetch("smollm2:135m", lambda *_: False)
     except Refused as refused:
         pytest.skip(f"the weights of smollm2:135m cannot be fetched: {refused}")
+
+
+@pytest.fixture(scope="session")
+def sdk() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
+    """An application that watches. OpenTelemetry takes its providers once a process."""
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    tracers, meters = TracerProvider(), MeterProvider([reader])
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(tracers)
+    metrics.set_meter_provider(meters)
+    # Where somebody was first, these tests would see nothing.
+    assert (trace.get_tracer_provider(), metrics.get_meter_provider()) == (tracers, meters)
+    return exporter, reader

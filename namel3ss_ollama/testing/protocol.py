@@ -190,6 +190,9 @@ class Connection(asyncio.Protocol):
             await self._drained()
         for step in plan:
             if isinstance(step, Send):
+                if self._transport.is_closing():  # the client has gone, and asyncio is about to say so
+                    self._client_gone()
+                    return
                 self._write(step)
                 if self._paused:
                     await self._drained()

@@ -20,6 +20,7 @@ from namel3ss_ollama.streamer import (
     LineTooLongError,
     Watch,
     WatchCancelled,
+    is_cut,
     parse_line,
     timeout_error,
 )
@@ -41,6 +42,15 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 # Line ends and what is taken for one elsewhere: CR, VT, FF, FS, U+0085, U+2028, U+2029.
 alphabet = st.sampled_from([b"\n", b"\n\n", b"\r\n", b"\r", b"\v", b"\f", b"\x1c", b"\xc2\x85", b"\xe2\x80\xa8", b"a"])
 some_bytes = st.one_of(st.binary(max_size=60), st.lists(alphabet, max_size=30).map(b"".join))
+
+
+def test_a_line_that_stops_anywhere_is_cut_and_a_wrong_one_is_not() -> None:
+    line = '{"model":"\\u00e4\\"x","message":{"content":"é\u2028😀"},"n":-12.5e3,"b":[true,false,null]}'.encode()
+    for place in range(1, len(line)):
+        assert is_cut(line[:place]), place
+        assert not is_cut(line[:place] + b"\xff" + line[place:]), place
+    for whole in (line, line + b"{", line + line, b"<html>", b'{"a" 1}'):
+        assert not is_cut(whole)
 
 
 @given(some_bytes, st.lists(st.integers(0, 200), max_size=12))

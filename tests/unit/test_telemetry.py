@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry import trace
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -99,19 +97,6 @@ class Seen:
             if count:
                 grown.setdefault(key[0], []).append(Point((count, total), point.attributes))
         return grown
-
-
-@pytest.fixture(scope="session")
-def sdk() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
-    """An application that watches. OpenTelemetry takes its providers once a process."""
-    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
-    tracers, meters = TracerProvider(), MeterProvider([reader])
-    tracers.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(tracers)
-    metrics.set_meter_provider(meters)
-    # Where somebody was first, these tests would see nothing.
-    assert (trace.get_tracer_provider(), metrics.get_meter_provider()) == (tracers, meters)
-    return exporter, reader
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
-"""Synchronous calls, several event loops, threads, forks and the interpreter's end."""
+"""Synchronous calls, several event loops, threads. What takes an interpreter of its own is in `test_uses.py`."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -220,47 +217,3 @@ async def test_the_promised_client_methods(ollama_server: OllamaServer) -> None:
     assert not client.is_closed
     await provider._close_client()
     assert client.is_closed
-
-
-def run_script(code: str, url: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OLLAMA_BASE_URL": url}
-    command = [sys.executable, "-W", "always::ResourceWarning", "-W", "always::RuntimeWarning", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "p.chat(ask)",
-        "next(iter(p.stream(ask)))",
-        "it = iter(p.stream(ask)); next(it)",
-        "asyncio.run(p.achat(ask))",
-        "async def main():\n    s = p.stream_chat(ask)\n    await anext(s)\nasyncio.run(main())",
-        "async def main():\n    async for c in p.stream_chat(ask):\n        break\nasyncio.run(main())",
-        "async def main():\n    t = asyncio.create_task(p.achat(ask))\n    await p.version()\nasyncio.run(main())",
-        # After the main thread has ended; the first call cannot be then, since Python 3.12 starts no threads any more.
-        "p.chat(ask)\nimport threading\nthreading.Thread(target=lambda: p.chat(ask)).start()",
-    ],
-)
-def test_the_interpreter_ends_quietly(ollama_server: OllamaServer, code: str) -> None:
-    """With connections and streams open: no hang, no warning, no destroyed task."""
-    ollama_server.reply(TEXT, tokens_per_second=200)
-    prefix = "import asyncio\nfrom namel3ss_ollama import *\np = OllamaProvider('llama3.2')\n"
-    done = run_script(f"{prefix}ask = [{{'role': 'user', 'content': 'x'}}]\n{code}\n", ollama_server.url)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_after_a_fork(ollama_server: OllamaServer) -> None:
-    ollama_server.reply(TEXT)
-    code = (
-        "import os, sys, warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
-        "from namel3ss_ollama import *\np = OllamaProvider('llama3.2')\n"
-        "assert p.generate('x').content\npid = os.fork()\n"
-        "text = p.generate('x').content\n"
-        "sys.stdout.write(text + '\\n'); sys.stdout.flush()\n"
-        "if pid: assert os.waitpid(pid, 0)[1] == 0\n"
-        "else: os._exit(0)\n"
-    )
-    done = run_script(code, ollama_server.url)
-    assert (done.returncode, done.stdout.splitlines()) == (0, [TEXT, TEXT]), done.stderr

@@ -67,7 +67,8 @@ class OllamaSettings(BaseModel):
     provider: OllamaProvider | None = Field(default=None, exclude=True)
     """A provider to use instead of one made from the fields above: what it was made with holds (address, key, bounds,
     retries), its options count where neither this object nor the call sets one, and models that share one share its
-    connections and its bound on concurrency. It does not go along when the object is pickled or serialised."""
+    connections and its bound on concurrency. It goes along when the object is pickled, but not when it is
+    serialised."""
 
     client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
     """langchain-ollama's way to set `headers`, `timeout`, `auth`, `verify`, `cert`, `proxy` and `trust_env`."""
@@ -174,11 +175,7 @@ class OllamaSettings(BaseModel):
         if self.provider is not None:
             return self.provider
         extra = self.sync_client_kwargs if sync else self.async_client_kwargs
-        key = (
-            self.model, self.base_url, self.userinfo, self.api_key, _copied(self.headers), self.timeout,
-            self.max_retries, self.retry, self.max_concurrent, self.stream_config, self.on_truncation,
-            _copied(self.client_kwargs), _copied(extra),
-        )  # fmt: skip
+        key = self._made_from(extra)
         for made in (self._own_sync, self._own) if sync else (self._own, self._own_sync):
             if made is not None and made[0] == key:
                 return made[1]
@@ -188,6 +185,14 @@ class OllamaSettings(BaseModel):
         else:
             self._own = made
         return made[1]
+
+    def _made_from(self, extra: Mapping[str, Any] | None) -> tuple[Any, ...]:
+        """The values that a provider of this object's own is made from."""
+        return (
+            self.model, self.base_url, self.userinfo, self.api_key, _copied(self.headers), self.timeout,
+            self.max_retries, self.retry, self.max_concurrent, self.stream_config, self.on_truncation,
+            _copied(self.client_kwargs), _copied(extra),
+        )  # fmt: skip
 
     def _runtime_options(self) -> dict[str, Any]:
         """The runtime options that are set as fields."""
@@ -244,20 +249,21 @@ class OllamaSettings(BaseModel):
         return defaults
 
     def __getstate__(self) -> dict[Any, Any]:
-        # Connections cannot be pickled; what they are made from can, and goes along.
+        """What is pickled: the fields without secrets, and the providers by the core's rules about them."""
         state = super().__getstate__()
-        private = dict(state.get("__pydantic_private__") or {})
-        private.update(_own=None, _own_sync=None)
-        fields = {**state["__dict__"], "provider": None}
+        fields = {**state["__dict__"], "api_key": None, "userinfo": None}
         fields.pop("_serialized", None)
+        made = (None, None) if self.provider else (self._provider_for(sync=False), self._provider_for(sync=True))
+        private = {**(state.get("__pydantic_private__") or {}), "_own": made[0], "_own_sync": made[1]}
         return {**state, "__dict__": fields, "__pydantic_private__": private}
 
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        for shared in (self.provider, self._own and self._own[1], self._own_sync and self._own_sync[1]):
-            if shared is not None:
-                memo[id(shared)] = shared
-        return super().__deepcopy__(memo)
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """The providers come out of the pickle with the credentials of this environment, and are used as they are."""
+        super().__setstate__(state)
+        if self.provider is None:
+            private = state["__pydantic_private__"]
+            self._own = self._made_from(self.async_client_kwargs), private["_own"]
+            self._own_sync = self._made_from(self.sync_client_kwargs), private["_own_sync"]
 
 
 _NOT_OPTIONS = CALL_FIELDS | {

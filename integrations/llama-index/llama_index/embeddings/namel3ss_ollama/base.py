@@ -18,11 +18,12 @@ from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 
 from llama_index.llms.namel3ss_ollama.connection import (
     MAX_CONCURRENT,
-    Connection,
     connect,
     deadlines,
     one_layer,
+    pickled,
     reject_unknown,
+    unpickle,
 )
 from namel3ss_ollama import (
     BadRequestError,
@@ -120,7 +121,7 @@ class OllamaEmbedding(BaseEmbedding):
         default=None, description="As of an HTTP client.", exclude=True, repr=False, frozen=True
     )
 
-    _connection: Connection = PrivateAttr()
+    _provider: OllamaProvider = PrivateAttr()
     _lengths: dict[tuple[str, int | None], int] = PrivateAttr(default_factory=dict)
 
     def __init__(
@@ -179,7 +180,7 @@ class OllamaEmbedding(BaseEmbedding):
         )
         if config is not None:
             more["stream_config"] = config
-        self._connection = connect(
+        self._provider = connect(
             self.model_name,
             provider,
             base_url=base_url,
@@ -190,14 +191,15 @@ class OllamaEmbedding(BaseEmbedding):
             **more,
         )
         # Without the credentials that an address may hold: this field is shown.
-        self.__dict__["base_url"] = self._connection.provider.base_url
+        self.__dict__["base_url"] = self._provider.base_url
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What is pickled; LlamaIndex gives it to `__init__` when it is read again."""
-        state = super().__getstate__()
-        state["__dict__"] = {**state["__dict__"], "base_url": self._connection.address}
-        state["__pydantic_private__"] = None
-        return state
+        """What is pickled: the provider, by the core's rules about secrets, and the other fields."""
+        return pickled(super().__getstate__(), self._provider)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """As `unpickle`."""
+        unpickle(self, state, ("max_concurrent", "retry", "request_timeout", "stream_config"))
 
     @classmethod
     def class_name(cls) -> str:
@@ -207,7 +209,7 @@ class OllamaEmbedding(BaseEmbedding):
     @property
     def provider(self) -> OllamaProvider:
         """The provider that does the work."""
-        return self._connection.provider
+        return self._provider
 
     # Vectors of texts as they are
 

@@ -30,11 +30,12 @@ from typing_extensions import Self
 
 from llama_index.llms.namel3ss_ollama.connection import (
     MAX_CONCURRENT,
-    Connection,
     connect,
     deadlines,
     one_layer,
+    pickled,
     reject_unknown,
+    unpickle,
 )
 from llama_index.llms.namel3ss_ollama.messages import to_core
 from llama_index.llms.namel3ss_ollama.pictures import fetch_pictures, need_reading, on_the_web
@@ -134,7 +135,7 @@ class Ollama(StructuredOutputs):
     allow_image_urls: bool = Field(default=False, description="Whether pictures given as a URL are fetched.")
     max_image_bytes: int = Field(default=20_000_000, gt=0, description="The largest picture that is fetched.")
 
-    _connection: Connection = PrivateAttr()
+    _provider: OllamaProvider = PrivateAttr()
     _windows: dict[tuple[str, int | None], int] = PrivateAttr(default_factory=dict)
     """The window that is in force, by model and the `num_ctx` that is sent."""
 
@@ -193,7 +194,7 @@ class Ollama(StructuredOutputs):
         }
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
-        self._connection = connect(
+        self._provider = connect(
             self.model,
             provider,
             base_url=base_url,
@@ -204,14 +205,15 @@ class Ollama(StructuredOutputs):
             retry=self.retry,
         )
         # Without the credentials that an address may hold: this field is shown.
-        self.__dict__["base_url"] = self._connection.provider.base_url
+        self.__dict__["base_url"] = self._provider.base_url
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What is pickled; LlamaIndex gives it to `__init__` when it is read again."""
-        state = super().__getstate__()
-        state["__dict__"] = {**state["__dict__"], "base_url": self._connection.address}
-        state["__pydantic_private__"] = None
-        return state
+        """What is pickled: the provider, by the core's rules about secrets, and the other fields."""
+        return pickled(super().__getstate__(), self._provider)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """As `unpickle`."""
+        unpickle(self, state, ("max_concurrent", "retry"))
 
     @classmethod
     def class_name(cls) -> str:
@@ -221,7 +223,7 @@ class Ollama(StructuredOutputs):
     @property
     def provider(self) -> OllamaProvider:
         """The provider that does the work."""
-        return self._connection.provider
+        return self._provider
 
     @property
     def client(self) -> OllamaProvider:

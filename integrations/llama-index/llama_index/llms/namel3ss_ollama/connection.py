@@ -12,31 +12,12 @@ from typing import Any
 
 from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
 
-__all__ = ["MAX_CONCURRENT", "Connection", "connect", "deadlines", "one_layer", "reject_unknown"]
+__all__ = ["MAX_CONCURRENT", "connect", "deadlines", "one_layer", "pickled", "reject_unknown", "unpickle"]
 
 MAX_CONCURRENT = 10
 """How many requests run at once unless told otherwise; that of the core."""
-
-
-class Connection:
-    """Holds a provider where pydantic copies: a copy of an LLM shares the provider, and with it `max_concurrent`."""
-
-    __slots__ = ("address", "provider")
-
-    def __init__(self, provider: OllamaProvider, address: str) -> None:
-        self.provider = provider
-        self.address = address
-        """As it was given: it may hold credentials, so it is in no field."""
-
-    def __copy__(self) -> Connection:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Connection:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # LlamaIndex makes what it unpickles anew from the fields, and would warn if this could not be pickled.
-        return (object, ())
+_SECRET = frozenset({"api_key", "base_url", "client_kwargs", "headers"})
+"""Fields that hold secrets or may; the provider has them."""
 
 
 def connect(
@@ -49,7 +30,7 @@ def connect(
     max_concurrent: int | None,
     retry: RetryPolicy | None,
     **more: Any,
-) -> Connection:
+) -> OllamaProvider:
     """A provider of these settings, or the one that is given.
 
     Raises:
@@ -60,8 +41,7 @@ def connect(
         if model is None:
             raise ValueError("model: is needed, unless a provider is given")
         settings: dict[str, Any] = {"api_key": api_key, "headers": headers, "retry": retry, **more}
-        made = OllamaProvider(model, base_url, max_concurrent=max_concurrent, **settings)
-        return Connection(made, base_url or made.base_url)
+        return OllamaProvider(model, base_url, max_concurrent=max_concurrent, **settings)
     own = {"api_key": api_key, "headers": headers, "retry": retry, **more}
     clashes = [name for name, value in own.items() if value is not None]
     if base_url is not None and base_url != provider.base_url:
@@ -70,7 +50,32 @@ def connect(
         clashes.append("max_concurrent")
     if clashes:
         raise ValueError(f"{clashes[0]}: belongs to the provider that is given; set it there")
-    return Connection(provider, provider.base_url)
+    return provider
+
+
+def pickled(state: Mapping[Any, Any], provider: OllamaProvider) -> dict[Any, Any]:
+    """What is pickled of an object: its fields without secrets, and the provider by the core's rules about them.
+
+    Args:
+        state: What pydantic would pickle.
+        provider: The object's.
+    """
+    fields = {name: value for name, value in state["__dict__"].items() if name not in _SECRET}
+    return {**state, "__dict__": fields, "__pydantic_private__": None, "provider": provider}
+
+
+def unpickle(component: Any, state: Mapping[Any, Any], settled: Iterable[str]) -> None:
+    """Make an object anew out of what was pickled; LlamaIndex's own way would go on with half of one where that fails.
+
+    Args:
+        component: The object.
+        state: What `pickled` made.
+        settled: Fields that the provider was made with.
+    """
+    fields = dict(state["__dict__"])
+    known = {name: fields.pop(name) for name in settled if name in fields}
+    component.__init__(**fields, provider=state["provider"])
+    component.__dict__.update(known)
 
 
 def deadlines(request_timeout: float | None, config: StreamConfig | None) -> StreamConfig | None:

@@ -1,0 +1,92 @@
+"""No file is read and no address fetched because of what a message says."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock
+
+from langchain_namel3ss_ollama import ChatOllama
+from llama_index.llms.namel3ss_ollama import Ollama
+from namel3ss_ollama import Image, OllamaProvider
+from namel3ss_ollama.testing import OllamaServer
+
+CONTENT = b"-----BEGIN PRIVATE KEY-----"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "abcd"  # a name that is base64, too
+    path.write_bytes(CONTENT)
+    return path
+
+
+def names(file: Path, url: str) -> list[str]:
+    """What a message from elsewhere could hold in a picture's place."""
+    return [str(file), file.as_uri(), f"file:{file}", "./abcd", "abcd", "~/abcd", f"{url}/cat.png", "//host/cat.png"]
+
+
+def nothing_left(server: OllamaServer) -> None:
+    """Nobody fetched anything, and whatever was sent does not hold the file."""
+    packed = base64.b64encode(CONTENT)
+    assert all(record.path == "/api/chat" and packed not in record.body for record in server.requests)
+
+
+async def test_the_core(file: Path, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    async with OllamaProvider("llava", ollama_server.url) as provider:
+        for name in names(file, ollama_server.url):
+            for images in ([name], [{"path": name}], [{"url": name}]):
+                try:
+                    await provider.achat([{"role": "user", "content": name, "images": images}])
+                except (ValueError, TypeError):
+                    pass
+        nothing_left(ollama_server)
+        await provider.achat([{"role": "user", "content": "look", "images": [file]}])
+        await provider.achat([{"role": "user", "content": "look", "images": [Image(file)]}])
+    for record in ollama_server.requests[-2:]:
+        assert base64.b64encode(CONTENT) in record.body  # a path that is one is what the caller wants
+
+
+async def test_langchain(file: Path, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    async with OllamaProvider("llava", ollama_server.url) as provider:
+        model = ChatOllama(provider=provider)
+        for name in names(file, ollama_server.url):
+            blocks: list[dict[str, Any]] = [
+                {"type": "image_url", "image_url": name},
+                {"type": "image_url", "image_url": {"url": name}},
+                {"type": "image", "url": name},
+                {"type": "image", "source_type": "url", "url": name},
+                {"type": "image", "base64": name},
+                {"type": "image", "path": name},
+                {"type": "image", "source": {"type": "url", "url": name}},
+                {"type": "media", "mime_type": "image/png", "data": name},
+                {"type": "text", "text": name},
+            ]
+            for block in blocks:
+                try:
+                    await model.ainvoke([HumanMessage([block])])
+                except (ValueError, TypeError):
+                    pass
+    nothing_left(ollama_server)
+
+
+async def test_llama_index(file: Path, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    async with OllamaProvider("llava", ollama_server.url) as provider:
+        llm = Ollama(provider=provider, context_window=4096)
+        for name in names(file, ollama_server.url):
+            for make in (
+                lambda name: ChatMessage(role="user", blocks=[ImageBlock(url=name)]),
+                lambda name: ChatMessage(role="user", content=name),
+            ):
+                try:
+                    await llm.achat([make(name)])
+                except (ValueError, TypeError):
+                    pass
+    nothing_left(ollama_server)

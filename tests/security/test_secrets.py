@@ -1,0 +1,251 @@
+"""Keys and passwords are in nothing that is shown, kept or passed on, and go to no other server."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from langchain_core.load import dumps
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
+from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
+from llama_index.llms.namel3ss_ollama import Ollama
+from namel3ss_ollama import BadRequestError, LLMError, OllamaProvider, StreamConfig, instant_retries
+from namel3ss_ollama.testing import OllamaServer
+
+SECRET = "s3cr3t"
+ENCODED = "dXNlcjpzM2NyM3Q"  # user:s3cr3t, as Basic sends it
+MESSAGE = [{"role": "user", "content": "hello"}]
+WAYS = ("key", "password", "header", "environment")
+
+
+@pytest.fixture(autouse=True)
+def _instant() -> Iterator[None]:
+    with instant_retries():
+        yield
+
+
+def settings_of(way: str, url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    if way == "environment":
+        monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    if way == "password":
+        url = url.replace("http://", f"http://user:{SECRET}@")
+    return {"base_url": url, **{"key": {"api_key": SECRET}, "header": {"headers": {"X-Key": SECRET}}}.get(way, {})}
+
+
+def sent(server: OllamaServer, way: str) -> None:
+    """The secret did go out, so that its absence elsewhere says something."""
+    headers = server.requests[-1].headers
+    assert SECRET in headers.get("x-key", "") + headers.get("authorization", "") or ENCODED in headers["authorization"]
+
+
+def hidden(text: str) -> bool:
+    return SECRET not in text and ENCODED not in text
+
+
+def whole_story(error: BaseException) -> str:
+    """All that a traceback would print, and the reprs that a debugger would."""
+    told = "".join(traceback.format_exception(error))
+    seen: BaseException | None = error
+    while seen is not None:
+        told += f"{seen!r} {seen.__dict__!r}"
+        seen = seen.__cause__ or seen.__context__
+    return told
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_shows_them(
+    way: str,
+    transport: str,
+    ollama_server: OllamaServer,
+    caplog: pytest.LogCaptureFixture,
+    sdk: tuple[InMemorySpanExporter, InMemoryMetricReader],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not reprs, not the log of anybody at its most talkative, not spans, not errors with their whole chain."""
+    caplog.set_level(logging.DEBUG)
+    sdk[0].clear()
+    settings = settings_of(way, ollama_server.url, monkeypatch)
+    with OllamaProvider("llama3.2", transport=transport, capture_content=True, **settings) as provider:
+        provider.chat(MESSAGE)
+        list(provider.stream("hello"))
+        sent(ollama_server, way)
+        shown = [repr(provider), str(provider), repr(provider.stats()), repr(provider.options)]
+        for fault, options in (
+            ("status", {"status": 401}),
+            ("status", {"status": 502, "html": True}),
+            ("cut", {}),
+            ("malformed_line", {}),
+            ("redirect", {"location": "http://127.0.0.1:9/"}),
+            ("stall_before_headers", {}),
+            ("refuse", {}),
+        ):
+            ollama_server.reset()
+            ollama_server.fault(fault, **options)
+            with pytest.raises(LLMError) as caught:
+                provider.chat(MESSAGE, stream_config=StreamConfig(first_chunk_timeout=0.02))
+            shown.append(whole_story(caught.value))
+    assert caplog.records
+    assert len(sdk[0].get_finished_spans()) == 9
+    shown += [f"{record.getMessage()} {record.__dict__!r}" for record in caplog.records]
+    shown += [span.to_json() for span in sdk[0].get_finished_spans()]
+    assert all(map(hidden, shown))
+
+
+@pytest.mark.parametrize("make", [ChatOllama, OllamaLLM, OllamaEmbeddings, Ollama, OllamaEmbedding])
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_of_the_adapters_shows_them(way: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(way, "http://box:1234", monkeypatch)
+    name = "model_name" if make is OllamaEmbedding else "model"
+    one = make(**{name: "m"}, **settings)
+    shown = [repr(one), str(one)]
+    if make in (ChatOllama, OllamaLLM):
+        shown += [dumps(one), repr(one.asdict()), repr(one._identifying_params)]
+    elif make is OllamaEmbeddings:
+        shown += [repr(one.model_dump()), one.model_dump_json()]
+    else:
+        shown += [repr(one.to_dict()), one.to_json(), repr(one.to_payload())]
+    assert all(map(hidden, shown))
+    if make in (ChatOllama, OllamaLLM) and way == "key":
+        assert '"OLLAMA_API_KEY"' in dumps(one)  # named as a secret that whoever loads it has to have
+
+
+# Pickles
+
+
+def pickles(make: Callable[..., Any], way: str, monkeypatch: pytest.MonkeyPatch, url: str) -> bytes:
+    name = "model_name" if make is OllamaEmbedding else "model"
+    return pickle.dumps(make(**{name: "llama3.2"}, **settings_of(way, url, monkeypatch)))
+
+
+EVERYONE = [OllamaProvider, ChatOllama, OllamaLLM, OllamaEmbeddings, Ollama, OllamaEmbedding]
+
+
+@pytest.mark.parametrize("make", EVERYONE)
+@pytest.mark.parametrize("way", ["key", "password", "environment"])
+def test_a_pickle_holds_none_and_takes_those_of_where_it_is_read(
+    make: Any, way: str, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = pickles(make, way, monkeypatch, ollama_server.url)
+    assert hidden(pickled.decode("latin-1"))
+    monkeypatch.delenv("OLLAMA_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="set OLLAMA_API_KEY here"):
+        pickle.loads(pickled)
+
+    def authorization() -> str:
+        again = pickle.loads(pickled)
+        provider = again if isinstance(again, OllamaProvider) else None
+        if provider is None:
+            provider = again.provider if hasattr(again, "class_name") else again._provider_for(sync=True)
+        provider.generate("hello", model="llama3.2")
+        return ollama_server.requests[-1].headers["authorization"]
+
+    monkeypatch.setenv("OLLAMA_API_KEY", "another")
+    assert authorization() == "Bearer another"
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://user:word@elsewhere:1")  # another server's
+    assert authorization() == "Bearer another"
+    monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url.replace("http://", f"http://user:{SECRET}@"))
+    assert authorization().startswith(f"Basic {ENCODED}")
+
+
+@pytest.mark.parametrize("make", EVERYONE)
+def test_what_had_none_gets_none_out_of_a_pickle(
+    make: Any, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = pickles(make, "", monkeypatch, ollama_server.url)
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    again = pickle.loads(pickled)
+    if make is OllamaProvider:
+        again.generate("hello")
+    elif make is OllamaEmbedding:
+        again.get_text_embedding("hello")
+    elif make is OllamaEmbeddings:
+        again.embed_query("hello")
+    else:
+        (again.invoke if hasattr(again, "invoke") else again.complete)("hello")
+    assert "authorization" not in ollama_server.requests[-1].headers
+
+
+@pytest.mark.parametrize("make", EVERYONE)
+def test_what_may_be_secret_and_has_no_place_in_an_environment_is_not_pickled(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TypeError, match="a provider made with headers"):
+        pickles(make, "header", monkeypatch, "http://box")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"headers": {"X-Key": SECRET}}, r"headers \(X-Key\)"),
+        ({"proxy": f"http://user:{SECRET}@proxy:1"}, "a proxy's password"),
+        ({"proxy": httpx.Proxy("http://proxy:1", auth=("user", SECRET))}, "a proxy's password"),
+        ({"cert": ("c.pem", "k.pem", SECRET)}, "passphrase"),
+        ({"http_client": httpx.AsyncClient()}, "an http_client"),
+        ({"transport": httpx.MockTransport(lambda request: httpx.Response(200))}, "a transport of one's own"),
+    ],
+)
+def test_what_cannot_be_pickled_says_why(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(TypeError, match=named) as caught:
+        pickle.dumps(OllamaProvider("m", **settings))
+    assert hidden(str(caught.value))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_provider_out_of_a_pickle_is_as_it_was(ollama_server: OllamaServer, protocol: int) -> None:
+    settings: dict[str, Any] = {
+        "max_concurrent": 3, "max_queue": 7, "queue_timeout": 2.0, "timeout": 9.0, "on_truncation": "error",
+        "stream_config": StreamConfig(chunk_timeout=3), "temperature": 0.5, "transport": "httpx", "trust_env": False,
+        "verify": False, "proxy": None, "cert": None, "capture_content": True,
+    }  # fmt: skip
+    provider = OllamaProvider("llama3.2", ollama_server.url, **settings)
+    provider.generate("hello")
+    again = pickle.loads(pickle.dumps(provider, protocol))
+    assert again is not provider
+    assert (again.model, again.base_url, again.options) == ("llama3.2", ollama_server.url, {"temperature": 0.5})
+    kept = again.__reduce__()[1][1]
+    assert {name: kept[name] for name in settings} == settings
+    assert kept == provider.__reduce__()[1][1]
+    assert again.generate("hello").content
+    assert ollama_server.requests[0].payload == ollama_server.requests[1].payload
+    assert again.stats().generations_succeeded == 1
+    provider.close()
+    again.close()
+
+
+def test_a_copy_is_the_provider_itself() -> None:
+    """A deep copy of what holds a provider would otherwise have a bound on concurrency of its own."""
+    provider = OllamaProvider("m", headers={"X-Key": SECRET})
+    assert copy.copy(provider) is copy.deepcopy({"one": provider})["one"] is provider
+
+
+# Other servers
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx", "own"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("way", ["key", "password", "header"])
+async def test_a_redirect_is_not_followed(
+    way: str, status: int, transport: str, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even by a client of the user's that follows them by itself."""
+    settings = settings_of(way, ollama_server.url, monkeypatch)
+    own = httpx.AsyncClient(follow_redirects=True)
+    settings |= {"http_client": own} if transport == "own" else {"transport": transport}
+    with OllamaServer() as other:
+        ollama_server.fault("redirect", status=status, location=f"{other.url}/api/chat")
+        async with own, OllamaProvider("llama3.2", **settings) as provider:
+            for call in (provider.achat(MESSAGE), provider.list_models(), provider.embed("hello")):
+                with pytest.raises(BadRequestError, match="redirects are not followed"):
+                    await call
+        assert other.connections == 0
+    sent(ollama_server, way)

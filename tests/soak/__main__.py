@@ -1,0 +1,38 @@
+"""`make soak`: the large runs, over both transports, and their figures.
+
+    python tests/soak [REQUESTS OVER EACH TRANSPORT [WORKERS]]
+
+Ends with a code other than 0 where something was lost, hung or left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from soak import kill_under_load, soak
+
+STEEPEST = 200.0
+"""Bytes a request that memory may grow by; an object that stayed behind with each would be more."""
+
+
+def main() -> None:
+    requests = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
+    workers = int(sys.argv[2]) if len(sys.argv) > 2 else 200
+    steep: list[str] = []
+    for transport in ("aiohttp", "httpx"):
+        print(f"== {transport}: {workers} workers")
+        figures = asyncio.run(soak(requests, workers, transport))
+        print(figures, flush=True)
+        if figures.slope > STEEPEST:
+            steep.append(transport)
+        print(asyncio.run(kill_under_load(workers, transport, 2.0)), flush=True)
+    if steep:
+        sys.exit(f"memory grows by more than {STEEPEST:g} bytes a request over {' and '.join(steep)}")
+
+
+if __name__ == "__main__":
+    main()

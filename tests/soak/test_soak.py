@@ -1,0 +1,23 @@
+"""A small soak and a killed server, on every run; `make soak` runs the large ones."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from soak import kill_under_load, soak
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory and sockets are counted in /proc")
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
+async def test_a_small_soak(transport: str) -> None:
+    figures = await soak(600, 60, transport)
+    assert figures.outcomes["healthy: answered"] > 300
+    assert figures.outcomes["cancelled"] > 5
+    assert len(figures.outcomes) > 15  # almost every fault came up
+
+
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
+async def test_a_killed_server(transport: str) -> None:
+    await kill_under_load(40, transport, 0.3)

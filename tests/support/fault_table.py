@@ -1,0 +1,295 @@
+"""What each fault of a server comes out as: the one table that the matrix tests and docs/reliability.md are made from.
+
+A row is a fault and what becomes of it in the three ways to ask: `whole` (an answer that is assembled here from a
+stream), `streaming` (chunks as they come) and `one_object` (`stream=False`: assembled by the server). What is not said
+follows from the rest: once something was handed out a stream is never tried again, and an answer that comes as one
+object leaves nothing in `partial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from langchain_namel3ss_ollama.errors import translated
+from namel3ss_ollama import (
+    AuthenticationError,
+    BadRequestError,
+    LLMConnectionError,
+    LLMError,
+    LLMTimeoutError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    QuotaExceededError,
+    RetryPolicy,
+    ServerBusyError,
+    ServerError,
+    StreamConfig,
+    StreamInterruptedError,
+)
+from namel3ss_ollama.testing import Reply
+
+__all__ = ["MODES", "ROWS", "TEXT", "Outcome", "Row", "in_langchain", "report"]
+
+TEXT = "one two three four five six"
+MODES = ("whole", "streaming", "one_object")
+_SHORT = 0.03
+"""Seconds: the deadline where a stall is the fault."""
+
+
+_PLAIN = Reply(TEXT)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call must come to.
+
+    Attributes:
+        error: What must be raised, one of several where timing decides; empty for an answer.
+        attempts: How many attempts there must be, one of several where timing decides.
+        partial: The text that the error carries, None for none at all; for an answer the whole text.
+        finish: The `done_reason` of an answer.
+        calls: The tool calls of an answer: name, arguments, arguments that are broken.
+        deadline: Which deadline must have passed.
+        lossy: Whether `partial` may also be empty, where timing decides.
+    """
+
+    error: tuple[type[LLMError], ...] = ()
+    attempts: tuple[int, ...] = (1,)
+    partial: str | None = None
+    finish: str = "stop"
+    calls: tuple[tuple[str, Mapping[str, Any], bool], ...] = ()
+    deadline: str | None = None
+    lossy: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault, and what it must come out as.
+
+    Attributes:
+        fault: Its name.
+        whole: The outcome of a whole answer.
+        options: The fault's options.
+        times: For how many requests; None for all.
+        settings: Of the provider.
+        stream: The outcome of a stream, where it does not follow from `whole`.
+        single: The outcome of an answer as one object, where it does not follow.
+        note: For the report, in the place of the options.
+        reply: What the server would say.
+        modes: The ways to ask that the row is about.
+    """
+
+    fault: str
+    whole: Outcome
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    times: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    stream: Outcome | None = None
+    single: Outcome | None = None
+    note: str = ""
+    reply: Reply = _PLAIN
+    modes: tuple[str, ...] = MODES
+
+    def outcome(self, mode: str) -> Outcome:
+        """What a call must come to in one of `MODES`."""
+        if mode == "streaming":
+            if self.stream is not None:
+                return self.stream
+            return replace(self.whole, attempts=(1,)) if self.whole.error and self.whole.partial else self.whole
+        if mode == "one_object":
+            return self.single or (replace(self.whole, partial=None) if self.whole.error else self.whole)
+        return self.whole
+
+    @property
+    def name(self) -> str:
+        """For the test's name and the report."""
+        options = self.note or ", ".join(f"{k}={v}" for k, v in self.options.items() if k not in ("size", "location"))
+        times = f" {self.times} times" if self.times else ""
+        return f"{self.fault}{f' ({options})' if options else ''}{times}"
+
+
+def fails(error: type[LLMError], attempts: int = 1, partial: str | None = None) -> Outcome:
+    return Outcome((error,), (attempts,), partial)
+
+
+def answers(attempts: int = 1, text: str = TEXT, finish: str = "stop") -> Outcome:
+    return Outcome((), (attempts,), text, finish)
+
+
+def times_out(deadline: str, partial: str | None = None) -> Outcome:
+    return Outcome((LLMTimeoutError,), (1,), partial, deadline=deadline)
+
+
+def status(code: int, outcome: Outcome, note: str = "", **options: Any) -> Row:
+    return Row("status", outcome, {"status": code, **options}, note=f"{code}{', ' if note else ''}{note}")
+
+
+def calls(fault: str, arguments: Mapping[str, Any], *, broken: bool = False) -> Row:
+    outcome = Outcome(partial="", calls=(("weather", arguments, broken),))
+    call = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    return Row(fault, outcome, reply=Reply(tool_calls=[call]))
+
+
+def stalls(fault: str, outcome: Outcome, modes: tuple[str, ...] = MODES, **options: Any) -> Row:
+    """With one short deadline, that of the outcome; nothing else ends the wait."""
+    deadline = str(outcome.deadline)
+    setting = {"timeout": _SHORT} if deadline == "timeout" else {"stream_config": StreamConfig(**{deadline: _SHORT})}
+    note = f"against {deadline}" + (f", {options['seconds']} s between bytes" if "seconds" in options else "")
+    return Row(fault, outcome, options, settings=setting, modes=modes, note=note)
+
+
+_LIMITED = {"stream_config": StreamConfig(max_line_bytes=500_000)}
+_BODY_LIMITED = "a limit of 500 kB"
+_IMPATIENT = {"retry": RetryPolicy.off()}
+_MALFORMED = fails(MalformedResponseError)
+_BROKEN = fails(LLMConnectionError, 3)
+
+ROWS = [
+    # The connection
+    Row("refuse", fails(LLMConnectionError, 3)),
+    Row("reset_before_headers", fails(LLMConnectionError, 3)),
+    Row("reset_before_headers", answers(3), times=2),
+    Row("reset_before_headers", fails(LLMConnectionError), settings=_IMPATIENT, note="retries off"),
+    Row("close_before_headers", fails(LLMConnectionError, 3)),
+    Row("reset_mid_stream", fails(StreamInterruptedError, 3, "one"), single=_BROKEN),
+    Row("reset_mid_stream", answers(3), times=2, stream=fails(StreamInterruptedError, 1, "one")),
+    Row("half_close", fails(StreamInterruptedError, 3, "one"), single=_BROKEN),
+    Row("cut", fails(StreamInterruptedError, 3, "one"), single=_BROKEN),
+    Row("cut", answers(3), times=2, stream=fails(StreamInterruptedError, 1, "one")),
+    # Silence
+    stalls("stall_before_headers", times_out("first_chunk_timeout")),
+    stalls("stall_before_headers", times_out("stream_timeout")),
+    stalls("stall_before_headers", times_out("timeout")),
+    stalls("stall_mid_stream", times_out("chunk_timeout", "one"), ("whole", "streaming")),
+    stalls("stall_mid_stream", times_out("first_chunk_timeout"), ("one_object",)),
+    stalls("slow_drip", times_out("first_chunk_timeout"), seconds=0.005),
+    Row("slow_drip", answers(), {"seconds": 0.0}, note="without waits"),
+    # The end of the answer
+    Row("truncated", fails(StreamInterruptedError, 1, TEXT)),
+    Row("truncated", fails(StreamInterruptedError, 1, "one two"), {"at_token": 2}),
+    Row("empty_body", fails(StreamInterruptedError)),
+    Row("no_final_newline", answers()),
+    Row("extra_after_done", answers(), single=_MALFORMED),
+    Row("duplicate_done", answers(), single=_MALFORMED),
+    Row("content_length_long", answers(), single=_BROKEN),
+    Row(
+        "content_length_short",
+        # What is left of the body looks like the next answer: which of the two shows first depends on timing.
+        Outcome((StreamInterruptedError, MalformedResponseError), (1, 2, 3), TEXT, lossy=True),
+        stream=Outcome((StreamInterruptedError, MalformedResponseError), (1, 2, 3), TEXT, lossy=True),
+    ),
+    # Lines
+    Row("error_line", fails(ServerError, 3, "one")),
+    Row("error_line", answers(3), times=2, stream=fails(ServerError, 1, "one")),
+    Row("malformed_line", fails(MalformedResponseError, 1, "one")),
+    Row("invalid_utf8", fails(MalformedResponseError, 1, "one")),
+    Row("huge_line", fails(MalformedResponseError, 1, "one"), settings=_LIMITED, note=_BODY_LIMITED),
+    Row("lines_in_one_chunk", answers()),
+    Row("byte_chunks", answers()),
+    Row("empty_lines", answers()),
+    Row("crlf", answers()),
+    # The body
+    Row("html_page", _MALFORMED),
+    Row("wrong_content_type", answers()),
+    Row("gzip", answers()),
+    Row("bomb", _MALFORMED, settings=_LIMITED, note=_BODY_LIMITED),
+    # The status
+    status(400, fails(BadRequestError)),
+    status(401, fails(AuthenticationError)),
+    status(403, fails(AuthenticationError)),
+    status(404, fails(BadRequestError), "no such path", body="404 page not found"),
+    status(404, fails(ModelNotFoundError), "no such model", message="model 'llama3.2' not found"),
+    status(408, fails(ServerBusyError, 3)),
+    status(413, fails(BadRequestError)),
+    status(429, fails(ServerBusyError, 3)),
+    status(429, fails(ServerBusyError, 3), "Retry-After: 1", retry_after=1),
+    status(429, fails(ServerBusyError), "Retry-After: 3600", retry_after=3600),
+    status(429, fails(QuotaExceededError), "a quota", message="you have reached your weekly usage limit"),
+    status(500, fails(ServerError, 3), "the runner died", message="llama runner process has terminated: exit status 2"),
+    status(500, fails(BadRequestError), "a wrong option", message='option "temperature" must be of type float32'),
+    status(500, fails(ServerError), "a reason that stays", message="pull model manifest: no network"),
+    status(502, fails(ServerError, 3), "a proxy's page", html=True),
+    status(503, fails(ServerBusyError, 3)),
+    replace(status(503, answers(3)), times=2),
+    status(504, fails(ServerError, 3), "a proxy's page", html=True),
+    Row("redirect", fails(BadRequestError), {"location": "http://127.0.0.1:9/"}),
+    # What the answer says
+    Row("done_reason", answers(finish="length"), {"reason": "length"}),
+    Row("done_reason", answers(finish="load"), {"reason": "load"}),
+    Row("done_reason", answers(finish="unload"), {"reason": "unload"}),
+    Row("missing_counter", answers()),
+    Row("missing_counter", answers(), {"counter": "prompt_eval_count"}),
+    calls("tool_arguments_object", {"city": "Rome"}),
+    calls("tool_arguments_string", {"city": "Rome"}),
+    calls("tool_arguments_broken", {}, broken=True),
+]
+
+
+_HEAD = """# Reliability
+
+What becomes of each fault that a server, a proxy or a network can have. A whole answer is assembled from a stream, so
+that a stall is noticed and a failure carries what had come; a stream hands chunks out as they come, and is never tried
+again once something was handed out; with `stream=False` the server makes one object of the answer. The retry policy is
+the default one: 3 attempts.
+
+In every cell, besides what it says:
+
+- the call ends: at once, or when the deadline that is named passes;
+- an answer that is not whole is never returned as if it were: it is an error, and `partial` holds what had arrived;
+- the slot is free again, no request is under way at the server, and a connection is kept only if its answer was read to
+  the end;
+- nothing is tried again that time cannot heal.
+
+LlamaIndex's `Ollama` raises these errors as they are. LangChain's `ChatOllama` raises the class named in the last
+column: it is the core's class and LangChain's kind of error at once, and the core's error is its `__cause__`.
+
+| fault | whole answer | stream | one object | in LangChain |
+| --- | --- | --- | --- | --- |
+"""
+_FOOT = """
+The faults are those of `namel3ss_ollama.testing` ([testing.md](testing.md) describes each), so that an application can
+be held against the same table.
+
+<!-- Made out of tests/support/fault_table.py, whose every row is run in each way to ask: provider, LangChain and
+LlamaIndex, whole and streaming, async and sync, over aiohttp and httpx. `make docs` makes it anew. -->
+"""
+
+
+def report() -> str:
+    """The page docs/reliability.md."""
+    lines = [f"| {' | '.join([_shown(row), *_cells(row), _in_langchain(row)])} |" for row in ROWS]
+    return _HEAD + "\n".join(lines) + "\n" + _FOOT
+
+
+def _shown(row: Row) -> str:
+    fault, more, rest = row.name.partition(" ")
+    return f"`{fault}`{more}{rest}"
+
+
+def _cells(row: Row) -> Iterator[str]:
+    for mode in MODES:
+        yield _said(row.outcome(mode)) if mode in row.modes else ""
+
+
+def _said(outcome: Outcome) -> str:
+    attempts = f", {outcome.attempts[-1]} attempts" if len(outcome.attempts) == 1 and outcome.attempts[0] > 1 else ""
+    if outcome.calls:
+        return "the call, its arguments marked as broken" if outcome.calls[0][2] else "the call"
+    if not outcome.error:
+        return f"the answer{f' ({outcome.finish})' if outcome.finish != 'stop' else ''}{attempts}"
+    error = " or ".join(f"`{cls.__name__}`" for cls in outcome.error)
+    deadline = f" when `{outcome.deadline}` passes" if outcome.deadline else ""
+    carries = " with all the text" if outcome.partial == TEXT else " with what had come" if outcome.partial else ""
+    return f"{error}{deadline}{carries}{attempts}"
+
+
+def in_langchain(error: type[LLMError], row: Row) -> str:
+    """The name of the class that stands for an error in LangChain."""
+    return type(translated(error("x", status_code=row.options.get("status")))).__name__
+
+
+def _in_langchain(row: Row) -> str:
+    errors = row.whole.error or row.outcome("streaming").error
+    return " or ".join(f"`{in_langchain(error, row)}`" for error in errors)

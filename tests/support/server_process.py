@@ -1,0 +1,99 @@
+"""The test server in a process of its own: one that can be killed, and whose memory is not the client's."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from namel3ss_ollama.testing import Fault, OllamaServer
+
+__all__ = ["FAULTY", "TEXT", "ServerProcess"]
+
+TEXT = "one two three four five six seven eight"
+FAULTY: dict[str, Mapping[str, Any]] = {
+    "cut": {},
+    "reset_mid_stream": {"at_token": 3},
+    "truncated": {},
+    "error_line": {},
+    "malformed_line": {},
+    "stall_mid_stream": {},
+    "stall_before_headers": {},
+    "close_before_headers": {},
+    "reset_before_headers": {},
+    "html_page": {},
+    "empty_body": {},
+    "bomb": {"size": 2**20},
+    "byte_chunks": {},
+    "crlf": {},
+    "gzip": {},
+    "status": {"status": 503},
+    "redirect": {"location": "http://127.0.0.1:9/"},
+}
+"""The faults that a prompt can ask for, as `[cut]`, and their options."""
+
+
+class ServerProcess:
+    """A server that answers `TEXT`, and spoils the answer to a prompt that names a fault.
+
+    Args:
+        port: Its port; 0 for a free one.
+        tokens_per_second: How fast it writes; None for as fast as it goes.
+    """
+
+    def __init__(self, port: int = 0, tokens_per_second: float | None = None) -> None:
+        command = [sys.executable, __file__, str(port), str(tokens_per_second or 0)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self._asked("port"))
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _asked(self, what: str) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def state(self) -> dict[str, int]:
+        """Counts: requests, active requests, open connections."""
+        return dict(self._asked("state"))
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is dead."""
+        self._process.send_signal(signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        """End it; does nothing if it has ended."""
+        self._process.communicate()
+
+
+def serve(port: int, tokens_per_second: float | None) -> None:
+    """Serve until standard input ends; each line on it is a question, each line on standard output an answer."""
+    with OllamaServer(None, port=port, tokens_per_second=tokens_per_second) as server:
+        server.reply(TEXT, path="/api/chat")
+        server.reply(TEXT, path="/api/generate")
+        for name, options in FAULTY.items():
+            server.on(contains=f"[{name}]").fault(Fault(name, **options))
+        for line in sys.stdin:
+            answer: object = server.port
+            if line.strip() == "state":
+                answer = {
+                    "requests": len(server.requests),
+                    "active": server.active_requests,
+                    "open": server.open_connections,
+                }
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), float(sys.argv[2]) or None)

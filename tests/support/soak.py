@@ -1,0 +1,285 @@
+"""Many requests under faults and cancellations, and a server that is killed: what came of them, and what was left.
+
+`soak` and `kill_under_load` return figures, having checked what must hold; `make soak` prints them, and a small run of
+both is among the tests. Nothing is measured here but what the client leaves behind: memory, sockets, tasks, threads,
+slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server_process import FAULTY, TEXT, ServerProcess
+
+from namel3ss_ollama import (
+    LLMError,
+    OllamaProvider,
+    RetryPolicy,
+    StreamConfig,
+    StreamInterruptedError,
+)
+
+__all__ = ["KillFigures", "SoakFigures", "kill_under_load", "soak"]
+
+MAX_CONCURRENT = 64
+_HARMLESS = {"byte_chunks", "crlf", "gzip"}
+_STALLS = {"stall_mid_stream", "stall_before_headers"}
+_PATIENCE = 0.25
+"""Seconds until a stall counts as one where it is the fault; all others have a minute, so that a slow machine stays
+slow and does not fail."""
+
+
+@dataclass
+class SoakFigures:
+    """What a soak came to. Bytes, seconds.
+
+    Attributes:
+        requests: How many there were.
+        seconds: How long it took.
+        outcomes: What became of them, by what was asked for.
+        slope: Growth of the process's memory a request, over the second half.
+        memory: The process's memory at the end.
+        left: What was still there at the end and had not been at the beginning, by kind; all zero.
+    """
+
+    requests: int = 0
+    seconds: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter[str])
+    slope: float = 0.0
+    memory: int = 0
+    left: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __str__(self) -> str:
+        kinds = "\n".join(f"  {name:42} {count:7}" for name, count in sorted(self.outcomes.items()))
+        return (
+            f"{self.requests} requests in {self.seconds:.1f} s ({self.requests / self.seconds:.0f} a second)\n{kinds}\n"
+            f"memory: {self.memory / 2**20:.0f} MiB at the end, growing by {self.slope:.1f} bytes a request\n"
+            f"left at the end: {', '.join(f'{name} {count}' for name, count in self.left.items())}"
+        )
+
+
+def _sockets() -> int:
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found += str(link.readlink()).startswith("socket:")
+        except OSError:  # the listing's own descriptor
+            pass
+    return found
+
+
+def _memory() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def slope_of(points: list[tuple[int, int]]) -> float:
+    """The slope of the line through points by least squares."""
+    if len(points) < 2:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+
+
+async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> SoakFigures:
+    """Send requests by workers, a fifth of them spoilt, a tenth cancelled at a random point.
+
+    Raises:
+        AssertionError: One came to what it must not, or something was left.
+    """
+    figures = SoakFigures(requests)
+    loop_before, threads_before, sockets_before = asyncio.all_tasks(), threading.active_count(), _sockets()
+    retry = RetryPolicy(wait_initial=0.001, wait_max=0.01, budget=None)
+    points: list[tuple[int, int]] = []
+    with ServerProcess() as server:
+        config = StreamConfig(chunk_timeout=60.0, first_chunk_timeout=60.0)
+        settings = {"max_concurrent": MAX_CONCURRENT, "retry": retry, "stream_config": config, "transport": transport}
+        provider = OllamaProvider("llama3.2", server.url, **settings)
+        numbers = iter(range(requests))
+        sampled = max(250, requests // 40)
+
+        async def worker() -> None:
+            for number in numbers:
+                await _one(provider, random.Random(seed * requests + number), figures.outcomes)
+                if number % sampled == 0:
+                    points.append((number, _memory()))
+
+        began = time.monotonic()
+        await asyncio.gather(*(worker() for _ in range(workers)))
+        figures.seconds = time.monotonic() - began
+        stats = provider.stats()
+        figures.left = {"slots": stats.running, "waiting": stats.queued}
+        await provider.aclose()
+        figures.left |= {"tasks": len(asyncio.all_tasks() - loop_before)}
+        figures.left |= {"active at the server": await _until_zero(lambda: server.state()["active"])}
+        figures.left |= {"connections at the server": await _until_zero(lambda: server.state()["open"])}
+    figures.left |= {"threads": threading.active_count() - threads_before - _pool_threads()}
+    figures.left |= {"sockets": _sockets() - sockets_before}
+    figures.memory = _memory()
+    figures.slope = slope_of(points[len(points) // 2 :])
+    # The provider's own books have every request, in the same way.
+    ended = stats.generations_succeeded + stats.generations_failed + stats.generations_cancelled
+    never_begun = figures.outcomes["cancelled before it began"]
+    assert ended + never_begun == requests == sum(figures.outcomes.values()), (ended, never_begun)
+    assert not any(figures.left.values()), figures.left
+    return figures
+
+
+def _pool_threads() -> int:
+    """The loop's own pool, which outlives every call: imports are done in it."""
+    return sum(thread.name.startswith("asyncio_") for thread in threading.enumerate())
+
+
+async def _until_zero(count: Callable[[], int], seconds: float = 10.0) -> int:
+    deadline = time.monotonic() + seconds
+    while (left := count()) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    return left
+
+
+async def _one(provider: OllamaProvider, chance: random.Random, outcomes: Counter[str]) -> None:
+    fault = chance.choice(list(FAULTY)) if chance.random() < 0.2 else None
+    prompt = f"count [{fault}]" if fault else "count"
+    config = None
+    if fault in _STALLS:
+        config = StreamConfig(chunk_timeout=_PATIENCE, first_chunk_timeout=_PATIENCE)
+    kind = chance.choice([_whole, _chat, _stream, _stream_chat])
+    began: list[bool] = []
+    task = asyncio.create_task(kind(provider, prompt, config, began))
+    if cancel := chance.random() < 0.1:
+        for _ in range(int(60 * chance.random() ** 2)):  # early ones more often: many requests are quick
+            await asyncio.sleep(0)
+        task.cancel()
+    name = fault or "healthy"
+    (result,) = await asyncio.gather(task, return_exceptions=True)
+    if isinstance(result, asyncio.CancelledError):
+        assert cancel
+        outcomes["cancelled" if began else "cancelled before it began"] += 1
+    elif isinstance(result, BaseException):
+        assert isinstance(result, LLMError), repr(result)
+        assert fault is not None, f"a healthy request failed: {result!r}"
+        assert fault not in _HARMLESS, f"{fault}: {result!r}"
+        outcomes[f"{name}: {type(result).__name__}"] += 1
+    else:
+        assert fault is None or fault in _HARMLESS, f"{fault} was returned as if it were whole"
+        assert result == TEXT
+        outcomes[f"{name}: answered"] += 1
+
+
+async def _whole(provider: OllamaProvider, prompt: str, config: StreamConfig | None, began: list[bool]) -> str:
+    began.append(True)
+    return (await provider.agenerate(prompt, stream_config=config)).content
+
+
+async def _chat(provider: OllamaProvider, prompt: str, config: StreamConfig | None, began: list[bool]) -> str:
+    began.append(True)
+    return (await provider.achat([{"role": "user", "content": prompt}], stream_config=config)).content
+
+
+async def _stream(provider: OllamaProvider, prompt: str, config: StreamConfig | None, began: list[bool]) -> str:
+    began.append(True)
+    return "".join([chunk.content async for chunk in provider.stream_generate(prompt, stream_config=config)])
+
+
+async def _stream_chat(provider: OllamaProvider, prompt: str, config: StreamConfig | None, began: list[bool]) -> str:
+    began.append(True)
+    text = ""
+    async with provider.stream_chat([{"role": "user", "content": prompt}], stream_config=config) as stream:
+        async for chunk in stream:
+            text += chunk.content
+    return text
+
+
+@dataclass
+class KillFigures:
+    """What became of the requests that were under way when a server was killed, and of those after it.
+
+    Attributes:
+        whole: Whole answers: how many there were, each of which came in the end.
+        resumed: Streams that had not begun and came in the end.
+        interrupted: Streams that had begun, each of which raised with what had come.
+        down: Seconds that nobody listened.
+        seconds: How long it all took.
+    """
+
+    whole: int = 0
+    resumed: int = 0
+    interrupted: int = 0
+    down: float = 0.0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"killed under load, {self.down:.1f} s down: {self.whole} whole answers came all the same, "
+            f"{self.interrupted} streams that had begun were interrupted with what had come, "
+            f"{self.resumed} others came; {self.seconds:.1f} s in all"
+        )
+
+
+async def kill_under_load(workers: int, transport: str, down: float) -> KillFigures:
+    """Kill a server while it answers, start it again on its port after `down` seconds.
+
+    Raises:
+        AssertionError: A call hung, a whole answer did not come, a stream that had begun did not raise.
+    """
+    figures = KillFigures(down=down)
+    server = ServerProcess(tokens_per_second=40)
+    retry = RetryPolicy(attempts=100, wait_initial=0.2, wait_max=0.2, budget=None)
+    provider = OllamaProvider("llama3.2", server.url, max_concurrent=workers // 2, retry=retry, transport=transport)
+    begun = asyncio.Semaphore(0)
+
+    async def whole() -> None:
+        assert (await provider.agenerate("count")).content == TEXT
+        figures.whole += 1
+
+    async def stream() -> None:
+        text, chunks = "", provider.stream_generate("count")
+        interrupted: StreamInterruptedError | None = None
+        try:
+            async for chunk in chunks:
+                text += chunk.content
+                begun.release()
+        except StreamInterruptedError as error:
+            interrupted = error
+        if interrupted is None:
+            assert text == TEXT
+            figures.resumed += 1
+        else:
+            assert text
+            assert interrupted.partial is not None
+            assert text == interrupted.partial.content == chunks.text != TEXT
+            figures.interrupted += 1
+
+    began = time.monotonic()
+    async with asyncio.timeout(60 + down) if hasattr(asyncio, "timeout") else provider:
+        tasks = [asyncio.create_task(stream() if number % 2 else whole()) for number in range(workers)]
+        try:
+            for _ in range(workers // 8):
+                await begun.acquire()
+            await asyncio.to_thread(server.kill)
+            await asyncio.sleep(down)
+            server = await asyncio.to_thread(ServerProcess, server.port, 2000)
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await provider.aclose()
+            await asyncio.to_thread(server.close)
+    figures.seconds = time.monotonic() - began
+    assert figures.whole == workers - workers // 2
+    assert figures.interrupted > 0
+    assert figures.interrupted + figures.resumed == workers // 2
+    assert (provider.stats().running, provider.stats().queued) == (0, 0)
+    return figures
