@@ -7,8 +7,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 _LONGEST_START = 60.0
@@ -37,34 +37,40 @@ def replay_server() -> Iterator[str]:
 
 
 class Worker:
-    """A process that measures one client, and keeps it between measurements.
+    """A process that measures clients, and keeps them between measurements.
 
     Args:
-        client: The client, as "module:function" inside `benchmarks.clients`.
+        library: The module of `benchmarks.clients` that they are in.
         url: The server's address.
         without: A module that cannot be imported there.
     """
 
-    def __init__(self, client: str, url: str, without: str = "") -> None:
-        self._client = client
-        self._running = _python("benchmarks.worker", client, url, without)
+    def __init__(self, library: str, url: str, without: str = "") -> None:
+        self._library = library
+        self._running = _python("benchmarks.worker", library, url, without)
         self._process = self._running.__enter__()
 
-    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """What a function of `benchmarks.worker` says.
+    def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
+        """What is measured of a client, or another function of the library.
+
+        Args:
+            what: The method of `benchmarks.worker.Bench`.
+            name: The function, as "library:function".
+            **arguments: What the method takes besides.
 
         Raises:
             RuntimeError: The worker failed; its traceback is on standard error.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"what": what, **arguments}) + "\n")
+            self._process.stdin.write(json.dumps([what, name.partition(":")[2], arguments]) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise RuntimeError(f"the worker of {self._client} failed at {what} {arguments}")
+            raise RuntimeError(f"the worker of {self._library} failed at {what} of {name}, {arguments}")
         result: dict[str, Any] = json.loads(answer)
         return result
 
@@ -77,6 +83,36 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Workers:
+    """The workers of a run, one a library; each is started when it is first needed, and kept.
+
+    Args:
+        url: The server's address.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._workers: dict[str, Worker] = {}
+        self._stack = ExitStack()
+
+    def start(self, names: Iterable[str]) -> None:
+        """Start what measures these, side by side, since what they import takes seconds."""
+        for library in dict.fromkeys(name.partition(":")[0] for name in names):
+            if library not in self._workers:
+                self._workers[library] = self._stack.enter_context(Worker(library, self.url))
+
+    def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
+        """As `Worker.ask`, of the worker whose library it is."""
+        self.start([name])
+        return self._workers[name.partition(":")[0]].ask(what, name, **arguments)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 @contextmanager

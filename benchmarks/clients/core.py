@@ -81,11 +81,6 @@ def provider_stepped(url: str) -> Client:
     return run
 
 
-def with_url(url: str) -> str:
-    """For the functions below that make their own provider: the address is the client."""
-    return url
-
-
 async def embed(url: str, texts: int) -> None:
     """Vectors of many texts, in one call."""
     async with OllamaProvider("bench", url) as made:

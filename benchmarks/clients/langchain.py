@@ -9,6 +9,7 @@ import langchain_ollama
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from pydantic import Field
 
 import langchain_namel3ss_ollama
 from benchmarks.clients import PROMPT, Client, SyncClient
@@ -25,7 +26,7 @@ def _theirs(url: str) -> BaseChatModel:
 class _Ready(BaseChatModel):
     """Yields chunks that were made before."""
 
-    ready: list[list[ChatGenerationChunk]] = []
+    ready: list[list[ChatGenerationChunk]] = Field(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
@@ -44,6 +45,20 @@ class _Ready(BaseChatModel):
     def prepare(self, tokens: int, times: int) -> None:
         """Make the chunks of the next answers."""
         self.ready = [_chunks(tokens) for _ in range(times)]
+
+
+class _Made(_Ready):
+    """Makes its chunks when they are asked for, as every model must."""
+
+    tokens: int = 0
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for _ in range(self.tokens):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=" word"))
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", chunk_position="last"))
+
+    def prepare(self, tokens: int, times: int) -> None:
+        self.tokens = tokens
 
 
 def _chunks(tokens: int) -> list[ChatGenerationChunk]:
@@ -92,6 +107,11 @@ def floor(_: str) -> Client:
     return _Streamed(_Ready())
 
 
+def floor_made(_: str) -> Client:
+    """`astream` of a model that makes its chunks with LangChain's constructors, and does nothing else."""
+    return _Streamed(_Made())
+
+
 def ours_sync(url: str) -> SyncClient:
     """`stream` of langchain_namel3ss_ollama."""
     return _SyncStreamed(_ours(url))
@@ -131,9 +151,7 @@ async def _batch(model: BaseChatModel, prompts: int, at_once: int) -> None:
 
 async def batch_ours(url: str, prompts: int, at_once: int, tokens: int) -> None:
     """`abatch` of langchain_namel3ss_ollama."""
-    model = langchain_namel3ss_ollama.ChatOllama(
-        model="bench", base_url=url, max_concurrent=None, num_predict=tokens
-    )
+    model = langchain_namel3ss_ollama.ChatOllama(model="bench", base_url=url, max_concurrent=None, num_predict=tokens)
     await _batch(model, prompts, at_once)
 
 

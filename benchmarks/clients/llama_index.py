@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
 from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.llms.llm import LLM
-from llama_index.llms import ollama
+from pydantic import Field
 
 from benchmarks.clients import PROMPT, Client, SyncClient
-from llama_index.llms import namel3ss_ollama
+from llama_index.llms import namel3ss_ollama, ollama
 
 _MESSAGES = [ChatMessage(role="user", content=PROMPT)]
 
@@ -27,7 +28,7 @@ def _theirs(url: str) -> LLM:
 class _Ready(CustomLLM):
     """Yields responses that were made before."""
 
-    ready: list[Any] = []
+    ready: list[Any] = Field(default_factory=list)
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -60,16 +61,21 @@ class _Ready(CustomLLM):
 
     def prepare(self, tokens: int, times: int) -> None:
         """Make the responses of the next answers."""
-        self.ready = [_responses(tokens) for _ in range(times)]
+        self.ready = [list(_made(tokens)) for _ in range(times)]
 
 
-def _responses(tokens: int) -> list[ChatResponse]:
+class _Made(_Ready):
+    """Makes its responses when they are asked for, as every LLM must."""
+
+    def prepare(self, tokens: int, times: int) -> None:
+        self.ready = [_made(tokens) for _ in range(times)]
+
+
+def _made(tokens: int) -> Iterator[ChatResponse]:
     text = ""
-    responses: list[ChatResponse] = []
     for delta in [*[" word"] * tokens, ""]:
         text += delta
-        responses.append(ChatResponse(message=ChatMessage(role="assistant", content=text), delta=delta))
-    return responses
+        yield ChatResponse(message=ChatMessage(role="assistant", content=text), delta=delta)
 
 
 class _Streamed:
@@ -114,6 +120,11 @@ def theirs(url: str) -> Client:
 def floor(_: str) -> Client:
     """`astream_chat` of an LLM that yields ready-made responses."""
     return _Streamed(_Ready())
+
+
+def floor_made(_: str) -> Client:
+    """`astream_chat` of an LLM that makes its responses with LlamaIndex's constructors, and does nothing else."""
+    return _Streamed(_Made())
 
 
 def ours_sync(url: str) -> SyncClient:
