@@ -177,7 +177,7 @@ class Client:
         self.url = address.url
         self._headers = dict(headers)
         self._http = http
-        self.clients = PerLoopClients(lambda: http.make_client(self.url), http.prepare, owned=http.client is None)
+        self.clients = PerLoopClients(lambda: http.make_client(self.url), http.to_import, owned=http.client is None)
 
     # Generations and other streams of lines
 
