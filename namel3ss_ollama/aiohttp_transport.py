@@ -30,6 +30,16 @@ class AiohttpClient(HttpxAiohttpClient):
     ) -> httpx.AsyncBaseTransport:
         return _Transport(proxy=proxy, **options)
 
+    async def send(  # type: ignore[override] # see above
+        self, request: httpx.Request, **_: Any
+    ) -> httpx.Response:
+        """Send without httpx's rounds of authentication, redirects and cookies, of which there are none here."""
+        if self.is_closed:
+            raise RuntimeError("the client is closed")
+        response = await self._transport_for_url(request.url).handle_async_request(request)
+        response.request = request
+        return response
+
 
 class _Transport(AiohttpTransport):
     def get_client(self) -> aiohttp.ClientSession:
