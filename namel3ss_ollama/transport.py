@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import os
 import ssl
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.request import getproxies
 
 import httpx
 
@@ -29,6 +29,7 @@ __all__ = ["HTTPSettings", "PerLoopClients"]
 
 TransportChoice = Literal["aiohttp", "httpx"] | httpx.AsyncBaseTransport
 _AIOHTTP = "namel3ss_ollama.aiohttp_transport"
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
 
 
@@ -53,7 +54,7 @@ class HTTPSettings:
     trust_env: bool = True
 
     def to_import(self) -> str | None:
-        """What `make_client` would import first: aiohttp takes longer than all the rest together. None when it is there."""
+        """What `make_client` has still to import, if anything: aiohttp takes longer than all the rest together."""
         needed = self.client is None and self.transport == "aiohttp" and _AIOHTTP not in sys.modules
         return _AIOHTTP if needed else None
 
@@ -82,7 +83,7 @@ class HTTPSettings:
     def _may_need_tls_for_a_proxy(self) -> bool:
         if self.proxy is not None:
             return True
-        return self.trust_env and any(address.startswith("https:") for address in getproxies().values())
+        return self.trust_env and any(os.environ.get(name, "").lower().startswith("https:") for name in _PROXIES)
 
 
 @functools.cache
