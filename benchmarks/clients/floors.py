@@ -73,7 +73,7 @@ def plain_aiohttp(url: str) -> Client:
     return run
 
 
-_UNLIMITED = httpx.Limits(max_connections=None)
+_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=100)
 
 
 def plain_httpx(url: str) -> Client:

@@ -22,7 +22,7 @@ def _ours(url: str) -> LLM:
 
 
 def _theirs(url: str) -> LLM:
-    return ollama.Ollama("bench", url, context_window=4096)
+    return ollama.Ollama("bench", url, context_window=4096, request_timeout=600)
 
 
 class _Ready(CustomLLM):
