@@ -26,6 +26,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := . integrations/langchain integrations/llama-index
 METADATA := $(addsuffix /pyproject.toml,$(PACKAGES)) $(wildcard integrations/*/hatch_build.py) namel3ss_ollama/_version.py
+BENCH := .venv-bench
 EDITABLE := --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header
@@ -36,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs record live soak fuzz notebooks requirements build clean
+.PHONY: help demo test check docs record live soak fuzz bench bench-quick notebooks requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -82,10 +83,17 @@ fuzz: $(READY) ## run the fuzz targets by atheris for FUZZ_SECONDS in all (Pytho
 notebooks: $(READY) ## run the notebooks from top to bottom and store their outputs
 	$(BIN)/python notebooks/execute.py
 
+bench: $(BENCH)/.ready ## measure it beside its peers, and write docs/performance.md; under 5 minutes
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
+
+bench-quick: $(BENCH)/.ready ## the same with fewer rounds, into .benchmarks/; under a minute
+	$(BENCH)/bin/python -m benchmarks --quick $(ARGS)
+
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
 	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt
 	cd requirements && ../$(COMPILE) $(UPGRADE) dev.in -o dev.txt
 	cd requirements && ../$(COMPILE) --python-version 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
+	cd requirements && ../$(COMPILE) $(UPGRADE) -c dev.txt bench.in -o bench.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
@@ -108,4 +116,15 @@ $(READY): requirements/dev.txt requirements/uv.txt $(METADATA)
 		$(BIN)/python -m pip install -qq --require-hashes -r requirements/dev.txt && \
 		$(BIN)/python -m pip install -qq $(EDITABLE); \
 	fi
+	@touch $@
+
+# What is measured is what is installed: the peers have an environment of their own, with the same versions as .venv.
+$(BENCH)/.ready: $(READY) requirements/bench.txt $(METADATA)
+	@echo "setting up $(BENCH)"
+	@$(INTERPRETER) -m venv $(BENCH)
+	@if $(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --require-hashes -r requirements/bench.txt; then :; else \
+		echo "uv could not install the requirements; trying pip" && \
+		$(BENCH)/bin/python -m pip install -qq --require-hashes -r requirements/bench.txt; \
+	fi
+	@$(BENCH)/bin/python -m pip install -qq $(EDITABLE)
 	@touch $@

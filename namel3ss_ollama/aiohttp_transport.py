@@ -1,8 +1,9 @@
-"""httpx over aiohttp, by httpx-aiohttp, with two things changed.
+"""httpx over aiohttp, by httpx-aiohttp, with a few things changed.
 
 When a connection breaks, aiohttp's reader raises at once and keeps what had arrived but was not read yet to itself;
-here that comes first, so that no text is lost to an unlucky moment. And a session holds no cookies and no bound of its
-own on connections: how many there are is the limiter's business.
+here that comes first, so that no text is lost to an unlucky moment. A session holds no cookies and no bound of its own
+on connections: how many there are is the limiter's business. And a request goes straight to the transport: what httpx
+does around that costs a fifth of a short answer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ class AiohttpClient(HttpxAiohttpClient):
         self, proxy: httpx.Proxy, **options: Any
     ) -> httpx.AsyncBaseTransport:
         return _Transport(proxy=proxy, **options)
+
+    async def send(self, request: httpx.Request, **_: Any) -> httpx.Response:
+        """Send without httpx's rounds of authentication, redirects and cookies, of which there are none here."""
+        if self.is_closed:
+            raise RuntimeError("the client is closed")
+        response = await self._transport_for_url(request.url).handle_async_request(request)
+        response.request = request
+        return response
 
 
 class _Transport(AiohttpTransport):

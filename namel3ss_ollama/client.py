@@ -183,7 +183,7 @@ class Client:
         self.http = http
         self._headers = dict(headers)
         self.clients = PerLoopClients(
-            lambda: http.make_client(self.url), lambda: http.prepare(self.url), owned=http.client is None
+            lambda: http.make_client(self.url), lambda: http.to_import(self.url), owned=http.client is None
         )
 
     # Generations and other streams of lines

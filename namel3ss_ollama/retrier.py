@@ -115,19 +115,17 @@ class Retrier:
             LLMError: The last attempt's failure.
         """
         self._budget.deposit()
-        if self.policy.attempts == 1:
-            return await attempt()
-        # Here, because importing it takes longer than importing everything else of this package.
-        from tenacity import AsyncRetrying, retry_if_exception
-
         began = asyncio.get_running_loop().time()
-
-        def worth_it(error: BaseException) -> bool:
-            return (
-                isinstance(error, LLMError)
-                and error.temporary
-                and (error.retry_after or 0.0) <= self.policy.retry_after_max
-            )
+        first: LLMError | None
+        try:
+            return await attempt()
+        except LLMError as error:
+            if self.policy.attempts == 1 or not self._worth_it(error):
+                raise
+            first = error
+        # Only for failures: tenacity takes longer to import than all of this package, and each time as long to
+        # set up as it takes to send a request.
+        from tenacity import AsyncRetrying, retry_if_exception
 
         def out_of_time_or_budget(state: RetryCallState) -> bool:
             if state.attempt_number >= self.policy.attempts:
@@ -149,19 +147,29 @@ class Retrier:
             if on_retry is not None and isinstance(error, LLMError):
                 on_retry(error, state.upcoming_sleep)
 
+        async def once() -> T:  # tenacity awaits what it can see to be a coroutine function
+            nonlocal first
+            if first is None:
+                return await attempt()
+            failure, first = first, None
+            raise failure
+
         retrying = AsyncRetrying(
-            retry=retry_if_exception(worth_it),
+            retry=retry_if_exception(self._worth_it),
             stop=out_of_time_or_budget,
             wait=wait,
             before_sleep=before_sleep,
             sleep=sleep,
             reraise=True,
         )
-
-        async def once() -> T:  # tenacity awaits what it can see to be a coroutine function
-            return await attempt()
-
         return await retrying(once)
+
+    def _worth_it(self, error: BaseException) -> bool:
+        return (
+            isinstance(error, LLMError)
+            and error.temporary
+            and (error.retry_after or 0.0) <= self.policy.retry_after_max
+        )
 
     async def pause(self, failures: int, error: LLMError) -> bool:
         """For who repeats a request by hand: wait before the next attempt; False when there is to be none.

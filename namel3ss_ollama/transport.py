@@ -14,8 +14,11 @@ provider having been closed, each client is tied to an async generator: the loop
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
+import os
 import ssl
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -28,6 +31,9 @@ from namel3ss_ollama.address import EMBEDDED_URL
 __all__ = ["HTTPSettings", "PerLoopClients"]
 
 TransportChoice = Literal["aiohttp", "httpx"] | httpx.AsyncBaseTransport
+_AIOHTTP = "namel3ss_ollama.aiohttp_transport"
+_EMBEDDED = "namel3ss_ollama.embedded"
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 _UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30.0)
 
 
@@ -51,12 +57,10 @@ class HTTPSettings:
     proxy: str | httpx.URL | httpx.Proxy | None = field(default=None, repr=False)
     trust_env: bool = True
 
-    def prepare(self, url: str) -> None:
-        """Import what `make_client` needs for that address: aiohttp takes longer than all the rest together."""
-        if self.client is None and url == EMBEDDED_URL:
-            importlib.import_module("namel3ss_ollama.embedded")
-        elif self.client is None and self.transport == "aiohttp":
-            importlib.import_module("namel3ss_ollama.aiohttp_transport")
+    def to_import(self, url: str) -> str | None:
+        """What `make_client` has still to import for that address: aiohttp takes longer than all the rest together."""
+        needed = _EMBEDDED if url == EMBEDDED_URL else _AIOHTTP if self.transport == "aiohttp" else None
+        return needed if self.client is None and needed not in sys.modules else None
 
     def unfit_for_pickling(self) -> str | None:
         """What of this has no place in a pickle, since it is secret or bound to this process; None if nothing has."""
@@ -83,9 +87,8 @@ class HTTPSettings:
 
             return httpx.AsyncClient(transport=EmbeddedTransport(), trust_env=False)
         verify = self.verify
-        if verify is True and url.startswith("http://") and self.proxy is None and self.cert is None:
-            # A TLS context with its certificates takes tens of milliseconds, and nothing here will use it.
-            verify = False
+        if verify is True and url.startswith("http://") and self.cert is None and not self._may_need_tls_for_a_proxy():
+            verify = _tls_that_trusts_nobody()
         options: dict[str, Any] = {
             "verify": verify,
             "cert": self.cert,
@@ -98,6 +101,17 @@ class HTTPSettings:
         from namel3ss_ollama.aiohttp_transport import AiohttpClient
 
         return AiohttpClient(**options)
+
+    def _may_need_tls_for_a_proxy(self) -> bool:
+        if self.proxy is not None:
+            return True
+        return self.trust_env and any(os.environ.get(name, "").lower().startswith("https:") for name in _PROXIES)
+
+
+@functools.cache
+def _tls_that_trusts_nobody() -> ssl.SSLContext:
+    """What a client gets that has no use for TLS: one with its certificates takes tens of milliseconds to make."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class _Shared(httpx.AsyncBaseTransport):
@@ -117,15 +131,15 @@ class PerLoopClients:
 
     Args:
         make: Makes a client.
-        prepare: Does first, in a thread, what of that would block the event loop: imports.
+        to_import: What has to be imported before; it is in a thread, since it would block the event loop.
         owned: Whether clients are closed here.
     """
 
     def __init__(
-        self, make: Callable[[], httpx.AsyncClient], prepare: Callable[[], None], *, owned: bool = True
+        self, make: Callable[[], httpx.AsyncClient], to_import: Callable[[], str | None], *, owned: bool = True
     ) -> None:
         self._make = make
-        self._prepare = prepare
+        self._to_import = to_import
         self._owned = owned
         self._held: _Held = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -137,12 +151,13 @@ class PerLoopClients:
         loop = asyncio.get_running_loop()
         if (client := self._open(loop)) is not None:
             return client
-        try:
-            await asyncio.to_thread(self._prepare)
-        except RuntimeError:
-            self._prepare()  # the main thread has ended: no more threads, and nobody whom blocking would hurt
-        if (client := self._open(loop)) is not None:  # another task was quicker
-            return client
+        if (module := self._to_import()) is not None:
+            try:
+                await asyncio.to_thread(importlib.import_module, module)
+            except RuntimeError:
+                pass  # the main thread has ended: no more threads, and nobody whom importing it here would hurt
+            if (client := self._open(loop)) is not None:  # another task was quicker
+                return client
         for other in [other for other in list(self._held) if other.is_closed()]:
             self._held.pop(other, None)
         client = self._make()

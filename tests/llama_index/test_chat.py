@@ -13,9 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, TextBlock, ThinkingBlock
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
 
-from llama_index.llms.namel3ss_ollama import Ollama
+from llama_index.llms.namel3ss_ollama import Ollama, responses
 from namel3ss_ollama import (
     AuthenticationError,
     LLMTimeoutError,
@@ -23,6 +30,7 @@ from namel3ss_ollama import (
     OllamaProvider,
     RetryPolicy,
     ServerBusyError,
+    StreamChunk,
     StreamConfig,
     StreamInterruptedError,
 )
@@ -82,6 +90,35 @@ def test_a_stream_has_exact_deltas_and_cumulative_messages(ollama_server: Ollama
     # What was handed out does not change when the answer goes on.
     assert responses[0].message.blocks == [ThinkingBlock(content="Let"), TextBlock(text="")]
     assert responses[2].message.blocks == [ThinkingBlock(content="Let me"), TextBlock(text="Good")]
+
+
+def test_a_quick_response_equals_a_constructed_one(
+    ollama_server: OllamaServer, llm: Ollama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ollama_server.reply(TOKENS)
+    quick = list(llm.stream_chat(ASK))
+    monkeypatch.setattr(responses, "_text_response", constructed)
+    slow = list(llm.stream_chat(ASK))
+    assert len(quick) == len(slow) > len(TOKENS)
+    for one, other in zip(quick[:-1], slow[:-1], strict=True):
+        one.raw = other.raw  # the times in it differ
+        assert one == other
+        assert one.model_dump() == other.model_dump()
+        assert one.model_dump_json() == other.model_dump_json()
+        assert repr(one) == repr(other)
+        for a, b in ((one, other), (one.message, other.message), (one.message.blocks[0], other.message.blocks[0])):
+            assert a.model_fields_set == b.model_fields_set
+            assert a.__dict__.keys() == b.__dict__.keys()
+    quick[0].message.additional_kwargs["x"] = 1
+    quick[0].message.blocks.append(TextBlock(text="y"))
+    assert quick[1] == slow[1]
+    assert quick[1].message.model_copy(update={"content": "x"}).blocks == slow[1].message.blocks
+
+
+def constructed(text: str, chunk: StreamChunk) -> ChatResponse:
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=[TextBlock(text=text)], additional_kwargs={})
+    extra = {"thinking_delta": None}
+    return ChatResponse(message=message, delta=chunk.content, raw=chunk.raw, logprobs=None, additional_kwargs=extra)
 
 
 async def test_completions_stream_as_chats_do(ollama_server: OllamaServer, llm: Ollama) -> None:

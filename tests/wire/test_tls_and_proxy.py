@@ -87,6 +87,21 @@ async def test_a_proxy_is_used(transport: str, monkeypatch: pytest.MonkeyPatch) 
     assert seen == ["GET http://ollama.test:1234/api/version HTTP/1.1"] * 2
 
 
+async def test_a_proxy_of_the_environment_that_speaks_tls_is_verified(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with serving(lambda *_: ok(), context) as port:
+        monkeypatch.setenv("HTTP_PROXY", f"https://127.0.0.1:{port}")
+        async with OllamaProvider(
+            "m", "http://ollama.test:1234", transport=transport, retry=RetryPolicy.off()
+        ) as provider:
+            with pytest.raises(LLMConnectionError, match=r"(?i)certificate"):
+                await provider.version()
+
+
 async def test_a_proxy_that_wants_a_login(transport: str) -> None:
     async with serving(lambda *_: ok(b"", "407 Proxy Authentication Required")) as port:
         proxy = f"http://127.0.0.1:{port}"

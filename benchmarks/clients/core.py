@@ -1,0 +1,137 @@
+"""The core: `OllamaProvider`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from benchmarks.clients import MESSAGES, PROMPT, Client, SyncClient
+from benchmarks.worker import resident
+from namel3ss_ollama import OllamaProvider
+
+
+def _provider(url: str, **settings: Any) -> OllamaProvider:
+    return OllamaProvider("bench", url, max_concurrent=None, **settings)
+
+
+def provider(url: str, transport: Literal["aiohttp", "httpx"] = "aiohttp") -> Client:
+    """`stream_chat`, over the default transport."""
+    made = _provider(url, transport=transport)
+
+    async def run(tokens: int) -> int:
+        characters = 0
+        async for chunk in made.stream_chat(MESSAGES, max_tokens=tokens):
+            characters += len(chunk.content)
+        return characters
+
+    return run
+
+
+def provider_httpx(url: str) -> Client:
+    """`stream_chat`, over plain httpx."""
+    return provider(url, "httpx")
+
+
+def provider_with_telemetry(url: str) -> Client:
+    """`stream_chat`, with OpenTelemetry's SDK recording spans and metrics."""
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    trace.set_tracer_provider(tracers)
+    metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
+    return provider(url)
+
+
+def provider_sync(url: str) -> SyncClient:
+    """`stream`."""
+    made = _provider(url)
+
+    def run(tokens: int) -> int:
+        return sum(len(chunk.content) for chunk in made.stream(MESSAGES, max_tokens=tokens))
+
+    return run
+
+
+def provider_whole(url: str) -> Client:
+    """`achat`."""
+    made = _provider(url)
+
+    async def run(tokens: int) -> int:
+        return len((await made.achat(MESSAGES, max_tokens=tokens)).content)
+
+    return run
+
+
+def provider_stepped(url: str) -> Client:
+    """`stream_chat` of a server that writes one token at a time."""
+    made = _provider(url)
+
+    async def run(tokens: int) -> int:
+        characters = 0
+        async for chunk in made.stream_chat(MESSAGES, max_tokens=tokens, model="stepped"):
+            characters += len(chunk.content)
+        return characters
+
+    return run
+
+
+async def embed(url: str, texts: int) -> None:
+    """Vectors of many texts, in one call."""
+    async with OllamaProvider("bench", url) as made:
+        given = await made.embed([f"text {i}" for i in range(texts)])
+    assert len(given.embeddings) == texts
+
+
+async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
+    """Answers to many prompts, in one call."""
+    async with OllamaProvider("bench", url, max_concurrent=at_once) as made:
+        answers = await made.agenerate_batch((PROMPT for _ in range(prompts)), max_tokens=tokens)
+    assert len(answers) == prompts
+
+
+async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
+    """How much memory a stream takes that waits for its next token, in bytes."""
+    made = _provider(url)
+    asked = [made.stream_chat(MESSAGES, max_tokens=2, model="held") for _ in range(streams + 1)]
+    await anext(asked[0])
+    before = resident()
+    await asyncio.gather(*(anext(stream) for stream in asked[1:]))
+    each = (resident() - before) / streams
+    await asyncio.gather(*(stream.aclose() for stream in asked))
+    await made.aclose()
+    return {"bytes": each}
+
+
+async def limiter(url: str, tasks: int, slots: int) -> None:
+    """Taking and giving back slots that many wait for."""
+    from namel3ss_ollama.limiter import Limiter
+
+    made = Limiter(slots)
+
+    async def once() -> None:
+        async with made.slot():
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(once() for _ in range(tasks)))
+
+
+async def semaphore(url: str, tasks: int, slots: int) -> None:
+    """The same with asyncio's semaphore, which works within one event loop only."""
+    made = asyncio.Semaphore(slots)
+
+    async def once() -> None:
+        async with made:
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(once() for _ in range(tasks)))
+
+
+def construct(url: str) -> object:
+    """A provider."""
+    return OllamaProvider("bench", url)

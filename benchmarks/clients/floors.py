@@ -1,0 +1,97 @@
+"""What HTTP and JSON alone cost: lines are split and parsed, nothing else is done with them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx
+import httpx_aiohttp
+import orjson
+
+from benchmarks.clients import MESSAGES, Client
+
+
+def _body(tokens: int, model: str = "bench") -> dict[str, Any]:
+    return {"model": model, "messages": MESSAGES, "options": {"num_predict": tokens}}
+
+
+class _Counter:
+    """Counts characters in pieces of a body."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.characters = 0
+
+    def feed(self, data: bytes) -> None:
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            self.characters += len(orjson.loads(line)["message"]["content"])
+
+
+def raw_socket(url: str) -> Client:
+    """asyncio's streams and a parser that knows the server: the limit."""
+    parts = urlsplit(url)
+
+    async def run(tokens: int) -> int:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=256 * 1024)
+        body = orjson.dumps(_body(tokens))
+        writer.write(b"POST /api/chat HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        characters = 0
+        rest = b""
+        while not rest.endswith(b"0\r\n\r\n"):
+            data = await reader.read(256 * 1024)
+            pieces = (rest + data).split(b"\r\n")
+            rest = pieces.pop()
+            if pieces and pieces[-1] == b"" and pieces[-2] == b"0":
+                rest = b"0\r\n\r\n"
+            for piece in pieces:
+                if piece.startswith(b"{"):
+                    characters += len(orjson.loads(piece)["message"]["content"])
+        writer.close()
+        return characters
+
+    return run
+
+
+def plain_aiohttp(url: str) -> Client:
+    """aiohttp and orjson."""
+    session: list[aiohttp.ClientSession] = []
+
+    async def run(tokens: int) -> int:
+        if not session:  # it belongs to the loop that makes it
+            session.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        counter = _Counter()
+        async with session[0].post(url + "/api/chat", json=_body(tokens)) as response:
+            async for data in response.content.iter_any():
+                counter.feed(data)
+        return counter.characters
+
+    return run
+
+
+_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+
+
+def plain_httpx(url: str) -> Client:
+    """httpx and orjson."""
+    return _of_httpx(httpx.AsyncClient(limits=_UNLIMITED, timeout=None), url)
+
+
+def httpx_over_aiohttp(url: str) -> Client:
+    """httpx-aiohttp and orjson."""
+    return _of_httpx(httpx_aiohttp.HttpxAiohttpClient(limits=_UNLIMITED, timeout=None), url)
+
+
+def _of_httpx(client: httpx.AsyncClient, url: str) -> Client:
+    async def run(tokens: int) -> int:
+        counter = _Counter()
+        async with client.stream("POST", url + "/api/chat", json=_body(tokens)) as response:
+            async for data in response.aiter_bytes():
+                counter.feed(data)
+        return counter.characters
+
+    return run

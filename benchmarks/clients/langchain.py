@@ -1,0 +1,182 @@
+"""LangChain: our chat model, the one of langchain-ollama, and what LangChain itself costs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import langchain_ollama
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from pydantic import Field
+
+import langchain_namel3ss_ollama
+from benchmarks.clients import PROMPT, Client, SyncClient
+
+
+def _ours(url: str) -> BaseChatModel:
+    return langchain_namel3ss_ollama.ChatOllama(model="bench", base_url=url, max_concurrent=None)
+
+
+def _theirs(url: str) -> BaseChatModel:
+    return langchain_ollama.ChatOllama(model="bench", base_url=url)
+
+
+class _Ready(BaseChatModel):
+    """Yields chunks that were made before."""
+
+    ready: list[list[ChatGenerationChunk]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "ready"
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        raise NotImplementedError
+
+    def _stream(self, *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
+        yield from self.ready.pop()
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in self.ready.pop():
+            yield chunk
+
+    def prepare(self, tokens: int, times: int) -> None:
+        """Make the chunks of the next answers."""
+        self.ready = [_chunks(tokens) for _ in range(times)]
+
+
+class _Made(_Ready):
+    """Makes its chunks when they are asked for, as every model must."""
+
+    tokens: int = 0
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for _ in range(self.tokens):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=" word"))
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", chunk_position="last"))
+
+    def prepare(self, tokens: int, times: int) -> None:
+        self.tokens = tokens
+
+
+def _chunks(tokens: int) -> list[ChatGenerationChunk]:
+    chunks = [ChatGenerationChunk(message=AIMessageChunk(content=" word")) for _ in range(tokens)]
+    chunks.append(ChatGenerationChunk(message=AIMessageChunk(content="", chunk_position="last")))
+    return chunks
+
+
+class _Streamed:
+    """`astream` of a model."""
+
+    def __init__(self, model: BaseChatModel) -> None:
+        self._model = model
+        if isinstance(model, _Ready):
+            self.prepare = model.prepare
+
+    async def __call__(self, tokens: int) -> int:
+        characters = 0
+        options = {} if isinstance(self._model, _Ready) else {"num_predict": tokens}
+        async for chunk in self._model.astream(PROMPT, **({"options": options} if options else {})):
+            characters += len(chunk.content)
+        return characters
+
+
+class _SyncStreamed(_Streamed):
+    """`stream` of a model."""
+
+    def __call__(self, tokens: int) -> int:  # type: ignore[override] # the worker looks which it is
+        options = {} if isinstance(self._model, _Ready) else {"num_predict": tokens}
+        chunks = self._model.stream(PROMPT, **({"options": options} if options else {}))
+        return sum(len(chunk.content) for chunk in chunks)
+
+
+def ours(url: str) -> Client:
+    """`astream` of langchain_namel3ss_ollama."""
+    return _Streamed(_ours(url))
+
+
+def theirs(url: str) -> Client:
+    """`astream` of langchain_ollama."""
+    return _Streamed(_theirs(url))
+
+
+def floor(_: str) -> Client:
+    """`astream` of a model that yields ready-made chunks."""
+    return _Streamed(_Ready())
+
+
+def floor_made(_: str) -> Client:
+    """`astream` of a model that makes its chunks with LangChain's constructors, and does nothing else."""
+    return _Streamed(_Made())
+
+
+def ours_sync(url: str) -> SyncClient:
+    """`stream` of langchain_namel3ss_ollama."""
+    return _SyncStreamed(_ours(url))
+
+
+def theirs_sync(url: str) -> SyncClient:
+    """`stream` of langchain_ollama."""
+    return _SyncStreamed(_theirs(url))
+
+
+def floor_sync(_: str) -> SyncClient:
+    """`stream` of a model that yields ready-made chunks."""
+    return _SyncStreamed(_Ready())
+
+
+def _whole(model: BaseChatModel) -> Client:
+    async def run(tokens: int) -> int:
+        return len((await model.ainvoke(PROMPT, options={"num_predict": tokens})).content)
+
+    return run
+
+
+def ours_whole(url: str) -> Client:
+    """`ainvoke` of langchain_namel3ss_ollama."""
+    return _whole(_ours(url))
+
+
+def theirs_whole(url: str) -> Client:
+    """`ainvoke` of langchain_ollama."""
+    return _whole(_theirs(url))
+
+
+async def _batch(model: BaseChatModel, prompts: int, at_once: int) -> None:
+    answers = await model.abatch([PROMPT] * prompts, {"max_concurrency": at_once})
+    assert len(answers) == prompts
+
+
+async def batch_ours(url: str, prompts: int, at_once: int, tokens: int) -> None:
+    """`abatch` of langchain_namel3ss_ollama."""
+    model = langchain_namel3ss_ollama.ChatOllama(model="bench", base_url=url, max_concurrent=None, num_predict=tokens)
+    await _batch(model, prompts, at_once)
+
+
+async def batch_theirs(url: str, prompts: int, at_once: int, tokens: int) -> None:
+    """`abatch` of langchain_ollama."""
+    await _batch(langchain_ollama.ChatOllama(model="bench", base_url=url, num_predict=tokens), prompts, at_once)
+
+
+async def embed_ours(url: str, texts: int) -> None:
+    """`aembed_documents` of langchain_namel3ss_ollama."""
+    model = langchain_namel3ss_ollama.OllamaEmbeddings(model="bench", base_url=url)
+    assert len(await model.aembed_documents([f"text {i}" for i in range(texts)])) == texts
+
+
+async def embed_theirs(url: str, texts: int) -> None:
+    """`aembed_documents` of langchain_ollama."""
+    model = langchain_ollama.OllamaEmbeddings(model="bench", base_url=url)
+    assert len(await model.aembed_documents([f"text {i}" for i in range(texts)])) == texts
+
+
+def construct_ours(url: str) -> object:
+    """A chat model of langchain_namel3ss_ollama."""
+    return _ours(url)
+
+
+def construct_theirs(url: str) -> object:
+    """A chat model of langchain_ollama."""
+    return _theirs(url)

@@ -1,0 +1,88 @@
+"""The package `ollama`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import ollama
+
+from benchmarks.clients import MESSAGES, PROMPT, Client, SyncClient
+from benchmarks.worker import resident
+
+
+def chat(url: str) -> Client:
+    """`AsyncClient.chat`, streaming."""
+    client = ollama.AsyncClient(url)
+
+    async def run(tokens: int) -> int:
+        characters = 0
+        async for part in await client.chat("bench", MESSAGES, stream=True, options={"num_predict": tokens}):
+            characters += len(part.message.content or "")
+        return characters
+
+    return run
+
+
+def chat_stepped(url: str) -> Client:
+    """The same of a server that writes one token at a time."""
+    client = ollama.AsyncClient(url)
+
+    async def run(tokens: int) -> int:
+        characters = 0
+        async for part in await client.chat("stepped", MESSAGES, stream=True, options={"num_predict": tokens}):
+            characters += len(part.message.content or "")
+        return characters
+
+    return run
+
+
+def chat_sync(url: str) -> SyncClient:
+    """`Client.chat`, streaming."""
+    client = ollama.Client(url)
+
+    def run(tokens: int) -> int:
+        parts = client.chat("bench", MESSAGES, stream=True, options={"num_predict": tokens})
+        return sum(len(part.message.content or "") for part in parts)
+
+    return run
+
+
+async def embed(url: str, texts: int) -> None:
+    """Vectors of many texts, in one call."""
+    given = await ollama.AsyncClient(url).embed("bench", [f"text {i}" for i in range(texts)])
+    assert len(given.embeddings) == texts
+
+
+async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
+    """Answers to many prompts, by hand: the package has nothing for it."""
+    client = ollama.AsyncClient(url)
+    slots = asyncio.Semaphore(at_once)
+
+    async def ask() -> str:
+        async with slots:
+            return (await client.generate("bench", PROMPT, options={"num_predict": tokens})).response
+
+    answers = await asyncio.gather(*(ask() for _ in range(prompts)))
+    assert len(answers) == prompts
+
+
+async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
+    """How much memory a stream takes that waits for its next token, in bytes."""
+    client = ollama.AsyncClient(url)
+
+    async def begun() -> object:
+        stream = await client.chat("held", MESSAGES, stream=True, options={"num_predict": 2})
+        await anext(stream)
+        return stream
+
+    held = [await begun()]
+    before = resident()
+    held += await asyncio.gather(*(begun() for _ in range(streams)))
+    each = (resident() - before) / streams
+    await client._client.aclose()
+    return {"bytes": each}
+
+
+def construct(url: str) -> object:
+    """A client."""
+    return ollama.AsyncClient(url)

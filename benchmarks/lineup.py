@@ -1,0 +1,139 @@
+"""Who is measured in what, and the names that they have in the tables."""
+
+from __future__ import annotations
+
+STREAMING = (
+    "floors:raw_socket",
+    "floors:plain_aiohttp",
+    "floors:httpx_over_aiohttp",
+    "floors:plain_httpx",
+    "core:provider",
+    "core:provider_httpx",
+    "ollama_python:chat",
+    "langchain:floor",
+    "langchain:floor_made",
+    "langchain:ours",
+    "langchain:theirs",
+    "llama_index:floor",
+    "llama_index:floor_made",
+    "llama_index:ours",
+    "llama_index:theirs",
+)
+SYNCHRONOUS = (
+    "core:provider_sync",
+    "ollama_python:chat_sync",
+    "langchain:floor_sync",
+    "langchain:ours_sync",
+    "langchain:theirs_sync",
+    "llama_index:floor_sync",
+    "llama_index:ours_sync",
+    "llama_index:theirs_sync",
+)
+WHOLE = ("core:provider_whole", "langchain:ours_whole", "langchain:theirs_whole")
+CROWDED = (
+    "floors:plain_aiohttp",
+    "floors:httpx_over_aiohttp",
+    "floors:plain_httpx",
+    "core:provider",
+    "ollama_python:chat",
+    "langchain:ours",
+    "langchain:theirs",
+    "llama_index:ours",
+    "llama_index:theirs",
+)
+A_CLIENT_EACH = ("core:provider", "ollama_python:chat", "langchain:ours", "langchain:theirs")
+SLOW = ("floors:plain_httpx", "ollama_python:chat", "langchain:theirs", "llama_index:theirs")
+"""In a crowd these take seconds, and have one round."""
+GROWING = (
+    "core:provider",
+    "ollama_python:chat",
+    "langchain:ours",
+    "langchain:theirs",
+    "llama_index:ours",
+    "llama_index:theirs",
+)
+FIRST = (
+    "floors:raw_socket",
+    "floors:plain_aiohttp",
+    "floors:plain_httpx",
+    "core:provider",
+    "core:provider_httpx",
+    "ollama_python:chat",
+    "langchain:ours",
+    "langchain:theirs",
+    "llama_index:ours",
+    "llama_index:theirs",
+)
+CONSTRUCTED = (
+    "core:construct",
+    "ollama_python:construct",
+    "langchain:construct_ours",
+    "langchain:construct_theirs",
+    "llama_index:construct_ours",
+    "llama_index:construct_theirs",
+)
+EMBEDDING = ("core:embed", "ollama_python:embed", "langchain:embed_ours", "langchain:embed_theirs")
+BATCH = ("core:batch", "ollama_python:batch", "langchain:batch_ours", "langchain:batch_theirs")
+LIMITING = ("core:limiter", "core:semaphore")
+IMPORTED = {
+    "nothing": "pass",
+    "httpx, pydantic": "import httpx, pydantic",
+    "namel3ss_ollama": "import namel3ss_ollama",
+    "ollama": "import ollama",
+}
+IMPORTED_WITH_FRAMEWORKS = {
+    "langchain_core's BaseChatModel": "from langchain_core.language_models.chat_models import BaseChatModel",
+    "langchain_namel3ss_ollama": "import langchain_namel3ss_ollama",
+    "langchain_ollama": "import langchain_ollama",
+    "llama_index.core's LLM": "from llama_index.core.llms.function_calling import FunctionCallingLLM",
+    "llama_index.llms.namel3ss_ollama": "import llama_index.llms.namel3ss_ollama",
+    "llama_index.llms.ollama": "import llama_index.llms.ollama",
+}
+
+LABELS = {
+    "floors:raw_socket": "asyncio streams + orjson, no HTTP library (the limit)",
+    "floors:plain_aiohttp": "aiohttp + orjson",
+    "floors:httpx_over_aiohttp": "httpx-aiohttp + orjson",
+    "floors:plain_httpx": "httpx + orjson",
+    "core": "OllamaProvider",
+    "core:provider": "**OllamaProvider.stream_chat**",
+    "core:provider_httpx": '**OllamaProvider.stream_chat**, `transport="httpx"`',
+    "core:provider_sync": "**OllamaProvider.stream**",
+    "core:provider_whole": "**OllamaProvider.achat**",
+    "core:construct": "**OllamaProvider()**",
+    "core:embed": "**OllamaProvider.embed**",
+    "core:batch": "**OllamaProvider.agenerate_batch**",
+    "core:limiter": "**the provider's limiter**",
+    "core:semaphore": "asyncio.Semaphore (one event loop, no bound on the queue)",
+    "ollama_python": "ollama",
+    "ollama_python:chat": "ollama AsyncClient.chat",
+    "ollama_python:chat_sync": "ollama Client.chat",
+    "ollama_python:construct": "ollama AsyncClient()",
+    "ollama_python:embed": "ollama AsyncClient.embed",
+    "ollama_python:batch": "ollama AsyncClient.generate, by hand",
+    "langchain:floor": "LangChain's floor: chunks made before the clock starts",
+    "langchain:floor_made": "LangChain's floor: chunks made when they are due",
+    "langchain:ours": "**LangChain, ours**: astream",
+    "langchain:theirs": "langchain-ollama astream",
+    "langchain:floor_sync": "LangChain's floor: chunks made before the clock starts",
+    "langchain:ours_sync": "**LangChain, ours**: stream",
+    "langchain:theirs_sync": "langchain-ollama stream",
+    "langchain:ours_whole": "**LangChain, ours**: ainvoke",
+    "langchain:theirs_whole": "langchain-ollama ainvoke",
+    "langchain:construct_ours": "**LangChain, ours**: ChatOllama()",
+    "langchain:construct_theirs": "langchain-ollama ChatOllama()",
+    "langchain:embed_ours": "**LangChain, ours**: aembed_documents",
+    "langchain:embed_theirs": "langchain-ollama aembed_documents",
+    "langchain:batch_ours": "**LangChain, ours**: abatch",
+    "langchain:batch_theirs": "langchain-ollama abatch",
+    "llama_index:floor": "LlamaIndex's floor: responses made before the clock starts",
+    "llama_index:floor_made": "LlamaIndex's floor: responses made when they are due",
+    "llama_index:ours": "**LlamaIndex, ours**: astream_chat",
+    "llama_index:theirs": "llama-index-llms-ollama astream_chat",
+    "llama_index:floor_sync": "LlamaIndex's floor: responses made before the clock starts",
+    "llama_index:ours_sync": "**LlamaIndex, ours**: stream_chat",
+    "llama_index:theirs_sync": "llama-index-llms-ollama stream_chat",
+    "llama_index:construct_ours": "**LlamaIndex, ours**: Ollama()",
+    "llama_index:construct_theirs": "llama-index-llms-ollama Ollama() (its clients come later)",
+}
+"""What a client is called in a table; one that is not here is called what it is."""

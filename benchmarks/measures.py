@@ -1,0 +1,314 @@
+"""What is measured. Each function is one thing; it gives, for every client, a list of values: one a round.
+
+The clients take turns within a round, so that a machine that is busy for a while is so for all of them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from benchmarks.lineup import (
+    A_CLIENT_EACH,
+    BATCH,
+    CONSTRUCTED,
+    CROWDED,
+    EMBEDDING,
+    FIRST,
+    GROWING,
+    IMPORTED,
+    IMPORTED_WITH_FRAMEWORKS,
+    LIMITING,
+    SLOW,
+    STREAMING,
+    SYNCHRONOUS,
+    WHOLE,
+)
+from benchmarks.processes import Worker, Workers
+
+Values = dict[str, list[float]]
+"""Values by client, one a round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured.
+
+    Attributes:
+        rounds: How often the quick things are; the slow ones less.
+        tokens: The length of an answer whose cost a token is measured.
+        whole: The length of an answer that comes whole.
+        crowd: How many streams there are at once.
+        crowds: The same, to see how the cost grows.
+        lengths: Lengths of answers, to see how the cost grows.
+        texts: How many texts are embedded.
+        prompts: How many prompts are a batch of ours.
+        prompts_theirs: How many are one of the others, which take longer.
+        tasks: How many wait for slots.
+        frameworks: Whether the frameworks' imports are measured, which take seconds each.
+    """
+
+    rounds: int = 7
+    tokens: int = 8000
+    whole: int = 8000
+    crowd: int = 1000
+    crowds: tuple[int, ...] = (100, 1000, 4000)
+    lengths: tuple[int, ...] = (1000, 4000, 16000, 32000)
+    texts: int = 10_000
+    prompts: int = 10_000
+    prompts_theirs: int = 2000
+    tasks: int = 10_000
+    frameworks: bool = True
+
+
+FULL = Size()
+QUICK = Size(
+    rounds=3,
+    tokens=4000,
+    crowd=50,
+    crowds=(50, 500),
+    lengths=(1000, 4000),
+    texts=1000,
+    prompts=500,
+    prompts_theirs=200,
+    tasks=2000,
+    frameworks=False,
+)
+
+
+def in_turns(rounds: int, clients: Iterable[str], measure: Callable[[str], float]) -> Values:
+    """Values of `measure`, the clients taking turns."""
+    values: Values = {client: [] for client in clients}
+    for _ in range(rounds):
+        for client, measured in values.items():
+            measured.append(measure(client))
+    return values
+
+
+def warmed(workers: Workers, clients: Iterable[str]) -> None:
+    """Start workers, and let each have answered before."""
+    workers.start(clients)
+    for client in clients:
+        workers.ask("streams", client, tokens=500, repeat=2)
+
+
+def a_token(workers: Workers, size: Size) -> Values:
+    """CPU microseconds of the client for a streamed token."""
+    return _a_token(workers, size, STREAMING)
+
+
+def a_token_synchronously(workers: Workers, size: Size) -> Values:
+    """CPU microseconds of the client for a token of a synchronous stream."""
+    return _a_token(workers, size, SYNCHRONOUS)
+
+
+def _a_token(workers: Workers, size: Size, clients: Iterable[str]) -> Values:
+    warmed(workers, clients)
+    return in_turns(
+        size.rounds,
+        clients,
+        lambda client: float(workers.ask("streams", client, tokens=size.tokens)["cpu"]) / size.tokens * 1e6,
+    )
+
+
+def whole_answer(workers: Workers, size: Size) -> Values:
+    """CPU milliseconds of the client for one long answer that is asked for as a whole."""
+    warmed(workers, WHOLE)
+    return in_turns(
+        size.rounds, WHOLE, lambda client: float(workers.ask("streams", client, tokens=size.whole)["cpu"]) * 1e3
+    )
+
+
+def crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """Seconds for many streams of 100 tokens at once over one client: of CPU, and on the clock."""
+    return _crowd(workers, CROWDED, size, a_client_each=False)
+
+
+def crowd_with_a_client_each(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """As `crowd`, but each stream makes its own client, as programs do that make one for each request."""
+    return _crowd(workers, A_CLIENT_EACH, size, a_client_each=True)
+
+
+def _crowd(workers: Workers, clients: Iterable[str], size: Size, *, a_client_each: bool) -> Mapping[str, Values]:
+    cpu: Values = {client: [] for client in clients}
+    wall: Values = {client: [] for client in clients}
+    warmed(workers, clients)
+    for turn in range(min(3, size.rounds)):
+        for client in clients:
+            if turn == 0 or client not in SLOW:
+                cost = workers.ask("streams", client, tokens=100, streams=size.crowd, a_client_each=a_client_each)
+                cpu[client].append(cost["cpu"])
+                wall[client].append(cost["wall"])
+    return {"cpu": cpu, "wall": wall}
+
+
+def by_crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """CPU microseconds a token for more and more streams of 100 tokens at once; about as many streams in each round."""
+    clients = ("floors:plain_aiohttp", "core:provider")
+    measured: dict[str, Values] = {client: {str(streams): [] for streams in size.crowds} for client in clients}
+    warmed(workers, clients)
+    for client in clients:
+        workers.ask("streams", client, tokens=100, streams=size.crowds[-1])  # the memory for it is there from now on
+    for _ in range(min(3, size.rounds)):
+        for streams in size.crowds:
+            repeat = max(1, 1000 // streams)
+            for client in clients:
+                cost = workers.ask("streams", client, tokens=100, streams=streams, repeat=repeat)
+                measured[client][str(streams)].append(cost["cpu"] / (100 * streams * repeat) * 1e6)
+    return measured
+
+
+def by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """CPU microseconds a token for longer and longer answers."""
+    warmed(workers, GROWING)
+    measured: dict[str, Values] = {client: {} for client in GROWING}
+    for length in size.lengths:
+        for client in GROWING:
+            cost = workers.ask("streams", client, tokens=length)
+            measured[client][str(length)] = [float(cost["cpu"]) / length * 1e6]
+    return measured
+
+
+def memory_by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """MiB that a process grows by at most while an answer streams that nobody keeps, by the answer's length."""
+    clients = GROWING if size.frameworks else GROWING[:2]
+    measured: dict[str, Values] = {client: {} for client in clients}
+    with ExitStack() as stack:  # a process for each, since a peak is a whole process's
+        fresh = {c: stack.enter_context(Worker(c.partition(":")[0], workers.url)) for c in clients}
+        for client, worker in fresh.items():
+            before = None
+            for length in size.lengths:
+                peak = worker.ask("peak", client, tokens=length)
+                before = peak["before"] if before is None else before
+                measured[client][str(length)] = [(peak["bytes"] - before) / 2**20]
+    return measured
+
+
+def memory_a_stream(workers: Workers, size: Size) -> Values:
+    """KiB of a stream that waits for its next token; 90 of them, since ollama allows 100 connections."""
+    values: Values = {}
+    for library in ("core", "ollama_python"):
+        with Worker(library, workers.url) as fresh:
+            given = fresh.ask("call", f"{library}:memory_a_stream", streams=90)
+            values[library] = [given["bytes"] / 1024]
+    return values
+
+
+def first_token(workers: Workers, size: Size) -> Values:
+    """Microseconds from asking to the end of an answer of one token, over a connection that is there."""
+    warmed(workers, FIRST)
+    return in_turns(size.rounds, FIRST, lambda client: float(workers.ask("single", client, count=50)["wall"]) * 1e6)
+
+
+def construct(workers: Workers, size: Size) -> Values:
+    """CPU milliseconds to make a client or a chat model; none of them the first of its process."""
+
+    def measure(function: str) -> float:
+        return float(workers.ask("construct", function)["cpu"]) * 1e3
+
+    values = in_turns(2 * size.rounds + 1, CONSTRUCTED, measure)
+    for measured in values.values():
+        del measured[0]
+    return values
+
+
+def imports(workers: Workers, size: Size) -> Values:
+    """CPU milliseconds of an import, in a process of its own; the interpreter's own start is not counted."""
+    timed = "import time; began = time.process_time(); {}; print(time.process_time() - began)"
+
+    def measure(statement: str) -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", timed.format(statement)], check=True, capture_output=True, text=True
+        )
+        return float(done.stdout) * 1e3
+
+    values = in_turns(size.rounds + 1, IMPORTED, lambda name: measure(IMPORTED[name]))
+    for measured in values.values():
+        del measured[0]  # may have compiled
+    if size.frameworks:
+        values |= in_turns(1, IMPORTED_WITH_FRAMEWORKS, lambda name: measure(IMPORTED_WITH_FRAMEWORKS[name]))
+    return values
+
+
+def embed(workers: Workers, size: Size) -> Values:
+    """CPU seconds for the vectors of many texts."""
+    return _calls(workers, EMBEDDING, min(3, size.rounds), lambda _: {"texts": size.texts}, lambda _: 1.0)
+
+
+def batch(workers: Workers, size: Size) -> Values:
+    """CPU microseconds a prompt of a large batch of short answers (10 tokens), 100 at once."""
+
+    def prompts(function: str) -> int:
+        return size.prompts if function == "core:batch" else size.prompts_theirs
+
+    return _calls(
+        workers,
+        BATCH,
+        1,
+        lambda function: {"prompts": prompts(function), "at_once": 100, "tokens": 10},
+        lambda function: 1e6 / prompts(function),
+    )
+
+
+def limiter(workers: Workers, size: Size) -> Values:
+    """CPU microseconds to take and give back one of 10 slots, for thousands who wait."""
+    arguments = {"tasks": size.tasks, "slots": 10}
+    return _calls(workers, LIMITING, size.rounds, lambda _: arguments, lambda _: 1e6 / size.tasks)
+
+
+def _calls(
+    workers: Workers,
+    functions: Iterable[str],
+    rounds: int,
+    arguments: Callable[[str], Mapping[str, int]],
+    scale: Callable[[str], float],
+) -> Values:
+    def measure(function: str) -> float:
+        given = workers.ask("call", function, **arguments(function))
+        return float(given["cpu"]) * scale(function)
+
+    return in_turns(rounds, functions, measure)
+
+
+def telemetry(workers: Workers, size: Size) -> Values:
+    """CPU microseconds a token of answers of 1,000 tokens, with and without OpenTelemetry."""
+    with (
+        Worker("core", workers.url, without="opentelemetry") as missing,
+        Worker("core", workers.url) as off,
+        Worker("core", workers.url) as on,
+    ):
+        made = {
+            "not installed": (missing, "core:provider"),
+            "off": (off, "core:provider"),
+            "on": (on, "core:provider_with_telemetry"),
+        }
+
+        def measure(name: str) -> float:
+            worker, client = made[name]
+            return float(worker.ask("streams", client, tokens=1000, repeat=10)["cpu"]) / 10_000 * 1e6
+
+        in_turns(1, made, measure)
+        return in_turns(2 * size.rounds, made, measure)
+
+
+ALL: tuple[Callable[[Workers, Size], Mapping[str, object]], ...] = (
+    imports,  # first, while nothing else was started
+    a_token,
+    a_token_synchronously,
+    whole_answer,
+    by_length,
+    crowd,
+    crowd_with_a_client_each,
+    by_crowd,
+    first_token,
+    construct,
+    embed,
+    batch,
+    limiter,
+    telemetry,
+    memory_a_stream,
+    memory_by_length,
+)

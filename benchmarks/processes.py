@@ -1,0 +1,142 @@
+"""The processes of a run: the server on one core, workers on another, and how to talk to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+_LONGEST_START = 60.0
+
+
+def pin(part: Literal["server", "client"]) -> None:
+    """Keep this process on one core, apart from the other part, where the system has two and can do so."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[-1] if part == "server" else cores[0]})
+
+
+def allow_many_files() -> None:
+    """Raise the limit on open files, for thousands of connections, as far as that is allowed."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@contextmanager
+def replay_server() -> Iterator[str]:
+    """The address of a running replay server."""
+    with _python("benchmarks.replay") as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+
+
+class Worker:
+    """A process that measures clients, and keeps them between measurements.
+
+    Args:
+        library: The module of `benchmarks.clients` that they are in.
+        url: The server's address.
+        without: A module that cannot be imported there.
+    """
+
+    def __init__(self, library: str, url: str, without: str = "") -> None:
+        self._library = library
+        self._running = _python("benchmarks.worker", library, url, without)
+        self._process = self._running.__enter__()
+
+    def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
+        """What is measured of a client, or another function of the library.
+
+        Args:
+            what: The method of `benchmarks.worker.Bench`.
+            name: The function, as "library:function".
+            **arguments: What the method takes besides.
+
+        Raises:
+            RuntimeError: The worker failed; its traceback is on standard error.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps([what, name.partition(":")[2], arguments]) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise RuntimeError(f"the worker of {self._library} failed at {what} of {name}, {arguments}")
+        result: dict[str, Any] = json.loads(answer)
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        self._running.__exit__(None, None, None)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Workers:
+    """The workers of a run, one a library; each is started when it is first needed, and kept.
+
+    Args:
+        url: The server's address.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._workers: dict[str, Worker] = {}
+        self._stack = ExitStack()
+
+    def start(self, names: Iterable[str]) -> None:
+        """Start what measures these, side by side, since what they import takes seconds."""
+        for library in dict.fromkeys(name.partition(":")[0] for name in names):
+            if library not in self._workers:
+                self._workers[library] = self._stack.enter_context(Worker(library, self.url))
+
+    def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
+        """As `Worker.ask`, of the worker whose library it is."""
+        self.start([name])
+        return self._workers[name.partition(":")[0]].ask(what, name, **arguments)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+@contextmanager
+def _python(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "LANGSMITH_TRACING": "false", "NO_PROXY": "127.0.0.1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        try:
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended already
+        try:
+            process.wait(_LONGEST_START)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

@@ -1,0 +1,163 @@
+"""A server that answers as Ollama does, as fast as the client can read: `python -m benchmarks.replay`.
+
+A process of its own, so that its work is not counted as the client's. Answers are rendered once and kept: one HTTP
+chunk a line, written in large pieces with the flow control that the socket asks for. How many tokens there are is
+`options.num_predict`. It prints its port, and ends when its standard input does.
+
+The model "held" gets the first half of its answer and then silence, until the client hangs up; the model "stepped"
+gets one write a token, each in a turn of its own of the event loop, so that many streams grow side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.processes import pin
+
+WORD = " word"
+VECTOR_LENGTH = 384
+_PIECE = 64 * 1024
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+_COUNTERS = {
+    "total_duration": 1_000_000_000,
+    "load_duration": 1_000_000,
+    "prompt_eval_count": 7,
+    "prompt_eval_duration": 10_000_000,
+    "eval_duration": 900_000_000,
+}
+
+
+def line(kind: str, text: str, **rest: Any) -> bytes:
+    """One line of an answer."""
+    content = {"response": text} if kind == "generate" else {"message": {"role": "assistant", "content": text}}
+    value = {"model": "bench", "created_at": "2025-01-01T00:00:00.123456789Z", **content, "done": False, **rest}
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def last_line(kind: str, text: str, tokens: int) -> bytes:
+    """The line that ends an answer."""
+    return line(kind, text, done=True, done_reason="stop", eval_count=tokens, **_COUNTERS)
+
+
+def framed(data: bytes) -> bytes:
+    """One HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@functools.cache
+def streamed(kind: str, tokens: int) -> tuple[bytes, ...]:
+    """A streamed answer, in pieces to write."""
+    whole = _HEAD + framed(line(kind, WORD)) * tokens + framed(last_line(kind, "", tokens)) + b"0\r\n\r\n"
+    return tuple(whole[i : i + _PIECE] for i in range(0, len(whole), _PIECE))
+
+
+@functools.cache
+def stepped(kind: str, tokens: int) -> tuple[bytes, ...]:
+    """The same answer, a write for each token."""
+    first = _HEAD + framed(line(kind, WORD))
+    last = framed(last_line(kind, "", tokens)) + b"0\r\n\r\n"
+    return (first, *(framed(line(kind, WORD)) for _ in range(tokens - 1)), last)
+
+
+@functools.cache
+def whole(kind: str, tokens: int) -> tuple[bytes, ...]:
+    """The answer to `"stream": false`."""
+    return (_plain(last_line(kind, WORD * tokens, tokens)),)
+
+
+@functools.cache
+def embedded(texts: int) -> tuple[bytes, ...]:
+    """Vectors."""
+    vector = [round(0.001 * i - 0.19, 8) for i in range(VECTOR_LENGTH)]
+    value = {"model": "bench", "embeddings": [vector] * texts, "prompt_eval_count": texts}
+    return (_plain(json.dumps(value, separators=(",", ":")).encode()),)
+
+
+def _plain(body: bytes) -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+class Connection(asyncio.Protocol):
+    """One connection: requests in, rendered answers out."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._unwritten: Iterator[bytes] | None = None
+        self._paused = False
+        self._one_a_turn = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, rest = self._received.partition(b"\r\n\r\n")
+        if not end:
+            return
+        request, *headers = head.split(b"\r\n")
+        lengths = [h.partition(b":")[2] for h in headers if h.lower().startswith(b"content-length:")]
+        length = int(lengths[0]) if lengths else 0
+        if len(rest) < length:
+            return
+        self._received = rest[length:]
+        self._answer(request.split()[1].decode(), json.loads(rest[:length] or b"{}"))
+
+    def _answer(self, path: str, body: dict[str, Any]) -> None:
+        tokens = int((body.get("options") or {}).get("num_predict") or 100)
+        kind = path.rpartition("/")[2]
+        held = body.get("model") == "held"
+        self._one_a_turn = body.get("model") == "stepped"
+        if kind == "embed":
+            pieces = embedded(len(body["input"]) if isinstance(body["input"], list) else 1)
+        elif kind not in ("chat", "generate"):
+            pieces = (_plain(b"{}"),)
+        elif body.get("stream") is False:
+            pieces = whole(kind, tokens)
+        else:
+            pieces = stepped(kind, tokens) if self._one_a_turn or held else streamed(kind, tokens)
+        self._unwritten = iter(pieces[: len(pieces) // 2] if held else pieces)
+        self._write()
+
+    def _write(self) -> None:
+        while self._unwritten is not None and not self._paused:
+            piece = next(self._unwritten, None)
+            if piece is None:
+                self._unwritten = None
+                return
+            self._transport.write(piece)
+            if self._one_a_turn:
+                asyncio.get_running_loop().call_soon(self._write)
+                return
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if not self._one_a_turn:
+            self._write()
+        else:
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwritten = None
+
+
+async def serve() -> None:
+    """Serve on a free port of the loopback address until standard input ends."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    pin("server")
+    asyncio.run(serve())

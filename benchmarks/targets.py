@@ -1,0 +1,126 @@
+"""What the figures have to show, as ratios within one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.figures import Figure, figure, ratio
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing to show.
+
+    Attributes:
+        what: What is compared.
+        figure: The ratio that was measured.
+        bound: What it is held against.
+        at_least: Whether it must not be below the bound; if not, not above.
+        unit: What the figure is in.
+    """
+
+    what: str
+    figure: Figure
+    bound: float
+    at_least: bool
+    unit: str = "x"
+
+    @property
+    def reached(self) -> bool:
+        """Whether the median is on the right side."""
+        median = self.figure["median"]
+        return median >= self.bound if self.at_least else median <= self.bound
+
+
+def targets(results: Results) -> list[Target]:
+    """All targets, from the results of all measures."""
+    token, synchronous, whole = results["a_token"], results["a_token_synchronously"], results["whole_answer"]
+    shared, each = results["crowd"]["wall"], results["crowd_with_a_client_each"]["wall"]
+    growth = results["by_crowd"]["core:provider"]
+    few, many = min(growth, key=int), max(growth, key=int)
+    imports, telemetry = results["imports"], results["telemetry"]
+    ours = token["core:provider"]
+
+    def cheaper(what: str, values: Results, theirs: str, mine: str, bound: float) -> Target:
+        return Target(what, ratio(values[theirs], values[mine]), bound, at_least=True)
+
+    def within(what: str, mine: list[float], floor: list[float], bound: float) -> Target:
+        return Target(what, ratio(mine, floor), bound, at_least=False)
+
+    return [
+        cheaper("1. `stream_chat` cheaper a token than ollama", token, "ollama_python:chat", "core:provider", 5.0),
+        within("1. `stream_chat` over aiohttp + orjson", ours, token["floors:plain_aiohttp"], 2.0),
+        cheaper("2. LangChain `astream` cheaper", token, "langchain:theirs", "langchain:ours", 2.2),
+        within(
+            "2. LangChain `astream` over its floor, chunks made when due",
+            token["langchain:ours"],
+            token["langchain:floor_made"],
+            1.3,
+        ),
+        within(
+            "2. LangChain `astream` over its floor, chunks made before",
+            token["langchain:ours"],
+            token["langchain:floor"],
+            1.3,
+        ),
+        cheaper("2. LangChain `stream` cheaper", synchronous, "langchain:theirs_sync", "langchain:ours_sync", 1.8),
+        cheaper("3. LlamaIndex `astream_chat` cheaper", token, "llama_index:theirs", "llama_index:ours", 2.0),
+        within(
+            "3. LlamaIndex `astream_chat` over its floor, responses made when due",
+            token["llama_index:ours"],
+            token["llama_index:floor_made"],
+            1.35,
+        ),
+        within(
+            "3. LlamaIndex `astream_chat` over its floor, responses made before",
+            token["llama_index:ours"],
+            token["llama_index:floor"],
+            1.35,
+        ),
+        cheaper(
+            "4. LangChain `ainvoke` of a long answer cheaper",
+            whole,
+            "langchain:theirs_whole",
+            "langchain:ours_whole",
+            10,
+        ),
+        cheaper(
+            "5. many streams at once faster than ollama, a client each", each, "ollama_python:chat", "core:provider", 15
+        ),
+        cheaper(
+            "5. many streams at once faster than langchain-ollama, a client each",
+            each,
+            "langchain:theirs",
+            "langchain:ours",
+            15,
+        ),
+        cheaper(
+            "5. many streams at once faster than ollama, one client", shared, "ollama_python:chat", "core:provider", 15
+        ),
+        cheaper(
+            "5. many streams at once faster than langchain-ollama, one client",
+            shared,
+            "langchain:theirs",
+            "langchain:ours",
+            15,
+        ),
+        within(f"5. cost a token of {many} streams at once over that of {few}", growth[many], growth[few], 1.5),
+        Target(
+            "6. constructing LangChain's chat model",
+            figure(results["construct"]["langchain:construct_ours"]),
+            1.0,
+            at_least=False,
+            unit="ms",
+        ),
+        within(
+            "6. `import namel3ss_ollama` over `import httpx, pydantic`",
+            imports["namel3ss_ollama"],
+            imports["httpx, pydantic"],
+            1.2,
+        ),
+        within("7. telemetry off over not installed", telemetry["off"], telemetry["not installed"], 1.03),
+        within("7. telemetry on over off", telemetry["on"], telemetry["off"], 1.1),
+    ]

@@ -1,0 +1,141 @@
+"""The process that measures a library's clients: `python -m benchmarks.worker LIBRARY URL WITHOUT`.
+
+Commands come in and results go out as lines of JSON. Times are seconds; `cpu` is that of all threads of this process,
+which the server's, being another's, is no part of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import inspect
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import allow_many_files, pin
+from benchmarks.replay import WORD
+
+_LONGEST = 240.0
+
+
+class Bench:
+    """The clients of one library on one event loop.
+
+    Args:
+        library: The module of `benchmarks.clients`.
+        url: The server's address.
+    """
+
+    def __init__(self, library: str, url: str) -> None:
+        self._library = importlib.import_module(f"benchmarks.clients.{library}")
+        self._url = url
+        self._clients: dict[str, Any] = {}
+        self._loop = asyncio.new_event_loop()
+        # Nobody closes the clients, since the process ends after them; aiohttp would complain of that.
+        self._loop.set_exception_handler(lambda *_: None)
+        asyncio.set_event_loop(self._loop)
+
+    def streams(
+        self, name: str, tokens: int, streams: int = 1, repeat: int = 1, a_client_each: bool = False
+    ) -> dict[str, float]:
+        """The cost of `streams` answers of so many tokens at once, `repeat` times."""
+        client = self._client(name)
+        prepare = getattr(client, "prepare", None)
+        if prepare is not None:
+            prepare(tokens, streams * repeat)
+        is_async = inspect.iscoroutinefunction(client) or inspect.iscoroutinefunction(type(client).__call__)
+        gc.collect()
+        cpu, wall = time.process_time(), time.perf_counter()
+        if is_async:
+            work = self._at_once(name, tokens, streams, repeat, a_client_each)
+            characters = self._loop.run_until_complete(asyncio.wait_for(work, _LONGEST))
+        else:
+            characters = sum(client(tokens) for _ in range(repeat))
+        result = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        if characters != len(WORD) * tokens * streams * repeat:
+            raise AssertionError(f"{name}: {characters} characters of {tokens} tokens, {streams * repeat} times")
+        return result
+
+    async def _at_once(self, name: str, tokens: int, streams: int, repeat: int, a_client_each: bool) -> int:
+        async def one() -> int:
+            client = getattr(self._library, name)(self._url) if a_client_each else self._client(name)
+            characters: int = await client(tokens)
+            return characters
+
+        return sum([sum(await asyncio.gather(*(one() for _ in range(streams)))) for _ in range(repeat)])
+
+    def _client(self, name: str) -> Any:
+        if name not in self._clients:
+            self._clients[name] = getattr(self._library, name)(self._url)
+        return self._clients[name]
+
+    def single(self, name: str, count: int) -> dict[str, float]:
+        """The median time of an answer of one token, one after the other."""
+        client = self._client(name)
+
+        async def times() -> list[float]:
+            taken: list[float] = []
+            for _ in range(count):
+                began = time.perf_counter()
+                await client(1)
+                taken.append(time.perf_counter() - began)
+            return taken
+
+        return {"wall": sorted(self._loop.run_until_complete(times()))[count // 2]}
+
+    def peak(self, name: str, tokens: int) -> dict[str, float]:
+        """The process's largest memory so far, in bytes, before and after an answer of so many tokens."""
+        before = _peak()
+        self.streams(name, tokens)
+        return {"before": before, "bytes": _peak()}
+
+    def call(self, name: str, **arguments: Any) -> dict[str, float]:
+        """The cost of a coroutine function, and what it returns."""
+        work = getattr(self._library, name)(self._url, **arguments)
+        gc.collect()
+        cpu, wall = time.process_time(), time.perf_counter()
+        given = self._loop.run_until_complete(asyncio.wait_for(work, _LONGEST))
+        return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, **(given or {})}
+
+    def construct(self, name: str) -> dict[str, float]:
+        """The cost of making something."""
+        make = getattr(self._library, name)
+        cpu = time.process_time()
+        made = make(self._url)
+        result = {"cpu": time.process_time() - cpu}
+        del made
+        return result
+
+
+def resident() -> int:
+    """This process's memory now, in bytes; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _peak() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def main() -> None:
+    library, url, without = sys.argv[1:]
+    allow_many_files()
+    if without:
+        sys.modules[without] = None  # type: ignore[assignment] # so that importing it fails
+    bench = Bench(library, url)
+    pin("client")  # only now: imports may use both cores
+    for command in sys.stdin:
+        what, name, arguments = json.loads(command)
+        print(json.dumps(getattr(bench, what)(name, **arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

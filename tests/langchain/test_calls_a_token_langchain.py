@@ -1,0 +1,40 @@
+"""LangChain's hot path keeps its shape: so many calls a token, and no more."""
+
+from __future__ import annotations
+
+from calls import TOKENS, calls_a_token, replay_server
+
+from langchain_namel3ss_ollama import ChatOllama
+
+
+def test_astream() -> None:
+    async def run() -> int:
+        return sum([len(chunk.text) async for chunk in model.astream("Hi")])
+
+    with replay_server() as url:
+        model = ChatOllama(model="bench", base_url=url, num_predict=TOKENS)
+        calls = calls_a_token(run)
+    assert calls["ours"] <= 11, calls
+    assert calls["all"] <= 46, calls
+
+
+def test_stream() -> None:
+    def run() -> int:
+        return sum(len(chunk.text) for chunk in model.stream("Hi"))
+
+    with replay_server() as url:
+        model = ChatOllama(model="bench", base_url=url, num_predict=TOKENS)
+        calls = calls_a_token(run)
+    assert calls["ours"] <= 12, calls
+    assert calls["all"] <= 48, calls
+
+
+def test_ainvoke_calls_nothing_of_langchains() -> None:
+    async def run() -> int:
+        return len((await model.ainvoke("Hi")).text)
+
+    with replay_server() as url:
+        model = ChatOllama(model="bench", base_url=url, num_predict=TOKENS)
+        calls = calls_a_token(run)
+    assert calls["ours"] <= 2, calls
+    assert calls["all"] <= 12, calls

@@ -1,0 +1,48 @@
+"""The core's hot path keeps its shape: so many calls a token, and no more."""
+
+from __future__ import annotations
+
+import pytest
+from calls import TOKENS, calls_a_token, replay_server
+
+from namel3ss_ollama import OllamaProvider
+
+ASK = [{"role": "user", "content": "Hi"}]
+
+
+def provider(url: str, transport: str = "aiohttp") -> OllamaProvider:
+    return OllamaProvider("bench", url, transport=transport, max_tokens=TOKENS)
+
+
+# httpx hands each HTTP chunk on by itself, so that what aiohttp makes one read of is one a token there.
+@pytest.mark.parametrize(("transport", "ours", "every"), [("aiohttp", 7, 18), ("httpx", 16, 60)])
+def test_stream_chat(transport: str, ours: int, every: int) -> None:
+    async def run() -> int:
+        async with provider(url, transport) as made:
+            return sum([len(chunk.content) async for chunk in made.stream_chat(ASK)])
+
+    with replay_server() as url:
+        calls = calls_a_token(run)
+    assert calls["ours"] <= ours, calls
+    assert calls["all"] <= every, calls
+
+
+def test_achat() -> None:
+    async def run() -> int:
+        async with provider(url) as made:
+            return len((await made.achat(ASK)).content)
+
+    with replay_server() as url:
+        calls = calls_a_token(run)
+    assert calls["ours"] <= 2, calls
+    assert calls["all"] <= 12, calls
+
+
+def test_stream() -> None:
+    def run() -> int:
+        return sum(len(chunk.content) for chunk in made.stream(ASK))
+
+    with replay_server() as url, provider(url) as made:
+        calls = calls_a_token(run)
+    assert calls["ours"] <= 7, calls
+    assert calls["all"] <= 18, calls
