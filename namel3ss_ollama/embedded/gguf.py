@@ -133,8 +133,9 @@ def _read(reader: _Reader, path: Path) -> GGUF:
 
 
 class _Reader:
-    """A file from front to back. What is to be read is there, or it is an EOFError: a damaged file's word on how
-    long something is neither makes room in memory nor a loop without end.
+    """A file from front to back: what is to be read is there, or it is an EOFError.
+
+    So a damaged file's word on how long something is neither makes room in memory nor a loop without end.
     """
 
     def __init__(self, file: BinaryIO) -> None:
