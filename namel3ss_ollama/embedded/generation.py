@@ -66,8 +66,8 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
     options = work.options(model)
     schema = compiled(work.request.get("format"))
     constraint = {} if schema is None else {"json_schema": schema}
-    fields = {**sampling(options), "prompt": prompt, **_logprobs(work), **constraint}
     loading = load_options(options, model.header.context_length)
+    fields = {**sampling(options, loading.num_ctx), "prompt": prompt, **_logprobs(work), **constraint}
     answer = _Answer(work, model.name, chat, outputs, constrained=schema is not None)
     keep = work.keep_alive()
     with work.engine.use(model, loading, "text", work.job, keep) as (server, waited):
