@@ -54,6 +54,13 @@ class GGUF:
         return str(self.metadata.get("tokenizer.chat_template", ""))
 
     @property
+    def adds_bos(self) -> bool:
+        """Whether a prompt gets its first token when it is turned into tokens."""
+        # Those of the oldest kind of tokenizer do, unless they say that they don't.
+        oldest = self.metadata.get("tokenizer.ggml.model") == "llama"
+        return bool(self.metadata.get("tokenizer.ggml.add_bos_token", oldest))
+
+    @property
     def context_length(self) -> int:
         """The context window that the model was trained for, in tokens; 0 where it does not say."""
         return self._number("context_length")
