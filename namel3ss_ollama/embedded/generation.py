@@ -26,7 +26,7 @@ def chat(work: Work) -> None:
     model, request = work.model(), work.request
     can = _able(model, "completion", "chat")
     messages = _messages(work.wanted("messages", list, []))
-    tools = work.wanted("tools", list, [])
+    tools = _tools(work.wanted("tools", list, []))
     think = _think(model, can, request.get("think"))
     if tools and "tools" not in can:
         raise Refused(400, f'"{model.name}" does not support tools')
@@ -34,7 +34,7 @@ def chat(work: Work) -> None:
         _load_only(work, model, chat=True)
         return
     prompt = chat_prompt(model, messages, tools=tools, think=think)
-    names = [str((tool.get("function") or {}).get("name")) for tool in tools]
+    names = [str(tool["function"].get("name")) for tool in tools]
     outputs = Outputs(thinking=bool(think), tools=names, within=prompt.rstrip().endswith("<think>"))
     _generate_text(work, model, prompt, outputs, chat=True)
 
@@ -66,8 +66,8 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
     options = work.options(model)
     schema = compiled(work.request.get("format"))
     constraint = {} if schema is None else {"json_schema": schema}
-    fields = {**sampling(options), "prompt": prompt, **_logprobs(work), **constraint}
     loading = load_options(options, model.header.context_length)
+    fields = {**sampling(options, loading.num_ctx), "prompt": prompt, **_logprobs(work), **constraint}
     answer = _Answer(work, model.name, chat, outputs, constrained=schema is not None)
     keep = work.keep_alive()
     with work.engine.use(model, loading, "text", work.job, keep) as (server, waited):
@@ -197,11 +197,25 @@ def _think(model: Model, can: list[str], think: object) -> bool | str | None:
 
 def _messages(given: list[Any]) -> list[Json]:
     for message in given:
-        if not isinstance(message, dict) or not isinstance(message.get("content") or "", str):
+        texts = ("role", "content", "thinking", "tool_name")
+        if not isinstance(message, dict) or not all(isinstance(message.get(name) or "", str) for name in texts):
             raise Refused(400, "messages: each must be an object with a role and a content")
         if message.get("images"):
             raise Refused(400, "images are not supported by the embedded engine")
+        calls = message.get("tool_calls") or []
+        if not isinstance(calls, list) or not all(map(_has_function, calls)):
+            raise Refused(400, "messages: tool_calls must be a list of objects with a function")
     return given
+
+
+def _tools(given: list[Any]) -> list[Json]:
+    if not all(map(_has_function, given)):
+        raise Refused(400, "tools: each must be an object with a function")
+    return given
+
+
+def _has_function(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("function"), dict)
 
 
 def _logprobs(work: Work) -> Json:

@@ -7,11 +7,11 @@ two. The format is that of the GGUF specification, versions 2 and 3, little-endi
 from __future__ import annotations
 
 import math
+import os
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from namel3ss_ollama.embedded.refusal import Refused
 
@@ -21,8 +21,8 @@ Scalar = int | float | bool | str
 _FORMATS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _TOKENS = "tokenizer.ggml.tokens"
-_LONGEST_TEXT = 64 * 1024 * 1024
-_MOST_ENTRIES = 1_000_000
+_MOST_DIMENSIONS = 8
+_DEEPEST_ARRAY = 4
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
     13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 32: "BF16",
@@ -54,6 +54,13 @@ class GGUF:
         return str(self.metadata.get("tokenizer.chat_template", ""))
 
     @property
+    def adds_bos(self) -> bool:
+        """Whether a prompt gets its first token when it is turned into tokens."""
+        # Those of the oldest kind of tokenizer do, unless they say that they don't.
+        oldest = self.metadata.get("tokenizer.ggml.model") == "llama"
+        return bool(self.metadata.get("tokenizer.ggml.add_bos_token", oldest))
+
+    @property
     def context_length(self) -> int:
         """The context window that the model was trained for, in tokens; 0 where it does not say."""
         return self._number("context_length")
@@ -78,8 +85,8 @@ class GGUF:
         return 4 * self._number("block_count") * (self._number("attention.head_count_kv") or heads) * width
 
     def _number(self, key: str) -> int:
-        value = self.metadata.get(f"{self.architecture}.{key}", 0)
-        return int(value) if isinstance(value, (int, float)) else 0
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        return max(value, 0) if type(value) is int else 0
 
 
 def read_gguf(path: Path) -> GGUF:
@@ -90,86 +97,111 @@ def read_gguf(path: Path) -> GGUF:
     """
     try:
         with path.open("rb") as file:
-            return _read(file, path)
+            return _read(_Reader(file), path)
     except OSError as error:
         raise Refused(400, f"{path} cannot be read: {error.strerror or error}") from error
-    except (struct.error, EOFError, UnicodeDecodeError, KeyError, OverflowError) as error:
+    except EOFError as error:
         raise Refused(400, f"{path} is a damaged or truncated GGUF file: get it again") from error
 
 
-def _read(file: BinaryIO, path: Path) -> GGUF:
-    if file.read(4) != b"GGUF":
+def _read(reader: _Reader, path: Path) -> GGUF:
+    if reader.take(min(4, reader.left)) != b"GGUF":
         raise Refused(400, f"{path} is not a GGUF file")
-    (version,) = _unpack(file, "<I")
+    version = reader.number("<I")
     if version not in (2, 3):
         raise Refused(400, f"{path} is a GGUF file of version {version}; versions 2 and 3 can be read")
-    tensors, entries = _unpack(file, "<QQ")
-    if tensors > _MOST_ENTRIES or entries > _MOST_ENTRIES:
-        raise EOFError
+    tensors, entries = reader.number("<Q"), reader.number("<Q")
     metadata: dict[str, Scalar] = {}
     tokens: list[str] = []
     for _ in range(entries):
-        key = _text(file)
-        (kind,) = _unpack(file, "<I")
-        if kind != _ARRAY:
-            metadata[key] = _text(file) if kind == _STRING else _unpack(file, _FORMATS[kind])[0]
+        key = reader.text()
+        kind = reader.number("<I")
+        if kind == _STRING:
+            metadata[key] = reader.text()
+        elif kind != _ARRAY:
+            metadata[key] = reader.scalar(kind)
         elif key == _TOKENS:
-            tokens = _array(file)
+            tokens = reader.texts()
         else:
-            _array(file, keep=False)
+            reader.skip_array()
     parameters, furthest = 0, 0
     for _ in range(tensors):
-        _text(file)
-        (dimensions,) = _unpack(file, "<I")
-        parameters += math.prod(_unpack(file, f"<{dimensions}Q"))
-        furthest = max(furthest, _unpack(file, "<IQ")[1])
-    if file.tell() + furthest >= path.stat().st_size:
+        reader.skip(reader.number("<Q"))
+        dimensions = reader.number("<I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise EOFError
+        parameters += math.prod(reader.unpack(f"<{dimensions}Q"))
+        furthest = max(furthest, reader.unpack("<IQ")[1])
+    if reader.left <= furthest:
         raise EOFError
     special = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-    found = {name: tokens[i] for name, i in special.items() if isinstance(i, int) and i < len(tokens)}
+    found = {name: tokens[i] for name, i in special.items() if type(i) is int and 0 <= i < len(tokens)}
     return GGUF(metadata, found, parameters)
 
 
-def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:
-    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+class _Reader:
+    """A file from front to back: what is to be read is there, or it is an EOFError.
+
+    So a damaged file's word on how long something is neither makes room in memory nor a loop without end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.left = os.fstat(file.fileno()).st_size
+        """How many bytes are still to come."""
+
+    def take(self, length: int) -> bytes:
+        self._pass(length)
+        return self._file.read(length)
+
+    def skip(self, length: int) -> None:
+        self._pass(length)
+        self._file.seek(length, os.SEEK_CUR)
+
+    def _pass(self, length: int) -> None:
+        if length > self.left:
+            raise EOFError
+        self.left -= length
+
+    def unpack(self, layout: str) -> tuple[Any, ...]:
+        return struct.unpack(layout, self.take(struct.calcsize(layout)))
+
+    def number(self, layout: str) -> int:
+        return int(self.unpack(layout)[0])
+
+    def text(self) -> str:
+        return self.take(self.number("<Q")).decode("utf-8", "replace")
+
+    def scalar(self, kind: int) -> Scalar:
+        value: Scalar = self.unpack(_format(kind))[0]
+        return value
+
+    def texts(self) -> list[str]:
+        """An array of texts; empty where it holds something else."""
+        kind, length = self.unpack("<IQ")
+        if kind != _STRING:
+            self._skip_items(kind, length, 1)
+            return []
+        return [self.text() for _ in range(length)]
+
+    def skip_array(self, depth: int = 1) -> None:
+        kind, length = self.unpack("<IQ")
+        self._skip_items(kind, length, depth)
+
+    def _skip_items(self, kind: int, length: int, depth: int) -> None:
+        if kind == _STRING:
+            for _ in range(length):
+                self.skip(self.number("<Q"))
+        elif kind != _ARRAY:
+            self.skip(length * struct.calcsize(_format(kind)))
+        elif depth == _DEEPEST_ARRAY:
+            raise EOFError
+        else:
+            for _ in range(length):
+                self.skip_array(depth + 1)
 
 
-def _text(file: BinaryIO) -> str:
-    (length,) = _unpack(file, "<Q")
-    if length > _LONGEST_TEXT:
+def _format(kind: int) -> str:
+    if kind not in _FORMATS:
         raise EOFError
-    data = file.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data.decode("utf-8", "replace")
-
-
-def _array(file: BinaryIO, *, keep: bool = True) -> list[str]:
-    kind, length = struct.unpack("<IQ", file.read(12))
-    read: Callable[[BinaryIO], str]
-    if kind == _STRING:
-        read = _text if keep else _skip_text
-    elif kind == _ARRAY:
-        read = _skip_array
-    else:
-        file.seek(length * struct.calcsize(_FORMATS[kind]), 1)
-        return []
-    values: list[str] = []
-    for _ in range(length):
-        value = read(file)
-        if keep:
-            values.append(value)
-    return values
-
-
-def _skip_text(file: BinaryIO) -> str:
-    (length,) = _unpack(file, "<Q")
-    if length > _LONGEST_TEXT:
-        raise EOFError
-    file.seek(length, 1)
-    return ""
-
-
-def _skip_array(file: BinaryIO) -> str:
-    _array(file, keep=False)
-    return ""
+    return _FORMATS[kind]

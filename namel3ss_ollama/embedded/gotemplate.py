@@ -11,7 +11,7 @@ import datetime
 import json
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<text>\"(?:\\.|[^\"\\])*\"|`[^`]*`)|(?P<number>-?\d+(?:\.\d+)?)|(?P<path>\$\w*(?:\.\w+)*|(?:\.\w+)+|\.)"
     r"|(?P<word>\w+)|(?P<sign>:=|[()|=,]))"
 )
+_WORD = re.compile(r"[a-z]*")
+_VARIABLE = re.compile(r"\$\w+")
 
 
 class TemplateError(ValueError):
@@ -51,9 +53,12 @@ class GoTemplate:
     """
 
     def __init__(self, source: str) -> None:
-        self._fields = frozenset(re.findall(r"\.(\w+)", source))
-        parser = _Parser(source)
-        self._nodes = parser.block(())
+        pieces = list(_pieces(source))
+        self._fields = {name for is_text, piece in pieces if not is_text for name in re.findall(r"\.(\w+)", piece)}
+        try:
+            self._nodes = _Parser(pieces).block(())
+        except RecursionError as error:
+            raise TemplateError("a prompt template is nested too deeply") from error
 
     def mentions(self, name: str) -> bool:
         """Whether a field of that name, such as "Messages" or "Tools", occurs in it."""
@@ -68,33 +73,37 @@ class GoTemplate:
         out: list[str] = []
         try:
             _Run(values, out).block(self._nodes, values)
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
+        except TemplateError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise TemplateError(f"a prompt template cannot be filled in: {error}") from error
         return "".join(out)
 
 
 class _Parser:
-    def __init__(self, source: str) -> None:
-        self._pieces = _pieces(source)
+    def __init__(self, pieces: Iterable[tuple[bool, str]]) -> None:
+        self._pieces = iter(pieces)
+        self._loops = 0
+        self.end, self.rest = "", ""
 
     def block(self, ends: Sequence[str]) -> list[_Node]:
-        """Nodes up to one of the words in `ends`, which is left in `self.end`."""
+        """Nodes up to one of the words in `ends`, which is left in `self.end`, and what follows it in `self.rest`."""
         nodes: list[_Node] = []
         for is_text, piece in self._pieces:
             if is_text:
                 nodes.append(_Node("text", piece))
                 continue
-            word, _, rest = piece.partition(" ")
+            word, rest = _split(piece)
             if word in ends:
-                self.end, self.rest = word, rest.strip()
+                self.end, self.rest = word, rest
                 return nodes
             if word in ("if", "with", "range"):
                 nodes.append(self._compound(word, rest))
-            elif word in ("break", "continue"):
+            elif word in ("break", "continue") and self._loops:
                 nodes.append(_Node(word))
-            elif word in ("define", "template", "block", "end", "else"):
+            elif word in ("define", "template", "block", "end", "else", "break", "continue"):
                 raise TemplateError(f"a prompt template has {{{{ {piece} }}}} where it is not understood")
-            elif piece and not piece.startswith("/*"):
+            elif piece:
                 nodes.append(_simple("print", piece))
         if ends:
             raise TemplateError("a prompt template lacks an {{ end }}")
@@ -102,14 +111,24 @@ class _Parser:
 
     def _compound(self, word: str, rest: str) -> _Node:
         node = _simple(word, rest)
+        self._loops += word == "range"
         node.body = self.block(("else", "end"))
+        self._loops -= word == "range"
         if self.end == "else":
-            if self.rest:
-                inner, _, condition = self.rest.partition(" ")
+            inner, condition = _split(self.rest)
+            if inner in ("if", "with"):
                 node.otherwise = [self._compound(inner, condition)]
+            elif self.rest:
+                raise TemplateError(f"a prompt template has {{{{ else {self.rest} }}}}, which is not understood")
             else:
                 node.otherwise = self.block(("end",))
         return node
+
+
+def _split(piece: str) -> tuple[str, str]:
+    """An action's first word, or "", and what follows."""
+    word = str(_WORD.match(piece)[0])  # type: ignore[index] # it matches the empty text, too
+    return word, piece[len(word) :].strip()
 
 
 def _pieces(source: str) -> Iterator[tuple[bool, str]]:
@@ -121,7 +140,8 @@ def _pieces(source: str) -> Iterator[tuple[bool, str]]:
         text = text.rstrip() if found[1] else text
         if text:
             yield True, text
-        yield False, found[2].strip()
+        if not found[2].startswith("/*"):
+            yield False, found[2].strip()
         at, trim = found.end(), bool(found[3])
     text = source[at:].lstrip() if trim else source[at:]
     if "{{" in text:
@@ -132,15 +152,24 @@ def _pieces(source: str) -> Iterator[tuple[bool, str]]:
 
 def _simple(kind: str, source: str) -> _Node:
     tokens = _tokens(source)
-    signs = [i for i, token in enumerate(tokens) if token in ((":=", "sign"), ("=", "sign"))]
-    if not signs:
+    sign = next((i for i, token in enumerate(tokens) if token in ((":=", "sign"), ("=", "sign"))), None)
+    if sign is None:
         return _Node(kind, expression=_pipeline(tokens))
-    names = [text for text, what in tokens[: signs[0]] if what == "path"]
-    kind = {"print": "declare" if tokens[signs[0]][0] == ":=" else "assign"}.get(kind, kind)
-    return _Node(kind, expression=_pipeline(tokens[signs[0] + 1 :]), names=names)
+    names = [text for text, _ in tokens[:sign:2]]
+    declares = tokens[sign][0] == ":="
+    if (
+        sign not in (1, 3 if kind == "range" else 1)
+        or not all(map(_VARIABLE.fullmatch, names))
+        or any(token != (",", "sign") for token in tokens[1:sign:2])
+        or not (declares or kind == "print")
+    ):
+        raise TemplateError(f"a prompt template has {source!r}, which is not understood")
+    kind = ("declare" if declares else "assign") if kind == "print" else kind
+    return _Node(kind, expression=_pipeline(tokens[sign + 1 :]), names=names)
 
 
 def _tokens(source: str) -> list[tuple[str, str]]:
+    """Texts and their kinds; a `field` is a path right behind a closing parenthesis."""
     tokens: list[tuple[str, str]] = []
     at = 0
     source = source.rstrip()
@@ -148,9 +177,24 @@ def _tokens(source: str) -> list[tuple[str, str]]:
         found = _TOKEN.match(source, at)
         if found is None:
             raise TemplateError(f"a prompt template has {source[at : at + 20]!r}, which is not understood")
-        tokens.append((str(found[found.lastgroup or 0]), str(found.lastgroup)))
+        kind = str(found.lastgroup)
+        text = str(found[kind])
+        if kind == "path" and found.start(kind) == at and tokens and tokens[-1] == (")", "sign"):
+            kind = "field"
+        tokens.append((_unquoted(text) if kind == "text" else text, kind))
         at = found.end()
     return tokens
+
+
+def _unquoted(text: str) -> str:
+    if text[0] == "`":
+        return text[1:-1]
+    try:
+        value = str(json.loads(text, strict=False))
+        value.encode()
+    except ValueError as error:
+        raise TemplateError(f"a prompt template has {text}, which is not understood") from error
+    return value
 
 
 def _pipeline(tokens: list[tuple[str, str]]) -> list[Any]:
@@ -163,9 +207,15 @@ def _pipeline(tokens: list[tuple[str, str]]) -> list[Any]:
             if len(stack) == 1:
                 raise TemplateError("a prompt template has a ) too many")
             inner = stack.pop()
+            if not all(inner):
+                raise TemplateError("a prompt template has an expression without an end")
             stack[-1][-1].append(("pipeline", inner))
         elif (text, kind) == ("|", "sign"):
             stack[-1].append([])
+        elif kind == "sign":
+            raise TemplateError(f"a prompt template has {text!r} where it is not understood")
+        elif kind == "field":
+            stack[-1][-1].append(("fields", (stack[-1][-1].pop(), text)))
         else:
             stack[-1][-1].append((kind, text))
     if len(stack) > 1 or not all(stack[0]):
@@ -210,7 +260,7 @@ class _Run:
             elif node.kind == "declare":
                 self._scopes[-1][node.names[0]] = value
             elif node.kind == "assign":
-                next(s for s in reversed(self._scopes) if node.names[0] in s)[node.names[0]] = value
+                self._scope(node.names[0])[node.names[0]] = value
             elif node.kind == "range":
                 self._range(node, value, dot)
             else:
@@ -218,15 +268,24 @@ class _Run:
                 names = dict.fromkeys(node.names, value)
                 self.block(node.body if value else node.otherwise, inside if value else dot, **names)
 
+    def _scope(self, name: str) -> dict[str, Any]:
+        scope: dict[str, Any] | None = next((one for one in reversed(self._scopes) if name in one), None)
+        if scope is None:
+            raise TemplateError(f"a prompt template uses {name}, which it has not declared")
+        return scope
+
     def _range(self, node: _Node, value: Any, dot: Any) -> None:
-        items: list[tuple[Any, Any]]
         if isinstance(value, Mapping):
-            items = sorted(value.items())
+            items: Iterable[tuple[Any, Any]] = sorted(value.items())
+        elif isinstance(value, list):
+            items = enumerate(value)
+        elif value is None or type(value) is int:
+            items = enumerate(range(value or 0))
         else:
-            items = list(enumerate(range(value) if isinstance(value, int) else value or ()))
-        if not items:
-            self.block(node.otherwise, dot)
+            raise TemplateError(f"a prompt template ranges over {type(value).__name__}")
+        empty = True
         for key, item in items:
+            empty = False
             named = (item,) if len(node.names) == 1 else (key, item)
             try:
                 self.block(node.body, item, **dict(zip(node.names, named, strict=False)))
@@ -234,6 +293,8 @@ class _Run:
                 continue
             except _Break:
                 break
+        if empty:
+            self.block(node.otherwise, dot)
 
     def _value(self, pipeline: list[Any], dot: Any) -> Any:
         piped: list[Any] = []
@@ -263,17 +324,22 @@ class _Run:
         if kind == "pipeline":
             return self._value(text, dot)
         if kind == "text":
-            return text[1:-1] if text[0] == "`" else json.loads(text)
+            return text
         if kind == "number":
             return float(text) if "." in text else int(text)
         if kind == "word":
             return self._call(text, [], [], dot) if text in _FUNCTIONS else _CONSTANTS[text]
-        base, *fields = text.split(".")
-        value = next(s for s in reversed(self._scopes) if base in s)[base] if base else dot
-        for name in fields:
-            if name:
-                value = value.get(name) if isinstance(value, Mapping) else None
-        return value
+        if kind == "fields":
+            inner, path = text
+            return _field(self._operand(inner[0], inner[1], dot), path)
+        base, _, path = text.partition(".")
+        return _field(self._scope(base)[base] if base else dot, path)
+
+
+def _field(value: Any, path: str) -> Any:
+    for name in filter(None, path.split(".")):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _printed(value: Any) -> str:
@@ -288,13 +354,32 @@ def _json(value: Any) -> str:
 
 
 def _slice(value: Any, *bounds: int) -> Any:
-    return value[slice(*bounds) if len(bounds) > 1 else slice(bounds[0], None)]
+    low, high = (*bounds, *(0, len(value))[len(bounds) :])
+    if not 0 <= low <= high <= len(value):
+        raise IndexError(f"slice {low} {high}")
+    return value[low:high]
 
 
 def _index(value: Any, *keys: Any) -> Any:
     for key in keys:
         value = value[key]
     return value
+
+
+def _printf(layout: str, *values: Any) -> str:
+    """Texts into a layout: `%s`, `%v` and `%d` as they print, `%q` in quotes."""
+    left = list(values)
+
+    def verb(found: re.Match[str]) -> str:
+        if found[0] == "%%":
+            return "%"
+        value = left.pop(0)
+        return _json(str(value)) if found[0] == "%q" else _printed(value)
+
+    text = re.sub(r"%(?:[svdq%]|[+#]v)", verb, layout)
+    if left or re.search(r"%(?![svdq%]|[+#]v)", layout.replace("%%", "")):
+        raise ValueError(f"printf {layout!r}")
+    return text
 
 
 def _date(days: int) -> str:
@@ -316,7 +401,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "json": _json,
     "print": lambda *values: "".join(map(_printed, values)),
     "println": lambda *values: " ".join(map(_printed, values)) + "\n",
-    "printf": lambda layout, *values: re.sub(r"%[+#]?[vq]", "%s", layout) % tuple(map(_printed, values)),
+    "printf": _printf,
     "currentDate": lambda: _date(0),
     "yesterdayDate": lambda: _date(-1),
 }

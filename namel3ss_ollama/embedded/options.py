@@ -17,9 +17,15 @@ _FLOATS = frozenset(
      "mirostat_tau", "mirostat_eta"}
 )  # fmt: skip
 _INTEGERS = frozenset({"num_predict", "num_keep", "seed", "top_k", "repeat_last_n", "mirostat"})
+_CHOICES = {"mirostat": range(3)}
+_LARGEST_FLOAT = 3.4e38
 _LOAD = frozenset({"num_ctx", "num_batch", "num_thread", "num_gpu"})
 _NAMES = {"num_predict": "n_predict", "num_keep": "n_keep"}
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PIECE = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
+_DURATION = re.compile(rf"[-+]?(?:0|(?:{_PIECE.pattern})+)", re.ASCII)
+_FOR_EVER = 292 * 365 * 24 * 3600
+"""Seconds: the longest duration that Ollama's server knows."""
 # Ollama's own defaults, where they differ from the engine's.
 _DEFAULTS: Mapping[str, Any] = {
     "temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_last_n": 64, "repeat_penalty": 1.1,
@@ -71,11 +77,15 @@ def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
     )
 
 
-def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
+def sampling(options: Mapping[str, Any], window: int) -> dict[str, Any]:
     """The fields of a request to the engine.
 
+    Args:
+        options: The request's, over the model's.
+        window: The context window in tokens.
+
     Raises:
-        Refused: A value has the wrong type, or the engine does not have the option.
+        Refused: A value has the wrong type or is out of range, or the engine does not have the option.
     """
     fields: dict[str, Any] = dict(_DEFAULTS)
     for name, value in options.items():
@@ -89,8 +99,11 @@ def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
             fields[_NAMES.get(name, name)] = _integer(name, value)
         else:
             raise Refused(400, f'option "{name}" is not supported by the embedded engine')
-    if fields.get("n_predict", -1) < 0:
+    if fields.get("n_predict", 0) <= 0:
         fields["n_predict"] = -1  # up to the end of the window
+    # The engine makes room for as many tokens as are to be looked back at, whatever the number.
+    back = fields["repeat_last_n"]
+    fields["repeat_last_n"] = window if back < 0 else min(back, window)
     return fields
 
 
@@ -104,15 +117,15 @@ def seconds(keep_alive: object, default: float) -> float | None:
         return default
     value: float
     if isinstance(keep_alive, str):
-        pieces = re.findall(r"(-?[\d.]+)(ns|us|µs|ms|s|m|h)", keep_alive)
-        if not pieces or "".join(a + b for a, b in pieces) != keep_alive.strip():
+        if _DURATION.fullmatch(keep_alive) is None:
             raise Refused(400, f"time: invalid duration {keep_alive!r}")
-        value = sum(float(number) * _UNITS[unit] for number, unit in pieces)
+        sign = -1 if keep_alive.startswith("-") else 1
+        value = sign * sum(float(number) * _UNITS[unit] for number, unit in _PIECE.findall(keep_alive))
     elif isinstance(keep_alive, (int, float)) and not isinstance(keep_alive, bool):
         value = float(keep_alive)
     else:
         raise Refused(400, "keep_alive must be a number of seconds or a duration like 5m")
-    return None if value < 0 else value
+    return value if 0 <= value < _FOR_EVER else None
 
 
 def _stops(value: object) -> list[str]:
@@ -123,12 +136,17 @@ def _stops(value: object) -> list[str]:
 
 
 def _float(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST_FLOAT:
         raise Refused(400, f'option "{name}" must be of type float32')
     return float(value)
 
 
 def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+    """An integer, which the engine holds in 32 bits: beyond them it would take another one, without a word."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2**63 or value != int(value):
         raise Refused(400, f'option "{name}" must be of type integer')
+    if name == "seed":
+        return int(value) % 2**32 if value >= 0 else -1
+    if abs(value) >= 2**31 or (name in _CHOICES and value not in _CHOICES[name]):
+        raise Refused(400, f'option "{name}" is out of range')
     return int(value)

@@ -8,10 +8,13 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+import orjson
+
 __all__ = ["Outputs"]
 
 _OPEN, _CLOSE = "<think>", "</think>"
-_WRAPPERS = re.compile(r"</?tool_calls?>|\[/?TOOL_CALLS\]|<\|python_tag\|>|```(?:json)?")
+_BETWEEN = re.compile(r"(?:[\s,;]|</?tool_calls?>|\[/?TOOL_CALLS\]|<\|python_tag\|>|```(?:json)?)*")
+"""What stands around calls, and between them."""
 _CALL_STARTS = ("{", "[", "<tool_call", "<|python_tag|>", "```")
 
 
@@ -25,7 +28,7 @@ class Outputs:
     """
 
     def __init__(self, *, thinking: bool, tools: Collection[str], within: bool = False) -> None:
-        self._tools = frozenset(tools)
+        self._tools = tuple(tools)  # what a model calls a name need not be hashable
         self._state = ("inside" if within else "before") if thinking else "after"
         self._held = ""
         self._begun = False
@@ -34,6 +37,9 @@ class Outputs:
         """What can be handed on of the text so far, as reasoning and content; the rest is held back."""
         self._held += text
         thought = self._thought()
+        if self._state == "between":  # the line ends behind the reasoning belong to nothing
+            self._held = self._held.lstrip("\n")
+            self._state = "after" if self._held else "between"
         return thought, self._content() if self._state == "after" else ""
 
     def finish(self) -> tuple[str, str, list[dict[str, Any]]]:
@@ -54,7 +60,7 @@ class Outputs:
             return ""
         thought, found, rest = self._held.partition(_CLOSE)
         if found:
-            self._state, self._held = "after", rest.lstrip("\n")
+            self._state, self._held = "between", rest
             return thought
         kept = next((n for n in range(len(_CLOSE) - 1, 0, -1) if thought.endswith(_CLOSE[:n])), 0)
         cut = len(thought) - kept
@@ -71,19 +77,32 @@ class Outputs:
         return content
 
     def _calls(self) -> list[dict[str, Any]]:
-        text = _WRAPPERS.sub(" ", self._held)
+        text, at = self._held, 0
         decoder = json.JSONDecoder()
         found: list[dict[str, Any]] = []
-        at = 0
-        while (at := next((i for i in range(at, len(text)) if not text[i].isspace() and text[i] not in ",;"), -1)) >= 0:
+        while (at := _end_of(_BETWEEN, text, at)) < len(text):
             try:
                 value, at = decoder.raw_decode(text, at)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return []  # not only calls, so it is text
             for call in value if isinstance(value, list) else [value]:
-                if not isinstance(call, dict) or call.get("name") not in self._tools:
+                if not isinstance(call, dict) or (name := call.get("name")) not in self._tools:
                     return []
                 arguments = call.get("arguments", call.get("parameters", {}))
-                function = {"index": len(found), "name": call["name"], "arguments": arguments}
+                function = {"index": len(found), "name": name, "arguments": arguments}
                 found.append({"id": f"call_{uuid.uuid4().hex[:8]}", "function": function})
-        return found
+        return found if _can_be_sent(found) else []
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return found.end() if found else at
+
+
+def _can_be_sent(value: Any) -> bool:
+    """Whether an answer can hold it: models write numbers without bounds, and halves of characters."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True

@@ -61,7 +61,10 @@ def chat_prompt(
     Raises:
         Refused: There is no template, or it cannot be filled in with this.
     """
-    history = [dict(message) for message in (*model.messages, *messages)]
+    history = [
+        {**message, "role": message.get("role") or "user", "content": message.get("content") or ""}
+        for message in (*model.messages, *messages)
+    ]
     if model.system and not any(message.get("role") == "system" for message in messages):
         history.insert(0, {"role": "system", "content": model.system})
     source = template or model.template
@@ -90,27 +93,35 @@ def _from_go(template: GoTemplate, history: list[dict[str, Any]], tools: Sequenc
 
 def _turns(template: GoTemplate, messages: list[dict[str, Any]], common: Json) -> Iterator[str]:
     """The older kind of template, which knows a system prompt, a prompt and a response, rendered a turn each."""
-    turn = {"System": "", "Prompt": "", "Response": ""}
-    names = {"system": "System", "assistant": "Response"}
-    for index, message in enumerate(messages):
-        turn[names.get(message["Role"], "Prompt")] = message["Content"]
-        last = index == len(messages) - 1
-        if message["Role"] != "assistant" and not last:
-            continue
-        given = turn["Response"]
-        text = template.render({**common, **turn, "Response": _MARK})
-        before, found, after = text.partition(_MARK)
-        yield before + given + ("" if last else after if found else "")
-        turn = {"System": "", "Prompt": "", "Response": ""}
+    turn = dict.fromkeys(_PARTS, "")
+    for message in messages:
+        part = {"system": "System", "assistant": "Response"}.get(message["Role"], "Prompt")
+        if any(turn[other] for other in _PARTS[_PARTS.index(part) :]):
+            yield _turn(template, turn, common)
+            turn = dict.fromkeys(_PARTS, "")
+        turn[part] = message["Content"]
+    yield _turn(template, turn, common, last=True)
+
+
+_PARTS = ("System", "Prompt", "Response")
+"""In the order in which a turn has them."""
+
+
+def _turn(template: GoTemplate, turn: dict[str, str], common: Json, *, last: bool = False) -> str:
+    """A turn; the last one ends with the response, which is to be continued."""
+    if not last and template.mentions("Response"):
+        return template.render({**common, **turn})
+    before, _, _ = template.render({**common, **turn, "Response": _MARK}).partition(_MARK)
+    return before + turn["Response"]
 
 
 def _merged(history: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Messages of one role in a row as one, as Ollama hands them to a template."""
     last: dict[str, Any] | None = None
     for message in history:
-        plain = message.get("role") in ("user", "system") and not message.get("images")
-        if last is not None and plain and last.get("role") == message["role"]:
-            last = {**last, "content": f"{last.get('content', '')}\n\n{message.get('content', '')}"}
+        plain = message["role"] in ("user", "system")
+        if last is not None and plain and last["role"] == message["role"]:
+            last = {**last, "content": f"{last['content']}\n\n{message['content']}"}
             continue
         if last is not None:
             yield last
@@ -121,24 +132,25 @@ def _merged(history: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _message(message: Json) -> dict[str, Any]:
     return {
-        "Role": message.get("role", "user"),
-        "Content": message.get("content") or "",
+        "Role": message["role"],
+        "Content": message["content"],
         "Thinking": message.get("thinking") or "",
         "ToolName": message.get("tool_name") or "",
         "ToolCalls": [
             {"ID": call.get("id", ""), "Function": {"Name": f.get("name", ""), "Arguments": _arguments(f)}}
             for call in message.get("tool_calls") or ()
-            for f in (call.get("function") or {},)
+            for f in (call["function"],)
         ],
     }
 
 
 def _tool(tool: Json) -> dict[str, Any]:
     """A tool under both kinds of names: Go's for the template's fields, the API's where it prints the whole."""
-    function = dict(tool.get("function") or {})
+    function = dict(tool["function"])
     if isinstance(parameters := function.get("parameters"), Mapping):
-        function["parameters"] = _Named(_ordered(parameters, _PARAMETERS))
-    return _Named({**tool, "function": _Named(function)})
+        function["parameters"] = _ordered(parameters, _PARAMETERS)
+    named: dict[str, Any] = _named({**tool, "function": function})
+    return named
 
 
 _PARAMETERS = ("type", "$defs", "items", "required", "properties")
@@ -154,6 +166,12 @@ class _Named(dict[str, Any]):
 
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name, super().get(name.lower(), default))
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _Named({key: _named(item) for key, item in value.items()})
+    return list(map(_named, value)) if isinstance(value, list) else value
 
 
 def _arguments(function: Json) -> Any:
@@ -172,29 +190,34 @@ def _from_jinja(model: Model, history: list[dict[str, Any]], tools: Sequence[Jso
     header = model.header
     if not header.chat_template:
         raise Refused(400, f"{model.name} has no chat template: use generate with raw=true, or give a template")
-    for message in history:
-        for call in message.get("tool_calls") or ():
-            call["function"] = {**call.get("function", {}), "arguments": _arguments(call.get("function") or {})}
-    continued = history[-1]["content"] if history and history[-1].get("role") == "assistant" else None
+    messages = list(map(_with_parsed_arguments, history))
+    continued = ""
+    if messages and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
+        continued = messages.pop()["content"]
     template = _jinja(header.chat_template)
     options = {} if think is None else {"enable_thinking": bool(think)}
-    import jinja2
-
+    bos, eos = (header.special_tokens.get(name, "") for name in ("bos", "eos"))
     try:
         text: str = template.render(
-            messages=history[:-1] if continued is not None else history,
+            messages=messages,
             tools=list(tools) or None,
             add_generation_prompt=True,
-            bos_token=header.special_tokens.get("bos", ""),
-            eos_token=header.special_tokens.get("eos", ""),
+            bos_token=bos,
+            eos_token=eos,
             **options,
         )
-    except (jinja2.TemplateError, TypeError, KeyError) as error:
+    except Exception as error:  # a program that came with the weights: it can fail in any way
         raise TemplateError(f"its chat template cannot be filled in: {error}") from error
     # The weights put their first token there themselves, where they are made to.
-    if header.metadata.get("tokenizer.ggml.add_bos_token") and (bos := header.special_tokens.get("bos")):
-        text = text.removeprefix(bos)
-    return text + (continued or "")
+    return (text.removeprefix(bos) if header.adds_bos else text) + continued
+
+
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    if not message.get("tool_calls"):
+        return message
+    calls = [{**call, "function": {**call["function"], "arguments": _arguments(call["function"])}}
+             for call in message["tool_calls"]]  # fmt: skip
+    return {**message, "tool_calls": calls}
 
 
 @lru_cache(maxsize=8)
@@ -208,13 +231,18 @@ def _jinja(source: str) -> Any:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = _now
     try:
         return environment.from_string(source)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, RecursionError) as error:
         raise TemplateError(f"its chat template is not understood: {error}") from error
+
+
+def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+    """JSON as transformers writes it; Jinja's own escapes what HTML needs escaped."""
+    return json.dumps(value, indent=indent, **{"ensure_ascii": False, **options})
 
 
 def _now(layout: str) -> str:

@@ -34,8 +34,11 @@ def compiled(wanted: object) -> Schema | None:
         raise Refused(400, f'invalid format: {wanted!r}; expected "json" or a valid JSON Schema object')
     from llguidance import LLMatcher
 
-    schema = {**cast("Schema", _closed(wanted)), "x-guidance": _LAYOUT}
-    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+    try:
+        schema = {**cast("Schema", _closed(wanted)), "x-guidance": _LAYOUT}
+        problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+    except RecursionError as error:
+        raise Refused(400, "invalid JSON schema in format: it is nested too deeply") from error
     if problem:
         raise Refused(400, f"invalid JSON schema in format: {problem}")
     return schema

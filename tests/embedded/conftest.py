@@ -1,0 +1,14 @@
+"""No model of the machine's reaches a test; those marked `embedded` have the small real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_models_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    if request.node.get_closest_marker("embedded") is None:
+        monkeypatch.setenv("NAMEL3SS_OLLAMA_CACHE", str(tmp_path / "cache"))

@@ -1,0 +1,86 @@
+"""GGUF files for tests: a header as it should be, and no more weights than make the file whole."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TEXT_MODEL: Mapping[str, Any] = {
+    "general.architecture": "llama",
+    "general.file_type": 2,
+    "llama.context_length": 2048,
+    "llama.block_count": 2,
+    "llama.embedding_length": 64,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "tokenizer.ggml.tokens": ["<s>", "</s>", "a"],
+    "tokenizer.ggml.bos_token_id": 0,
+    "tokenizer.ggml.eos_token_id": 1,
+}
+"""What a model for text says of itself."""
+EMBEDDING_MODEL: Mapping[str, Any] = {
+    "general.architecture": "bert",
+    "bert.context_length": 512,
+    "bert.pooling_type": 1,
+}
+_KINDS = {"B": 0, "b": 1, "H": 2, "h": 3, "I": 4, "i": 5, "f": 6, "?": 7, "Q": 10, "q": 11, "d": 12}
+
+
+@dataclass(frozen=True)
+class As:
+    """A value in a given layout, a letter of `struct`."""
+
+    layout: str
+    value: Any
+
+
+def gguf(
+    metadata: Mapping[str, Any] = TEXT_MODEL,
+    tensors: Sequence[tuple[str, Sequence[int]]] = (("token_embd.weight", (64, 3)),),
+    *,
+    version: int = 3,
+    data: bytes = b"\0" * 64,
+) -> bytes:
+    """A file's bytes.
+
+    Args:
+        metadata: Values by key: texts, numbers, lists of them, or `As`.
+        tensors: Names and dimensions; all are said to begin where the data does.
+        version: The format's version.
+        data: What follows the header.
+    """
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for key, value in metadata.items():
+        kind, content = _value(value)
+        out += _text(key) + struct.pack("<I", kind) + content
+    for name, dimensions in tensors:
+        out += _text(name) + struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, 0, 0)
+    return out + data
+
+
+def write_gguf(path: Path, metadata: Mapping[str, Any] = TEXT_MODEL, **more: Any) -> Path:
+    """Write a file, its folder too; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gguf(metadata, **more))
+    return path
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value: Any) -> tuple[int, bytes]:
+    if isinstance(value, As):
+        return _KINDS[value.layout], struct.pack("<" + value.layout, value.value)
+    if isinstance(value, str):
+        return 8, _text(value)
+    if isinstance(value, (list, tuple)):
+        kinds = [_value(item) for item in value] or [(4, b"")]
+        content = b"".join(content for _, content in kinds)
+        return 9, struct.pack("<IQ", kinds[0][0], len(value)) + content
+    layout = {bool: "?", int: "I", float: "f"}[type(value)]
+    return _KINDS[layout], struct.pack("<" + layout, value)
