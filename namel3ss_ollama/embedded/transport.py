@@ -75,7 +75,10 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
             self._timer = None
         if self._engine is not None:
             engine, self._engine = self._engine, None
-            await asyncio.to_thread(engine.release)
+            try:
+                await asyncio.to_thread(engine.release)
+            except RuntimeError:
+                engine.release()  # the interpreter is about to exit: no more threads, and blocking hurts nobody
 
     def _leased(self) -> Engine:
         if self._engine is None:
