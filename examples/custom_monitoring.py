@@ -38,7 +38,7 @@ async def main() -> None:
     logging.basicConfig(level=logging.INFO, format="log: %(name)s: %(message)s")
     logging.getLogger("namel3ss_ollama").setLevel(logging.INFO)
     reader = watch_with_opentelemetry()
-    async with OllamaProvider(given.model, given.base_url, max_tokens=20) as provider:
+    async with OllamaProvider(given.model, given.base_url, temperature=0, max_tokens=20) as provider:
         await pull_if_missing(provider)
         for prompt in ("What is the capital of France?", "What is the capital of Italy?"):
             async for _ in provider.stream_generate(prompt):

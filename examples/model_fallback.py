@@ -30,7 +30,7 @@ async def first_that_answers(provider: OllamaProvider, models: Sequence[str], pr
 
 async def main() -> None:
     given = parser(__doc__).parse_args()
-    async with OllamaProvider(given.model, given.base_url, max_tokens=20) as provider:
+    async with OllamaProvider(given.model, given.base_url, temperature=0, max_tokens=20) as provider:
         await pull_if_missing(provider)
         models = ["a-model-that-is-not-there", given.model]
         response = await first_that_answers(provider, models, "What is the capital of France?")
