@@ -17,6 +17,8 @@ from soak import kill_under_load, soak
 
 STEEPEST = 200.0
 """Bytes a request that memory may grow by; an object that stayed behind with each would be more."""
+NOISE = 2 * 2**20
+"""Bytes of growth over the half that is measured which say nothing yet: memory comes in arenas."""
 
 
 def main() -> None:
@@ -27,7 +29,7 @@ def main() -> None:
         print(f"== {transport}: {workers} workers")
         figures = asyncio.run(soak(requests, workers, transport))
         print(figures, flush=True)
-        if figures.slope > STEEPEST:
+        if figures.slope > STEEPEST and figures.slope * figures.requests / 2 > NOISE:
             steep.append(transport)
         print(asyncio.run(kill_under_load(workers, transport, 2.0)), flush=True)
     if steep:

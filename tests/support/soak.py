@@ -99,7 +99,7 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
         AssertionError: One came to what it must not, or something was left.
     """
     figures = SoakFigures(requests)
-    loop_before, threads_before, sockets_before = asyncio.all_tasks(), threading.active_count(), _sockets()
+    loop_before, threads_before, sockets_before = asyncio.all_tasks(), _threads(), _sockets()
     retry = RetryPolicy(wait_initial=0.001, wait_max=0.01, budget=None)
     points: list[tuple[int, int]] = []
     with ServerProcess() as server:
@@ -124,8 +124,7 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
         figures.left |= {"tasks": len(asyncio.all_tasks() - loop_before)}
         figures.left |= {"active at the server": await _until_zero(lambda: server.state()["active"])}
         figures.left |= {"connections at the server": await _until_zero(lambda: server.state()["open"])}
-    # Fewer than before are none left behind: an earlier test's may have ended meanwhile.
-    figures.left |= {"threads": max(0, threading.active_count() - threads_before - _pool_threads())}
+    figures.left |= {"threads": len(_threads() - threads_before)}
     figures.left |= {"sockets": _sockets() - sockets_before}
     figures.memory = _memory()
     figures.slope = slope_of(points[len(points) // 2 :])
@@ -137,9 +136,9 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
     return figures
 
 
-def _pool_threads() -> int:
-    """The loop's own pool, which outlives every call: imports are done in it."""
-    return sum(thread.name.startswith("asyncio_") for thread in threading.enumerate())
+def _threads() -> set[threading.Thread]:
+    """All but those of a loop's own pool, which outlive every call: imports are done in it."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 
 async def _until_zero(count: Callable[[], int], seconds: float = 10.0) -> int:
