@@ -88,7 +88,7 @@ def pull(work: Work) -> None:
 
 def delete(work: Work) -> None:
     """DELETE /api/delete."""
-    name = work.wanted("model", str, "") or work.wanted("name", str, "")
+    name = canonical(work.wanted("model", str, "") or work.wanted("name", str, ""))
     if name not in weights.CATALOG or not weights.kept(name).exists():
         find_model(name)
         raise Refused(400, f"the embedded engine deletes only what it has pulled, and {name!r} is not of that")

