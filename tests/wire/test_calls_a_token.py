@@ -15,7 +15,7 @@ def provider(url: str, transport: str = "aiohttp") -> OllamaProvider:
 
 
 # httpx hands each HTTP chunk on by itself, so that what aiohttp makes one read of is one a token there.
-@pytest.mark.parametrize(("transport", "ours", "every"), [("aiohttp", 7, 18), ("httpx", 16, 60)])
+@pytest.mark.parametrize(("transport", "ours", "every"), [("aiohttp", 7, 18), ("httpx", 17, 60)])
 def test_stream_chat(transport: str, ours: int, every: int) -> None:
     async def run() -> int:
         async with provider(url, transport) as made:
