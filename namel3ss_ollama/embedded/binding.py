@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from namel3ss_ollama.embedded.openmp import waiting_asleep
 from namel3ss_ollama.embedded.options import LoadOptions
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
@@ -93,7 +94,8 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
         Refused: It cannot be loaded.
     """
     try:
-        binding = importlib.import_module("xllamacpp")
+        with waiting_asleep():
+            binding = importlib.import_module("xllamacpp")
     except ImportError as error:
         raise Refused(500, "the embedded engine needs xllamacpp: pip install 'namel3ss-ollama[embedded]'") from error
     _check_memory(binding, model, options, slots)

@@ -1,0 +1,37 @@
+"""What llama.cpp's threads do while they wait is set for its loading, and for nothing else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from namel3ss_ollama.embedded.openmp import waiting_asleep
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_it_holds_while_the_binding_is_loaded() -> None:
+    before = dict(os.environ)
+    with waiting_asleep():
+        assert dict(os.environ) == {**before, "OMP_WAIT_POLICY": "passive"}
+    assert dict(os.environ) == before
+
+
+def test_a_failed_import_leaves_nothing() -> None:
+    with pytest.raises(ImportError), waiting_asleep():
+        raise ImportError
+    assert "OMP_WAIT_POLICY" not in os.environ
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "1000")])
+def test_what_the_user_said_holds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with waiting_asleep():
+        assert dict(os.environ) == before
+    assert dict(os.environ) == before
