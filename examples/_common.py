@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import sys
+from collections.abc import Coroutine
+from typing import Any
 
-from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama import LLMError, ModelNotFoundError, OllamaProvider
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -16,11 +20,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run an example; what the model, the server or the arguments refuse is one line."""
+    try:
+        asyncio.run(main)
+    except (LLMError, ValueError, ModuleNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
 async def pull_if_missing(provider: OllamaProvider) -> None:
     """Download the provider's model, unless it is there."""
-    ready = await provider.preflight()
-    if not ready:
-        print(ready)
+    try:
+        await provider.show_model()
+    except ModelNotFoundError:
         async for progress in provider.pull_model():
             print(f"\r{progress.get('status')} {progress.get('completed', '')}", end="", flush=True)
         print()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from _common import parser, pull_if_missing
+from _common import parser, pull_if_missing, run
 
 from namel3ss_ollama import OllamaProvider
 
@@ -59,4 +59,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
-from _common import parser, pull_if_missing
+from _common import parser, pull_if_missing, run
 
 from namel3ss_ollama import LLMError, OllamaProvider
 
@@ -55,4 +54,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

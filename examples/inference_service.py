@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from _common import parser, pull_if_missing
+from _common import parser, pull_if_missing, run
 
 from namel3ss_ollama import LLMError, OllamaProvider, RetryPolicy
 
@@ -32,8 +32,15 @@ class InferenceService:
         await self.provider.preload()
 
     async def answer(self, questions: Sequence[str], model: str | None = None) -> list[str]:
-        results = await self.provider.agenerate_batch(questions, return_exceptions=True, model=model)
-        return [f"({type(r).__name__})" if isinstance(r, BaseException) else r.content for r in results]
+        answers: list[str] = []
+        for result in await self.provider.agenerate_batch(questions, return_exceptions=True, model=model):
+            if isinstance(result, LLMError):
+                answers.append(f"({type(result).__name__})")
+            elif isinstance(result, BaseException):
+                raise result  # no failure of the model's: a mistake in the program
+            else:
+                answers.append(result.content)
+        return answers
 
     async def stop(self) -> None:
         await self.provider.aclose()
@@ -50,11 +57,9 @@ async def main() -> None:
         print(await service.answer(["Hello"], model="no-such-model"))
         stats = service.provider.stats()
         print(f"{stats.generations_succeeded} answers, {stats.generations_failed} failed, {stats.total_tokens} tokens")
-    except LLMError as error:
-        print(f"{type(error).__name__}: {error}")
     finally:
         await service.stop()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

@@ -5,9 +5,7 @@ The providers share nothing but the server; each has its own bound on what runs 
 
 from __future__ import annotations
 
-import asyncio
-
-from _common import parser, pull_if_missing
+from _common import parser, pull_if_missing, run
 
 from namel3ss_ollama import OllamaProvider
 
@@ -63,4 +61,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

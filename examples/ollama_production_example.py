@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from _common import parser, pull_if_missing
+from _common import parser, pull_if_missing, run
 
 from namel3ss_ollama import LLMConnectionError, LLMError, Message, ModelNotFoundError, OllamaProvider, StreamConfig
 
@@ -115,4 +115,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import httpx
 import orjson
 
+from namel3ss_ollama.address import EMBEDDED_URL
 from namel3ss_ollama.errors import (
     AuthenticationError,
     BadRequestError,
@@ -118,10 +119,15 @@ def error_for_line(said: str, *, url: str) -> LLMError:
     return _server_failed(None, said, url)
 
 
+def pull_command(url: str, model: str) -> str:
+    """The command that fetches a model for the server at an address, or for the engine in this process."""
+    return f"namel3ss-ollama models pull {model} --embedded" if url == EMBEDDED_URL else f"ollama pull {model}"
+
+
 def _not_found(said: str, url: str, model: str | None) -> LLMError:
     if "model" in said and ("not found" in said or "try pulling" in said):
         name = f"{model!r} " if model else ""
-        command = f"ollama pull {model}" if model else "ollama pull <model>"
+        command = pull_command(url, model or "<model>")
         return ModelNotFoundError(
             f"{url} does not have the model {name}({said}); pull it with `{command}` or "
             "`provider.pull_model()`, or see list_models() for what is there",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from namel3ss_ollama.diagnosis import pull_command
 from namel3ss_ollama.errors import LLMError, ModelNotFoundError
 
 __all__ = ["Preflight", "Problem", "check"]
@@ -74,7 +75,7 @@ async def check(
     try:
         shown = await show()
     except ModelNotFoundError as error:
-        problem = Problem(f"the server does not have {model}", f"`ollama pull {model}`", error)
+        problem = Problem(f"the server does not have {model}", f"`{pull_command(url, model)}`", error)
         return Preflight((problem,), found, model, frozenset())
     except LLMError as error:
         problem = Problem(f"the server cannot show {model}", str(error), error)

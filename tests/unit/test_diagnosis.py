@@ -348,3 +348,10 @@ def test_what_an_exception_says_is_one_short_line() -> None:
     found = raised(httpx.ConnectError("a\nb " + "x" * 10_000, request=REQUEST))
     assert "a b xxx" in str(found)
     assert len(str(found)) < 600
+
+
+def test_the_remedy_for_a_missing_model_is_the_engines_own_in_this_process() -> None:
+    body = b'{"error": "model \\"x\\" not found, try pulling it first"}'
+    error = error_for_status(404, {}, body, url="embedded://engine", model="x")
+    assert "`namel3ss-ollama models pull x --embedded`" in str(error)
+    assert "`ollama pull x`" in str(error_for_status(404, {}, body, url="http://localhost:11434", model="x"))
