@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fake_binding import FakeBinding
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +13,11 @@ def _no_models_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.F
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
     if request.node.get_closest_marker("embedded") is None:
         monkeypatch.setenv("NAMEL3SS_OLLAMA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def binding(monkeypatch: pytest.MonkeyPatch) -> FakeBinding:
+    """What takes the binding's place."""
+    fake = FakeBinding()
+    monkeypatch.setattr("namel3ss_ollama.embedded.engine.start", fake.start)
+    return fake
