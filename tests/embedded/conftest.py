@@ -36,7 +36,9 @@ def store(tmp_path: Path) -> Store:
     library = "registry.ollama.ai/library"
     made.add(f"{library}/small/latest", gguf(), template=TEMPLATE, params={"temperature": 0.5, "stop": ["<end>"]})
     made.add(f"{library}/vectors/latest", gguf(EMBEDDING_MODEL))
-    made.add(f"{library}/plain/latest", gguf(), template="{{ .Prompt }}", license="MIT", system="Be brief.")
+    made.add(
+        f"{library}/plain/latest", gguf(data=b"another"), template="{{ .Prompt }}", license="MIT", system="Be brief."
+    )
     return made
 
 
