@@ -53,7 +53,7 @@ class Xllamacpp(ModuleType):
         return "a server"
 
     def get_device_info(self) -> list[Any]:
-        return [] if self.free is None else [{"memory_free": 1}, SimpleNamespace(memory_free=self.free)]
+        return [] if self.free is None else [{"memory_free": 0}, SimpleNamespace(memory_free=self.free)]
 
 
 @pytest.fixture
