@@ -30,6 +30,9 @@ Kind = Literal["text", "embedding"]
 _WORKING_MEMORY = 256 * 1024 * 1024
 """Bytes that loading takes beside the weights and the context, roughly."""
 
+_LONGEST_PLACE = 70
+"""Characters: the path of a Unix socket has about a hundred at most."""
+
 
 class Server(Protocol):
     """What is used of the binding's server, which is a model in memory with its threads."""
@@ -48,24 +51,29 @@ def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> Non
     Args:
         server: The model.
         request: The engine's fields: prompt, n_predict, temperature and so on.
-        take: Gets what comes, a token at a time; True ends it.
+        take: Gets what comes, a token at a time, and while the prompt is computed events without text; True ends it.
 
     Raises:
-        Refused: The engine cannot do it.
+        Refused: The engine cannot do it. What `take` raises comes out, too.
     """
-    refused: list[Refused] = []
+    failed: list[BaseException] = []
 
     def look(event: Json) -> bool:
-        if "error" in event:
-            refused.append(_refusal(event["error"]))
+        try:
+            if "error" in event:
+                raise _refusal(event["error"])
+            return take(event)
+        except BaseException as error:  # the binding would lose it
+            failed.append(error)
             return True
-        return take(event)
 
     # A prompt's beginning that is computed already is not computed again; but the rest then comes out rounded
     # differently, which is not what somebody wants who asks for a repeatable answer.
-    server.handle_completions({**request, "stream": True, "cache_prompt": "seed" not in request}, look)
-    if refused:
-        raise refused.pop()  # kept in this frame as well, it would keep the model in memory
+    fields = {**request, "stream": True, "cache_prompt": "seed" not in request}
+    # Told how far it is with the prompt, `take` can end that, too: after each batch of `num_batch` tokens.
+    server.handle_completions({**fields, "return_progress": True}, look)
+    if failed:
+        raise failed.pop()  # kept in this frame as well, it would keep the model in memory
 
 
 def embed(server: Server, texts: list[str]) -> tuple[list[list[float]], int]:
@@ -138,7 +146,10 @@ def _nowhere() -> Iterator[str]:
     if not hasattr(socket, "AF_UNIX"):
         yield "127.0.0.1"
         return
-    with tempfile.TemporaryDirectory(prefix="n3o-", ignore_cleanup_errors=True) as folder:
+    place = tempfile.gettempdir()
+    if len(place) > _LONGEST_PLACE:
+        place = "/tmp"
+    with tempfile.TemporaryDirectory(prefix="n3o-", dir=place, ignore_cleanup_errors=True) as folder:
         yield str(Path(folder) / "engine.sock")
 
 

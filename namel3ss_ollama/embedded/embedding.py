@@ -18,11 +18,13 @@ def embed(work: Work) -> None:
     """POST /api/embed."""
     model = work.model()
     given = work.request.get("input")
-    texts = [given] if isinstance(given, str) else given or []
+    texts = [] if given in (None, "") else [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise Refused(400, "invalid input type")
-    vectors, tokens, waited = _embedded(work, model, texts)
     size = work.wanted("dimensions", int, 0)
+    if size < 0:
+        raise Refused(400, "dimensions must not be negative")
+    vectors, tokens, waited = _embedded(work, model, texts)
     if size:
         vectors = [_shortened(vector, size) for vector in vectors]
     work.emit(

@@ -29,6 +29,9 @@ __all__ = ["Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
 _MOST_LOADED = 3
 
 
+_Key = tuple[Path, Kind]
+
+
 class Cancelled(Exception):
     """The job's caller has gone."""
 
@@ -62,6 +65,7 @@ class Loaded:
         active: How many slots are taken.
         used: When it was last used, seconds since the epoch.
         expires: When it is to be unloaded, seconds since the epoch; None for never.
+        leaving: Whether it goes when the last slot is given back, whatever its users say, unless somebody takes one.
     """
 
     model: Model
@@ -71,6 +75,7 @@ class Loaded:
     active: int = 1
     used: float = 0.0
     expires: float | None = None
+    leaving: bool = False
 
 
 class Engine:
@@ -85,8 +90,8 @@ class Engine:
         self.slots = slots
         self._max_queue = max_queue
         self._changed = threading.Condition()
-        self._loaded: dict[tuple[Path, Kind], Loaded] = {}
-        self._waiting = 0
+        self._loaded: dict[_Key, Loaded] = {}
+        self._waiting: dict[Job, _Key] = {}
         self._leases = 0
         self._jobs: set[Job] = set()
 
@@ -131,12 +136,14 @@ class Engine:
         loaded = self._take(model, options, kind, job)
         assert loaded.server is not None  # it is loaded, and stays so while a slot is taken
         try:
+            if job.cancelled:
+                raise Cancelled
             yield loaded.server, time.monotonic() - began
         finally:
             with self._changed:
                 loaded.active -= 1
                 loaded.used = time.time()
-                loaded.expires = None if keep is None else loaded.used + keep
+                loaded.expires = 0.0 if loaded.leaving else None if keep is None else loaded.used + keep
                 self._jobs.discard(job)
                 self._changed.notify_all()
             self.sweep()
@@ -146,7 +153,7 @@ class Engine:
         with self._changed:
             for loaded in self._loaded.values():
                 if path is None or loaded.model.path == path:
-                    loaded.expires = 0.0
+                    loaded.expires, loaded.leaving = 0.0, True
         self.sweep()
 
     def sweep(self) -> None:
@@ -176,16 +183,12 @@ class Engine:
         with self._changed:
             self._jobs.add(job)
             try:
-                while True:
-                    if job.cancelled:
-                        raise Cancelled
-                    found = self._loaded.get(key)
-                    if found is None or (found.options != options and found.active == 0 and found.server is not None):
-                        break
-                    if found.options == options and found.server is not None and found.active < self.slots:
-                        found.active += 1
-                        return found
-                    self._wait()
+                self._wait_for_turn(key, options, job)
+                found = self._loaded.get(key)
+                if found is not None and found.options == options:
+                    found.active += 1
+                    found.leaving = False
+                    return found
                 replaced = self._make_room(key)
                 loaded = self._loaded[key] = Loaded(model, options, kind)
             except BaseException:
@@ -194,7 +197,32 @@ class Engine:
         _end(replaced)  # before there is more to hold
         return self._load(key, loaded, job)
 
-    def _load(self, key: tuple[Path, Kind], loaded: Loaded, job: Job) -> Loaded:
+    def _wait_for_turn(self, key: _Key, options: LoadOptions, job: Job) -> None:
+        """Wait until the job can have a slot, or can load; those who want the same model take turns as they came."""
+        self._waiting[job] = key
+        try:
+            while not job.cancelled:
+                first = next(other for other, wanted in self._waiting.items() if wanted == key)
+                if first is job and self._is_free(key, options):
+                    return
+                if len(self._waiting) > self._max_queue:
+                    raise Refused(503, "server busy, please try again.  maximum pending requests exceeded")
+                self._changed.wait()
+            raise Cancelled
+        finally:
+            del self._waiting[job]
+            self._changed.notify_all()
+
+    def _is_free(self, key: _Key, options: LoadOptions) -> bool:
+        """Whether there is a slot, or room to load."""
+        found = self._loaded.get(key)
+        if found is None:
+            return len(self._loaded) < _MOST_LOADED or any(one.active == 0 for one in self._loaded.values())
+        if found.options != options:
+            return found.active == 0
+        return found.server is not None and found.active < self.slots
+
+    def _load(self, key: _Key, loaded: Loaded, job: Job) -> Loaded:
         try:
             server = start(loaded.model, loaded.options, loaded.kind, self.slots)
         except BaseException:
@@ -208,16 +236,8 @@ class Engine:
             self._changed.notify_all()
         return loaded
 
-    def _wait(self) -> None:
-        if self._waiting >= self._max_queue:
-            raise Refused(503, "server busy, please try again.  maximum pending requests exceeded")
-        self._waiting += 1
-        try:
-            self._changed.wait()
-        finally:
-            self._waiting -= 1
-
-    def _make_room(self, key: tuple[Path, Kind]) -> list[Loaded]:
+    def _make_room(self, key: _Key) -> list[Loaded]:
+        """Take out what stands in the way: the same model with other options, or the one that was used longest ago."""
         replaced = [self._loaded.pop(key)] if key in self._loaded else []
         idle = sorted((one.used, other) for other, one in self._loaded.items() if one.active == 0)
         if len(self._loaded) >= _MOST_LOADED and idle:

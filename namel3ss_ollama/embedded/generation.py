@@ -68,7 +68,9 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
     constraint = {} if schema is None else {"json_schema": schema}
     loading = load_options(options, model.header.context_length)
     fields = {**sampling(options, loading.num_ctx), "prompt": prompt, **_logprobs(work), **constraint}
-    answer = _Answer(work, model.name, chat, outputs, constrained=schema is not None)
+    # Who stops it may well stop it within the JSON.
+    whole = schema is not None and not work.wanted("options", dict, {}).get("stop")
+    answer = _Answer(work, model.name, chat, outputs, whole_json=whole)
     keep = work.keep_alive()
     with work.engine.use(model, loading, "text", work.job, keep) as (server, waited):
         complete(server, fields, answer.take)
@@ -80,13 +82,14 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
 class _Answer:
     """Lines of an answer out of the engine's events."""
 
-    def __init__(self, work: Work, name: str, chat: bool, outputs: Outputs, *, constrained: bool) -> None:
+    def __init__(self, work: Work, name: str, chat: bool, outputs: Outputs, *, whole_json: bool) -> None:
         self._work = work
         self._name = work.request.get("model", name)
         self._chat = chat
         self._outputs = outputs
         self._stream = work.wanted("stream", bool, True)
-        self._written = io.StringIO() if constrained else None
+        self._top = work.wanted("top_logprobs", int, 0)
+        self._written = io.StringIO() if whole_json else None
         self._text = ""
         self._thinking = ""
         self._logprobs: list[Json] = []
@@ -97,7 +100,7 @@ class _Answer:
         if self._work.job.cancelled:
             return True
         choice = event["choices"][0]
-        logprobs = [_logprob(entry) for entry in (choice.get("logprobs") or {}).get("content") or ()]
+        logprobs = [_logprob(entry, self._top) for entry in (choice.get("logprobs") or {}).get("content") or ()]
         self._logprobs += logprobs
         if self._written is not None:
             self._written.write(choice["text"])
@@ -116,8 +119,10 @@ class _Answer:
         """The last lines.
 
         Raises:
-            Refused: The answer was to be JSON and is not.
+            Refused: The answer has no end, or it was to be JSON and is not.
         """
+        if not self._last:
+            raise Refused(500, "the engine broke off")
         self._check()
         thinking, content, calls = self._outputs.finish()
         if self._stream:
@@ -227,8 +232,10 @@ def _logprobs(work: Work) -> Json:
     return {"logprobs": max(top, 1)}
 
 
-def _logprob(entry: Json) -> Json:
-    kept: Json = {key: entry[key] for key in ("token", "logprob", "bytes") if key in entry}
-    if top := entry.get("top_logprobs"):
-        kept["top_logprobs"] = [{key: one[key] for key in ("token", "logprob", "bytes")} for one in top]
+def _logprob(entry: Json, top: int) -> Json:
+    """An entry as the API has it; with the `top` likeliest tokens, where they were asked for."""
+    kept: Json = {key: entry[key] for key in ("token", "logprob", "bytes")}
+    if top:
+        likely = entry.get("top_logprobs") or ()
+        kept["top_logprobs"] = [{key: one[key] for key in ("token", "logprob", "bytes")} for one in likely]
     return kept

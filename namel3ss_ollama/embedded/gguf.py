@@ -132,7 +132,7 @@ def _read(reader: _Reader, path: Path) -> GGUF:
             raise EOFError
         parameters += math.prod(reader.unpack(f"<{dimensions}Q"))
         furthest = max(furthest, reader.unpack("<IQ")[1])
-    if reader.left <= furthest:
+    if reader.left <= furthest or parameters >= 2**63:
         raise EOFError
     special = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     found = {name: tokens[i] for name, i in special.items() if type(i) is int and 0 <= i < len(tokens)}

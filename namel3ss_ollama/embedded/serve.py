@@ -39,7 +39,7 @@ async def serving(port: int = 11434, host: str = "127.0.0.1") -> AsyncIterator[s
         site = web.TCPSite(runner, host, port)
         await site.start()
         bound = runner.addresses[0]
-        yield f"http://{host}:{bound[1]}"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{bound[1]}"
     finally:
         await runner.cleanup()
         await transport.aclose()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import orjson
@@ -48,13 +49,17 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
         handler = ROUTES.get((request.method, path))
         if handler is None:
             known = any(other == path for _, other in ROUTES)
-            return httpx.Response(405 if known else 404, text=f"{405 if known else 404} page not found")
+            return (
+                httpx.Response(405, text="405 method not allowed")
+                if known
+                else httpx.Response(404, text="404 page not found")
+            )
         try:
             body = _body(await request.aread())
             engine = self._leased()
         except Refused as refused:
             return _refusal(refused)
-        running = _Running(engine, handler, body)
+        running = _Running(engine, handler, body, self._look_after)
         try:
             first = await running.next()
         except Refused as refused:
@@ -64,9 +69,8 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
             raise
         if path in _STREAMED and body.get("stream") is not False:
             headers = {"content-type": "application/x-ndjson"}
-            return httpx.Response(200, headers=headers, stream=_Body(running, first, self))
-        self._look_after()
-        return httpx.Response(200, json=first)
+            return httpx.Response(200, headers=headers, stream=_Body(running, first))
+        return _whole(200, first)
 
     async def aclose(self) -> None:
         """Give the engine back; the last of its users unloads the models with that."""
@@ -101,42 +105,45 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
 
 
 class _Running:
-    """A handler at work in its thread, seen from the event loop."""
+    """A handler at work in its thread, seen from the event loop, which hears of its end."""
 
-    def __init__(self, engine: Engine, handler: Handler, body: Json) -> None:
+    def __init__(self, engine: Engine, handler: Handler, body: Json, ended: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Json | BaseException | None] = asyncio.Queue()
         self._job = Job(engine)
         self._work = Work(engine, self._job, body, self._put)
         self._handler = handler
+        self._ended = ended
+        self._over = False
+        self._failure: BaseException | None = None
         threading.Thread(target=self._run, name="namel3ss-ollama-embedded", daemon=True).start()
 
     async def next(self) -> Json:
         """The first object.
 
         Raises:
-            Refused: The handler refused.
+            Refused: The handler refused, or the engine was shut down.
         """
         event = await self._queue.get()
+        if event is None:
+            raise Refused(503, "the engine was shut down")
         if isinstance(event, BaseException):
             raise event
-        return event or {}
+        return event
 
     async def lines(self) -> list[Json]:
         """The objects that have come since, at least one; none at the end."""
-        events = [await self._queue.get()]
-        while not self._queue.empty():
-            events.append(self._queue.get_nowait())
         lines: list[Json] = []
-        for event in events:
-            if isinstance(event, Refused):
-                lines.append({"error": str(event)})
-            elif isinstance(event, BaseException):
-                raise event
-            elif event is not None:
+        while not self._over and not (lines and self._queue.empty()):
+            event = await self._queue.get()
+            if isinstance(event, dict):
                 lines.append(event)
-        if events[-1] is None and lines:
-            self._queue.put_nowait(None)
+            elif isinstance(event, Refused):
+                lines.append({"error": str(event)})
+            else:
+                self._over, self._failure = True, event
+        if self._failure is not None and not lines:  # what has come goes first
+            raise self._failure
         return lines
 
     def cancel(self) -> None:
@@ -151,22 +158,27 @@ class _Running:
         except Refused as refused:
             # Without its traceback, whose frames would keep the model loaded for as long as the refusal lives.
             self._put(Refused(refused.status, str(refused)))
+        except OSError as error:  # the machine's, not a mistake in here: a file that is gone, a disk that is full
+            self._put(Refused(500, str(error)))
         except BaseException as error:  # handed on to whoever waits, in the loop's thread
             self._put(error)
         self._put(None)
+        self._tell(self._ended)
 
     def _put(self, event: Json | BaseException | None) -> None:
+        self._tell(self._queue.put_nowait, event)
+
+    def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+            self._loop.call_soon_threadsafe(what, *arguments)
         except RuntimeError:  # the loop is closed: nobody waits any more
             self._job.cancelled = True
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, running: _Running, first: Json, transport: EmbeddedTransport) -> None:
+    def __init__(self, running: _Running, first: Json) -> None:
         self._running = running
         self._first = first
-        self._transport = transport
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield _line(self._first)
@@ -175,7 +187,6 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._running.cancel()
-        self._transport._look_after()
 
 
 def _line(value: Json) -> bytes:
@@ -194,5 +205,9 @@ def _body(data: bytes) -> Json:
     return value
 
 
+def _whole(status: int, value: Json) -> httpx.Response:
+    return httpx.Response(status, headers={"content-type": "application/json"}, content=orjson.dumps(value))
+
+
 def _refusal(refused: Refused) -> httpx.Response:
-    return httpx.Response(refused.status, json={"error": str(refused)})
+    return _whole(refused.status, {"error": str(refused)})

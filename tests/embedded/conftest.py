@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
+from fake_binding import FakeBinding
+from gguf_files import EMBEDDING_MODEL, gguf
+from ollama_store import Store
+
+from namel3ss_ollama.embedded import EmbeddedTransport, Engine
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +19,42 @@ def _no_models_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.F
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
     if request.node.get_closest_marker("embedded") is None:
         monkeypatch.setenv("NAMEL3SS_OLLAMA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def binding(monkeypatch: pytest.MonkeyPatch) -> FakeBinding:
+    """What takes the binding's place."""
+    fake = FakeBinding()
+    monkeypatch.setattr("namel3ss_ollama.embedded.engine.start", fake.start)
+    return fake
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Where OLLAMA_MODELS points: "small" for text, with tools and thinking, and "vectors" for embeddings."""
+    made = Store(tmp_path / "ollama")
+    library = "registry.ollama.ai/library"
+    made.add(f"{library}/small/latest", gguf(), template=TEMPLATE, params={"temperature": 0.5, "stop": ["<end>"]})
+    made.add(f"{library}/vectors/latest", gguf(EMBEDDING_MODEL))
+    made.add(
+        f"{library}/plain/latest", gguf(data=b"another"), template="{{ .Prompt }}", license="MIT", system="Be brief."
+    )
+    return made
+
+
+TEMPLATE = "{{ json .Tools }}{{ range .Messages }}<{{ .Role }}>{{ .Thinking }}{{ .Content }}{{ end }}"
+
+
+@pytest.fixture
+def engine(binding: FakeBinding) -> Engine:
+    """Two slots, and two may wait; without a model behind it."""
+    return Engine(slots=2, max_queue=2)
+
+
+@pytest.fixture
+async def client(engine: Engine, store: Store) -> AsyncIterator[httpx.AsyncClient]:
+    """Asks that engine."""
+    async with httpx.AsyncClient(transport=EmbeddedTransport(engine), base_url="http://engine") as made:
+        yield made
+    assert not engine._jobs
+    assert not engine.running()

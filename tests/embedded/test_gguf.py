@@ -161,6 +161,7 @@ KEY = struct.pack("<Q", 1) + b"k"
         pytest.param(
             b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + KEY + struct.pack("<I", 2**32 - 1), id="dimensions without end"
         ),
+        pytest.param(gguf(tensors=[("a", (2**40, 2**40))]), id="more weights than there can be"),
     ],
 )
 def test_a_header_that_promises_what_is_not_there(place: Path, data: bytes) -> None:

@@ -1,0 +1,117 @@
+"""Instead of the binding to llama.cpp: models that cost nothing to load and answer what a test says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from namel3ss_ollama.embedded.binding import Json, Kind
+from namel3ss_ollama.embedded.options import LoadOptions
+from namel3ss_ollama.embedded.store import Model
+
+Take = Callable[[Json], bool]
+PATIENCE = 30.0
+"""Seconds after which a test that hangs fails; nothing waits so long that works."""
+
+
+def token(text: str, **more: Any) -> Json:
+    """A token, as the binding hands it over."""
+    return {"choices": [{"text": text, "logprobs": None, "finish_reason": None, **more}]}
+
+
+def last(reason: str = "stop", *, prompt: int = 3, completion: int = 2) -> Json:
+    """The last event of an answer."""
+    event = token("", finish_reason=reason)
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return {**event, "usage": usage, "timings": {"prompt_ms": 4.0, "predicted_ms": 5.0}}
+
+
+@dataclass(eq=False)
+class FakeServer:
+    """A model in memory.
+
+    Attributes:
+        model: Which.
+        options: As it is loaded.
+        kind: For what.
+        slots: How many requests at once.
+    """
+
+    binding: FakeBinding
+    model: Model
+    options: LoadOptions
+    kind: Kind
+    slots: int
+
+    def handle_completions(self, prompt: Json, callback: Take) -> None:
+        self.binding.requests.append(prompt)
+        self.binding.answer(prompt, callback)
+
+    def handle_embeddings(self, prompt: Json) -> Json:
+        self.binding.requests.append(prompt)
+        return self.binding.embedded(prompt)
+
+
+@dataclass
+class FakeBinding:
+    """Takes the place of `binding.start`.
+
+    Attributes:
+        loads: What was loaded: path's name, options and kind.
+        requests: What the models were asked.
+        answer: Gets a request and where to hand events; says "Hello." unless told otherwise.
+        embedded: Gets a request for vectors.
+        loading: Called while a model is loaded.
+    """
+
+    loads: list[tuple[str, LoadOptions, Kind]] = field(default_factory=list)
+    requests: list[Json] = field(default_factory=list)
+    answer: Callable[[Json, Take], None] = field(default=lambda request, take: say(take, "Hel", "lo."))
+    embedded: Callable[[Json], Json] = field(default=lambda request: vectors([3.0, 4.0]))
+    loading: Callable[[], None] = field(default=lambda: None)
+
+    def start(self, model: Model, options: LoadOptions, kind: Kind, slots: int) -> FakeServer:
+        self.loads.append((model.path.name, options, kind))
+        self.loading()
+        return FakeServer(self, model, options, kind, slots)
+
+
+def say(take: Take, *texts: str) -> bool:
+    """Hand over an answer, until nobody wants more of it; whether it went to its end."""
+    return not any(take(event) for event in [*map(token, texts), last()])
+
+
+def vectors(*values: list[float]) -> Json:
+    data = [{"index": index, "embedding": value} for index, value in enumerate(values)]
+    return {"data": data[::-1], "usage": {"prompt_tokens": 2}}
+
+
+class Watched(threading.Condition):
+    """A condition that tells when somebody begins to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._begun.release()
+        return super().wait(timeout)
+
+    def somebody_waits(self) -> None:
+        """Return when somebody has begun to wait since the last call."""
+        assert self._begun.acquire(timeout=PATIENCE), "nobody waits"
+
+
+class Clock:
+    """A clock that a test moves, in the place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
