@@ -58,10 +58,10 @@ class Size:
     crowd: int = 1000
     crowd_each: int = 400
     crowds: tuple[int, ...] = (100, 1000, 4000)
-    lengths: tuple[int, ...] = (1000, 4000, 16000, 32000)
+    lengths: tuple[int, ...] = (1000, 4000, 16000)
     texts: int = 10_000
     prompts: int = 10_000
-    prompts_theirs: int = 2000
+    prompts_theirs: int = 1000
     tasks: int = 10_000
     frameworks: bool = True
 
