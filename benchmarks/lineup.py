@@ -39,10 +39,9 @@ CROWDED = (
     "langchain:ours",
     "langchain:theirs",
     "llama_index:ours",
-    "llama_index:theirs",
 )
 A_CLIENT_EACH = ("core:provider", "ollama_python:chat", "langchain:ours", "langchain:theirs")
-SLOW = ("floors:plain_httpx", "ollama_python:chat", "langchain:theirs", "llama_index:theirs")
+SLOW = ("floors:plain_httpx", "ollama_python:chat", "langchain:theirs")
 """In a crowd these take seconds, and have one round."""
 GROWING = (
     "core:provider",
@@ -67,13 +66,13 @@ FIRST = (
 CONSTRUCTED = (
     "core:construct",
     "ollama_python:construct",
-    "langchain:construct_ours",
-    "langchain:construct_theirs",
-    "llama_index:construct_ours",
-    "llama_index:construct_theirs",
+    "langchain:ours_construct",
+    "langchain:theirs_construct",
+    "llama_index:ours_construct",
+    "llama_index:theirs_construct",
 )
-EMBEDDING = ("core:embed", "ollama_python:embed", "langchain:embed_ours", "langchain:embed_theirs")
-BATCH = ("core:batch", "ollama_python:batch", "langchain:batch_ours", "langchain:batch_theirs")
+EMBEDDING = ("core:embed", "ollama_python:embed", "langchain:ours_embed", "langchain:theirs_embed")
+BATCH = ("core:batch", "ollama_python:batch", "langchain:ours_batch", "langchain:theirs_batch")
 LIMITING = ("core:limiter", "core:semaphore")
 IMPORTED = {
     "nothing": "pass",
@@ -120,12 +119,12 @@ LABELS = {
     "langchain:theirs_sync": "langchain-ollama stream",
     "langchain:ours_whole": "**LangChain, ours**: ainvoke",
     "langchain:theirs_whole": "langchain-ollama ainvoke",
-    "langchain:construct_ours": "**LangChain, ours**: ChatOllama()",
-    "langchain:construct_theirs": "langchain-ollama ChatOllama()",
-    "langchain:embed_ours": "**LangChain, ours**: aembed_documents",
-    "langchain:embed_theirs": "langchain-ollama aembed_documents",
-    "langchain:batch_ours": "**LangChain, ours**: abatch",
-    "langchain:batch_theirs": "langchain-ollama abatch",
+    "langchain:ours_construct": "**LangChain, ours**: ChatOllama()",
+    "langchain:theirs_construct": "langchain-ollama ChatOllama()",
+    "langchain:ours_embed": "**LangChain, ours**: aembed_documents",
+    "langchain:theirs_embed": "langchain-ollama aembed_documents",
+    "langchain:ours_batch": "**LangChain, ours**: abatch",
+    "langchain:theirs_batch": "langchain-ollama abatch",
     "llama_index:floor": "LlamaIndex's floor: responses made before the clock starts",
     "llama_index:floor_made": "LlamaIndex's floor: responses made when they are due",
     "llama_index:ours": "**LlamaIndex, ours**: astream_chat",
@@ -133,7 +132,7 @@ LABELS = {
     "llama_index:floor_sync": "LlamaIndex's floor: responses made before the clock starts",
     "llama_index:ours_sync": "**LlamaIndex, ours**: stream_chat",
     "llama_index:theirs_sync": "llama-index-llms-ollama stream_chat",
-    "llama_index:construct_ours": "**LlamaIndex, ours**: Ollama()",
-    "llama_index:construct_theirs": "llama-index-llms-ollama Ollama() (its clients come later)",
+    "llama_index:ours_construct": "**LlamaIndex, ours**: Ollama()",
+    "llama_index:theirs_construct": "llama-index-llms-ollama Ollama() (its clients come later)",
 }
 """What a client is called in a table; one that is not here is called what it is."""

@@ -42,6 +42,7 @@ class Size:
         tokens: The length of an answer whose cost a token is measured.
         whole: The length of an answer that comes whole.
         crowd: How many streams there are at once.
+        crowd_each: How many where each makes a client of its own, whose cost does not depend on how many there are.
         crowds: The same, to see how the cost grows.
         lengths: Lengths of answers, to see how the cost grows.
         texts: How many texts are embedded.
@@ -51,25 +52,27 @@ class Size:
         frameworks: Whether the frameworks' imports are measured, which take seconds each.
     """
 
-    rounds: int = 7
+    rounds: int = 5
     tokens: int = 8000
     whole: int = 8000
     crowd: int = 1000
+    crowd_each: int = 400
     crowds: tuple[int, ...] = (100, 1000, 4000)
-    lengths: tuple[int, ...] = (1000, 4000, 16000, 32000)
+    lengths: tuple[int, ...] = (1000, 4000, 16000)
     texts: int = 10_000
     prompts: int = 10_000
-    prompts_theirs: int = 2000
+    prompts_theirs: int = 1000
     tasks: int = 10_000
     frameworks: bool = True
 
 
 FULL = Size()
 QUICK = Size(
-    rounds=3,
+    rounds=2,
     tokens=4000,
     crowd=50,
-    crowds=(50, 500),
+    crowd_each=20,
+    crowds=(50, 250),
     lengths=(1000, 4000),
     texts=1000,
     prompts=500,
@@ -124,22 +127,24 @@ def whole_answer(workers: Workers, size: Size) -> Values:
 
 def crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
     """Seconds for many streams of 100 tokens at once over one client: of CPU, and on the clock."""
-    return _crowd(workers, CROWDED, size, a_client_each=False)
+    return _crowd(workers, CROWDED, size.crowd, size, a_client_each=False)
 
 
 def crowd_with_a_client_each(workers: Workers, size: Size) -> Mapping[str, Values]:
     """As `crowd`, but each stream makes its own client, as programs do that make one for each request."""
-    return _crowd(workers, A_CLIENT_EACH, size, a_client_each=True)
+    return _crowd(workers, A_CLIENT_EACH, size.crowd_each, size, a_client_each=True)
 
 
-def _crowd(workers: Workers, clients: Iterable[str], size: Size, *, a_client_each: bool) -> Mapping[str, Values]:
+def _crowd(
+    workers: Workers, clients: Iterable[str], streams: int, size: Size, *, a_client_each: bool
+) -> Mapping[str, Values]:
     cpu: Values = {client: [] for client in clients}
     wall: Values = {client: [] for client in clients}
     warmed(workers, clients)
-    for turn in range(min(3, size.rounds)):
+    for turn in range(2):
         for client in clients:
             if turn == 0 or client not in SLOW:
-                cost = workers.ask("streams", client, tokens=100, streams=size.crowd, a_client_each=a_client_each)
+                cost = workers.ask("streams", client, tokens=100, streams=streams, a_client_each=a_client_each)
                 cpu[client].append(cost["cpu"])
                 wall[client].append(cost["wall"])
     return {"cpu": cpu, "wall": wall}
@@ -152,7 +157,7 @@ def by_crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
     warmed(workers, clients)
     for client in clients:
         workers.ask("streams", client, tokens=100, streams=size.crowds[-1])  # the memory for it is there from now on
-    for _ in range(min(3, size.rounds)):
+    for _ in range(2):
         for streams in size.crowds:
             repeat = max(1, 1000 // streams)
             for client in clients:

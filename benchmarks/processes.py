@@ -85,8 +85,14 @@ class Worker:
         self.close()
 
 
+def owner_of(name: str) -> str:
+    """Whose function this is: what ours is compared with in a framework has a process of its own."""
+    library, _, function = name.partition(":")
+    return f"{library}:theirs" if function.startswith("theirs") else library
+
+
 class Workers:
-    """The workers of a run, one a library; each is started when it is first needed, and kept.
+    """The workers of a run, one for each whose cost is measured; started when first needed, and kept.
 
     Args:
         url: The server's address.
@@ -99,14 +105,15 @@ class Workers:
 
     def start(self, names: Iterable[str]) -> None:
         """Start what measures these, side by side, since what they import takes seconds."""
-        for library in dict.fromkeys(name.partition(":")[0] for name in names):
-            if library not in self._workers:
-                self._workers[library] = self._stack.enter_context(Worker(library, self.url))
+        for name in names:
+            if (owner := owner_of(name)) not in self._workers:
+                library = owner.partition(":")[0]
+                self._workers[owner] = self._stack.enter_context(Worker(library, self.url))
 
     def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
-        """As `Worker.ask`, of the worker whose library it is."""
+        """As `Worker.ask`, of the worker whose it is."""
         self.start([name])
-        return self._workers[name.partition(":")[0]].ask(what, name, **arguments)
+        return self._workers[owner_of(name)].ask(what, name, **arguments)
 
     def __enter__(self) -> Workers:
         return self

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import langchain_ollama
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import Field
 
-import langchain_namel3ss_ollama
 from benchmarks.clients import PROMPT, Client, SyncClient
 
 
-def _ours(url: str) -> BaseChatModel:
-    return langchain_namel3ss_ollama.ChatOllama(model="bench", base_url=url, max_concurrent=None)
+# Imported where they are needed: a program has one of them in memory, not both.
+def _ours(url: str, **settings: Any) -> BaseChatModel:
+    from langchain_namel3ss_ollama import ChatOllama
+
+    return ChatOllama(model="bench", base_url=url, max_concurrent=None, **settings)
 
 
-def _theirs(url: str) -> BaseChatModel:
-    return langchain_ollama.ChatOllama(model="bench", base_url=url)
+def _theirs(url: str, **settings: Any) -> BaseChatModel:
+    from langchain_ollama import ChatOllama
+
+    return ChatOllama(model="bench", base_url=url, **settings)
 
 
 class _Ready(BaseChatModel):
@@ -149,34 +152,37 @@ async def _batch(model: BaseChatModel, prompts: int, at_once: int) -> None:
     assert len(answers) == prompts
 
 
-async def batch_ours(url: str, prompts: int, at_once: int, tokens: int) -> None:
+async def ours_batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
     """`abatch` of langchain_namel3ss_ollama."""
-    model = langchain_namel3ss_ollama.ChatOllama(model="bench", base_url=url, max_concurrent=None, num_predict=tokens)
-    await _batch(model, prompts, at_once)
+    await _batch(_ours(url, num_predict=tokens), prompts, at_once)
 
 
-async def batch_theirs(url: str, prompts: int, at_once: int, tokens: int) -> None:
+async def theirs_batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
     """`abatch` of langchain_ollama."""
-    await _batch(langchain_ollama.ChatOllama(model="bench", base_url=url, num_predict=tokens), prompts, at_once)
+    await _batch(_theirs(url, num_predict=tokens), prompts, at_once)
 
 
-async def embed_ours(url: str, texts: int) -> None:
+async def ours_embed(url: str, texts: int) -> None:
     """`aembed_documents` of langchain_namel3ss_ollama."""
-    model = langchain_namel3ss_ollama.OllamaEmbeddings(model="bench", base_url=url)
+    from langchain_namel3ss_ollama import OllamaEmbeddings
+
+    model = OllamaEmbeddings(model="bench", base_url=url)
     assert len(await model.aembed_documents([f"text {i}" for i in range(texts)])) == texts
 
 
-async def embed_theirs(url: str, texts: int) -> None:
+async def theirs_embed(url: str, texts: int) -> None:
     """`aembed_documents` of langchain_ollama."""
-    model = langchain_ollama.OllamaEmbeddings(model="bench", base_url=url)
+    from langchain_ollama import OllamaEmbeddings
+
+    model = OllamaEmbeddings(model="bench", base_url=url)
     assert len(await model.aembed_documents([f"text {i}" for i in range(texts)])) == texts
 
 
-def construct_ours(url: str) -> object:
+def ours_construct(url: str) -> object:
     """A chat model of langchain_namel3ss_ollama."""
     return _ours(url)
 
 
-def construct_theirs(url: str) -> object:
+def theirs_construct(url: str) -> object:
     """A chat model of langchain_ollama."""
     return _theirs(url)

@@ -12,17 +12,21 @@ from llama_index.core.llms.llm import LLM
 from pydantic import Field
 
 from benchmarks.clients import PROMPT, Client, SyncClient
-from llama_index.llms import namel3ss_ollama, ollama
 
 _MESSAGES = [ChatMessage(role="user", content=PROMPT)]
 
 
+# Imported where they are needed: a program has one of them in memory, not both.
 def _ours(url: str) -> LLM:
-    return namel3ss_ollama.Ollama("bench", url, max_concurrent=None, context_window=4096)
+    from llama_index.llms.namel3ss_ollama import Ollama
+
+    return Ollama("bench", url, max_concurrent=None, context_window=4096)
 
 
 def _theirs(url: str) -> LLM:
-    return ollama.Ollama("bench", url, context_window=4096, request_timeout=600)
+    from llama_index.llms.ollama import Ollama
+
+    return Ollama("bench", url, context_window=4096, request_timeout=600)
 
 
 class _Ready(CustomLLM):
@@ -142,11 +146,11 @@ def floor_sync(_: str) -> SyncClient:
     return _SyncStreamed(_Ready())
 
 
-def construct_ours(url: str) -> object:
+def ours_construct(url: str) -> object:
     """An LLM of ours."""
     return _ours(url)
 
 
-def construct_theirs(url: str) -> object:
+def theirs_construct(url: str) -> object:
     """An LLM of llama-index-llms-ollama."""
     return _theirs(url)
