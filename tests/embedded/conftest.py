@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -11,7 +11,10 @@ from fake_binding import FakeBinding
 from gguf_files import EMBEDDING_MODEL, gguf
 from ollama_store import Store
 
-from namel3ss_ollama.embedded import EmbeddedTransport, Engine
+from namel3ss_ollama import OllamaProvider, RetryPolicy
+from namel3ss_ollama.embedded import EmbeddedTransport, Engine, Refused
+from namel3ss_ollama.embedded.engine import shared_engine
+from namel3ss_ollama.embedded.weights import fetch
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +61,26 @@ async def client(engine: Engine, store: Store) -> AsyncIterator[httpx.AsyncClien
         yield made
     assert not engine._jobs
     assert not engine.running()
+
+
+@pytest.fixture(scope="session")
+def weights() -> Iterator[None]:
+    """The small real model: fetched if need be, loaded once for all tests, and unloaded after the last one."""
+    try:
+        fetch("smollm2:135m", lambda *_: False)
+    except Refused as refused:
+        pytest.skip(str(refused))
+    engine = shared_engine()
+    engine.lease()
+    yield
+    engine.release()
+    assert not engine._jobs
+    assert not engine._loaded
+
+
+@pytest.fixture
+async def provider(weights: None) -> AsyncIterator[OllamaProvider]:
+    """The small real model, answering repeatably."""
+    async with OllamaProvider("smollm2:135m", "embedded://", temperature=0, retry=RetryPolicy.off()) as made:
+        yield made
+    assert made.stats().running == 0
