@@ -442,7 +442,8 @@ async def test_a_pull_that_is_cancelled(client: httpx.AsyncClient, engine: Engin
         assert "manifest" in await anext(lines)
     go.set()
     assert await asyncio.to_thread(fetching["ended"].wait, PATIENCE)
-    assert fetching["stopped"] == [("pulling b179", 2, 10)]
+    (stopped,) = fetching["stopped"]  # at the first report after the caller went, whichever that was
+    assert stopped[0] == "pulling b179"
     assert not kept("smollm2:135m").exists()
 
 

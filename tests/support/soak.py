@@ -234,7 +234,7 @@ async def kill_under_load(workers: int, transport: str, down: float) -> KillFigu
         AssertionError: A call hung, a whole answer did not come, a stream that had begun did not raise.
     """
     figures = KillFigures(down=down)
-    server = ServerProcess(tokens_per_second=40)
+    server = ServerProcess(tokens_per_second=2)  # so slow that no answer is whole before the server is killed
     retry = RetryPolicy(attempts=100, wait_initial=0.2, wait_max=0.2, budget=None)
     provider = OllamaProvider("llama3.2", server.url, max_concurrent=workers // 2, retry=retry, transport=transport)
     begun = asyncio.Semaphore(0)
