@@ -35,29 +35,23 @@ _set = object.__setattr__
 
 def _text_chunk(text: str) -> ChatGenerationChunk:
     """`ChatGenerationChunk(message=AIMessageChunk(content=text))`, at a fraction of the time."""
+    fields = _MESSAGE_FIELDS.copy()
+    fields["content"] = text
+    fields["additional_kwargs"] = {}
+    fields["response_metadata"] = {}
+    fields["tool_calls"] = []
+    fields["invalid_tool_calls"] = []
+    fields["tool_call_chunks"] = []
     message = AIMessageChunk.__new__(AIMessageChunk)
-    _set(
-        message,
-        "__dict__",
-        {
-            **_MESSAGE_FIELDS,
-            "content": text,
-            "additional_kwargs": {},
-            "response_metadata": {},
-            "tool_calls": [],
-            "invalid_tool_calls": [],
-            "tool_call_chunks": [],
-        },
-    )
-    return _generation(message, text)
-
-
-def _generation(message: AIMessageChunk, text: str) -> ChatGenerationChunk:
+    _set(message, "__dict__", fields)
     _set(message, "__pydantic_fields_set__", {"content"})
     _set(message, "__pydantic_extra__", {})
     _set(message, "__pydantic_private__", None)
+    fields = _GENERATION_FIELDS.copy()
+    fields["text"] = text
+    fields["message"] = message
     generation = ChatGenerationChunk.__new__(ChatGenerationChunk)
-    _set(generation, "__dict__", {**_GENERATION_FIELDS, "text": text, "message": message})
+    _set(generation, "__dict__", fields)
     _set(generation, "__pydantic_fields_set__", {"message"})
     _set(generation, "__pydantic_extra__", None)
     _set(generation, "__pydantic_private__", None)
