@@ -79,7 +79,10 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
             self._timer = None
         if self._engine is not None:
             engine, self._engine = self._engine, None
-            await asyncio.to_thread(engine.release)
+            try:
+                await asyncio.to_thread(engine.release)
+            except RuntimeError:
+                engine.release()  # the interpreter ends: no more threads, and nobody whom waiting would hurt
 
     def _leased(self) -> Engine:
         if self._engine is None:
