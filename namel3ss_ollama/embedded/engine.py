@@ -15,7 +15,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class Engine:
         self._waiting: dict[Job, _Key] = {}
         self._leases = 0
         self._jobs: set[Job] = set()
+        self._spoilt = False
+        _engines.add(self)
 
     def lease(self) -> None:
         """Keep what is loaded from being unloaded, until `release`."""
@@ -178,9 +181,37 @@ class Engine:
             self._changed.wait_for(lambda: not self._jobs, timeout=5.0)
         self.unload()
 
+    def before_fork(self) -> None:
+        """Unload what nobody computes with, and load nothing until the fork is over.
+
+        llama.cpp does not survive a fork: where a model was loaded then, a child that loads one hangs or crashes as it
+        ends. The parent loads its models anew when they are wanted.
+        """
+        while True:
+            self._changed.acquire()
+            idle = [self._loaded.pop(key) for key, one in list(self._loaded.items()) if one.active == 0]
+            if not idle:
+                return
+            self._changed.release()
+            _end(idle)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._changed.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, if nobody computed at that time: the threads that did are not in this process."""
+        self._changed = threading.Condition()
+        self._spoilt = self._spoilt or bool(self._loaded)
+        self._loaded, self._waiting, self._jobs = {}, {}, set()
+
     def _take(self, model: Model, options: LoadOptions, kind: Kind, job: Job) -> Loaded:
         key = (model.path, kind)
         with self._changed:
+            if self._spoilt:
+                raise Refused(
+                    500, "this process was forked while a model computed: start it by spawning, not by forking"
+                )
             self._jobs.add(job)
             try:
                 self._wait_for_turn(key, options, job)
@@ -261,7 +292,6 @@ class _Process:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
-        self._inherited: list[Engine] = []
 
     def engine(self) -> Engine:
         with self._lock:
@@ -271,16 +301,28 @@ class _Process:
             return self._engine
 
     def after_fork(self) -> None:
-        """In a child: llama.cpp's threads are gone, so what is loaded can be neither used nor unloaded."""
+        """In a child: the lock may have been held by a thread that is gone."""
         self._lock = threading.Lock()
-        if self._engine is not None:
-            atexit.unregister(self._engine.shut_down)
-            self._inherited.append(self._engine)
-            self._engine = None
 
 
 _process = _Process()
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _for_all(step: Callable[[Engine], None]) -> Callable[[], None]:
+    def steps() -> None:
+        for engine in list(_engines):
+            step(engine)
+
+    return steps
+
+
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_for_all(Engine.before_fork),
+        after_in_parent=_for_all(Engine.after_fork_in_parent),
+        after_in_child=_for_all(Engine.after_fork_in_child),
+    )
     os.register_at_fork(after_in_child=_process.after_fork)
 
 

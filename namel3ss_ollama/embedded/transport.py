@@ -82,7 +82,7 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
             try:
                 await asyncio.to_thread(engine.release)
             except RuntimeError:
-                engine.release()  # the interpreter is about to exit: no more threads, and blocking hurts nobody
+                engine.release()  # the interpreter ends: no more threads, and nobody whom waiting would hurt
 
     def _leased(self) -> Engine:
         if self._engine is None:

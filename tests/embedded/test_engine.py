@@ -395,15 +395,43 @@ def test_a_process_has_one_engine(process: module._Process, monkeypatch: pytest.
     assert (engine.slots, engine._max_queue) == (5, 512)
 
 
-def test_a_child_has_an_engine_of_its_own(process: module._Process, use: Use, binding: FakeBinding) -> None:
-    parents = process.engine()
-    with parents.use(A, USUAL, "text", Job(parents), None):
-        process._lock.acquire()  # by a thread that the child does not have
-        process.after_fork()
-    assert process.engine() is not parents
-    assert names(parents) == ["a"]  # its memory is the parent's to free
+def test_a_lock_held_by_a_thread_that_a_child_does_not_have(process: module._Process) -> None:
+    process._lock.acquire()
     process.after_fork()
-    process.after_fork()
+    assert process.engine() is process.engine()
+
+
+def test_a_fork_finds_no_model_and_the_parent_loads_it_anew(engine: Engine, use: Use, binding: FakeBinding) -> None:
+    use(A, keep=None).holds().leaves()
+    use(B, keep=None).holds().leaves()
+    engine.before_fork()
+    assert not engine._loaded
+    late = use()  # nothing is loaded meanwhile
+    engine.after_fork_in_parent()
+    late.holds()
+    assert [name for name, _, _ in binding.loads] == ["a.gguf", "b.gguf", "a.gguf"]
+
+
+def test_a_child_begins_anew(engine: Engine, use: Use) -> None:
+    use().holds().leaves()
+    engine.before_fork()
+    engine.after_fork_in_child()
+    with engine.use(A, USUAL, "text", Job(engine), None):
+        assert names(engine) == ["a"]
+
+
+def test_a_child_of_a_process_that_computed_says_so(engine: Engine) -> None:
+    with engine.use(A, USUAL, "text", Job(engine), None):
+        engine.before_fork()
+        loaded = dict(engine._loaded)
+        engine.after_fork_in_child()
+        with pytest.raises(Refused, match="forked while a model computed"):
+            engine._take(A, USUAL, "text", Job(engine))
+        engine.before_fork()
+        engine.after_fork_in_child()  # a child of the child
+    assert [one.model for one in loaded.values()] == [A]
+    with pytest.raises(Refused, match="forked while a model computed"), engine.use(A, USUAL, "text", Job(engine), None):
+        pass
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
