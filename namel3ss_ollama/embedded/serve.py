@@ -33,7 +33,7 @@ async def serving(port: int = 11434, host: str = "127.0.0.1") -> AsyncIterator[s
     transport = EmbeddedTransport()
     application = web.Application(client_max_size=_LONGEST_REQUEST)
     application.router.add_route("*", "/{path:.*}", _answerer(transport))
-    runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
