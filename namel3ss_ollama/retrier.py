@@ -152,7 +152,10 @@ class Retrier:
             if first is None:
                 return await attempt()
             failure, first = first, None
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # or it would hold itself, by the traceback
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._worth_it),
