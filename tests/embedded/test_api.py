@@ -440,6 +440,7 @@ async def test_a_pull_that_is_cancelled(client: httpx.AsyncClient, engine: Engin
     async with client.stream("POST", "/api/pull", json={"model": "smollm2:135m"}) as response:
         lines = response.aiter_lines()
         assert "manifest" in await anext(lines)
+        assert json.loads(await anext(lines))["completed"] == 1
     go.set()
     assert await asyncio.to_thread(fetching["ended"].wait, PATIENCE)
     assert fetching["stopped"] == [("pulling b179", 2, 10)]
