@@ -336,7 +336,7 @@ async def test_who_goes_while_texts_are_embedded(ask: Ask, binding: FakeBinding,
         return vectors([1.0])
 
     binding.embedded = embedded
-    assert "shut down" in await ask("/api/embed", status=503, model="vectors", input=["a", "b"])
+    assert "shut down" in await ask("/api/embed", status=500, model="vectors", input=["a", "b"])
     assert len(binding.requests) == 1
 
 
