@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -30,6 +31,8 @@ Kind = Literal["text", "embedding"]
 _WORKING_MEMORY = 256 * 1024 * 1024
 """Bytes that loading takes beside the weights and the context, roughly."""
 
+_MEMORY = Path("/proc/meminfo")
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LONGEST_PLACE = 70
 """Characters: the path of a Unix socket has about a hundred at most."""
 
@@ -155,7 +158,7 @@ def _nowhere() -> Iterator[str]:
 
 def _check_memory(binding: Any, model: Model, options: LoadOptions, slots: int) -> None:
     """Refuse what cannot fit before llama.cpp tries: it ends the process when memory runs out."""
-    free = max((device["memory_free"] for device in map(_as_dict, binding.get_device_info())), default=0)
+    free = max((_free(_as_dict(device)) for device in binding.get_device_info()), default=0)
     needed = model.path.stat().st_size + model.header.bytes_a_token * options.num_ctx * slots + _WORKING_MEMORY
     if 0 < free < needed:
         raise Refused(
@@ -163,6 +166,17 @@ def _check_memory(binding: Any, model: Model, options: LoadOptions, slots: int) 
             f"model requires more system memory ({needed / 2**30:.1f} GiB) than is available ({free / 2**30:.1f} GiB)"
             ": lower num_ctx",
         )
+
+
+def _free(device: Mapping[str, Any]) -> int:
+    """A device's free bytes. For the CPU llama.cpp names all the memory there is, so the system is asked, too."""
+    said = [int(device["memory_free"])]
+    if device.get("name") == "CPU":
+        with contextlib.suppress(OSError):  # not on Linux
+            said += [int(kib) * 1024 for kib in re.findall(r"MemAvailable:\s*(\d+) kB", _MEMORY.read_text())]
+        with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+            said.append(int(_LIMIT.read_text()))
+    return min(said)
 
 
 def _as_dict(device: Any) -> Mapping[str, Any]:

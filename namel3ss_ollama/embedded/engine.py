@@ -25,8 +25,9 @@ from namel3ss_ollama.embedded.options import LoadOptions
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
 
-__all__ = ["Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
+__all__ = ["SHUT_DOWN", "Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
 
+SHUT_DOWN = "the engine was shut down"
 _MOST_LOADED = 3
 
 
@@ -95,7 +96,7 @@ class Engine:
         self._waiting: dict[Job, _Key] = {}
         self._leases = 0
         self._jobs: set[Job] = set()
-        self._spoilt = False
+        self._ended = ""  # why nothing can be loaded any more
         _engines.add(self)
 
     def lease(self) -> None:
@@ -175,6 +176,7 @@ class Engine:
     def shut_down(self) -> None:
         """Cancel everything, wait for it to end, and unload: before the interpreter ends."""
         with self._changed:
+            self._ended = SHUT_DOWN
             for job in self._jobs:
                 job.cancelled = True
             self._changed.notify_all()
@@ -202,16 +204,15 @@ class Engine:
     def after_fork_in_child(self) -> None:
         """Begin anew, if nobody computed at that time: the threads that did are not in this process."""
         self._changed = threading.Condition()
-        self._spoilt = self._spoilt or bool(self._loaded)
+        if self._loaded:
+            self._ended = "this process was forked while a model computed: start it by spawning, not by forking"
         self._loaded, self._waiting, self._jobs = {}, {}, set()
 
     def _take(self, model: Model, options: LoadOptions, kind: Kind, job: Job) -> Loaded:
         key = (model.path, kind)
         with self._changed:
-            if self._spoilt:
-                raise Refused(
-                    500, "this process was forked while a model computed: start it by spawning, not by forking"
-                )
+            if self._ended:
+                raise Refused(500, self._ended)
             self._jobs.add(job)
             try:
                 self._wait_for_turn(key, options, job)

@@ -17,7 +17,7 @@ import httpx
 import orjson
 
 from namel3ss_ollama.embedded.api import ROUTES
-from namel3ss_ollama.embedded.engine import Cancelled, Engine, Job, shared_engine
+from namel3ss_ollama.embedded.engine import SHUT_DOWN, Cancelled, Engine, Job, shared_engine
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.work import Handler, Json, Work
 
@@ -48,12 +48,9 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
             return httpx.Response(200, text="Ollama is running")
         handler = ROUTES.get((request.method, path))
         if handler is None:
-            known = any(other == path for _, other in ROUTES)
-            return (
-                httpx.Response(405, text="405 method not allowed")
-                if known
-                else httpx.Response(404, text="404 page not found")
-            )
+            if any(other == path for _, other in ROUTES):
+                return httpx.Response(405, text="405 method not allowed")
+            return httpx.Response(404, text="404 page not found")
         try:
             body = _body(await request.aread())
             engine = self._leased()
@@ -94,7 +91,7 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
         """Have models unloaded when their time is over."""
         if self._engine is None:
             return
-        times = [one.expires for one in self._engine.running() if one.expires is not None]
+        times = [one.expires for one in self._engine.running() if one.expires is not None and not one.active]
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -126,7 +123,7 @@ class _Running:
         """
         event = await self._queue.get()
         if event is None:
-            raise Refused(503, "the engine was shut down")
+            raise Refused(500, SHUT_DOWN)
         if isinstance(event, BaseException):
             raise event
         return event

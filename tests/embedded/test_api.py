@@ -336,7 +336,7 @@ async def test_who_goes_while_texts_are_embedded(ask: Ask, binding: FakeBinding,
         return vectors([1.0])
 
     binding.embedded = embedded
-    assert "shut down" in await ask("/api/embed", status=503, model="vectors", input=["a", "b"])
+    assert "shut down" in await ask("/api/embed", status=500, model="vectors", input=["a", "b"])
     assert len(binding.requests) == 1
 
 
@@ -440,6 +440,7 @@ async def test_a_pull_that_is_cancelled(client: httpx.AsyncClient, engine: Engin
     async with client.stream("POST", "/api/pull", json={"model": "smollm2:135m"}) as response:
         lines = response.aiter_lines()
         assert "manifest" in await anext(lines)
+        assert json.loads(await anext(lines))["completed"] == 1
     go.set()
     assert await asyncio.to_thread(fetching["ended"].wait, PATIENCE)
     (stopped,) = fetching["stopped"]  # at the first report after the caller went, whichever that was

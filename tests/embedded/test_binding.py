@@ -27,7 +27,8 @@ class Xllamacpp(ModuleType):
 
     Attributes:
         settings: What models were made with, and the address as it was then.
-        free: Bytes of memory that are free.
+        free: Bytes of memory that are free; None for no device.
+        devices: Other devices than one with so much.
         error: What making a model raises.
     """
 
@@ -36,6 +37,7 @@ class Xllamacpp(ModuleType):
         self.settings: list[SimpleNamespace] = []
         self.addresses: list[str] = []
         self.free: int | None = 2**34
+        self.devices: list[Any] | None = None
         self.error: Exception | None = None
         self.llama_pooling_type = SimpleNamespace(LLAMA_POOLING_TYPE_MEAN=MEAN)
 
@@ -53,6 +55,8 @@ class Xllamacpp(ModuleType):
         return "a server"
 
     def get_device_info(self) -> list[Any]:
+        if self.devices is not None:
+            return self.devices
         return [] if self.free is None else [{"memory_free": 0}, SimpleNamespace(memory_free=self.free)]
 
 
@@ -149,3 +153,30 @@ def test_what_cannot_fit_is_not_tried(xllamacpp: Xllamacpp, tmp_path: Path) -> N
     for unknown in (0, None):
         xllamacpp.free = unknown
         binding.start(model, LoadOptions(num_ctx=2**20), "text", 4)
+
+
+@pytest.mark.parametrize(
+    ("available", "limit", "free"),
+    [
+        ("MemTotal: 9 kB\nMemAvailable:   1048576 kB\n", "max\n", "1.0"),
+        ("MemAvailable:   1048576 kB\n", "536870912\n", "0.5"),
+        (None, "536870912\n", "0.5"),
+        ("MemTotal: 9 kB\n", None, "2.0"),
+    ],
+)
+def test_the_memory_that_is_free_beside_other_programs_and_in_a_container(
+    xllamacpp: Xllamacpp,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    available: str | None,
+    limit: str | None,
+    free: str,
+) -> None:
+    for name, text in (("_MEMORY", available), ("_LIMIT", limit)):
+        monkeypatch.setattr(binding, name, tmp_path / name)
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    model = Model("m", write_gguf(tmp_path / "m.gguf", {**TEXT_MODEL, "llama.context_length": 2**25}), "0" * 64)
+    xllamacpp.devices = [{"name": "CPU", "memory_free": 2**31}, {"name": "GPU", "memory_free": 1}]
+    with pytest.raises(Refused, match=rf"than is available \({free} GiB\)"):
+        binding.start(model, LoadOptions(num_ctx=2**25), "text", 1)

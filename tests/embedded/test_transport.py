@@ -324,8 +324,10 @@ async def test_shut_down_while_somebody_waits(client: httpx.AsyncClient, engine:
     await until(lambda: all(job.cancelled for job in engine._jobs))
     endless.go.set()
     response = await asking
-    assert (response.status_code, response.json()) == (503, {"error": "the engine was shut down"})
+    assert (response.status_code, response.json()) == (500, {"error": "the engine was shut down"})
     await ending
+    again = await client.post("/api/chat", json=CHAT)
+    assert (again.status_code, again.json()) == (500, {"error": "the engine was shut down"})
 
 
 async def test_shut_down_within_a_stream_is_no_end_of_the_answer(
