@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -90,8 +92,10 @@ async def test_a_proxy_is_used(transport: str, monkeypatch: pytest.MonkeyPatch) 
 async def test_a_proxy_of_the_environment_that_speaks_tls_is_verified(
     transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    authority = trustme.CA()
+    context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(trusting)
     monkeypatch.delenv("NO_PROXY", raising=False)
     async with serving(lambda *_: ok(), context) as port:
         monkeypatch.setenv("HTTP_PROXY", f"https://127.0.0.1:{port}")
@@ -100,6 +104,16 @@ async def test_a_proxy_of_the_environment_that_speaks_tls_is_verified(
         ) as provider:
             with pytest.raises(LLMConnectionError, match=r"(?i)certificate"):
                 await provider.version()
+        # Whoever trusts it is served, and by then the server has noticed that the first connection is gone.
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+        writer.write(b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n")
+        assert (await reader.read()).endswith(ANSWER)
+        writer.close()
+        await writer.wait_closed()
+    with warnings.catch_warnings():
+        # Before Python 3.11 asyncio leaves the server's side of a failed handshake to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 async def test_a_proxy_that_wants_a_login(transport: str) -> None:
