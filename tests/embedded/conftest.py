@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_binding import FakeBinding
+from fake_binding import Endless, FakeBinding
 from gguf_files import EMBEDDING_MODEL, gguf
 from ollama_store import Store
 
@@ -30,6 +30,12 @@ def binding(monkeypatch: pytest.MonkeyPatch) -> FakeBinding:
     fake = FakeBinding()
     monkeypatch.setattr("namel3ss_ollama.embedded.engine.start", fake.start)
     return fake
+
+
+@pytest.fixture
+def endless(binding: FakeBinding) -> Endless:
+    """An answer without end."""
+    return Endless(binding)
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
 
 import httpx
 import ollama
 import pytest
-from fake_binding import PATIENCE, FakeBinding, Take, token
+from fake_binding import PATIENCE, Endless, FakeBinding
 from ollama_store import Store
 from typer.testing import CliRunner, Result
 
@@ -71,61 +70,35 @@ async def test_what_comes_through(process: engine_module._Process) -> None:
     assert process.engine()._loaded == {}
 
 
-async def test_a_client_that_hangs_up_frees_the_slot(process: engine_module._Process, binding: FakeBinding) -> None:
-    ended = threading.Event()
-
-    def answer(request: dict[str, Any], take: Take) -> None:
-        while not take(token("a")):
-            pass
-        ended.set()
-
-    binding.answer = answer
+async def test_a_client_that_hangs_up_frees_the_slot(process: engine_module._Process, endless: Endless) -> None:
+    endless.go.set()
     async with serving(0) as url, httpx.AsyncClient(base_url=url) as client:
         async with client.stream("POST", "/api/chat", json={"model": "small", "messages": MESSAGES}) as response:
             assert await anext(response.aiter_lines())
-        assert await asyncio.to_thread(ended.wait, PATIENCE)
+        assert await asyncio.to_thread(endless.ended.wait, PATIENCE)
 
 
-async def test_a_client_that_hangs_up_before_the_first_line(
-    process: engine_module._Process, binding: FakeBinding
-) -> None:
-    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def answer(request: dict[str, Any], take: Take) -> None:
-        begun.set()
-        assert go.wait(PATIENCE)
-        while not take(token("a")):
-            pass
-        ended.set()
-
-    binding.answer = answer
+async def test_a_client_that_hangs_up_before_the_first_line(process: engine_module._Process, endless: Endless) -> None:
     async with serving(0) as url:
         async with httpx.AsyncClient(base_url=url) as client:
             asking = asyncio.ensure_future(client.post("/api/chat", json={"model": "small", "messages": MESSAGES}))
-            assert await asyncio.to_thread(begun.wait, PATIENCE)
+            assert await asyncio.to_thread(endless.begun.wait, PATIENCE)
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
         engine = process.engine()
         while not all(job.cancelled for job in engine._jobs):
             await asyncio.sleep(0.001)
-        go.set()
-        assert await asyncio.to_thread(ended.wait, PATIENCE)
+        endless.go.set()
+        assert await asyncio.to_thread(endless.ended.wait, PATIENCE)
 
 
-async def test_ending_the_server_ends_its_computations(process: engine_module._Process, binding: FakeBinding) -> None:
-    ended = threading.Event()
-
-    def answer(request: dict[str, Any], take: Take) -> None:
-        while not take(token("a")):
-            pass
-        ended.set()
-
-    binding.answer = answer
+async def test_ending_the_server_ends_its_computations(process: engine_module._Process, endless: Endless) -> None:
+    endless.go.set()
     async with httpx.AsyncClient() as client:
         async with serving(0) as url:
             request = client.build_request("POST", f"{url}/api/chat", json={"model": "small", "messages": MESSAGES})
             response = await client.send(request, stream=True)
-        assert await asyncio.to_thread(ended.wait, PATIENCE)
+        assert await asyncio.to_thread(endless.ended.wait, PATIENCE)
         await response.aclose()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_binding import PATIENCE, Clock, FakeBinding, Take, say, token
+from fake_binding import PATIENCE, Clock, Endless, FakeBinding, Take, say, token
 
 from namel3ss_ollama import LLMError, OllamaProvider, StreamInterruptedError
 from namel3ss_ollama.embedded import EmbeddedTransport, Engine
@@ -23,33 +23,6 @@ CHAT = {"model": "small", "messages": [{"role": "user", "content": "Hi!"}]}
 
 async def lines_of(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line) async for line in response.aiter_lines()]
-
-
-class Endless:
-    """Says "a" for as long as somebody wants it.
-
-    Attributes:
-        go: Each is waited for before a token; set it to let it run.
-        begun: Set when it has been asked.
-        ended: Set when nobody wanted more.
-    """
-
-    def __init__(self, binding: FakeBinding) -> None:
-        self.go, self.begun, self.ended = threading.Event(), threading.Event(), threading.Event()
-        self.tokens = 0
-        binding.answer = self._answer
-
-    def _answer(self, request: dict[str, Any], take: Take) -> None:
-        self.begun.set()
-        assert self.go.wait(PATIENCE)
-        while not take(token("a")):
-            self.tokens += 1
-        self.ended.set()
-
-
-@pytest.fixture
-def endless(binding: FakeBinding) -> Endless:
-    return Endless(binding)
 
 
 async def happens(event: threading.Event) -> None:

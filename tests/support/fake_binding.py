@@ -89,6 +89,29 @@ def vectors(*values: list[float]) -> Json:
     return {"data": data[::-1], "usage": {"prompt_tokens": 2}}
 
 
+class Endless:
+    """Has a binding say "a" for as long as somebody wants it.
+
+    Attributes:
+        begun: Set when it has been asked.
+        go: What it waits for then, before the first token.
+        ended: Set when nobody wanted more.
+        tokens: How many were wanted.
+    """
+
+    def __init__(self, binding: FakeBinding) -> None:
+        self.go, self.begun, self.ended = threading.Event(), threading.Event(), threading.Event()
+        self.tokens = 0
+        binding.answer = self._answer
+
+    def _answer(self, request: Json, take: Take) -> None:
+        self.begun.set()
+        assert self.go.wait(PATIENCE)
+        while not take(token("a")):
+            self.tokens += 1
+        self.ended.set()
+
+
 class Watched(threading.Condition):
     """A condition that tells when somebody begins to wait for it."""
 
