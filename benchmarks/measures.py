@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks.lineup import (
     A_CLIENT_EACH,
@@ -56,7 +57,7 @@ class Size:
     tokens: int = 8000
     whole: int = 8000
     crowd: int = 1000
-    crowd_each: int = 400
+    crowd_each: int = 250
     crowds: tuple[int, ...] = (100, 1000, 4000)
     lengths: tuple[int, ...] = (1000, 4000, 16000)
     texts: int = 10_000
@@ -126,27 +127,33 @@ def whole_answer(workers: Workers, size: Size) -> Values:
 
 
 def crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """Seconds for many streams of 100 tokens at once over one client: of CPU, and on the clock."""
-    return _crowd(workers, CROWDED, size.crowd, size, a_client_each=False)
+    """Seconds for many streams of 100 tokens at once over one client, its first: of CPU, and on the clock."""
+    return _crowd(workers, CROWDED, size.crowd, "new")
+
+
+def crowd_again(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """As `crowd`, over a client that has just had an answer, so that one connection at least is open."""
+    return _crowd(workers, CROWDED, size.crowd, "kept")
 
 
 def crowd_with_a_client_each(workers: Workers, size: Size) -> Mapping[str, Values]:
     """As `crowd`, but each stream makes its own client, as programs do that make one for each request."""
-    return _crowd(workers, A_CLIENT_EACH, size.crowd_each, size, a_client_each=True)
+    return _crowd(workers, A_CLIENT_EACH, size.crowd_each, "each")
 
 
 def _crowd(
-    workers: Workers, clients: Iterable[str], streams: int, size: Size, *, a_client_each: bool
+    workers: Workers, names: Iterable[str], streams: int, clients: Literal["kept", "new", "each"]
 ) -> Mapping[str, Values]:
-    cpu: Values = {client: [] for client in clients}
-    wall: Values = {client: [] for client in clients}
-    warmed(workers, clients)
+    cpu: Values = {name: [] for name in names}
+    wall: Values = {name: [] for name in names}
+    warmed(workers, names)
     for turn in range(2):
-        for client in clients:
-            if turn == 0 or client not in SLOW:
-                cost = workers.ask("streams", client, tokens=100, streams=streams, a_client_each=a_client_each)
-                cpu[client].append(cost["cpu"])
-                wall[client].append(cost["wall"])
+        for name in names:
+            if turn == 0 or name not in SLOW:
+                workers.ask("streams", name, tokens=1)  # httpx drops a connection after five idle seconds
+                cost = workers.ask("streams", name, tokens=100, streams=streams, clients=clients)
+                cpu[name].append(cost["cpu"])
+                wall[name].append(cost["wall"])
     return {"cpu": cpu, "wall": wall}
 
 
@@ -167,14 +174,15 @@ def by_crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
 
 
 def by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """CPU microseconds a token for longer and longer answers."""
+    """CPU microseconds a token for longer and longer answers, one after the other; as many tokens of each length."""
     warmed(workers, GROWING)
     measured: dict[str, Values] = {client: {str(length): [] for length in size.lengths} for client in GROWING}
     for _ in range(2):
         for length in size.lengths:
             for client in GROWING:
-                cost = workers.ask("streams", client, tokens=length)
-                measured[client][str(length)].append(float(cost["cpu"]) / length * 1e6)
+                repeat = size.lengths[-1] // length
+                cost = workers.ask("streams", client, tokens=length, repeat=repeat)
+                measured[client][str(length)].append(float(cost["cpu"]) / (length * repeat) * 1e6)
     return measured
 
 
@@ -307,6 +315,7 @@ ALL: tuple[Callable[[Workers, Size], Mapping[str, object]], ...] = (
     whole_answer,
     by_length,
     crowd,
+    crowd_again,
     crowd_with_a_client_each,
     by_crowd,
     first_token,

@@ -38,7 +38,11 @@ class Target:
 def targets(results: Results) -> list[Target]:
     """All targets, from the results of all measures."""
     token, synchronous, whole = results["a_token"], results["a_token_synchronously"], results["whole_answer"]
-    shared, each = results["crowd"]["cpu"], results["crowd_with_a_client_each"]["cpu"]
+    crowds = (
+        ("crowd", "a new client"),
+        ("crowd_again", "a client in use"),
+        ("crowd_with_a_client_each", "a client each"),
+    )
     growth = results["by_crowd"]["core:provider"]
     lengths = results["by_length"]
     short = min(lengths["langchain:ours"], key=int)
@@ -104,12 +108,12 @@ def targets(results: Results) -> list[Target]:
         *(
             cheaper(
                 f"5. CPU of many streams at once, {how}: {mine} against {theirs}",
-                values,
+                results[crowd]["cpu"],
                 names[theirs],
                 names[mine],
                 15,
             )
-            for values, how in ((shared, "one client"), (each, "a client each"))
+            for crowd, how in crowds
             for mine, theirs in (
                 ("OllamaProvider", "ollama"),
                 ("OllamaProvider", "langchain-ollama"),

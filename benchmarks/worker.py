@@ -15,12 +15,13 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.processes import allow_many_files, pin
 from benchmarks.replay import WORD
 
 _LONGEST = 240.0
+Clients = Literal["kept", "new", "each"]
 
 
 class Bench:
@@ -41,9 +42,15 @@ class Bench:
         asyncio.set_event_loop(self._loop)
 
     def streams(
-        self, name: str, tokens: int, streams: int = 1, repeat: int = 1, a_client_each: bool = False
+        self, name: str, tokens: int, streams: int = 1, repeat: int = 1, clients: Clients = "kept"
     ) -> dict[str, float]:
-        """The cost of `streams` answers of so many tokens at once, `repeat` times."""
+        """The cost of `streams` answers of so many tokens at once, `repeat` times.
+
+        The clients are either the one that is kept between measurements, a new one, which is kept from now on, or one
+        for each stream, whose making is part of the cost.
+        """
+        if clients == "new":
+            self._clients.pop(name, None)
         client = self._client(name)
         prepare = getattr(client, "prepare", None)
         if prepare is not None:
@@ -52,7 +59,7 @@ class Bench:
         gc.collect()
         cpu, wall = time.process_time(), time.perf_counter()
         if is_async:
-            work = self._at_once(name, tokens, streams, repeat, a_client_each)
+            work = self._at_once(name, tokens, streams, repeat, clients)
             characters = self._loop.run_until_complete(asyncio.wait_for(work, _LONGEST))
         else:
             characters = sum(client(tokens) for _ in range(repeat))
@@ -61,9 +68,9 @@ class Bench:
             raise AssertionError(f"{name}: {characters} characters of {tokens} tokens, {streams * repeat} times")
         return result
 
-    async def _at_once(self, name: str, tokens: int, streams: int, repeat: int, a_client_each: bool) -> int:
+    async def _at_once(self, name: str, tokens: int, streams: int, repeat: int, clients: Clients) -> int:
         async def one() -> int:
-            client = getattr(self._library, name)(self._url) if a_client_each else self._client(name)
+            client = getattr(self._library, name)(self._url) if clients == "each" else self._client(name)
             characters: int = await client(tokens)
             return characters
 
