@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDepre
 
 ASK = [ChatMessage(role="user", content="Say something.")]
 LONGEST = 0.05
-SLOW = 0.3
+SLOW = 0.12
 TURNS = 20
 
 
