@@ -34,7 +34,6 @@ class _Background:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._pid = 0
         self.exiting = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -46,7 +45,7 @@ class _Background:
         with self._lock:
             if self.exiting:
                 raise RuntimeError("the interpreter is shutting down: no more calls")
-            if self._loop is None or self._loop.is_closed() or self._pid != os.getpid():
+            if self._loop is None or self._loop.is_closed():
                 loop = asyncio.new_event_loop()
                 thread = threading.Thread(target=_serve, args=(loop,), name="namel3ss-ollama-sync", daemon=True)
                 try:
@@ -54,7 +53,7 @@ class _Background:
                 except RuntimeError:  # the main thread has ended: Python 3.12 and newer start no more threads then
                     loop.close()
                     raise
-                self._loop, self._thread, self._pid = loop, thread, os.getpid()
+                self._loop, self._thread = loop, thread
             return self._loop
 
     def after_fork(self) -> None:
