@@ -332,7 +332,9 @@ class Client:
             except LLMError as error:
                 if error.status_code != 404:
                     raise
-            async with contextlib.aclosing(await self._send("POST", path, _pieces(source), watch, None)) as exchange:
+            async with contextlib.aclosing(
+                await self._send("POST", path, _pieces(source, watch), watch, None)
+            ) as exchange:
                 await exchange.body(_LONGEST_ERROR_BODY)
             return digest
         finally:
@@ -495,11 +497,14 @@ def _digest(source: bytes | os.PathLike[str]) -> str:
     return f"sha256:{sha.hexdigest()}"
 
 
-async def _pieces(source: bytes | os.PathLike[str]) -> AsyncIterator[bytes]:
+async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterator[bytes]:
+    """The pieces of a body; the deadlines count from when the last one was taken, not from when the first was sent."""
     if isinstance(source, bytes):
         for start in range(0, len(source), _BLOB_PIECE):
             yield source[start : start + _BLOB_PIECE]
+            watch.alive()
         return
     async with await anyio.open_file(source, "rb") as file:
         while piece := await file.read(_BLOB_PIECE):
             yield piece
+            watch.alive()

@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import anyio
 from typing_extensions import Self
 
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
@@ -116,7 +117,7 @@ class Runner:
             await self.enter(watch, call)
             try:
                 answer = await self.attempts(lambda: self._assemble(request, watch, call), watch, call)
-                response = await self.finish(request, answer)
+                response = await self.finish(request, answer, watch)
             finally:
                 self.limiter.release()
         except BaseException as error:
@@ -186,7 +187,7 @@ class Runner:
             error.response = error.partial
         return error
 
-    async def finish(self, request: Request, answer: Answer) -> LLMResponse:
+    async def finish(self, request: Request, answer: Answer, watch: Watch) -> LLMResponse:
         """The response of a whole answer, after the guards had a look at it.
 
         Raises:
@@ -197,7 +198,10 @@ class Runner:
         options = request.body.get("options") or {}
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if request.on_truncation != "ignore":
-            cut_at = await self._context_guard.cut_at(request.model, options.get("num_ctx"), answer.final or {})
+            cut_at = None
+            # An answer that is whole does not become an error because the time is up while the window is asked for.
+            with anyio.move_on_after(watch.remaining()):
+                cut_at = await self._context_guard.cut_at(request.model, options.get("num_ctx"), answer.final or {})
             if cut_at is not None:
                 response.truncated_prompt = True
                 self._report_cut(request, cut_at, response)
@@ -409,7 +413,7 @@ class Stream:
                 if len(batch) > 1:
                     yield batch[:-1]
                 batch = batch[-1:]
-                await self._finish(batch[0])
+                await self._finish(batch[0], watch)
             last = batch
         except (LLMError, ServerReportedError) as error:
             self.end = "error"
@@ -478,10 +482,10 @@ class Stream:
         call.chunks += len(batch)
         return self._answer.final is not None and self._broken is None
 
-    async def _finish(self, chunk: StreamChunk) -> None:
+    async def _finish(self, chunk: StreamChunk, watch: Watch) -> None:
         """Make the response of the whole answer, and let the last chunk carry it."""
         self._answer.deliver(chunk)
-        self.response = chunk.response = await self._runner.finish(self._request, self._answer)
+        self.response = chunk.response = await self._runner.finish(self._request, self._answer, watch)
         self.end = "done"
         if self._exchange is not None:
             await self._exchange.drain()

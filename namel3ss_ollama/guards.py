@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import LOAD_OPTIONS
 
 __all__ = ["ContextGuard", "ReloadGuard", "Window", "window_of"]
@@ -115,9 +116,14 @@ class ReloadGuard:
     """Warns, once a model and option, when changing load options between calls made the server load anew."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.after_fork()
+        renewed_after_fork(self)
         self._last: dict[str, dict[str, Any]] = {}
         self._told: set[tuple[str, str]] = set()
+
+    def after_fork(self) -> None:
+        """A thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
     def check(self, model: str, options: Mapping[str, Any], load_duration: object) -> list[str]:
         """Look at one answer; returns the options that were told of now.

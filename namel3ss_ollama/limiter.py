@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from namel3ss_ollama.errors import QueueFullError
+from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import check_positive
 
 __all__ = ["Limiter"]
@@ -43,6 +44,11 @@ class Limiter:
         self.max_concurrent = max_concurrent
         self.max_queue = max_queue
         self.queue_timeout = queue_timeout
+        self.after_fork()
+        renewed_after_fork(self)
+
+    def after_fork(self) -> None:
+        """All slots are free: those who hold one, or wait for one, are the parent's."""
         self._lock = threading.RLock()  # a coroutine that the garbage collector closes may take it within
         self._running = 0
         self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
@@ -109,7 +115,8 @@ class Limiter:
                 waiter, _ = self._waiters.popitem(last=False)
                 if waiter.wake():
                     return  # the slot changed hands: as many run as before
-            self._running -= 1
+            if self._running:  # a child may close what its parent began
+                self._running -= 1
 
 
 _HANDED = object()

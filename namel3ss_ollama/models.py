@@ -22,6 +22,7 @@ from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
+    LOAD_OPTIONS,
     RUNTIME_OPTIONS,
     RuntimeOptions,
     StreamConfig,
@@ -228,7 +229,7 @@ class ModelManagement:
             model: The embedding model; the provider's by default.
             truncate: Whether a text that is too long is cut (the server's default) or refused.
             dimensions: How long the vectors shall be, for models that can choose.
-            keep_alive: How long the model stays loaded afterwards.
+            keep_alive: How long the model stays loaded afterwards; as the provider says by default.
             batch_size: How many texts go into one request; requests run at once as `max_concurrent` lets them.
             options: Runtime options; of the provider's only those of loading (num_ctx, ...) go along.
             timeout: A bound on the whole, in seconds.
@@ -247,11 +248,14 @@ class ModelManagement:
         check_positive("batch_size", batch_size, integer=True)
         check_positive("dimensions", dimensions, integer=True)
         check_positive("timeout", timeout)
+        if keep_alive is None:
+            keep_alive = self._defaults.options.get("keep_alive")
         common: Json = {"model": self._name(model)}
         for name, value in (("truncate", truncate), ("dimensions", dimensions), ("keep_alive", keep_alive)):
             if value is not None:
                 common[name] = value
-        if merged := merge_options({"options": options}):
+        loading = {name: value for name, value in merge_options(self._defaults.options).items() if name in LOAD_OPTIONS}
+        if merged := {**loading, **merge_options({"options": options})}:
             common["options"] = merged
         batches = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
         bound = self._defaults.timeout if timeout is None else timeout
@@ -286,6 +290,10 @@ class ModelManagement:
                     raise MalformedResponseError(
                         f"{self._client.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
                     )
+                if not (all(map(_is_vector, vectors)) and isinstance(answer.get("prompt_eval_count") or 0, int)):
+                    raise MalformedResponseError(
+                        f"{self._client.url} sent embeddings that are no lists of numbers; is this an Ollama server?"
+                    )
             finally:
                 runner.limiter.release()
         except BaseException as error:
@@ -305,11 +313,13 @@ class ModelManagement:
     async def _persistent(self, path: str, body: Json) -> AsyncIterator[Json]:
         """Progress of a transfer that is asked for again when its connection breaks."""
         failures = 0
+        furthest: dict[str, int] = {}
         while True:
             watch = Watch(self._patient())
             try:
                 async for progress in self._client.progress(path, body, watch):
-                    failures = 0
+                    if _is_further(progress, furthest):
+                        failures = 0
                     yield progress
                     if progress.get("status") == "success":
                         return
@@ -340,6 +350,16 @@ class ModelManagement:
         return replace(config, stream_timeout=None, **waits)
 
 
+def _is_further(progress: Json, furthest: dict[str, int]) -> bool:
+    """Whether a transfer has got further than ever; every attempt begins with what those before it had told, too."""
+    what, done = str(progress.get("digest") or progress.get("status")), progress.get("completed")
+    reached = done if isinstance(done, int) else 0
+    if reached <= furthest.get(what, -1):
+        return False
+    furthest[what] = reached
+    return True
+
+
 def _listed(answer: Json) -> list[Json]:
     models = answer.get("models")
     if models is None:  # a server without any model may send null
@@ -347,6 +367,11 @@ def _listed(answer: Json) -> list[Json]:
     if not isinstance(models, list):
         raise MalformedResponseError("the server sent a list of models that is none; is this an Ollama server?")
     return list(models)
+
+
+def _is_vector(value: object) -> bool:
+    """Whether this is a vector; the first number stands for all, of which there may be millions."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], (int, float))
 
 
 def _insecure(insecure: bool) -> Json:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar
 
 from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class RetryBudget:
         self._ratio = ratio
         self._most = float(max(reserve, 1))
         self._balance = float(reserve)
+        self.after_fork()
+        renewed_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A thread of the parent may have held the lock."""
         self._lock = threading.Lock()
 
     def deposit(self) -> None:

@@ -180,6 +180,16 @@ class Watch:
             self._limit_name, self._limit = "chunk_timeout", self.config.chunk_timeout
             self.close()  # the timer stands at the longer deadline of the first chunk
 
+    def remaining(self) -> float | None:
+        """Seconds until the bound on the whole; None where there is none."""
+        return None if self.expires is None else self.expires - self._loop.time()
+
+    def alive(self) -> None:
+        """Within a wait: the other side takes what is sent to it, so silence counts from now on."""
+        self._waited = 0.0
+        if self._since is not None:
+            self._since = self._loop.time()
+
     async def guard(self, wait: Callable[[], Awaitable[T]], *, idle: bool = True) -> T:
         """Await `wait()` within the deadlines.
 
@@ -223,8 +233,8 @@ class Watch:
                 self._cancelled_from_outside()
             return result
         finally:
-            if idle:
-                self._waited += self._loop.time() - now
+            if idle and self._since is not None:
+                self._waited += self._loop.time() - self._since
             self._since = None
             self._task = None
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.generation import Stream
 from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
 
@@ -85,8 +85,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 _background = _Background()
 atexit.register(_background.shut_down)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_background.after_fork)
+renewed_after_fork(_background)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

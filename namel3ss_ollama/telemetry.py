@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.forks import renewed_after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Histogram
@@ -130,12 +131,17 @@ class Telemetry:
         if parts.port:
             self._server["server.port"] = parts.port
         self._capture = capture_content
-        self._lock = threading.Lock()
+        self.after_fork()
+        renewed_after_fork(self)
         self._stats = Stats()
         self._first_tokens = 0
         self._first_token_sum = 0.0
         self._timed_tokens = 0
         self._timed_seconds = 0.0
+
+    def after_fork(self) -> None:
+        """A thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
     def stats(self, *, running: int, queued: int) -> Stats:
         """A copy of the numbers."""

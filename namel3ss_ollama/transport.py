@@ -27,6 +27,7 @@ from typing import Any, Literal
 import httpx
 
 from namel3ss_ollama.address import EMBEDDED_URL
+from namel3ss_ollama.forks import renewed_after_fork
 
 __all__ = ["HTTPSettings", "PerLoopClients"]
 
@@ -141,10 +142,21 @@ class PerLoopClients:
         self._make = make
         self._to_import = to_import
         self._owned = owned
-        self._held: _Held = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._hold_nothing()
+        renewed_after_fork(self)
+
+    def _hold_nothing(self) -> None:
+        self._held: _Held = {}
         # The finalizer holds the clients, so that they are not garbage themselves when this is: they would complain.
-        weakref.finalize(self, _abandon, self._held).atexit = False
+        self._finalizer = weakref.finalize(self, _abandon, self._held)
+        self._finalizer.atexit = False
+
+    def after_fork(self) -> None:
+        """The clients are the parent's, and so are their loops: no thread here would ever close one."""
+        self._finalizer.detach()
+        _inherited.append(self._held)
+        self._hold_nothing()
 
     async def get(self) -> httpx.AsyncClient:
         """The running loop's client."""
@@ -200,6 +212,9 @@ class PerLoopClients:
 _Guard = AsyncGenerator[None, None]
 _Held = dict[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, _Guard]]
 """Each step on it is one operation of a dict, which threads cannot tear apart."""
+
+_inherited: list[_Held] = []
+"""What a forked child never uses nor closes: garbage would complain, or close what is the parent's."""
 
 
 async def _close_with_loop(client: httpx.AsyncClient, owned: bool, held: _Held) -> _Guard:

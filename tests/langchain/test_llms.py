@@ -11,6 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ModelAPIError
 
 from langchain_namel3ss_ollama import OllamaLLM
+from namel3ss_ollama import StreamConfig
 from namel3ss_ollama.testing import OllamaServer, Reply
 
 
@@ -96,3 +97,20 @@ async def test_one_failure_ends_all(llm: Any, ollama_server: OllamaServer) -> No
     ollama_server.fault("status", status=500)
     with pytest.raises(ModelAPIError):
         await llm(max_retries=0).agenerate(["a", "b", "c"], callbacks=[Tokens()])
+
+
+@pytest.mark.parametrize(("limit", "text"), [(2, ""), (7, "ab")])
+async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(
+    llm: Any, ollama_server: OllamaServer, limit: int, text: str
+) -> None:
+    # Once wrong: nothing told that the answer was cut, and where all of it was left out, IndexError was raised.
+    ollama_server.reply(["a", "b", "c"], thinking=["t"] * 5)
+    model = llm(reasoning=False, stream_config=StreamConfig(max_chunks=limit))
+    for pieces in ([p async for p in model.astream("Hi")], list(model.stream("Hi"))):
+        assert "".join(pieces) == text
+    tokens = {"callbacks": [Tokens()]}
+    for result in (model.generate(["Hi"], **tokens), await model.agenerate(["Hi"], **tokens)):
+        (generation,) = result.generations[0]
+        assert generation.text == text
+        assert generation.generation_info["done_reason"] == "max_chunks"
+        assert generation.generation_info["model_name"] == "llama3.2"

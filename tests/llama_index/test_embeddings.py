@@ -23,6 +23,7 @@ from namel3ss_ollama import (
     RetryPolicy,
     ServerError,
     StreamConfig,
+    instant_retries,
 )
 from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply
 
@@ -185,6 +186,37 @@ def test_a_batch_that_is_fine_in_halves_is_fine(ollama_server: OllamaServer, sen
     ollama_server.fault("status", status=400, predicate=lambda r: len(r.payload["input"]) > 2)
     assert embedding.get_text_embedding_batch(texts) == expected
     assert [len(batch) for batch in inputs(sent)] == [8, 8, 4, 2, 2, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "temporary", "requests"),
+    [
+        (500, "llama runner process has terminated: out of memory", ServerError, True, [4, 4, 4]),
+        (500, "disk failure", ServerError, False, [4, 2, 1, 1]),
+        (400, '"x" does not support embeddings', BadRequestError, False, [4, 2, 1, 1]),
+    ],
+)
+def test_a_server_that_fails_is_no_bad_input(
+    ollama_server: OllamaServer, sent: Sent, status: int, message: str, kind: type[Exception], temporary: bool,
+    requests: list[int],
+) -> None:  # fmt: skip
+    # Once wrong: the first text was blamed for what the server would have said of any.
+    ollama_server.fault("status", status=status, message=message)
+    with instant_retries(), pytest.raises(kind, match=message.rsplit(maxsplit=1)[-1]) as caught:
+        OllamaEmbedding("all-minilm", ollama_server.url).get_text_embedding_batch(["a", "b", "c", "d"])
+    assert not isinstance(caught.value, BadInputError)
+    assert caught.value.temporary is temporary
+    assert [len(batch) for batch in inputs(sent)] == requests
+
+
+def test_the_first_text_is_blamed_where_another_is_taken(
+    ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent
+) -> None:
+    ollama_server.fault("status", status=400, contains="bad")
+    with pytest.raises(BadInputError) as caught:
+        embedding.get_text_embedding_batch(["bad", "b", "c", "d"])
+    assert (caught.value.text, caught.value.index) == ("bad", 0)
+    assert inputs(sent) == [["bad", "b", "c", "d"], ["bad", "b"], ["bad"], ["d"]]
 
 
 def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:

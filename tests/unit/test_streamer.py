@@ -283,6 +283,26 @@ def test_a_new_attempt_waits_for_a_first_chunk_again(virtual: Virtual) -> None:
     virtual(scenario())
 
 
+def test_silence_counts_from_the_last_sign_of_life_within_a_wait(virtual: Virtual) -> None:
+    async def scenario() -> None:
+        watch = Watch(StreamConfig(first_chunk_timeout=5))
+
+        async def upload() -> None:
+            for _ in range(4):
+                await asyncio.sleep(4)
+                watch.alive()
+
+        await watch.guard(upload)
+        await watch.guard(wait(4))
+        assert await fails_after(watch, 50) == ("first_chunk_timeout", 5, 1)
+        watch = Watch(StreamConfig(first_chunk_timeout=5), 10)
+        with pytest.raises(LLMTimeoutError) as caught:
+            await watch.guard(upload)
+        assert (caught.value.deadline, watch.remaining()) == ("timeout", 0)
+
+    virtual(scenario())
+
+
 def test_a_new_attempt_does_not_prolong_the_whole(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(), 10)

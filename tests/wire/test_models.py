@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from namel3ss_ollama import (
     OllamaProvider,
     StreamInterruptedError,
 )
-from namel3ss_ollama.testing import OllamaServer, Reply
+from namel3ss_ollama.streamer import Watch
+from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply
 
 ASK = [{"role": "user", "content": "count"}]
 STEPS: list[object] = [
@@ -61,11 +63,16 @@ async def test_pull_reports_progress(provider: Any, ollama_server: OllamaServer)
 @pytest.mark.parametrize("fault", ["cut", "reset_mid_stream", "truncated"])
 async def test_pull_survives_a_cut_connection(provider: Any, ollama_server: OllamaServer, fault: str) -> None:
     """Five cuts are more than a policy's attempts, but each attempt got further, so it goes on."""
-    lines = STEPS[:3] if fault == "truncated" else STEPS
-    ollama_server.reply("", path="/api/pull", lines=lines, times=5)
+    completed = itertools.count()
+
+    def attempt(_: Record) -> Reply:
+        done = next(completed)
+        lines = [STEPS[0], {"status": "pulling abc", "digest": "sha256:abc", "total": 10, "completed": done}]
+        return Reply(lines=lines if fault == "truncated" and done < 5 else [*lines, *STEPS[2:]])
+
+    ollama_server.on(path="/api/pull").reply(attempt)
     if fault != "truncated":
-        ollama_server.fault(fault, path="/api/pull", times=5, at_byte=60)
-    ollama_server.reply("", path="/api/pull", lines=STEPS)
+        ollama_server.fault(fault, path="/api/pull", times=5, at_byte=120)
     progress = [p["status"] async for p in provider.pull_model()]
     assert progress[-1] == "success"
     assert progress.count("success") == 1
@@ -76,6 +83,16 @@ async def test_pull_gives_up_without_progress(provider: Any, ollama_server: Olla
     ollama_server.fault("reset_before_headers", path="/api/pull")
     with pytest.raises(LLMConnectionError):
         [p async for p in provider.pull_model()]
+    assert len(ollama_server.requests) == 3
+
+
+async def test_what_every_attempt_begins_with_is_no_progress(provider: Any, ollama_server: OllamaServer) -> None:
+    # Once wrong: "pulling manifest" counted as progress, and a registry out of reach was asked without end.
+    lines = [*STEPS[:2], {"error": 'Get "https://registry.ollama.ai/v2/": dial tcp: connect: connection refused'}]
+    ollama_server.reply("", path="/api/pull", lines=lines)
+    with pytest.raises(LLMError, match="connection refused"):
+        [p async for p in provider.pull_model()]
+    # The first attempt got further than none; then come as many as a policy has.
     assert len(ollama_server.requests) == 3
 
 
@@ -118,6 +135,17 @@ async def test_a_creation_that_ends_early(provider: Any, ollama_server: OllamaSe
         [p async for p in provider.create_model("x", from_model="llama3.2")]
 
 
+async def test_an_upload_that_takes_its_time_is_not_stalled(
+    make: Any, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once wrong: the whole of an upload had the time that is meant for silence.
+    moments: list[float] = []
+    alive = Watch.alive
+    monkeypatch.setattr(Watch, "alive", lambda watch: (moments.append(1.0), alive(watch)))
+    [p async for p in make().create_model("mine", files={"a": b"w" * 3_000_000})]
+    assert len(moments) == 3
+
+
 async def test_a_refused_upload(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.fault("status", status=403)
     with pytest.raises(AuthenticationError):
@@ -158,6 +186,30 @@ async def test_embeddings_keep_their_order(make: Any, ollama_server: OllamaServe
     sent = ollama_server.requests[-1].payload
     assert (sent["dimensions"], sent["truncate"], sent["options"]) == (8, False, {"num_ctx": 256})
     assert provider.stats().generations_succeeded == 11
+
+
+async def test_embeddings_are_made_as_the_provider_loads_models(make: Any, ollama_server: OllamaServer) -> None:
+    # Once wrong: against what `embed` says, nothing of the provider's went along.
+    provider = make(model="all-minilm", num_ctx=512, num_gpu=0, temperature=0.5, keep_alive="1h")
+    await provider.embed("x")
+    sent = ollama_server.requests[-1].payload
+    assert (sent["keep_alive"], sent["options"]) == ("1h", {"num_ctx": 512, "num_gpu": 0})
+    await provider.embed("x", keep_alive="1m", options={"num_ctx": 256})
+    sent = ollama_server.requests[-1].payload
+    assert (sent["keep_alive"], sent["options"]) == ("1m", {"num_ctx": 256, "num_gpu": 0})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"embeddings": [None]}, {"embeddings": [1]}, {"embeddings": [[]]}, {"embeddings": [["a"]]},
+        {"embeddings": [[1.0]], "prompt_eval_count": "x"},
+    ],
+)  # fmt: skip
+async def test_embeddings_that_are_none(make: Any, ollama_server: OllamaServer, answer: dict[str, Any]) -> None:
+    ollama_server.reply("", path="/api/embed", json={"model": "all-minilm", **answer})
+    with pytest.raises(MalformedResponseError, match="no lists of numbers"):
+        await make(model="all-minilm").embed("a")
 
 
 @pytest.mark.parametrize("vectors", [[[1.0]], [[1.0], [1.0, 2.0]], "no"])
@@ -291,6 +343,20 @@ async def test_bad_call_arguments_send_nothing(
     with pytest.raises(ValueError, match="surrogate"):
         await provider.agenerate("\ud800")
     assert ollama_server.requests == []
+
+
+async def test_asking_for_the_window_takes_no_longer_than_the_call_may(make: Any, ollama_server: OllamaServer) -> None:
+    gate = Gate()
+    ollama_server.on(path="/api/show").reply(lambda _: Reply(json={}, gate=gate))
+    ollama_server.reply("Hello", path="/api/generate", counters={"prompt_eval_count": 200})
+    try:
+        answer = await make().agenerate("hi", timeout=0.3)  # would wait until the gate opens, and it does not
+        assert answer.content == "Hello"
+        stream = make().stream_generate("hi", timeout=0.3)
+        assert "".join([chunk.content async for chunk in stream]) == "Hello"
+        assert stream.end == "done"
+    finally:
+        gate.open()
 
 
 async def test_context_window(make: Any, ollama_server: OllamaServer) -> None:

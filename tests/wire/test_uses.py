@@ -194,6 +194,38 @@ if hasattr(os, "fork"):
         else:
             os._exit(0)
         """
+    # Once wrong: a child waited for ever for the parent's event loop to close a client.
+    USES["closed after a fork"] = """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
+        assert p.chat(ask).content == text
+        pid = os.fork()
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+            assert p.chat(ask).content == text
+        else:
+            assert p.chat(ask).content == text
+            p.close()
+            asyncio.run(p.aclose())
+            os._exit(0)
+        """
+    # Once wrong: the slots of the parent's requests were taken in a child, too, and for good.
+    USES["a fork while all slots are taken"] = """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
+        full = OllamaProvider("llama3.2", transport=sys.argv[1], max_concurrent=1)
+        stream = iter(full.stream(ask))
+        next(stream)
+        pid = os.fork()
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+            assert len(list(stream)) > 0
+            full.close()
+        else:
+            assert full.stats().running == 0
+            assert full.chat(ask).content == text
+            os._exit(0)
+        """
 
 
 OVER_HTTPX = {

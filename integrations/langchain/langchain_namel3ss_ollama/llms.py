@@ -21,7 +21,7 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from langchain_namel3ss_ollama._version import __version__
-from langchain_namel3ss_ollama.chunks import PROVIDER, metadata_of
+from langchain_namel3ss_ollama.chunks import PROVIDER, ended_by_limit, metadata_of
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.profile import estimated_tokens
 from langchain_namel3ss_ollama.settings import (
@@ -191,6 +191,11 @@ class OllamaLLM(OllamaSettings, BaseLLM):
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
+            if stream.response is None:
+                chunk = _cut(stream.partial, settings["model"])
+                if run_manager is not None:
+                    run_manager.on_llm_new_token("", chunk=chunk)
+                yield chunk
         except LLMError as error:
             raise translated(error) from error
 
@@ -212,6 +217,11 @@ class OllamaLLM(OllamaSettings, BaseLLM):
                             if run_manager is not None:
                                 await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                             yield chunk
+            if stream.response is None:
+                chunk = _cut(stream.partial, settings["model"])
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token("", chunk=chunk)
+                yield chunk
         except LLMError as error:
             raise translated(error) from error
 
@@ -234,6 +244,11 @@ def _chunk(piece: StreamChunk, thinks: bool) -> GenerationChunk | None:
     if not piece.content and not info:
         return None
     return GenerationChunk(text=piece.content, generation_info=info or None)
+
+
+def _cut(partial: LLMResponse, model: str) -> GenerationChunk:
+    """The last chunk of an answer that a limit of the caller's ended before the model did."""
+    return GenerationChunk(text="", generation_info={**metadata_of(ended_by_limit(partial), model), "logprobs": None})
 
 
 def _info(response: LLMResponse, thinks: bool) -> dict[str, Any]:

@@ -280,31 +280,40 @@ class OllamaEmbedding(BaseEmbedding):
             room -= len(text)
         return batches
 
-    async def _embed(self, texts: list[str], start: int, refused: LLMError | None = None) -> list[list[float]]:
-        """The vectors of one request, or of several where the server refuses the whole.
-
-        Args:
-            texts: The texts.
-            start: The index of the first among all.
-            refused: Why the server refused a batch that these are half of.
-        """
+    async def _embed(self, texts: list[str], start: int) -> list[list[float]]:
+        """The vectors of one request, or of several where it is refused; `start` is the index of the first text."""
         try:
             return (await self._request(texts)).embeddings
         except (BadRequestError, ServerError) as error:
-            if len(texts) > 1:
-                middle = len(texts) // 2
-                left = await self._embed(texts[:middle], start, error)
-                return left + await self._embed(texts[middle:], start + middle, error)
-            if refused is None:
+            if len(texts) == 1 or error.temporary:
                 raise
-            bad = BadInputError(
-                f"the server refuses text {start} of its batch ({len(texts[0])} characters, in `text`): "
-                f"{error.message}",
-                status_code=error.status_code,
-                original_error=error,
-            )
-            bad.text, bad.index = texts[0], start
-            raise bad from error
+            return await self._by_halves(texts, start, error)
+
+    async def _by_halves(self, texts: list[str], start: int, refused: LLMError) -> list[list[float]]:
+        """The vectors of a batch that the server refused as a whole."""
+        vectors: list[list[float]] = []
+        parts = _halves(texts)
+        while parts:
+            part = parts.pop(0)
+            try:
+                vectors += (await self._request(part)).embeddings
+            except (BadRequestError, ServerError) as error:
+                if error.temporary:
+                    raise
+                if len(part) > 1:
+                    parts = [*_halves(part), *parts]
+                    continue
+                if not vectors and not await self._takes(texts[-1]):
+                    raise refused from error  # it is not this text's fault
+                raise _bad_input(part[0], start + len(vectors), error) from error
+        return vectors
+
+    async def _takes(self, text: str) -> bool:
+        try:
+            await self._request([text])
+        except (BadRequestError, ServerError):
+            return False
+        return True
 
     async def _request(self, texts: list[str]) -> EmbedResponse:
         options = one_layer({}, self.ollama_additional_kwargs, {}).get("options")
@@ -327,6 +336,21 @@ class OllamaEmbedding(BaseEmbedding):
                 raise MalformedResponseError(
                     f"{self.model_name} sent a vector of {len(vector)} dimensions, not of {known} {wanted}"
                 )
+
+
+def _halves(texts: list[str]) -> list[list[str]]:
+    middle = len(texts) // 2
+    return [texts[:middle], texts[middle:]]
+
+
+def _bad_input(text: str, index: int, error: LLMError) -> BadInputError:
+    bad = BadInputError(
+        f"the server refuses text {index} of its batch ({len(text)} characters, in `text`): {error.message}",
+        status_code=error.status_code,
+        original_error=error,
+    )
+    bad.text, bad.index = text, index
+    return bad
 
 
 def _instructed(instruction: str | None, text: str) -> str:
