@@ -205,7 +205,7 @@ class Runner:
             if cut_at is not None:
                 response.truncated_prompt = True
                 self._report_cut(request, cut_at, response)
-        if request.parse_as is not None and response.finish_reason != "load":
+        if request.parse_as is not None and response.finish_reason not in ("load", "tool_calls"):
             response.parsed = _parsed(request.parse_as, response)
         return response
 

@@ -244,7 +244,7 @@ class LLMResponse:
             tokens_per_second, prompt_tokens_per_second, time_to_first_token (seconds, measured here).
         thinking: The model's reasoning; empty when it sent none.
         tool_calls: The calls that the answer asks for.
-        parsed: The instance of the pydantic class given as `format`.
+        parsed: The instance of the pydantic class given as `format`; None when the answer asks for tools first.
         logprobs: Log probabilities of all tokens, where asked for and sent.
         truncated_prompt: Whether the server cut the prompt to fit its context window.
     """

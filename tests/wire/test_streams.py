@@ -15,7 +15,7 @@ from namel3ss_ollama import (
     StreamConfig,
     StreamInterruptedError,
 )
-from namel3ss_ollama.testing import Gate, OllamaServer, Reply
+from namel3ss_ollama.testing import Gate, OllamaServer, Reply, ToolCall
 
 ASK = [{"role": "user", "content": "count"}]
 TEXT = "one two three four five six"
@@ -353,6 +353,24 @@ async def test_a_reply_that_does_not_validate(provider: Any, ollama_server: Olla
         async for _ in stream:
             pass
     assert stream.text == '{"title": "Rome"}'
+
+
+async def test_an_answer_that_asks_for_tools_is_not_validated(provider: Any, ollama_server: OllamaServer) -> None:
+    # Once wrong: a model with tools and a `format` could not call a tool, since a call has no text that validates.
+    from pydantic import BaseModel
+
+    class City(BaseModel):
+        name: str
+
+    tool = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    ollama_server.reply(tool_calls=[ToolCall("weather", {"city": "Rome"})], times=2)
+    ollama_server.reply('{"name": "Rome"}')
+    answer = await provider.achat(ASK, format=City, tools=[tool])
+    assert (answer.finish_reason, answer.parsed, answer.tool_calls[0].name) == ("tool_calls", None, "weather")
+    stream = provider.stream_chat(ASK, format=City, tools=[tool])
+    assert [chunk.tool_calls[0].name async for chunk in stream if chunk.tool_calls] == ["weather"]
+    assert stream.end == "done"
+    assert (await provider.achat(ASK, format=City, tools=[tool])).parsed == City(name="Rome")
 
 
 @pytest.mark.parametrize("in_one_read", [True, False])
