@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
 
 from benchmarks.lineup import (
     A_CLIENT_EACH,
@@ -29,6 +28,7 @@ from benchmarks.lineup import (
     WHOLE,
 )
 from benchmarks.processes import Worker, Workers
+from benchmarks.worker import Clients
 
 Values = dict[str, list[float]]
 """Values by client, one a round."""
@@ -141,16 +141,15 @@ def crowd_with_a_client_each(workers: Workers, size: Size) -> Mapping[str, Value
     return _crowd(workers, A_CLIENT_EACH, size.crowd_each, "each")
 
 
-def _crowd(
-    workers: Workers, names: Iterable[str], streams: int, clients: Literal["kept", "new", "each"]
-) -> Mapping[str, Values]:
+def _crowd(workers: Workers, names: Iterable[str], streams: int, clients: Clients) -> Mapping[str, Values]:
     cpu: Values = {name: [] for name in names}
     wall: Values = {name: [] for name in names}
     warmed(workers, names)
     for turn in range(2):
         for name in names:
             if turn == 0 or name not in SLOW:
-                workers.ask("streams", name, tokens=1)  # httpx drops a connection after five idle seconds
+                if clients == "kept":
+                    workers.ask("streams", name, tokens=1)  # httpx drops a connection after five idle seconds
                 cost = workers.ask("streams", name, tokens=100, streams=streams, clients=clients)
                 cpu[name].append(cost["cpu"])
                 wall[name].append(cost["wall"])

@@ -352,3 +352,13 @@ def test_a_loop_that_ends_while_it_is_handed_a_slot_gives_it_back() -> None:
 
     asyncio.run(leave_at_once())
     assert state(limiter) == (0, 0)
+
+
+async def test_what_a_parent_began_gives_a_child_no_slot_more() -> None:
+    limiter = Limiter(1)
+    await limiter.acquire()
+    limiter.after_fork()
+    assert limiter.running == 0
+    limiter.release()  # a child closes what the parent began
+    await limiter.acquire()
+    assert limiter.running == limiter.max_concurrent
