@@ -1,7 +1,6 @@
 """Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it."""
 
 from namel3ss_ollama._version import __version__
-from namel3ss_ollama.client import fetch_image
 from namel3ss_ollama.errors import (
     AuthenticationError,
     BadRequestError,
@@ -18,11 +17,12 @@ from namel3ss_ollama.errors import (
     ServerError,
     StreamInterruptedError,
 )
-from namel3ss_ollama.generation import Stream
+from namel3ss_ollama.fetching import fetch_image
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider
 from namel3ss_ollama.retrier import instant_retries
 from namel3ss_ollama.settings import RetryPolicy, StreamConfig
+from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats

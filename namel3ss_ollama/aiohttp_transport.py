@@ -2,21 +2,35 @@
 
 When a connection breaks, aiohttp's reader raises at once and keeps what had arrived but was not read yet to itself;
 here that comes first, so that no text is lost to an unlucky moment. A session holds no cookies and no bound of its own
-on connections: how many there are is the limiter's business. And a request goes straight to the transport: what httpx
-does around that costs a fifth of a short answer.
+on connections: how many there are is the limiter's business. A request goes straight to the transport: what httpx
+does around that costs a fifth of a short answer. aiohttp resends nothing by itself: a request that failed on a pooled
+connection is a `StaleConnectionError`, and what is sent again is the client's decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+import contextlib
+import io
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from httpx_aiohttp.transport import map_aiohttp_exceptions
 
+from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, StaleConnectionError
+
+if TYPE_CHECKING:
+    from asyncio import BaseTransport
+
 __all__ = ["AiohttpClient"]
+
+_LARGE_BODY = 1024 * 1024
+"""Bytes of a body that aiohttp wants to get as a file, to write it in pieces."""
+_connecting: ContextVar[list[bool]] = ContextVar("namel3ss_ollama_connecting")
+"""Filled when the request of this task makes a connection, rather than taking one from the pool."""
 
 
 class AiohttpClient(HttpxAiohttpClient):
@@ -39,36 +53,143 @@ class AiohttpClient(HttpxAiohttpClient):
         response.request = request
         return response
 
+    def abort(self) -> None:
+        """Close at once, for an event loop that is closed or does not run."""
+        for transport in (self._transport, *self._mounts.values()):
+            if isinstance(transport, _Transport):
+                transport.abort()
+
 
 class _Transport(AiohttpTransport):
     def get_client(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=0, ssl=self.ssl_context, keepalive_timeout=self.limits.keepalive_expiry or 30.0
-        )
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        connector = _Connector(limit=0, ssl=self.ssl_context, keepalive_timeout=KEEPALIVE_SECONDS)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        session._retry_connection = False
+        return session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await super().handle_async_request(request)
-        response.stream = _Stream(response.stream)
-        return response
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        connect = request.extensions.get("timeout", {}).get("connect")
+        proxy = self.proxy
+        connecting: list[bool] = []
+        token = _connecting.set(connecting)
+        try:
+            with map_aiohttp_exceptions():
+                response = await self.client.request(
+                    request.method,
+                    str(request.url),
+                    headers=request.headers,
+                    data=_body(request),
+                    allow_redirects=False,
+                    auto_decompress=False,
+                    # `connect` includes the look-up of the host's address, `sock_connect` does not.
+                    timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
+                    server_hostname=request.extensions.get("sni_hostname"),
+                    proxy=str(proxy.url) if proxy else None,
+                    proxy_auth=aiohttp.BasicAuth(*proxy.auth) if proxy and proxy.auth else None,
+                    proxy_headers=proxy.headers if proxy else None,
+                )
+        except httpx.TransportError as error:
+            if connecting or not isinstance(error.__cause__, _BROKEN):
+                raise
+            raise StaleConnectionError("the server had closed the pooled connection") from error.__cause__
+        finally:
+            _connecting.reset(token)
+        return httpx.Response(
+            response.status,
+            headers=response.raw_headers,
+            stream=_Stream(response, cast("_Connector", self.client.connector)),
+            request=request,
+        )
+
+    def abort(self) -> None:
+        """Close all connections without the event loop."""
+        if isinstance(self.client, aiohttp.ClientSession) and isinstance(self.client.connector, _Connector):
+            self.client.connector.abort()
+
+
+_BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+
+def _body(request: httpx.Request) -> Any:
+    try:
+        content = request.content
+    except httpx.RequestNotRead:
+        request.headers.pop("transfer-encoding", None)  # aiohttp's own business
+        return request.stream
+    if len(content) > _LARGE_BODY:
+        return io.BytesIO(content)
+    return content or None
+
+
+class _Connector(aiohttp.TCPConnector):
+    async def _create_connection(self, *args: Any) -> Any:
+        _connecting.get([]).append(True)
+        return await super()._create_connection(*args)
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        # aiohttp bounds how many connections there are, not how many of them are idle.
+        crowded = len(self._conns.get(key, ())) >= MAX_IDLE_CONNECTIONS
+        super()._release(key, protocol, should_close=should_close or crowded)
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether the event loop was closed before the connections were."""
+        return self._loop.is_closed()
+
+    def abort(self) -> None:
+        """Close all connections without the event loop."""
+        protocols = [protocol for pool in self._conns.values() for protocol, _ in pool]
+        protocols += self._acquired
+        self._close()
+        if self.is_stranded:
+            for protocol in protocols:
+                _close_socket(getattr(protocol, "transport", None))
+
+
+def _close_socket(transport: BaseTransport | None) -> None:
+    """Close a transport whose event loop is closed and so can't do it, as asyncio would."""
+    lose: Callable[[Exception | None], None] | None = getattr(transport, "_call_connection_lost", None)
+    if transport is None or lose is None or getattr(transport, "_sock", None) is None:
+        return
+    with contextlib.suppress(RuntimeError):
+        transport.close()
+    with contextlib.suppress(RuntimeError):  # whoever waited on that loop cannot be woken
+        lose(None)
 
 
 class _Stream(httpx.AsyncByteStream):
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._content: aiohttp.StreamReader = stream._aiohttp_response.content
+    """A response's body; `read` spares what an iterator costs for each read."""
+
+    def __init__(self, response: aiohttp.ClientResponse, connector: _Connector) -> None:
+        self._response = response
+        self._content = response.content
+        self._connector = connector
+
+    async def read(self) -> bytes:
+        """What has arrived, at least a byte; nothing at the end of the body."""
+        try:
+            return await self._content.readany()
+        except aiohttp.ClientError as error:
+            self._content.set_exception(None)  # type: ignore[arg-type] # or it is raised again before what is left
+            rest = self._content.read_nowait()
+            self._content.set_exception(error)
+            if rest:
+                return rest
+            with map_aiohttp_exceptions():
+                raise
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        content = self._content
-        with map_aiohttp_exceptions():
-            try:
-                async for data in content.iter_any():
-                    yield data
-            except aiohttp.ClientError as error:
-                content.set_exception(None)  # type: ignore[arg-type] # or it is raised again before what is left
-                if rest := content.read_nowait():
-                    yield rest
-                raise error
+        while data := await self.read():
+            yield data
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        self.abort()
+        await self._response.wait_for_close()
+
+    def abort(self) -> None:
+        """Close at once; before the end of the body that closes the connection."""
+        if self._connector.is_stranded:
+            self._connector.abort()
+        self._response.release()

@@ -11,18 +11,16 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from namel3ss_ollama.types import LLMResponse
-
 __all__ = ["run_batch"]
 
 T = TypeVar("T")
-Result = LLMResponse | BaseException
+R = TypeVar("R")
 OnResult = Callable[[int, Any], Awaitable[None] | None]
 
 
 async def run_batch(
     items: Iterable[T] | AsyncIterable[T],
-    ask: Callable[[T], Awaitable[LLMResponse]],
+    ask: Callable[[T], Awaitable[R]],
     *,
     workers: int,
     return_exceptions: bool,
@@ -53,7 +51,7 @@ async def run_batch(
             if drawn is None:
                 return
             index, item = drawn
-            result: Result
+            result: R | Exception
             try:
                 result = await ask(item)
             except Exception as error:

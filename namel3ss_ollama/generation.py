@@ -1,28 +1,23 @@
 """One generation from its slot to its end: queueing, attempts, deadlines, and what is left when it fails.
 
-`Runner.complete` assembles a whole answer inside, from a stream, so that a stall is noticed and a failure keeps what
-had come; nothing reaches the caller before the end, so all of it can be tried again. `Stream` hands chunks out as
-they come and is tried again only until the first.
-
-Both take their slot, send, read and give everything back in one place each, in `finally` blocks that hold whatever
-ends them: the answer's end, an error, a cancelled task, or the caller walking away.
+`Turn` is what every request goes through, embeddings included: it waits for a slot, holds it, and gives everything back
+in one place, whatever ends it. `Runner.complete` assembles an answer inside, from a stream, so that a stall is noticed
+and a failure keeps what had come; nothing reaches the caller before the end, so all of it can be tried again. `Stream`
+(`stream.py`) hands chunks out as they come and is tried again only until the first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
-import anyio
 from typing_extensions import Self
 
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
-from namel3ss_ollama.client import Client, Exchange
+from namel3ss_ollama.client import Client
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
     BadRequestError,
@@ -32,35 +27,39 @@ from namel3ss_ollama.errors import (
     OutputValidationError,
     StreamInterruptedError,
 )
+from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.guards import ContextGuard, ReloadGuard
-from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.limiter import Limiter, Slot
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import StreamConfig, Truncation
 from namel3ss_ollama.streamer import Watch, WatchCancelled
 from namel3ss_ollama.telemetry import Call, Outcome, Telemetry
 from namel3ss_ollama.tools import describe_in_prompt
-from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
+from namel3ss_ollama.types import LLMResponse, Usage
 
-__all__ = ["Request", "Runner", "Stream"]
+__all__ = ["Request", "Runner", "Turn"]
 
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
-End = Literal["done", "cancelled", "max_chunks", "error"]
+_AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
+_LARGE_FIELDS = ("messages", "prompt", "images", "system", "suffix", "context", "tools", "format")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A generation as it will be sent, and what to make of its answer.
+    """A request as it will be sent, and what to make of its answer.
 
     Attributes:
         kind: Which endpoint.
         body: The request's body.
-        content: The body as it goes over the wire, encoded once for all attempts.
         config: Deadlines and limits.
-        timeout: A bound on the whole, retries and the wait for a slot included, in seconds.
+        timeout: A bound on the call, retries and the wait for a slot included, in seconds.
         forced: Names of the tools of which one must be called.
         parse_as: The class that the answer must validate against.
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
+        content: The body as it goes over the wire, encoded once for all attempts.
+        loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
+        patient: Whether it waits for its slot outside `max_queue` and `queue_timeout`, as those of a batch do.
     """
 
     kind: Kind
@@ -71,6 +70,8 @@ class Request:
     parse_as: type | None = None
     on_truncation: Truncation = "warn"
     content: bytes | None = None
+    loads_only: bool = False
+    patient: bool = False
 
     @property
     def model(self) -> str:
@@ -82,12 +83,81 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """What OpenTelemetry's conventions call this."""
-        return "chat" if self.kind == "chat" else "text_completion"
+        """What OpenTelemetry's conventions call this; "load" is none of theirs."""
+        return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
+
+    def without_content(self) -> Request:
+        """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
+        body = {name: value for name, value in self.body.items() if name not in _LARGE_FIELDS}
+        return replace(self, body=body, content=None)
+
+
+class Turn:
+    """One request's turn: its slot, its deadlines and its numbers, from the wait in the queue to the end.
+
+    An async context manager, or `open` and `end` where no block fits.
+
+    Args:
+        limiter: Has the slots.
+        call: Its numbers, begun.
+        telemetry: Where they go.
+        watch: Its deadlines, begun.
+        patient: As in `Request`.
+
+    Attributes:
+        call: Its numbers.
+        watch: Its deadlines.
+        slot: Its slot, once it has one.
+        response: The answer, for the numbers; set before the end.
+        usage: The tokens of an answer that is no `LLMResponse`.
+    """
+
+    __slots__ = ("_limiter", "_patient", "_telemetry", "call", "response", "slot", "usage", "watch")
+
+    def __init__(self, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch, *, patient: bool) -> None:
+        self._limiter = limiter
+        self._telemetry = telemetry
+        self._patient = patient
+        self.call = call
+        self.watch = watch
+        self.slot: Slot | None = None
+        self.response: LLMResponse | None = None
+        self.usage: Usage | None = None
+
+    async def open(self) -> None:
+        """Wait for a slot."""
+        try:
+            # A hand-over that comes too late for the deadline is returned by the limiter.
+            self.slot = await self.watch.guard(lambda: self._limiter.acquire(patient=self._patient), idle=False)
+        except BaseException as error:
+            self.end(error)
+            raise
+        self.call.slot()
+        self.watch.begin()
+
+    def end(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
+        """Give everything back; only the first call does anything. May be called by a finalizer."""
+        self.watch.close()
+        if self.slot is not None:
+            self._limiter.release(self.slot)
+        if isinstance(error, GeneratorExit):
+            self._telemetry.dropped(self.call)
+            return
+        partial = error.partial if isinstance(error, LLMError) else self.response
+        usage = partial.usage if partial is not None else self.usage
+        outcome = outcome or ("success" if error is None else outcome_of(error))
+        self._telemetry.end(self.call, outcome, usage=usage, response=self.response, error=error)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.end(error)
 
 
 class Runner:
-    """What every generation of a provider goes through."""
+    """What every request of a provider goes through."""
 
     def __init__(
         self,
@@ -105,37 +175,44 @@ class Runner:
         self._reload_guard = ReloadGuard()
         self._without_tools: set[str] = set()
 
+    def turn(
+        self,
+        operation: str,
+        body: dict[str, Any],
+        config: StreamConfig,
+        timeout: float | None,
+        *,
+        streaming: bool = False,
+        patient: bool = False,
+    ) -> Turn:
+        """A request's turn; its deadlines begin now, its slot when it is opened."""
+        watch = Watch(config, timeout, remedy=_AT_ONCE if body.get("stream") is False else None)
+        call = self.telemetry.begin(operation, body, streaming=streaming)
+        return Turn(self.limiter, self.telemetry, call, watch, patient=patient)
+
+    def turn_of(self, request: Request, *, streaming: bool = False) -> Turn:
+        """The turn of a generation."""
+        r = request
+        return self.turn(r.operation, r.body, r.config, r.timeout, streaming=streaming, patient=r.patient)
+
     async def complete(self, request: Request) -> LLMResponse:
-        """The whole answer.
+        """The answer, when it is complete.
 
         Raises:
             LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
         """
-        call = self.telemetry.begin(request.operation, request.body, streaming=False)
-        watch = Watch(request.config, request.timeout)
-        try:
-            await self.enter(watch, call)
-            try:
-                answer = await self.attempts(lambda: self._assemble(request, watch, call), watch, call)
-                response = await self.finish(request, answer, watch)
-            finally:
-                self.limiter.release()
-        except BaseException as error:
-            usage = error.partial.usage if isinstance(error, LLMError) and error.partial else None
-            self.telemetry.end(call, outcome_of(error), usage=usage, error=error)
-            raise
-        finally:
-            watch.close()
-        self.telemetry.end(call, "success", usage=response.usage, response=response)
+        async with self.turn_of(request) as turn:
+            answer = await self.attempts(lambda: self._assemble(request, turn), turn)
+            response = turn.response = await self.finish(request, answer, turn.watch)
         return response
 
-    async def enter(self, watch: Watch, call: Call) -> None:
-        """Wait for a slot; the caller gives it back."""
-        await watch.guard(self.limiter.acquire, idle=False)
-        call.slot()
-
-    async def attempts(self, attempt: Callable[[], Awaitable[T]], watch: Watch, call: Call) -> T:
+    async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn) -> T:
         """Run attempts, with the waits between them under the watch."""
+        watch, call = turn.watch, turn.call
+
+        async def once() -> T:
+            call.sent()
+            return await attempt()
 
         async def sleep(seconds: float) -> None:
             await watch.guard(lambda: asyncio.sleep(seconds), idle=False)
@@ -144,7 +221,7 @@ class Runner:
             self.telemetry.retried(call, error)
             logger.info("%s; trying again in %.2f s", type(error).__name__, seconds)
 
-        return await self.retrier.run(attempt, on_retry=on_retry, sleep=sleep)
+        return await self.retrier.run(once, on_retry=on_retry, sleep=sleep, remaining=watch.remaining)
 
     async def open(self, request: Request, watch: Watch) -> Exchange:
         """Send the request."""
@@ -163,13 +240,13 @@ class Runner:
                 logger.info("%s has no template for tools: they are described in its system message", request.model)
         return await self.client.chat(describe_in_prompt(request.body), watch)
 
-    async def _assemble(self, request: Request, watch: Watch, call: Call) -> Answer:
+    async def _assemble(self, request: Request, turn: Turn) -> Answer:
         answer = Answer(request.kind, request.forced)
         try:
-            async with contextlib.aclosing(await self.open(request, watch)) as exchange:
+            async with await self.open(request, turn.watch) as exchange:
                 while (lines := await exchange.lines()) is not None:
                     if answer.time_to_first_token is None:
-                        answer.time_to_first_token = call.first()
+                        answer.time_to_first_token = turn.call.first()
                     if answer.absorb(lines):
                         await exchange.drain()
                         return answer
@@ -188,7 +265,7 @@ class Runner:
         return error
 
     async def finish(self, request: Request, answer: Answer, watch: Watch) -> LLMResponse:
-        """The response of a whole answer, after the guards had a look at it.
+        """The response of a complete answer, after the guards had a look at it.
 
         Raises:
             ContextWindowExceededError: The prompt was cut and that is to be an error.
@@ -198,16 +275,19 @@ class Runner:
         options = request.body.get("options") or {}
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if request.on_truncation != "ignore":
-            cut_at = None
-            # An answer that is whole does not become an error because the time is up while the window is asked for.
-            with anyio.move_on_after(watch.remaining()):
-                cut_at = await self._context_guard.cut_at(request.model, options.get("num_ctx"), answer.final or {})
+            cut_at = await self._cut_at(request.model, options.get("num_ctx"), answer.final or {}, watch)
             if cut_at is not None:
                 response.truncated_prompt = True
                 self._report_cut(request, cut_at, response)
         if request.parse_as is not None and response.finish_reason not in ("load", "tool_calls"):
             response.parsed = _parsed(request.parse_as, response)
         return response
+
+    async def _cut_at(self, model: str, num_ctx: int | None, final: dict[str, Any], watch: Watch) -> int | None:
+        try:
+            return await watch.guard(lambda: self._context_guard.cut_at(model, num_ctx, final), idle=False)
+        except (LLMTimeoutError, WatchCancelled):
+            return None  # an answer that is whole does not become an error while the window is asked for
 
     def _report_cut(self, request: Request, cut_at: int, response: LLMResponse) -> None:
         message = (
@@ -250,253 +330,3 @@ def _parsed(cls: type, response: LLMResponse) -> Any:
             text=response.content,
             response=response,
         ) from None  # a traceback would quote the answer; `original_error` has it for who wants to look
-
-
-class Batches:
-    """A generator within a generator, which the event loop does not know of.
-
-    A loop that ends closes all generators that it knows at once, and the garbage collector may close both, too. The
-    outer one, closing the inner one, would find it being closed already, and the loop would complain.
-
-    Args:
-        generator: One that was not begun.
-    """
-
-    __slots__ = ("_generator",)
-
-    def __init__(self, generator: AsyncGenerator[list[StreamChunk], None]) -> None:
-        self._generator = generator
-
-    def __aiter__(self) -> Self:
-        return self
-
-    def __anext__(self) -> Awaitable[list[StreamChunk]]:
-        hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=None, finalizer=_leave_open)
-        try:
-            return self._generator.__anext__()
-        finally:
-            sys.set_asyncgen_hooks(*hooks)
-
-    async def aclose(self) -> None:
-        """Close the generator."""
-        await self._generator.aclose()
-
-
-def _leave_open(generator: AsyncGenerator[Any, Any]) -> None:
-    """What is done to an inner generator that is garbage: nothing, since the outer one closes it."""
-
-
-class Stream:
-    """An answer as it comes: an async iterator of `StreamChunk`.
-
-    The request is sent when iteration begins. The stream ends in one of four ways, told by `end`: "done" (the model is
-    done, `response` holds the whole), "max_chunks" (that limit), "cancelled" (`cancel()`, `aclose()`, leaving the
-    loop, a cancelled task), or "error" (the iteration raises an `LLMError` that carries what had arrived).
-    However it ends, the connection is closed, the server stops computing and the slot is free.
-
-    Example:
-        ```python
-        stream = provider.stream_chat([{"role": "user", "content": "Count to three."}])
-        async for chunk in stream:
-            print(chunk.content, end="")
-        print(stream.usage)
-        ```
-    """
-
-    def __init__(self, runner: Runner, request: Request) -> None:
-        self._runner = runner
-        self._request = request
-        self._answer = Answer(request.kind, request.forced)
-        self._watch: Watch | None = None
-        self._exchange: Exchange | None = None
-        self._broken: LLMError | ServerReportedError | None = None
-        self._holds_slot = False
-        self._cancelled = False
-        self._closing: asyncio.Task[None] | None = None
-        self._stepper: AsyncGenerator[StreamChunk, None] | None = None
-        self._stepping = False
-        self.end: End | None = None
-        self.response: LLMResponse | None = None
-
-    @property
-    def text(self) -> str:
-        """The text that was handed out so far."""
-        return self._answer.text
-
-    @property
-    def usage(self) -> Usage | None:
-        """Tokens used; None until the model is done."""
-        return self.response.usage if self.response else None
-
-    @property
-    def partial(self) -> LLMResponse:
-        """What was handed out so far, as a response; `finish_reason` is None until the model is done."""
-        return self.response or self._answer.response()
-
-    def __aiter__(self) -> AsyncGenerator[StreamChunk, None]:
-        # A generator that nobody else holds: leaving the loop drops it, and that closes the stream. (Not so where it
-        # was stepped by hand before: then whoever leaves the loop can go on.)
-        return self._stepper or self._chunks()
-
-    async def __anext__(self) -> StreamChunk:
-        """The next chunk, for stepping by hand; `async for` is the usual way."""
-        if self._stepper is None:
-            self._stepper = self._chunks()
-        self._stepping = True
-        try:
-            return await self._stepper.__anext__()
-        finally:
-            self._stepping = False
-
-    async def __aenter__(self) -> Stream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def cancel(self) -> None:
-        """End the stream, from any task of its event loop: the connection closes, the iteration ends."""
-        self._cancelled = True
-        woken = self._watch is not None and self._watch.cancel()
-        if not woken and self._holds_slot and self._closing is None:
-            # Nobody waits for a chunk who would give things back now, so that is done here.
-            self._closing = asyncio.ensure_future(self._give_back())
-
-    async def aclose(self) -> None:
-        """End the stream and wait until its connection is closed."""
-        self.cancel()
-        if self._closing is not None:
-            await self._closing
-        if self._stepper is not None and not self._stepping:
-            await self._stepper.aclose()
-
-    async def _chunks(self) -> AsyncGenerator[StreamChunk, None]:
-        async with contextlib.aclosing(self.batches()) as batches:
-            async for batch in batches:
-                for chunk in batch:
-                    self.deliver(chunk)
-                    yield chunk
-                    if self._cancelled:
-                        return
-
-    def deliver(self, chunk: StreamChunk) -> None:
-        """The chunk goes to the caller: `text` and `partial` hold it from now on."""
-        if chunk.response is None:  # the last chunk was counted in when the response was made
-            self._answer.deliver(chunk)
-
-    def batches(self) -> Batches:
-        """The chunks as they come off the wire, several at a time; each goes through `deliver` when handed out.
-
-        For who closes it, also when closed himself: unlike a plain generator it does not close when it is dropped.
-        """
-        return Batches(self._batches())
-
-    async def _batches(self) -> AsyncGenerator[list[StreamChunk], None]:
-        if self._watch is not None:
-            raise RuntimeError("a stream can be iterated once; make another call for another answer")
-        runner, request = self._runner, self._request
-        watch = self._watch = Watch(request.config, request.timeout)
-        if self._cancelled:
-            watch.cancel()
-        call = runner.telemetry.begin(request.operation, request.body, streaming=True)
-        failure: BaseException | None = None
-        last: list[StreamChunk] = []
-        try:
-            await runner.enter(watch, call)
-            self._holds_slot = True
-            batch = await runner.attempts(lambda: self._first_batch(watch, call), watch, call)
-            while not self._is_last(batch, call):
-                yield batch
-                batch = await self._next_batch()
-            if self.end != "max_chunks":
-                if len(batch) > 1:
-                    yield batch[:-1]
-                batch = batch[-1:]
-                await self._finish(batch[0], watch)
-            last = batch
-        except (LLMError, ServerReportedError) as error:
-            self.end = "error"
-            failure = runner.with_partial(error, self._answer)
-            raise failure from error.__cause__
-        except WatchCancelled as error:
-            failure = error
-        except BaseException as error:
-            self.end = self.end or ("error" if isinstance(error, Exception) else "cancelled")
-            failure = error
-            raise
-        finally:
-            self.end = self.end or "cancelled"
-            watch.close()
-            try:
-                await self._give_back()
-            finally:
-                whole = self.end in ("done", "max_chunks")
-                outcome: Outcome = "success" if whole or failure is None else outcome_of(failure)
-                runner.telemetry.end(call, outcome, usage=self.usage, response=self.response, error=failure)
-        if last:
-            yield last  # with everything given back: who has the last chunk may take their time
-
-    async def _first_batch(self, watch: Watch, call: Call) -> list[StreamChunk]:
-        if self._exchange is not None:  # that of an attempt before
-            await self._exchange.aclose()
-        self._answer = Answer(self._request.kind, self._request.forced)
-        self._broken = None
-        self._exchange = await self._runner.open(self._request, watch)
-        batch = await self._next_batch()
-        self._answer.time_to_first_token = call.first()
-        return batch
-
-    async def _next_batch(self) -> list[StreamChunk]:
-        """The chunks of the next lines; ends at the last line of the answer, whatever follows it."""
-        if self._broken is not None:
-            raise self._broken
-        if self._exchange is None:
-            raise RuntimeError("the request was not sent")
-        lines = await self._exchange.lines()
-        if lines is None:
-            raise ended_early(self._runner.client.url)
-        answer = self._answer
-        batch: list[StreamChunk] = []
-        try:
-            for line in lines:
-                batch.append(answer.chunk(line))
-                if answer.final is not None:
-                    break
-        except (LLMError, ServerReportedError) as error:
-            if not batch:
-                raise
-            self._broken = error  # after the chunks that came before it
-        return batch
-
-    def _is_last(self, batch: list[StreamChunk], call: Call) -> bool:
-        """Whether the stream ends with this batch; cuts it where `max_chunks` is reached."""
-        limit = self._request.config.max_chunks
-        if limit is not None and call.chunks + len(batch) >= limit:
-            del batch[limit - call.chunks :]
-            call.chunks = limit
-            if not batch[-1].raw.get("done"):
-                self.end = "max_chunks"
-                self._answer.final = None  # the last line may have been read, but nobody gets it
-            return True
-        call.chunks += len(batch)
-        return self._answer.final is not None and self._broken is None
-
-    async def _finish(self, chunk: StreamChunk, watch: Watch) -> None:
-        """Make the response of the whole answer, and let the last chunk carry it."""
-        self._answer.deliver(chunk)
-        self.response = chunk.response = await self._runner.finish(self._request, self._answer, watch)
-        self.end = "done"
-        if self._exchange is not None:
-            await self._exchange.drain()
-
-    async def _give_back(self) -> None:
-        """Close the connection and free the slot; only the first call does anything."""
-        if not self._holds_slot:
-            return
-        self._holds_slot = False
-        try:
-            if self._exchange is not None:
-                await self._exchange.aclose()
-        finally:
-            self._runner.limiter.release()

@@ -1,23 +1,76 @@
 """How many requests run at once: one bound for every event loop and thread that shares a provider.
 
-First come, first served. A slot is handed from the one who leaves to the one who has waited longest, under a lock
-that is held for a few instructions and never while waiting, so that no newcomer overtakes and no wake-up is
-lost. A waiter that is cancelled after it was handed a slot hands it on.
+First come, first served. A slot is handed from the holder that leaves to the waiter that has waited longest, so that
+no newcomer overtakes and no wake-up is lost. A waiter that is cancelled after it was handed a slot hands it on.
+
+Each slot knows the event loop that it belongs to. What a closed loop held is free again at the next need; a loop that
+is not running is handed nothing, but asks again when it runs.
+
+A slot is also given back by finalizers (the garbage collector closes a suspended coroutine), in any thread and within
+any critical section. So `release` never waits for the lock: it leaves the slot in `_returned`, and the lock's present
+holder, or whoever takes it next, does the rest.
+
+Only a stream holds a slot while its caller's code runs, and that code may need another slot. Where waiting might never
+end it gets one beyond the bound: at once if a stream of the same context (task, or thread) is open, and otherwise when
+every slot has been held by a stream that waits for its caller for `_PATIENCE`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import TypeVar
 
 from namel3ss_ollama.errors import QueueFullError
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import check_positive
 
-__all__ = ["Limiter"]
+__all__ = ["Limiter", "Slot"]
+
+T = TypeVar("T")
+_PATIENCE = 0.25
+"""Seconds that all streams must have waited for their callers before more requests run than there are slots."""
+
+
+class Slot:
+    """A request's place: waiting, held, or given back. It belongs to the event loop on which it was asked for.
+
+    Attributes:
+        loop: That event loop.
+        held: Whether it counts among the running ones.
+        idle_since: When its stream handed a chunk to the caller, by `time.monotonic`; None while the stream reads.
+    """
+
+    __slots__ = ("_limiter", "future", "held", "idle_since", "loop", "patient", "reminded")
+
+    def __init__(self, limiter: Limiter, loop: asyncio.AbstractEventLoop, *, patient: bool = False) -> None:
+        self._limiter = limiter
+        self.loop = loop
+        self.held = False
+        self.patient = patient
+        self.reminded = False
+        self.future: asyncio.Future[None] | None = None
+        self.idle_since: float | None = None
+
+    def is_of(self, limiter: Limiter) -> bool:
+        """Whether it is held, and one of this limiter's."""
+        return self.held and self._limiter is limiter
+
+    def mark(self) -> None:
+        """The current context (task, thread) holds it: requests made there are nested in it."""
+        _held_here.set((*(slot for slot in _held_here.get() if slot.held), self))
+
+    def unmark(self) -> None:
+        """It no longer belongs to the current context."""
+        _held_here.set(tuple(slot for slot in _held_here.get() if slot is not self and slot.held))
+
+
+_held_here: ContextVar[tuple[Slot, ...]] = ContextVar("namel3ss_ollama_slots", default=())
 
 
 class Limiter:
@@ -25,8 +78,8 @@ class Limiter:
 
     Args:
         max_concurrent: How many slots there are; None for no bound.
-        max_queue: How many may wait; one more fails at once. None for no bound.
-        queue_timeout: How long one may wait, in seconds. None for no bound.
+        max_queue: How many requests may wait; one more fails at once. None for no bound.
+        queue_timeout: How long a request may wait, in seconds. None for no bound.
 
     Raises:
         ValueError, TypeError: A limit is not a positive number (`max_queue` may be zero).
@@ -48,110 +101,266 @@ class Limiter:
         renewed_after_fork(self)
 
     def after_fork(self) -> None:
-        """All slots are free: those who hold one, or wait for one, are the parent's."""
-        self._lock = threading.RLock()  # a coroutine that the garbage collector closes may take it within
+        """All slots are free: their holders, and the waiters, are the parent's."""
+        self._lock = threading.Lock()
+        self._held: dict[asyncio.AbstractEventLoop, set[Slot]] = {}
         self._running = 0
-        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self._waiters: OrderedDict[Slot, None] = OrderedDict()
+        self._patient = 0
+        self._returned: deque[Slot] = deque()
+        self._watched: set[asyncio.AbstractEventLoop] = set()
 
     @property
     def running(self) -> int:
         """Slots in use."""
-        return self._running
+        self._lock.acquire()
+        try:
+            self._settle()
+            self._reclaim()
+            return self._running
+        finally:
+            self._unlock()
 
     @property
     def queued(self) -> int:
         """Requests that wait for a slot."""
-        return len(self._waiters)
-
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot.
-
-        Raises:
-            QueueFullError: `max_queue` wait already, or `queue_timeout` passed.
-        """
-        await self.acquire()
+        self._lock.acquire()
         try:
-            yield
+            self._settle()
+            self._reclaim()
+            return sum(not slot.loop.is_closed() for slot in self._waiters)
         finally:
-            self.release()
+            self._unlock()
 
-    async def acquire(self) -> None:
-        """Take a slot, waiting for one if need be; every `acquire` needs a `release`.
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[Slot]:
+        """Hold a slot; requests that the block makes are nested in it.
 
         Raises:
-            QueueFullError: `max_queue` wait already, or `queue_timeout` passed.
+            QueueFullError: `max_queue` requests wait already, or `queue_timeout` passed.
         """
-        with self._lock:
-            if self.max_concurrent is None or self._running < self.max_concurrent:
-                self._running += 1
-                return
-            if self.max_queue is not None and len(self._waiters) >= self.max_queue:
+        slot = await self.acquire()
+        slot.mark()
+        try:
+            yield slot
+        finally:
+            self.release(slot)
+            slot.unmark()
+
+    async def acquire(self, *, patient: bool = False) -> Slot:
+        """Take a slot, waiting for one if need be; give it back with `release`.
+
+        Args:
+            patient: Wait outside `max_queue` and `queue_timeout`: for batches, which have bounds of their own.
+
+        Raises:
+            QueueFullError: `max_queue` requests wait already, or `queue_timeout` passed.
+        """
+        slot = Slot(self, asyncio.get_running_loop(), patient=patient)
+        self._lock.acquire()
+        try:
+            self._settle()
+            if self._take(slot) or self._take_nested(slot):
+                return slot
+            waiting = len(self._waiters) - self._patient
+            if not patient and self.max_queue is not None and waiting >= self.max_queue:
                 raise QueueFullError(
-                    f"{self._running} requests run and {len(self._waiters)} wait (max_queue={self.max_queue}); "
+                    f"{self._running} requests run and {waiting} wait (max_queue={self.max_queue}); "
                     "try again later, or raise max_queue or max_concurrent"
                 )
-            waiter = _Waiter()
-            self._waiters[waiter] = None
+            future = slot.future = slot.loop.create_future()
+            self._waiters[slot] = None
+            self._patient += patient
+            self._watch(slot.loop)
+        finally:
+            self._unlock()
+        # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation that comes with the slot.
+        timeout = None if patient else self.queue_timeout
+        timer = slot.loop.call_later(timeout, _expire, future) if timeout is not None else None
         try:
-            await waiter.wait(self.queue_timeout)
+            await future
         except BaseException as error:
-            with self._lock:
-                gave_up = self._waiters.pop(waiter, _HANDED) is not _HANDED
-            if not gave_up:
-                # The slot was handed over between the wake-up and the cancellation: pass it on.
-                self.release()
+            self.release(slot)  # if it was handed over before the cancellation came, the next request gets it
             if isinstance(error, TimeoutError):
                 raise QueueFullError(
                     f"no slot came free within queue_timeout={self.queue_timeout:g} s "
                     f"(max_concurrent={self.max_concurrent}); try again later, or raise one of them"
                 ) from None
             raise
-
-    def release(self) -> None:
-        """Give a slot back; the one who has waited longest gets it."""
-        with self._lock:
-            while self._waiters:
-                waiter, _ = self._waiters.popitem(last=False)
-                if waiter.wake():
-                    return  # the slot changed hands: as many run as before
-            if self._running:  # a child may close what its parent began
-                self._running -= 1
-
-
-_HANDED = object()
-
-
-class _Waiter:
-    """One who waits, on the event loop that it waits on."""
-
-    __slots__ = ("_future", "_loop")
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self._loop.create_future()
-
-    async def wait(self, timeout: float | None) -> None:
-        # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation that comes with the slot.
-        timer = self._loop.call_later(timeout, self._expire) if timeout is not None else None
-        try:
-            await self._future
         finally:
             if timer is not None:
                 timer.cancel()
+        return slot
 
-    def _expire(self) -> None:
-        if not self._future.done():
-            self._future.set_exception(TimeoutError())
+    def release(self, slot: Slot) -> None:
+        """Give a slot back, or up; the request that has waited longest gets it. Only the first call does anything.
 
-    def wake(self) -> bool:
-        """Hand over the slot; False when the waiter's loop is gone, and the waiter with it."""
-        try:
-            self._loop.call_soon_threadsafe(self._set)
-        except RuntimeError:
+        Never waits, so a finalizer may call it.
+        """
+        self._returned.append(slot)
+        if self._lock.acquire(blocking=False):
+            self._unlock()
+
+    def _unlock(self) -> None:
+        """Do what was left in `_returned` and release the lock; again if more came between the two."""
+        while True:
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+            if not self._returned or not self._lock.acquire(blocking=False):
+                return
+
+    # What follows is called with the lock held.
+
+    def _settle(self) -> None:
+        """Free what was given back."""
+        while self._returned:
+            slot = self._returned.popleft()
+            self._forget(slot)
+            slots = self._held.get(slot.loop)
+            if slots is not None and slot in slots:
+                slots.discard(slot)
+                if not slots:
+                    del self._held[slot.loop]
+                slot.held = False
+                self._running -= 1
+                if self._waiters:
+                    self._hand_out()
+
+    def _hold(self, slot: Slot) -> None:
+        slot.held = True
+        slots = self._held.get(slot.loop)
+        if slots is None:
+            slots = self._held[slot.loop] = set()
+        slots.add(slot)
+        self._running += 1
+
+    def _forget(self, slot: Slot) -> bool:
+        """Take it out of the queue; whether it was there."""
+        if self._waiters.pop(slot, _ABSENT) is _ABSENT:
             return False
+        self._patient -= slot.patient
         return True
 
-    def _set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+    def _take(self, slot: Slot) -> bool:
+        """Hold a slot if one is free for a newcomer, after taking back what closed loops hold."""
+        if self.max_concurrent is not None:
+            if self._running >= self.max_concurrent:
+                self._reclaim()
+            if self._running >= self.max_concurrent:
+                return False
+            if self._waiters and any(waiter.loop.is_running() for waiter in self._waiters):
+                return False
+        self._hold(slot)
+        return True
+
+    def _take_nested(self, slot: Slot) -> bool:
+        """Hold a slot beyond the bound if this context holds one already, whose end would wait for this one's."""
+        nested = any(outer.is_of(self) for outer in _held_here.get())
+        if nested:
+            self._hold(slot)
+        return nested
+
+    def _reclaim(self) -> None:
+        """Take back what closed event loops hold."""
+        closed = [loop for loop in self._held if loop.is_closed()]
+        for loop in closed:
+            for slot in self._held.pop(loop):
+                slot.held = False
+                self._running -= 1
+            self._watched.discard(loop)
+        if closed:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give free slots to those that wait on a running loop. A loop that is stopped asks when it runs again."""
+        stopped: list[Slot] = []
+        while self._waiters and (self.max_concurrent is None or self._running < self.max_concurrent):
+            slot = next(iter(self._waiters))
+            if slot.loop.is_running():
+                self._grant(slot)
+            else:
+                del self._waiters[slot]
+                if slot.loop.is_closed():
+                    self._patient -= slot.patient
+                    self._watched.discard(slot.loop)
+                else:
+                    stopped.append(slot)
+        for slot in reversed(stopped):
+            self._waiters[slot] = None
+            self._waiters.move_to_end(slot, last=False)
+            if not slot.reminded:
+                slot.reminded = True
+                _call(slot.loop, self._ask_again, slot)
+
+    def _grant(self, slot: Slot) -> None:
+        self._forget(slot)
+        if _call(slot.loop, _wake, slot.future):
+            self._hold(slot)
+
+    # What follows is called by event loops.
+
+    def _ask_again(self, slot: Slot) -> None:
+        self._lock.acquire()
+        try:
+            slot.reminded = False
+            self._hand_out()
+        finally:
+            self._unlock()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop not in self._watched:
+            self._watched.add(loop)
+            loop.call_later(_PATIENCE, self._look_after, loop)
+
+    def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take care of waiters that no holder's end may ever reach.
+
+        Those are the ones behind loops that were closed meanwhile, and behind streams whose callers may be waiting for
+        them. The latter may fill as many slots again as there are, and beyond that one at a time.
+        """
+        self._lock.acquire()
+        try:
+            self._watched.discard(loop)
+            self._reclaim()
+            waiting = [slot for slot in self._waiters if slot.loop is loop]
+            now = time.monotonic()
+            if waiting and self.max_concurrent is not None and self._all_idle(now):
+                more = max(2 * self.max_concurrent - self._running, 1)
+                for slot in waiting[:more]:
+                    self._grant(slot)
+                waiting = waiting[more:]
+            if waiting:
+                self._watch(loop)
+        finally:
+            self._unlock()
+
+    def _all_idle(self, now: float) -> bool:
+        slots = [slot for slots in self._held.values() for slot in slots]
+        return all(slot.idle_since is not None and now - slot.idle_since >= _PATIENCE for slot in slots)
+
+
+_ABSENT = object()
+
+
+def _expire(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
+
+
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> bool:
+    """Have the loop call a function, or call it now if it is this thread's; False if the loop is closed."""
+    try:
+        if asyncio._get_running_loop() is loop:
+            function(argument)
+        else:
+            loop.call_soon_threadsafe(function, argument)
+    except RuntimeError:
+        return False
+    return True

@@ -14,9 +14,17 @@ from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
+from namel3ss_ollama.batch import run_batch
 from namel3ss_ollama.client import Client
-from namel3ss_ollama.errors import LLMError, MalformedResponseError, StreamInterruptedError
-from namel3ss_ollama.generation import Request, Runner, outcome_of
+from namel3ss_ollama.errors import (
+    AuthenticationError,
+    LLMConnectionError,
+    LLMError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    StreamInterruptedError,
+)
+from namel3ss_ollama.generation import Request, Runner
 from namel3ss_ollama.guards import Window, window_of
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
@@ -39,6 +47,7 @@ T = TypeVar("T")
 Json = dict[str, Any]
 _PATIENCE = 600.0
 """Seconds without a word that are normal while a server checks the digest of a large download."""
+_SILENT = "the server does not answer: look at its log, or raise first_chunk_timeout"
 _QUICK = StreamConfig(connect_timeout=2.0, first_chunk_timeout=5.0, chunk_timeout=5.0)
 
 
@@ -52,16 +61,16 @@ class ModelManagement:
 
     async def list_models(self) -> list[Json]:
         """The models that the server has: name, size in bytes, digest, details."""
-        return _listed(await self._ask(lambda: self._client.tags(self._defaults.config)))
+        return _listed(await self._ask(self._client.tags))
 
     async def running_models(self) -> list[Json]:
         """The models that are loaded: name, size, expires_at and, from newer servers, context_length in tokens."""
-        return _listed(await self._ask(lambda: self._client.ps(self._defaults.config)))
+        return _listed(await self._ask(self._client.ps))
 
     async def show_model(self, model: str | None = None, *, verbose: bool = False) -> Json:
         """What there is to know of a model: capabilities, parameters, template, model_info."""
         name = self._name(model)
-        return await self._ask(lambda: self._client.show(name, self._defaults.config, verbose=verbose))
+        return await self._ask(lambda watch: self._client.show(name, watch, verbose=verbose))
 
     async def context_window(self, model: str | None = None, *, num_ctx: int | None = None) -> int | None:
         """The context window that requests have, in tokens, as far as the server tells.
@@ -76,39 +85,50 @@ class ModelManagement:
         """
         name = self._name(model)
         asked = merge_options(self._defaults.options).get("num_ctx") if num_ctx is None else num_ctx
-        window = await self._ask(lambda: self._window(name, self._defaults.config))
+        window = await self._ask(lambda watch: self._window(name, watch))
         return window.in_force(asked) if asked or window.running or window.configured else None
 
     async def version(self) -> str:
         """The server's version."""
-        answer = await self._ask(lambda: self._client.version(self._defaults.config))
-        return str(answer.get("version", ""))
+        return await self._version()
+
+    async def _version(self, watch: Watch | None = None) -> str:
+        return str((await self._ask(self._client.version, watch)).get("version", ""))
 
     async def is_available(self) -> bool:
-        """Whether a server answers at the address, within seconds and without retries."""
+        """Whether a server answers at the address, within seconds and without retries; it may refuse the key."""
         try:
-            await self._client.version(_QUICK)
-        except LLMError:
-            return False
+            await self._client_quickly(self._client.version)
+        except LLMError as error:
+            return isinstance(error, AuthenticationError)
         return True
 
-    def pull_model(self, model: str | None = None, *, insecure: bool = False) -> AsyncIterator[Json]:
+    def pull_model(
+        self, model: str | None = None, *, insecure: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[Json]:
         """Download a model; yields progress: status and, while it downloads, digest, completed and total in bytes.
 
-        A connection that breaks is made again and the server asked anew: it keeps what it has.
+        A connection that breaks is made again and the server asked once more: it keeps what it has.
+
+        Args:
+            model: The model; the provider's by default.
+            insecure: Whether the registry may be one without TLS.
+            timeout: A bound on the download, in seconds. The provider's own is for calls, and does not count here.
 
         Raises:
-            LLMError: The server failed, or several times in a row broke off without any progress.
+            LLMError: The server failed, or several connections in a row broke off without any progress.
         """
-        return self._persistent("/api/pull", {"model": self._name(model), **_insecure(insecure)})
+        return self._persistent("/api/pull", {"model": self._name(model), **_insecure(insecure)}, timeout)
 
-    def push_model(self, model: str | None = None, *, insecure: bool = False) -> AsyncIterator[Json]:
-        """Upload a model; yields progress as `pull_model` does, and is as persistent.
+    def push_model(
+        self, model: str | None = None, *, insecure: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[Json]:
+        """Upload a model; arguments and progress are those of `pull_model`, and it is as persistent.
 
         Raises:
             LLMError: As `pull_model`.
         """
-        return self._persistent("/api/push", {"model": self._name(model), **_insecure(insecure)})
+        return self._persistent("/api/push", {"model": self._name(model), **_insecure(insecure)}, timeout)
 
     async def create_model(
         self,
@@ -123,6 +143,7 @@ class ModelManagement:
         parameters: Mapping[str, Any] | None = None,
         messages: Iterable[MessageLike] | None = None,
         quantize: str | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[Json]:
         """Make a model from another one or from weight files; yields progress.
 
@@ -138,6 +159,7 @@ class ModelManagement:
             parameters: Default options.
             messages: A conversation that precedes every other.
             quantize: A quantisation to apply, such as "q4_K_M".
+            timeout: A bound on uploads and work together, in seconds. The provider's own does not count here.
 
         Raises:
             ValueError: Neither `from_model` nor `files` is given.
@@ -154,12 +176,12 @@ class ModelManagement:
             body["parameters"] = dict(parameters)
         if messages is not None:
             body["messages"] = encode_messages(messages)
-        config = self._patient()
-        for name, sources in (("files", files), ("adapters", adapters)):
-            if sources:
-                body[name] = {key: await self._client.upload_blob(source, config) for key, source in sources.items()}
-        watch = Watch(config)
+        check_positive("timeout", timeout)
+        watch = Watch(self._patient(), timeout)
         try:
+            for name, sources in (("files", files), ("adapters", adapters)):
+                if sources:
+                    body[name] = {key: await self._client.upload_blob(source, watch) for key, source in sources.items()}
             async for progress in self._client.progress("/api/create", body, watch):
                 yield progress
                 if progress.get("status") == "success":
@@ -171,12 +193,28 @@ class ModelManagement:
     async def copy_model(self, source: str, destination: str) -> None:
         """Give a model a second name."""
         names = checked_model(source), checked_model(destination)
-        await self._ask(lambda: self._client.copy(*names, self._defaults.config))
+        await self._ask(lambda watch: self._client.copy(*names, watch))
 
     async def delete_model(self, model: str) -> None:
         """Delete a model from the server. The name has to be given: it is never the provider's by default."""
         name = checked_model(model)
-        await self._ask(lambda: self._client.delete(name, self._defaults.config))
+        lost = False
+
+        def connection_lost() -> None:
+            nonlocal lost
+            lost = True
+
+        async def attempt(watch: Watch) -> None:
+            try:
+                await self._client.delete(name, watch, on_resend=connection_lost)
+            except LLMConnectionError:
+                connection_lost()
+                raise
+            except ModelNotFoundError:
+                if not lost:  # else the request before had done it, and only its answer was lost
+                    raise
+
+        await self._ask(attempt)
 
     async def preload(
         self,
@@ -207,8 +245,9 @@ class ModelManagement:
     async def _load(self, model: str | None, call: Mapping[str, Any]) -> LLMResponse:
         body = request_body(self._defaults, {"model": self._name(model), **call}, {})
         kept: Json = {name: body[name] for name in ("model", "keep_alive", "options") if name in body}
-        config = self._defaults.config
-        return await self._runner.complete(Request("generate", kept, config, on_truncation="ignore"))
+        config, timeout = self._defaults.config, self._defaults.timeout
+        request = Request("generate", kept, config, timeout, on_truncation="ignore", loads_only=True)
+        return await self._runner.complete(request)
 
     async def embed(
         self,
@@ -257,17 +296,11 @@ class ModelManagement:
         loading = {name: value for name, value in merge_options(self._defaults.options).items() if name in LOAD_OPTIONS}
         if merged := {**loading, **merge_options({"options": options})}:
             common["options"] = merged
-        batches = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
+        batches = [{**common, "input": texts[i : i + batch_size]} for i in range(0, len(texts), batch_size)]
         bound = self._defaults.timeout if timeout is None else timeout
         watch = Watch(self._defaults.config, bound)
         try:
-            tasks = [asyncio.ensure_future(self._embed({**common, "input": batch}, bound)) for batch in batches]
-            try:
-                answers = await watch.guard(lambda: asyncio.gather(*tasks), idle=False)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            answers = await watch.guard(lambda: self._embed_all(batches, bound), idle=False)
         finally:
             watch.close()
         vectors = [vector for answer in answers for vector in answer["embeddings"]]
@@ -277,65 +310,87 @@ class ModelManagement:
         usage = usage_of({"prompt_eval_count": tokens})
         return EmbedResponse(vectors, str(answers[0].get("model", "")), usage)
 
+    async def _embed_all(self, bodies: list[Json], timeout: float | None) -> list[Json]:
+        return await run_batch(
+            bodies,
+            lambda body: self._embed(body, timeout),
+            workers=min(self._runner.limiter.max_concurrent or len(bodies), len(bodies)),
+            return_exceptions=False,
+            on_result=None,
+            keep_results=True,
+        )
+
     async def _embed(self, body: Json, timeout: float | None) -> Json:
         runner = self._runner
-        call = runner.telemetry.begin("embeddings", body, streaming=False)
-        watch = Watch(self._defaults.config, timeout)
-        try:
-            await runner.enter(watch, call)
-            try:
-                answer = await runner.attempts(lambda: self._client.embed(body, self._defaults.config), watch, call)
-                vectors = answer.get("embeddings")
-                if not isinstance(vectors, list) or len(vectors) != len(body["input"]):
-                    raise MalformedResponseError(
-                        f"{self._client.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
-                    )
-                if not (all(map(_is_vector, vectors)) and isinstance(answer.get("prompt_eval_count") or 0, int)):
-                    raise MalformedResponseError(
-                        f"{self._client.url} sent embeddings that are no lists of numbers; is this an Ollama server?"
-                    )
-            finally:
-                runner.limiter.release()
-        except BaseException as error:
-            runner.telemetry.end(call, outcome_of(error), error=error)
-            raise
-        finally:
-            watch.close()
-        runner.telemetry.end(call, "success", usage=usage_of(answer))
+        async with runner.turn("embeddings", body, self._defaults.config, timeout, patient=True) as turn:
+            answer = await runner.attempts(lambda: self._client.embed(body, turn.watch), turn)
+            vectors = answer.get("embeddings")
+            if not isinstance(vectors, list) or len(vectors) != len(body["input"]):
+                raise MalformedResponseError(
+                    f"{self._client.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
+                )
+            if not (all(map(_is_vector, vectors)) and isinstance(answer.get("prompt_eval_count") or 0, int)):
+                raise MalformedResponseError(
+                    f"{self._client.url} sent embeddings that are no lists of numbers; is this an Ollama server?"
+                )
+            turn.usage = usage_of(answer)
         return answer
 
-    async def _window(self, model: str, config: StreamConfig = _QUICK) -> Window:
+    async def _window(self, model: str, watch: Watch) -> Window:
         """The context window that the server tells of."""
-        shown = await self._client.show(model, config)
-        running = await self._client.ps(config)
+        shown = await self._client.show(model, watch)
+        running = await self._client.ps(watch)
         return window_of(model, shown, running)
 
-    async def _persistent(self, path: str, body: Json) -> AsyncIterator[Json]:
+    async def _persistent(self, path: str, body: Json, timeout: float | None) -> AsyncIterator[Json]:
         """Progress of a transfer that is asked for again when its connection breaks."""
+        check_positive("timeout", timeout)
         failures = 0
         furthest: dict[str, int] = {}
-        while True:
-            watch = Watch(self._patient())
-            try:
-                async for progress in self._client.progress(path, body, watch):
-                    if _is_further(progress, furthest):
-                        failures = 0
-                    yield progress
-                    if progress.get("status") == "success":
-                        return
-                raise StreamInterruptedError(
-                    f"{self._client.url} ended the transfer before it was complete; ask again, it keeps what it has",
-                    temporary=True,
-                )
-            except LLMError as error:
-                failures += 1
-                if not error.temporary or not await self._retrier.pause(failures, error):
-                    raise
-            finally:
-                watch.close()
+        watch = Watch(self._patient(), timeout)
+        try:
+            while True:
+                try:
+                    async for progress in self._client.progress(path, body, watch):
+                        if _is_further(progress, furthest):
+                            failures = 0
+                        yield progress
+                        if progress.get("status") == "success":
+                            return
+                    raise StreamInterruptedError(
+                        f"{self._client.url} ended the transfer early; ask again, it keeps what it has",
+                        temporary=True,
+                    )
+                except LLMError as error:
+                    failures += 1
+                    if not await self._retrier.pause(failures, error, watch.remaining()):
+                        raise
+        finally:
+            watch.close()
 
-    async def _ask(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        return await self._retrier.run(attempt)
+    async def _ask(self, attempt: Callable[[Watch], Awaitable[T]], watch: Watch | None = None) -> T:
+        """Run attempts within the provider's deadlines, or those of a watch that bounds several requests."""
+        own = watch or self._watch()
+        try:
+            return await self._retrier.run(
+                lambda: attempt(own),
+                sleep=lambda seconds: own.guard(lambda: asyncio.sleep(seconds), idle=False),
+                remaining=own.remaining,
+            )
+        finally:
+            if watch is None:
+                own.close()
+
+    def _watch(self) -> Watch:
+        return Watch(self._defaults.config, self._defaults.timeout, remedy=_SILENT)
+
+    async def _client_quickly(self, ask: Callable[[Watch], Awaitable[T]]) -> T:
+        """Ask once, within seconds: for what is worth no long wait."""
+        watch = Watch(_QUICK, remedy=_SILENT)
+        try:
+            return await ask(watch)
+        finally:
+            watch.close()
 
     def _name(self, model: str | None) -> str:
         return self._defaults.model if model is None else checked_model(model)
@@ -365,7 +420,7 @@ def _listed(answer: Json) -> list[Json]:
     if models is None:  # a server without any model may send null
         return []
     if not isinstance(models, list):
-        raise MalformedResponseError("the server sent a list of models that is none; is this an Ollama server?")
+        raise MalformedResponseError("the server sent something other than a list of models; is this an Ollama server?")
     return list(models)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 import httpx
@@ -16,7 +17,7 @@ from namel3ss_ollama._version import __version__
 from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.client import Client, basic_auth
-from namel3ss_ollama.generation import Runner, Stream
+from namel3ss_ollama.generation import Request, Runner
 from namel3ss_ollama.guards import ContextGuard
 from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.messages import MessageLike
@@ -32,6 +33,7 @@ from namel3ss_ollama.settings import (
     Truncation,
     reject_unknown,
 )
+from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats, Telemetry
@@ -57,10 +59,13 @@ class OllamaProvider(ModelManagement):
             (needs the extra `embedded`).
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY.
         headers: More headers for every request.
-        max_concurrent: How many requests run at once; None for no bound. The others wait, first come first served.
+        max_concurrent: How many requests run at once; None for no bound. The others wait, first come first served. A
+            request that is made while a stream of the same task (or thread) is open does not wait, since that stream
+            would wait for it: it runs beyond the bound if need be.
         max_queue: How many may wait; one more fails at once with `QueueFullError`. None for no bound.
         queue_timeout: How long one may wait, in seconds. None for no bound.
-        timeout: A bound on each whole call, retries and the wait for a slot included, in seconds.
+        timeout: A bound on each call to the server, retries and the wait for a slot included, in seconds; not on
+            `pull_model`, `push_model` and `create_model`, which have one of their own.
         stream_config: Deadlines and limits of each request.
         retry: How often and when a failed request is sent again; `RetryPolicy.off()` for never.
         on_truncation: What to do when the server cut the prompt to its context window: "warn" (the response says so,
@@ -127,7 +132,7 @@ class OllamaProvider(ModelManagement):
         self._retrier = Retrier(retry or RetryPolicy())
         self._capture_content = capture_content
         self._telemetry = Telemetry(address.url, capture_content=capture_content)
-        guard = ContextGuard(self._window)
+        guard = ContextGuard(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
         self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard)
 
     @property
@@ -332,9 +337,9 @@ class OllamaProvider(ModelManagement):
         """
 
         async def ask(prompt: Prompt) -> LLMResponse:
-            if isinstance(prompt, str):
-                return await self.agenerate(prompt, **options)
-            return await self.achat(prompt, **options)
+            make: Any = generate_request if isinstance(prompt, str) else chat_request
+            request: Request = make(self._defaults, prompt, _given(options))
+            return await self._runner.complete(replace(request, patient=True))
 
         return await run_batch(
             prompts,
@@ -378,13 +383,17 @@ class OllamaProvider(ModelManagement):
                 "insert".
         """
         name = self._name(model)
-        return await preflight.check(
-            url=self.base_url,
-            model=name,
-            capabilities=capabilities,
-            version=self.version,
-            show=lambda: self.show_model(name),
-        )
+        watch = self._watch()
+        try:
+            return await preflight.check(
+                url=self.base_url,
+                model=name,
+                capabilities=capabilities,
+                version=lambda: self._version(watch),
+                show=lambda: self._ask(lambda watch: self._client.show(name, watch), watch),
+            )
+        finally:
+            watch.close()
 
     def stats(self) -> Stats:
         """The provider's numbers so far: requests, tokens, waits, retries."""
@@ -398,15 +407,15 @@ class OllamaProvider(ModelManagement):
 
     async def aclose(self) -> None:
         """Close all connections. The provider can be used again; it then makes new ones."""
-        await self._client.clients.aclose()
+        await self._client.connections.aclose()
 
     def close(self) -> None:
         """As `aclose`, from synchronous code."""
-        self._client.clients.close()
+        self._client.connections.close()
 
     async def _get_client(self) -> httpx.AsyncClient:
         """The running event loop's HTTP client."""
-        return await self._client.clients.get()
+        return await self._client.connections.get()
 
     async def _close_client(self) -> None:
         """As `aclose`."""

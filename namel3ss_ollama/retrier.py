@@ -2,7 +2,7 @@
 
 Decided by three plain rules over values, and run by tenacity: `LLMError.temporary` says whether time can heal a
 failure (set where the failure is diagnosed), `backoff` says how long to wait, and `RetryBudget` says whether the
-provider as a whole can afford one more. Who calls `run` sees to it that nothing has reached the caller yet.
+provider as a whole can afford one more. Callers of `run` must make sure that nothing was delivered yet.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ class Retrier:
         *,
         on_retry: Callable[[LLMError, float], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        remaining: Callable[[], float | None] = lambda: None,
     ) -> T:
         """The result of the first attempt that succeeds.
 
@@ -116,25 +117,28 @@ class Retrier:
             attempt: Makes one attempt.
             on_retry: Called before each wait with the failure and the seconds to wait.
             sleep: Waits so many seconds.
+            remaining: Seconds that are left for all attempts; a longer wait is not begun.
 
         Raises:
             LLMError: The last attempt's failure.
         """
         self._budget.deposit()
         began = asyncio.get_running_loop().time()
-        first: LLMError | None
         try:
             return await attempt()
         except LLMError as error:
             if self.policy.attempts == 1 or not self._worth_it(error):
                 raise
-            first = error
+            failed = [error]
         # Only for failures: tenacity takes longer to import than all of this package, and each time as long to
         # set up as it takes to send a request.
         from tenacity import AsyncRetrying, retry_if_exception
 
-        def out_of_time_or_budget(state: RetryCallState) -> bool:
+        def is_last(state: RetryCallState) -> bool:
             if state.attempt_number >= self.policy.attempts:
+                return True
+            left = remaining()
+            if left is not None and state.upcoming_sleep > left:
                 return True
             waited_until = asyncio.get_running_loop().time() - began + state.upcoming_sleep
             if self.policy.deadline is not None and waited_until > self.policy.deadline:
@@ -142,36 +146,29 @@ class Retrier:
             return not self._budget.withdraw()
 
         def wait(state: RetryCallState) -> float:
-            if _Waits.skipped_by:
-                return 0.0
-            error = state.outcome.exception() if state.outcome else None
-            retry_after = error.retry_after if isinstance(error, LLMError) else None
-            return backoff(self.policy, state.attempt_number, retry_after, random.random())
+            return self._wait(state.attempt_number, _failure(state))
 
         def before_sleep(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            if on_retry is not None and isinstance(error, LLMError):
-                on_retry(error, state.upcoming_sleep)
+            if on_retry is not None:
+                on_retry(_failure(state), state.upcoming_sleep)
 
         async def once() -> T:  # tenacity awaits what it can see to be a coroutine function
-            nonlocal first
-            if first is None:
-                return await attempt()
-            failure, first = first, None
-            try:
-                raise failure
-            finally:
-                del failure  # or it would hold itself, by the traceback
+            if failed:
+                raise failed.pop()
+            return await attempt()
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(self._worth_it),
-            stop=out_of_time_or_budget,
+            stop=is_last,
             wait=wait,
             before_sleep=before_sleep,
             sleep=sleep,
             reraise=True,
         )
         return await retrying(once)
+
+    def _wait(self, attempt: int, error: LLMError) -> float:
+        return 0.0 if _Waits.skipped_by else backoff(self.policy, attempt, error.retry_after, random.random())
 
     def _worth_it(self, error: BaseException) -> bool:
         return (
@@ -180,16 +177,24 @@ class Retrier:
             and (error.retry_after or 0.0) <= self.policy.retry_after_max
         )
 
-    async def pause(self, failures: int, error: LLMError) -> bool:
-        """For who repeats a request by hand: wait before the next attempt; False when there is to be none.
+    async def pause(self, failures: int, error: LLMError, remaining: float | None = None) -> bool:
+        """For callers with their own retry loop: sleep, then return True; False if no retry is allowed.
 
         Args:
             failures: How many attempts in a row have failed.
             error: The last failure.
+            remaining: Seconds that are left for all attempts; a longer wait is not begun. None for no bound.
         """
-        too_long = (error.retry_after or 0.0) > self.policy.retry_after_max
-        if failures >= self.policy.attempts or too_long or not self._budget.withdraw():
+        seconds = self._wait(failures, error)
+        if failures >= self.policy.attempts or not self._worth_it(error):
             return False
-        if not _Waits.skipped_by:
-            await asyncio.sleep(backoff(self.policy, failures, error.retry_after, random.random()))
+        if (remaining is not None and seconds > remaining) or not self._budget.withdraw():
+            return False
+        await asyncio.sleep(seconds)
         return True
+
+
+def _failure(state: RetryCallState) -> LLMError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, LLMError)  # nothing else is tried again
+    return error

@@ -12,12 +12,12 @@ come back for more.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
 import orjson
 
+from namel3ss_ollama.cancellation import cancel, pending_cancellations, take_back
 from namel3ss_ollama.errors import LLMTimeoutError, MalformedResponseError
 from namel3ss_ollama.settings import StreamConfig
 
@@ -133,34 +133,50 @@ class Watch:
 
     Args:
         config: The deadlines.
-        timeout: One more bound on the whole, in seconds from now.
+        timeout: A bound on the call, the wait for a slot included, in seconds from now.
+        remedy: What to do when `first_chunk_timeout` passes, where that is not a question of loading a model.
     """
 
     __slots__ = (
-        "_cancelling", "_fired", "_idle", "_limit", "_limit_name", "_loop", "_since", "_task", "_timer", "_waited",
-        "config", "expires", "expires_name", "expires_seconds",
+        "_fired", "_idle", "_limit", "_limit_name", "_loop", "_overdue", "_pending", "_since", "_task", "_timer",
+        "_waited", "config", "expires", "expires_name", "expires_seconds", "remedy",
     )  # fmt: skip
 
-    def __init__(self, config: StreamConfig, timeout: float | None = None) -> None:
+    def __init__(self, config: StreamConfig, timeout: float | None = None, remedy: str | None = None) -> None:
         self.config = config
+        self.remedy = remedy
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[Any] | None = None
         self._since: float | None = None
         self._waited = 0.0
         self._idle = True
-        self._cancelling = 0
+        self._overdue = False
+        self._pending = 0
         self._fired: Deadline | Literal["cancelled"] | None = None
         self._limit_name: Deadline = "first_chunk_timeout"
         self._limit = config.first_chunk_timeout
         self.expires: float | None = None
-        self.expires_name: Deadline = "stream_timeout"
+        self.expires_name: Deadline = "timeout"
         self.expires_seconds = 0.0
-        for name, seconds in (("stream_timeout", config.stream_timeout), ("timeout", timeout)):
-            if seconds is not None and (self.expires is None or self._loop.time() + seconds < self.expires):
-                self.expires = self._loop.time() + seconds
-                self.expires_name = "timeout" if name == "timeout" else "stream_timeout"
-                self.expires_seconds = seconds
+        self._expire_in(timeout, "timeout")
+
+    def begin(self) -> None:
+        """The request begins, with its slot: from now on `stream_timeout` counts."""
+        self._expire_in(self.config.stream_timeout, "stream_timeout")
+
+    def _expire_in(self, seconds: float | None, name: Deadline) -> None:
+        if seconds is None:
+            return
+        when = self._loop.time() + seconds
+        if self.expires is None or when < self.expires:
+            self.expires, self.expires_name, self.expires_seconds = when, name, seconds
+            self.close()  # the timer may stand at a later moment
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it belongs to."""
+        return self._loop
 
     @property
     def cancelled(self) -> bool:
@@ -212,8 +228,8 @@ class Watch:
             self.close()  # the timer may stand at a deadline that is not this wait's
         self._since = now
         task = self._task = asyncio.current_task()
-        if sys.version_info >= (3, 11) and task is not None:
-            self._cancelling = task.cancelling()
+        if task is not None:
+            self._pending = pending_cancellations(task)
         if self._timer is None:
             self._arm(now)
         try:
@@ -239,7 +255,10 @@ class Watch:
             self._task = None
 
     def cancel(self) -> bool:
-        """End the present wait, if there is one, and refuse every further one; whether there was one."""
+        """End the present wait, if there is one, and refuse every further one; whether there was one.
+
+        To be called on the watch's event loop.
+        """
         if self._fired is None:
             self._fire("cancelled")
         return self._task is not None
@@ -270,46 +289,34 @@ class Watch:
         now = self._loop.time()
         if self.expires is not None and now >= self.expires:
             self._fire(self.expires_name)
-        elif self._limit is not None and self._idle and self._waited + now - self._since >= self._limit:
+        elif self._limit is None or not self._idle or self._waited + now - self._since < self._limit:
+            self._overdue = False
+            self._arm(now)
+        elif self._overdue:
             self._fire(self._limit_name)
         else:
-            self._arm(now)
+            # An event loop that was blocked runs what is due before the task that data woke: that task comes first.
+            self._overdue = True
+            self._timer = self._loop.call_later(0, self._check)
 
     def _fire(self, why: Deadline | Literal["cancelled"]) -> None:
         self._fired = why
         task = self._task
         if task is None:
             return
-        if sys.version_info >= (3, 11):
-            task.cancel()
-        elif not _is_being_cancelled(task):
-            # Before Python 3.11 a task does not count its cancellations. Ours leaves a mark, which any later one wipes
-            # out, and stays away where somebody else's is under way.
-            setattr(task, "_cancel_message", _MARK)  # noqa: B010 -- typeshed does not know it
-            task.cancel(msg=_MARK)
+        cancel(task)
 
     def _cancelled_from_outside(self) -> bool:
-        """Take back our own cancellation; tell whether somebody else's is there too."""
-        if self._task is None:
-            return False
-        if sys.version_info >= (3, 11):
-            return self._task.uncancel() > self._cancelling
-        return bool(getattr(self._task, "_cancel_message", None) != _MARK)
+        """Take back our own cancellation; whether another one is there too."""
+        return self._task is not None and take_back(self._task, self._pending)
 
     def _error(self) -> Exception:
         if self._fired == "cancelled" or self._fired is None:
             return WatchCancelled()
         if self._fired == self.expires_name and self._fired in ("stream_timeout", "timeout"):
             return timeout_error(self._fired, self.expires_seconds)
-        return timeout_error(self._fired, self._limit or 0.0)
-
-
-_MARK = "a deadline of namel3ss_ollama passed"
-
-
-def _is_being_cancelled(task: asyncio.Task[Any]) -> bool:
-    waiter = getattr(task, "_fut_waiter", None)
-    return bool(getattr(task, "_must_cancel", False) or (waiter is not None and waiter.cancelled()))
+        remedy = self.remedy if self._fired == "first_chunk_timeout" else None
+        return timeout_error(self._fired, self._limit or 0.0, remedy=remedy)
 
 
 class WatchCancelled(Exception):
@@ -325,10 +332,12 @@ _REMEDIES = {
 }
 
 
-def timeout_error(deadline: str, seconds: float, original: BaseException | None = None) -> LLMTimeoutError:
+def timeout_error(
+    deadline: str, seconds: float, original: BaseException | None = None, *, remedy: str | None = None
+) -> LLMTimeoutError:
     """The error for a passed deadline, with what to do about it."""
     return LLMTimeoutError(
-        f"timed out: {deadline} of {seconds:g} s passed; {_REMEDIES[deadline]}",
+        f"timed out: {deadline} of {seconds:g} s passed; {remedy or _REMEDIES[deadline]}",
         original_error=original,
         deadline=deadline,
         seconds=seconds,

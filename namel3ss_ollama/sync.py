@@ -5,20 +5,19 @@ and in a notebook whose own loop is running already. It is made at the first syn
 after a fork, and closed with all that is open on it before the interpreter exits. A coroutine runs in the caller's
 context (contextvars), so that traces nest as they should.
 
-A token costs no thread hop: `SyncStream` fetches all chunks that have arrived with one.
+A token costs no thread hop: `SyncStream` fetches all chunks that have arrived with one. Nothing waits in a finalizer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 from namel3ss_ollama.forks import renewed_after_fork
-from namel3ss_ollama.generation import Stream
+from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
 
 __all__ = ["SyncStream", "run"]
@@ -98,9 +97,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         loop = _background.loop()
         if _running_loop() is loop:
-            raise RuntimeError(
-                "a synchronous call inside an asynchronous one would wait for itself; use its async twin"
-            )
+            raise RuntimeError("synchronous calls deadlock on the background loop; await the async method instead")
     except RuntimeError:
         coroutine.close()
         raise
@@ -131,42 +128,39 @@ class SyncStream:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._batches: AsyncGenerator[list[StreamChunk], None] | None = None
-        self._turn = asyncio.Lock()  # one step at a time, also when a step is interrupted and closed at once
+        self._marked = False
         self._cancelled = False
 
     def __iter__(self) -> Iterator[StreamChunk]:
-        return self._chunks()
+        # As with `Stream`: a loop holds an object that nothing else holds, and leaving it closes the stream.
+        return self if self._stream.claim("by a loop") == "by hand" else _Iteration(self, self._stream)
 
-    def _chunks(self) -> Iterator[StreamChunk]:
-        deliver = self._stream.deliver
+    def __next__(self) -> StreamChunk:
+        """The next chunk, for stepping by hand."""
+        self._stream.claim("by hand")
+        return self.step()
+
+    def step(self) -> StreamChunk:
+        """The next chunk.
+
+        Raises:
+            StopIteration: There is none.
+            LLMError: As the iteration of `Stream`.
+        """
+        stream = self._stream
         try:
-            while batch := run(self._next()):
-                for chunk in batch:
-                    deliver(chunk)
-                    yield chunk
-                    if self._cancelled:
-                        return
-        finally:
-            self.close()
+            if not self._cancelled and (stream.ready or self._fill()):
+                return stream.take()
+        except IndexError:  # cancelled by another thread just now
+            pass
+        raise StopIteration
 
-    async def _next(self) -> list[StreamChunk]:
-        async with self._turn:
-            if self._batches is None:
-                self._batches = self._closed_at_exit()
-            return await anext(self._batches, [])
-
-    async def _closed_at_exit(self) -> AsyncGenerator[list[StreamChunk], None]:
-        """The batches, by a generator: the background loop closes those when it ends."""
-        async with contextlib.aclosing(self._stream.batches()) as batches:
-            async for batch in batches:
-                yield batch
-
-    async def _close(self) -> None:
-        await self._stream.aclose()
-        async with self._turn:
-            if self._batches is not None:
-                await self._batches.aclose()
+    def _fill(self) -> bool:
+        filled = run(self._stream.fill())
+        if not self._marked:
+            self._marked = True
+            self._stream.mark()  # `fill` ran in a context of its own
+        return filled
 
     def __enter__(self) -> SyncStream:
         return self
@@ -177,13 +171,14 @@ class SyncStream:
     def cancel(self) -> None:
         """End the stream, from any thread: the connection closes, the iteration ends."""
         self._cancelled = True
+        self._stream.ready.clear()
         _background.loop().call_soon_threadsafe(self._stream.cancel)
 
     def close(self) -> None:
         """End the stream and wait until its connection is closed."""
         self._cancelled = True
         if not _background.exiting:  # at exit the loop closes all that is open by itself
-            run(self._close())
+            run(self._stream.aclose())
 
     @property
     def text(self) -> str:
@@ -209,3 +204,23 @@ class SyncStream:
     def end(self) -> str | None:
         """How the stream ended, as `Stream.end`; None while it has not."""
         return self._stream.end
+
+
+class _Iteration:
+    """What a `for` loop holds; leaving the loop drops it, and that closes the stream."""
+
+    __slots__ = ("_stream", "_sync")
+
+    def __init__(self, sync: SyncStream, stream: Stream) -> None:
+        self._sync = sync
+        self._stream = stream
+
+    def __iter__(self) -> _Iteration:
+        return self
+
+    def __next__(self) -> StreamChunk:
+        stream = self._stream
+        return stream.take() if stream.ready else self._sync.step()
+
+    def __del__(self) -> None:
+        self._stream.drop()

@@ -1,8 +1,11 @@
-"""What can be watched: counters and histograms, spans, and the same numbers as a plain object.
+"""Observability: metrics, spans, and the same numbers as a plain object.
 
 The OpenTelemetry API is used where it is installed, and does nothing unless the application sets up an SDK; without it
 `Telemetry.stats` has the numbers all the same. Everything is recorded when a request begins or ends: nothing is
 done for each token. No prompt and no answer is recorded unless the user switches that on (`capture_content`).
+
+A request may also end in a finalizer, in any thread and within any critical section; `Telemetry.dropped` takes no lock
+then, and the numbers follow at the next look.
 
 Names: `llm.*` are this package's own; `gen_ai.*` are OpenTelemetry's semantic conventions for generative AI clients
 (their repository `semantic-conventions-genai`).
@@ -14,6 +17,7 @@ import functools
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -50,18 +54,21 @@ class Stats:
 
     Attributes:
         generations_succeeded: Whole answers, streams included.
-        generations_failed: Requests that ended in an error, a passed deadline included.
-        generations_cancelled: Requests that the caller gave up.
+        generations_failed: Generations that ended in an error, a passed deadline included.
+        generations_cancelled: Generations that the caller gave up.
         streams_succeeded: Of these, streams that ended with the model being done, or at `max_chunks`.
         streams_failed: Streams that ended in an error other than a passed deadline.
         streams_timed_out: Streams that ended in a passed deadline.
         streams_cancelled: Streams that the caller gave up.
-        chunks: Chunks of all streams.
+        embeddings_succeeded: Requests for embeddings that were answered; one call may make several.
+        embeddings_failed: Requests for embeddings that ended in an error, a passed deadline included.
+        embeddings_cancelled: Requests for embeddings that the caller gave up.
+        chunks: Chunks that streams handed out.
         retries: Requests sent again.
         prompt_tokens: Tokens in.
         completion_tokens: Tokens out.
-        queue_seconds: Waiting for a slot, all requests together.
-        first_token_seconds: The mean time to the first token, over the answers that had one.
+        queue_seconds: Waiting for a slot, all requests together, those that gave up included.
+        first_token_seconds: The mean time from sending to the first token, over the answers that had one.
         tokens_per_second: The mean speed that the server reports, weighted by tokens.
         running: Requests under way now.
         queued: Requests waiting for a slot now.
@@ -74,6 +81,9 @@ class Stats:
     streams_failed: int = 0
     streams_timed_out: int = 0
     streams_cancelled: int = 0
+    embeddings_succeeded: int = 0
+    embeddings_failed: int = 0
+    embeddings_cancelled: int = 0
     chunks: int = 0
     retries: int = 0
     prompt_tokens: int = 0
@@ -99,7 +109,7 @@ class Call:
     streaming: bool
     span: Span | None
     began: float = field(default_factory=time.perf_counter)
-    queued_for: float = 0.0
+    slot_at: float | None = None
     sent_at: float | None = None
     first_at: float | None = None
     chunks: int = 0
@@ -108,13 +118,26 @@ class Call:
 
     def slot(self) -> None:
         """The request has its slot."""
+        self.slot_at = self.sent_at = time.perf_counter()
+
+    def sent(self) -> None:
+        """An attempt begins."""
         self.sent_at = time.perf_counter()
-        self.queued_for = self.sent_at - self.began
 
     def first(self) -> float:
-        """The first chunk is here; returns the seconds since the request was sent."""
+        """The first chunk is here; returns the seconds since the attempt began."""
         self.first_at = time.perf_counter()
         return self.first_at - (self.sent_at or self.began)
+
+    @property
+    def queued_for(self) -> float:
+        """Seconds of waiting for a slot; so far, if it has none."""
+        return (self.slot_at or time.perf_counter()) - self.began
+
+    @property
+    def prefix(self) -> str | None:
+        """Which of the numbers in `Stats` count it: a model that is loaded is neither."""
+        return {"load": None, "embeddings": "embeddings"}.get(self.operation, "generations")
 
 
 class Telemetry:
@@ -133,6 +156,7 @@ class Telemetry:
         self._capture = capture_content
         self.after_fork()
         renewed_after_fork(self)
+        self._dropped: deque[Call] = deque()
         self._stats = Stats()
         self._first_tokens = 0
         self._first_token_sum = 0.0
@@ -145,6 +169,7 @@ class Telemetry:
 
     def stats(self, *, running: int, queued: int) -> Stats:
         """A copy of the numbers."""
+        self._end_dropped()
         with self._lock:
             values = {name: getattr(self._stats, name) for name in Stats.__slots__}
             values.update(running=running, queued=queued)
@@ -158,7 +183,7 @@ class Telemetry:
         """A request begins, with the wait for its slot."""
         model = str(body.get("model", ""))
         span: Span | None = None
-        otel = _instruments()
+        otel = _instruments() if operation != "load" else None
         if otel is not None:
             span = otel.tracer.start_span(
                 f"{operation} {model}", kind=otel.client_kind, attributes=self._attributes(operation, body)
@@ -187,9 +212,12 @@ class Telemetry:
         error: BaseException | None = None,
     ) -> None:
         """The request is over, one way or the other; only the first call of this counts."""
+        self._end_dropped()
         if call.ended:
             return
         call.ended = True
+        if call.prefix is None:
+            return
         metadata = response.metadata if response else {}
         with self._lock:
             self._count(call, outcome, usage, metadata)
@@ -197,14 +225,19 @@ class Telemetry:
         if otel is not None:
             self._record(otel, call, outcome, usage, response, error)
 
+    def dropped(self, call: Call) -> None:
+        """The request was dropped, and a finalizer ends it: counted as cancelled at the next look."""
+        self._dropped.append(call)
+
+    def _end_dropped(self) -> None:
+        while self._dropped:
+            self.end(self._dropped.popleft(), "cancelled")
+
     def _count(self, call: Call, outcome: Outcome, usage: Usage | None, metadata: Mapping[str, Any]) -> None:
         stats = self._stats
-        if outcome == "success":
-            stats.generations_succeeded += 1
-        elif outcome == "cancelled":
-            stats.generations_cancelled += 1
-        else:
-            stats.generations_failed += 1
+        ending = {"success": "succeeded", "cancelled": "cancelled"}.get(outcome, "failed")
+        name = f"{call.prefix}_{ending}"
+        setattr(stats, name, getattr(stats, name) + 1)
         if call.streaming:
             if outcome == "success":
                 stats.streams_succeeded += 1
@@ -262,10 +295,11 @@ class Telemetry:
         if call.streaming:
             otel.streams[outcome].add(1, model)
             otel.chunks.add(call.chunks, model)
-        if outcome == "success":
-            otel.succeeded.add(1, model)
-        elif outcome != "cancelled":
-            otel.failed.add(1, {**model, "error.type": type(error).__name__})
+        if call.prefix == "generations":
+            if outcome == "success":
+                otel.succeeded.add(1, model)
+            elif outcome != "cancelled":
+                otel.failed.add(1, {**model, "error.type": type(error).__name__})
         otel.queue_wait.record(call.queued_for, model)
         if call.first_at is not None:
             first = call.first_at - (call.sent_at or call.began)

@@ -22,6 +22,7 @@ from namel3ss_ollama import (
     ServerError,
     StreamConfig,
     client,
+    compression,
 )
 from namel3ss_ollama.testing import OllamaServer
 
@@ -153,7 +154,7 @@ async def test_a_compression_that_nobody_asked_for(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
-@pytest.mark.parametrize("size", [10, client._UNPACKED_PIECE - 1, client._UNPACKED_PIECE, 3 * client._UNPACKED_PIECE])
+@pytest.mark.parametrize("size", [10, compression._PIECE - 1, compression._PIECE, 3 * compression._PIECE])
 async def test_a_compressed_answer_comes_whole(
     encoding: str, size: int, provider: OllamaProvider, ollama_server: OllamaServer
 ) -> None:

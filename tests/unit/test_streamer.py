@@ -213,7 +213,7 @@ OFF = StreamConfig(first_chunk_timeout=None, chunk_timeout=None)
         (StreamConfig(), 7, "timeout", 7),
         (StreamConfig(stream_timeout=7), 8, "stream_timeout", 7),
         (StreamConfig(stream_timeout=8), 7, "timeout", 7),
-        (StreamConfig(stream_timeout=7), 7, "stream_timeout", 7),
+        (StreamConfig(stream_timeout=7), 7, "timeout", 7),
         (StreamConfig(first_chunk_timeout=5, stream_timeout=4), None, "stream_timeout", 4),
         (StreamConfig(first_chunk_timeout=None, stream_timeout=9), None, "stream_timeout", 9),
         (StreamConfig(first_chunk_timeout=None), 9, "timeout", 9),
@@ -223,9 +223,43 @@ def test_each_deadline_ends_the_first_wait(
     virtual: Virtual, config: StreamConfig, timeout: float | None, deadline: str, after: float
 ) -> None:
     async def scenario() -> tuple[str, float, float]:
-        return await fails_after(Watch(config, timeout), 10_000)
+        watch = Watch(config, timeout)
+        watch.begin()
+        return await fails_after(watch, 10_000)
 
     assert virtual(scenario()) == (deadline, after, after)
+
+
+def test_stream_timeout_begins_with_the_request_and_timeout_with_the_call(virtual: Virtual) -> None:
+    # Once wrong: the wait for a slot counted for stream_timeout, too, with the advice to ask for fewer tokens
+    async def scenario(config: StreamConfig, timeout: float | None) -> tuple[str, float, float]:
+        watch = Watch(config, timeout)
+        await watch.guard(wait(6), idle=False)
+        watch.begin()
+        return await fails_after(watch, 50)
+
+    assert virtual(scenario(StreamConfig(stream_timeout=5), None)) == ("stream_timeout", 5, 5)
+    assert virtual(scenario(StreamConfig(stream_timeout=5), 8)) == ("timeout", 8, 2)
+
+
+def test_a_blocked_event_loop_is_not_a_stalled_server(virtual: Virtual) -> None:
+    # Once wrong: asyncio runs a timer that is due before the task that data woke, and that was taken for a stall
+    async def scenario() -> None:
+        loop: Any = asyncio.get_running_loop()
+        watch = Watch(StreamConfig(chunk_timeout=5))
+        watch.progress()
+        arrived = loop.create_future()
+
+        def block() -> None:
+            loop.spend(7)
+            arrived.set_result("came")
+
+        loop.call_later(1, block)
+        assert await watch.guard(lambda: arrived) == "came"
+        watch.progress()
+        assert await fails_after(watch, 50) == ("chunk_timeout", 5, 5)
+
+    virtual(scenario())
 
 
 def test_after_the_first_chunk_chunk_timeout_counts(virtual: Virtual) -> None:
@@ -338,6 +372,7 @@ def test_the_callers_time_counts_for_the_bound_on_the_whole(
     async def scenario() -> tuple[str, float, float]:
         loop: Any = asyncio.get_running_loop()
         watch = Watch(StreamConfig(stream_timeout=stream_timeout), timeout)
+        watch.begin()
         await watch.guard(wait(1))
         watch.progress()
         if away == "asleep":

@@ -187,7 +187,8 @@ async def test_embeddings_keep_their_order(make: Any, ollama_server: OllamaServe
     assert len(short.embeddings[0]) == 8
     sent = ollama_server.requests[-1].payload
     assert (sent["dimensions"], sent["truncate"], sent["options"]) == (8, False, {"num_ctx": 256})
-    assert provider.stats().generations_succeeded == 11
+    assert provider.stats().embeddings_succeeded == 11
+    assert provider.stats().generations_succeeded == 0
 
 
 async def test_embeddings_are_made_as_the_provider_loads_models(make: Any, ollama_server: OllamaServer) -> None:

@@ -103,7 +103,7 @@ def test_a_sync_call_on_the_background_loop_is_refused(provider: OllamaProvider)
     async def inside() -> str:
         return provider.generate("count").content
 
-    with pytest.raises(RuntimeError, match="async twin"):
+    with pytest.raises(RuntimeError, match="await the async method"):
         run_sync(inside())
 
 
@@ -206,7 +206,7 @@ def test_a_provider_that_is_dropped_closes_what_it_had_open(
 def test_ended_loops_are_not_remembered(provider: OllamaProvider) -> None:
     for _ in range(3):
         asyncio.run(provider.achat(ASK))
-    assert len(provider._client.clients) == 0
+    assert len(provider._client.connections) == 0
 
 
 async def test_the_promised_client_methods(ollama_server: OllamaServer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -304,12 +303,10 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning)
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
-            async with contextlib.aclosing(stream.batches()) as batches:
-                async for batch in batches:
-                    for piece in batch:
-                        stream.deliver(piece)
-                        if (chunk := maker.chunk(piece)) is not None:
-                            yield chunk
+            async with stream:
+                async for piece in stream:
+                    if (chunk := maker.chunk(piece)) is not None:
+                        yield chunk
             if not maker.finished:
                 yield maker.cut(stream.partial, call.model)
         except LLMError as error:
@@ -347,12 +344,10 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning)
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
-            async with contextlib.aclosing(stream.batches()) as batches:
-                async for batch in batches:
-                    for piece in batch:
-                        stream.deliver(piece)
-                        for event in maker.events(piece):
-                            yield event
+            async with stream:
+                async for piece in stream:
+                    for event in maker.events(piece):
+                        yield event
             for event in maker.finish(stream.partial):
                 yield event
         except LLMError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -209,14 +208,12 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         thinks, settings = self._request(stop, kwargs)
         stream = self._provider_for(sync=False).stream_generate(prompt, **settings)
         try:
-            async with contextlib.aclosing(stream.batches()) as batches:
-                async for batch in batches:
-                    for piece in batch:
-                        stream.deliver(piece)
-                        if (chunk := _chunk(piece, thinks)) is not None:
-                            if run_manager is not None:
-                                await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                            yield chunk
+            async with stream:
+                async for piece in stream:
+                    if (chunk := _chunk(piece, thinks)) is not None:
+                        if run_manager is not None:
+                            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
             if stream.response is None:
                 chunk = _cut(stream.partial, settings["model"])
                 if run_manager is not None:

@@ -1,0 +1,240 @@
+"""One request under way and the lines of its answer.
+
+Closing an exchange before the end of the body closes the connection, which is how a server learns to stop computing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
+
+import anyio
+import httpx
+from typing_extensions import Self
+
+from namel3ss_ollama.compression import unpacked
+from namel3ss_ollama.diagnosis import error_for_exception
+from namel3ss_ollama.errors import LLMConnectionError, LLMError, MalformedResponseError, StreamInterruptedError
+from namel3ss_ollama.streamer import LineDecoder, Watch, is_cut, parse_line
+
+__all__ = ["Exchange", "translated"]
+
+Json = dict[str, Any]
+_LONGEST_ERROR_BODY = 64 * 1024
+_LONGEST_DRAIN = 0.1  # seconds; what ends a body comes with its last line, or hardly later
+
+
+@runtime_checkable
+class _Readable(Protocol):
+    """A body that can be read without an iterator, and closed without the event loop."""
+
+    async def read(self) -> bytes: ...
+
+    def abort(self) -> None: ...
+
+
+class Exchange:
+    """A response as it comes.
+
+    Args:
+        url: The server's address, for error messages.
+        http: The client that sent the request.
+        response: Its response, not read yet.
+        watch: The deadlines.
+    """
+
+    __slots__ = ("_broken", "_decoder", "_ended", "_http", "_next", "_response", "_url", "_watch", "began")
+
+    def __init__(self, url: str, http: httpx.AsyncClient, response: httpx.Response, watch: Watch) -> None:
+        self._url = url
+        self._http = http
+        self._response = response
+        self._watch = watch
+        self._next = _reader(response)
+        self._decoder = LineDecoder(watch.config.max_line_bytes)
+        self._ended = False
+        self._broken: LLMError | None = None
+        self.began = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is GeneratorExit:  # a coroutine that is being destroyed can't wait
+            self.abort()
+        else:
+            await self.aclose()
+
+    async def lines(self) -> list[Json] | None:
+        """The objects that the next read completes, at least one; None at the end of the body.
+
+        A broken line raises only after the whole ones before it were returned.
+
+        Raises:
+            LLMError: The connection broke, a deadline passed, a line is malformed.
+        """
+        if self._broken is not None:
+            raise self._broken
+        while not self._ended:
+            try:
+                data = await self._watch.guard(self._next)
+            except Exception as error:
+                self._raise(error)
+            if data:
+                raw = self._decoder.feed(data)
+            else:
+                self._ended = True
+                raw = [self._decoder.finish()]
+            objects: list[Json] = []
+            for line in raw:
+                try:
+                    value = parse_line(line)
+                except MalformedResponseError as error:
+                    self._broken = self._explained(error, line)
+                    if not objects:
+                        raise self._broken from error.original_error
+                    break
+                if value is not None:
+                    objects.append(value)
+            if objects:
+                self.began = True
+                self._watch.progress()
+                return objects
+        return None
+
+    async def drain(self) -> None:
+        """Read to the end of the body, so that the connection can be used again, but do not wait long for it."""
+        if self._ended or self._broken is not None:
+            return
+        with anyio.move_on_after(_LONGEST_DRAIN), contextlib.suppress(Exception):
+            # What follows the last line is of no interest, and neither is a failure there: the answer is whole.
+            await self._next()
+
+    async def body(self, limit: int) -> bytes:
+        """The body.
+
+        Raises:
+            MalformedResponseError: It is longer than `limit` bytes.
+            LLMError: As `lines`.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        while data := await self._read():
+            self._watch.progress()
+            pieces.append(data)
+            size += len(data)
+            if size > limit:
+                raise MalformedResponseError(f"{self._url} sent an answer of over {limit} bytes")
+        return b"".join(pieces)
+
+    async def start_of_body(self) -> bytes:
+        """The first 64 KiB of the body, or as much of them as comes without trouble."""
+        body = b""
+        try:
+            while len(body) < _LONGEST_ERROR_BODY and (data := await self._read()):
+                body += data
+        except LLMError:
+            pass  # the status has said already that it failed; the text was to say why
+        return body[:_LONGEST_ERROR_BODY]
+
+    async def aclose(self) -> None:
+        """Close; before the end of the body that closes the connection."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._response.aclose()
+            except Exception as error:
+                # A connection that breaks while it is being closed is closed.
+                if translated(error, url=self._url, http=self._http, began=True) is error:
+                    raise
+
+    def abort(self) -> None:
+        """Close without the event loop, as far as the transport can; for finalizers."""
+        if isinstance(self._response.stream, _Readable):
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed
+                self._response.stream.abort()
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._watch.guard(self._next)
+        except Exception as error:
+            self._raise(error)
+
+    def _raise(self, error: Exception) -> NoReturn:
+        failure = translated(error, url=self._url, http=self._http, began=self.began)
+        if failure is error:
+            raise error
+        raise failure from failure.__cause__
+
+    def _explained(self, error: MalformedResponseError, line: bytes) -> LLMError:
+        if self._ended and (self.began or line.lstrip().startswith(b"{")) and is_cut(line):
+            return StreamInterruptedError(
+                f"{self._url} ended the answer in the middle of a line; what had arrived is in `partial`",
+                original_error=error.original_error,
+            )
+        content_type = self._response.headers.get("content-type", "")
+        if "json" in content_type or not content_type:
+            return error
+        return MalformedResponseError(
+            f"{self._url} answered with {content_type.partition(';')[0]} instead of JSON; "
+            "is base_url an Ollama server, and nothing between that answers in its place?",
+            original_error=error.original_error,
+        )
+
+
+def _reader(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
+    """A function that reads what has arrived; nothing at the end.
+
+    It goes straight to the transport: that spares layers for each read, and httpx would decompress without a bound.
+    """
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding == "identity" and isinstance(response.stream, _Readable):
+        return response.stream.read
+    pieces: AsyncIterator[bytes] = unpacked(cast("httpx.AsyncByteStream", response.stream), encoding)
+
+    async def read() -> bytes:
+        async for piece in pieces:
+            if piece:
+                return piece
+        return b""
+
+    return read
+
+
+def translated(
+    error: Exception, *, url: str, http: httpx.AsyncClient, began: bool, connect_timeout: float | None = None
+) -> Exception:
+    """The `LLMError` that a transport's exception stands for, or the exception itself.
+
+    Args:
+        error: What was raised while sending or reading.
+        url: The server's address.
+        http: The client.
+        began: Whether anything of the answer's content had arrived.
+        connect_timeout: That deadline in seconds, for the message.
+    """
+    if isinstance(error, LLMError):
+        return error
+    _strip(error)
+    if http.is_closed and isinstance(error, (httpx.HTTPError, RuntimeError)):
+        kind = StreamInterruptedError if began else LLMConnectionError
+        return kind("the provider was closed while the request was under way", temporary=False)
+    if isinstance(error, RuntimeError) and "loop" in str(error):
+        return LLMConnectionError(
+            f"the HTTP client or transport belongs to another event loop ({error}); make one for each event loop, or "
+            "let the provider make its connections",
+            temporary=False,
+        )
+    return error_for_exception(error, url=url, connect_timeout=connect_timeout, began=began) or error
+
+
+def _strip(error: BaseException | None) -> None:
+    """Take the requests, with their headers and bodies, off a transport's exceptions."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, httpx.RequestError):
+            error._request = None
+        if hasattr(error, "request_info"):
+            error.request_info = None
+        error = error.__cause__ or error.__context__

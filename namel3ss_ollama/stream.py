@@ -1,0 +1,300 @@
+"""An answer as it comes: chunks are handed out one by one over what the last read completed.
+
+`fill` is all the I/O: it sends the request at the first step, then reads and parses until there is a chunk to hand out.
+`take` hands it out. `async for` calls both, `SyncStream` calls `fill` on the background loop and `take` in the caller's
+thread, so that all that arrived with one read costs one hop. Whatever ends a stream, `_close` closes the connection and
+gives the slot back, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from typing import Any, Literal
+
+from namel3ss_ollama.answers import Answer, ServerReportedError
+from namel3ss_ollama.diagnosis import reported
+from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.exchange import Exchange
+from namel3ss_ollama.generation import Request, Runner, Turn, ended_early, outcome_of
+from namel3ss_ollama.streamer import WatchCancelled
+from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
+
+__all__ = ["Stream"]
+
+End = Literal["done", "cancelled", "max_chunks", "error"]
+
+
+class Stream:
+    """An answer as it comes: an async iterator of `StreamChunk`.
+
+    The request is sent when iteration begins. The stream ends in one of four ways, named by `end`: "done" (the model is
+    done, `response` holds the answer), "max_chunks" (that limit), "cancelled" (`cancel()`, `aclose()`, leaving the
+    loop, a cancelled task), or "error" (the iteration raises an `LLMError` that carries what had arrived).
+    However it ends, the connection is closed, the server stops computing and the slot is free.
+
+    Example:
+        ```python
+        stream = provider.stream_chat([{"role": "user", "content": "Count to three."}])
+        async for chunk in stream:
+            print(chunk.content, end="")
+        print(stream.usage)
+        ```
+    """
+
+    def __init__(self, runner: Runner, request: Request) -> None:
+        self._runner = runner
+        self._request = request
+        self._answer = Answer(request.kind, request.forced)
+        self._taken = 0
+        self._last: StreamChunk | None = None
+        self._broken: LLMError | ServerReportedError | None = None
+        self._turn: Turn | None = None
+        self._exchange: Exchange | None = None
+        self._closed = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
+        self._filling = False
+        self._cancelled = False
+        self._iterated: Literal["by hand", "by a loop"] | None = None
+        self.ready: deque[StreamChunk] = deque()  # read, and not handed out yet
+        self.end: End | None = None
+        self.response: LLMResponse | None = None
+
+    @property
+    def text(self) -> str:
+        """The text that was handed out so far."""
+        return self._answer.text
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens used; None until the model is done."""
+        return self.response.usage if self.response else None
+
+    @property
+    def partial(self) -> LLMResponse:
+        """What was handed out so far, as a response; `finish_reason` is None until the model is done."""
+        return self.response or self._answer.response()
+
+    def __aiter__(self) -> Stream | _Iteration:
+        # A loop holds an object that nothing else holds: leaving the loop drops it, and that closes the stream. (Not
+        # so for a stream that was stepped by hand before: after the loop it can be stepped on.)
+        return self if self.claim("by a loop") == "by hand" else _Iteration(self)
+
+    async def __anext__(self) -> StreamChunk:
+        """The next chunk, for stepping by hand; `async for` is the usual way."""
+        self.claim("by hand")
+        if self.ready or await self.fill():
+            return self.take()
+        raise StopAsyncIteration
+
+    def claim(self, how: Literal["by hand", "by a loop"]) -> str:
+        """Begin the iteration, or go on with it by hand; how it was begun.
+
+        Raises:
+            RuntimeError: The stream is or was iterated by a loop.
+        """
+        if self._iterated == "by a loop":
+            raise RuntimeError("a stream can be iterated once; make another call for another answer")
+        self._iterated = self._iterated or how
+        return self._iterated
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        """The consumer is gone: have the event loop close what is open. For finalizers: never waits, takes no lock."""
+        if self._turn is None or self._closed.is_set():
+            return
+        loop = self._turn.watch.loop
+        if loop.is_running():
+            with contextlib.suppress(RuntimeError):  # it was closed just now, and what it held with it
+                loop.call_soon_threadsafe(self.cancel)
+        else:
+            self.end = self.end or "cancelled"
+            self._turn.call.chunks = self._taken
+            if self._exchange is not None:
+                self._exchange.abort()
+            self._turn.end(GeneratorExit())
+            self._closed.set()
+
+    def cancel(self) -> None:
+        """End the stream, from any task of its event loop: the connection closes, the iteration ends."""
+        self._cancelled = True
+        self.ready.clear()
+        if self._turn is None:
+            self.end = "cancelled"
+        elif not self._closed.is_set():
+            self._turn.watch.cancel()
+            if not self._filling and self._closing is None:
+                # Nobody waits for a chunk who would close, so that is done here.
+                if self._exchange is not None:
+                    self._exchange.abort()  # at once: this may be the last step of a loop that ends
+                self._closing = asyncio.ensure_future(self._close(self._turn))
+
+    async def aclose(self) -> None:
+        """End the stream and wait until its connection is closed."""
+        self.cancel()
+        if self._turn is not None:
+            await self._closed.wait()
+
+    def mark(self) -> None:
+        """Requests that the current context (task, thread) makes from now on are nested in this stream."""
+        if self._turn is not None and self._turn.slot is not None:
+            self._turn.slot.mark()
+
+    def take(self) -> StreamChunk:
+        """Hand out the next chunk that was read: `text` and `partial` hold it from now on."""
+        chunk = self.ready.popleft()
+        self._taken += 1
+        if chunk.response is None:  # the last chunk was counted in when the response was made
+            self._answer.deliver(chunk)
+        return chunk
+
+    async def fill(self) -> bool:
+        """Read until there are chunks to take; False at the end.
+
+        Raises:
+            LLMError: What broke the answer off; `partial` holds what had arrived.
+            RuntimeError: Another task is reading.
+        """
+        if self._filling:
+            raise RuntimeError("another task reads from this stream; a stream has one reader")
+        if self.end is not None or self._cancelled:
+            return False
+        turn = self._turn = self._turn or self._runner.turn_of(self._request, streaming=True)
+        self._filling = True
+        try:
+            if self._broken is not None:
+                raise self._broken
+            if self._last is not None:
+                await self._finish(turn, self._last)
+            elif self._exchange is None or turn.slot is None:
+                self._accept(await self._open(turn))
+            else:
+                turn.slot.idle_since = None
+                self._accept(await self._exchange.lines())
+            if self.end is not None:
+                await self._close(turn)
+            elif self._last is not None and not self.ready:
+                await self._finish(turn, self._last)
+            elif turn.slot is not None:
+                turn.slot.idle_since = time.monotonic()
+        except (LLMError, ServerReportedError) as error:
+            self.end = "error"
+            failure = self._runner.with_partial(error, self._answer)
+            await self._close(turn, failure)
+            raise failure from error.__cause__
+        except WatchCancelled as error:
+            await self._close(turn, error)
+        except GeneratorExit:  # a coroutine that is being destroyed can't wait
+            self.drop()
+            raise
+        except BaseException as error:
+            self.end = "error" if isinstance(error, Exception) else "cancelled"
+            await self._close(turn, error)
+            raise
+        finally:
+            self._filling = False
+        return bool(self.ready) and not self._cancelled
+
+    async def _open(self, turn: Turn) -> list[dict[str, Any]] | None:
+        """Wait for a slot, send the request and read the first lines, in as many attempts as it takes."""
+        await turn.open()
+        self.mark()
+
+        async def attempt() -> list[dict[str, Any]] | None:
+            if self._exchange is not None:  # that of an attempt before
+                await self._exchange.aclose()
+            self._exchange = await self._runner.open(self._request, turn.watch)
+            lines = await self._exchange.lines()
+            if lines and "error" in lines[0]:
+                error = ServerReportedError(reported(lines[0]["error"]))
+                raise self._runner.with_partial(error, self._answer)
+            self._answer.time_to_first_token = turn.call.first()
+            return lines
+
+        lines = await self._runner.attempts(attempt, turn)
+        self._request = self._request.without_content()
+        return lines
+
+    def _accept(self, lines: list[dict[str, Any]] | None) -> None:
+        """Make the chunks of lines, up to `max_chunks`, and put all but the last of the answer where they are taken."""
+        if lines is None:
+            raise ended_early(self._runner.client.url)
+        answer, ready = self._answer, self.ready
+        limit = self._request.config.max_chunks
+        for line in lines:
+            try:
+                chunk = answer.chunk(line)
+            except (LLMError, ServerReportedError) as error:
+                if not ready:
+                    raise
+                self._broken = error  # after the chunks that came before it
+                return
+            if answer.final is not None:
+                self._last = chunk
+                return
+            ready.append(chunk)
+            if limit is not None and self._taken + len(ready) >= limit:
+                self.end = "max_chunks"
+                return
+
+    async def _finish(self, turn: Turn, chunk: StreamChunk) -> None:
+        """Make the response of the answer, and let the last chunk carry it, with everything given back."""
+        self._answer.deliver(chunk)
+        response = await self._runner.finish(self._request, self._answer, turn.watch)
+        self.response = chunk.response = turn.response = response
+        if self._exchange is not None:
+            await self._exchange.drain()
+        self.end = "done"
+        self.ready.append(chunk)
+        await self._close(turn)
+
+    async def _close(self, turn: Turn, failure: BaseException | None = None) -> None:
+        """Close the connection, give the slot back, end the books."""
+        self.end = self.end or "cancelled"
+        try:
+            if self._exchange is not None:
+                await self._exchange.aclose()
+        finally:
+            turn.call.chunks = self._taken + len(self.ready)
+            if turn.slot is not None:
+                turn.slot.unmark()
+            whole = self.end in ("done", "max_chunks")
+            outcome = "success" if whole else outcome_of(failure) if failure is not None else "cancelled"
+            turn.end(failure, outcome)
+            self._closed.set()
+
+
+class _Iteration:
+    """What an `async for` loop holds; leaving the loop drops it, and that closes the stream."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _Iteration:
+        return self
+
+    async def __anext__(self) -> StreamChunk:
+        stream = self._stream
+        if not (stream.ready or await stream.fill()):
+            raise StopAsyncIteration
+        # `Stream.take`, without a call for each token
+        chunk = stream.ready.popleft()
+        stream._taken += 1
+        if chunk.response is None:
+            stream._answer.deliver(chunk)
+        return chunk
+
+    def __del__(self) -> None:
+        self._stream.drop()
