@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import typing
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
@@ -108,7 +109,8 @@ class SyncIterator(Iterator[T]):
         ```
     """
 
-    _loop: asyncio.AbstractEventLoop | None = None
+    _loop: asyncio.AbstractEventLoop | None = None  # set by the first step, as is the process
+    _process = 0
 
     def __init__(self, source: AsyncIterator[T]) -> None:
         self._source = source
@@ -119,6 +121,8 @@ class SyncIterator(Iterator[T]):
     def __next__(self) -> T:
         if self._closed:
             raise StopIteration
+        if self._loop is not None and self._process != os.getpid():
+            raise RuntimeError("this iterator began before a fork, and its connection is the parent's")
         try:
             return run(self._next())
         except StopAsyncIteration:
@@ -128,7 +132,8 @@ class SyncIterator(Iterator[T]):
         async with self._turn:
             if self._closed:
                 raise StopAsyncIteration
-            self._loop, self._step = asyncio.get_running_loop(), asyncio.current_task()
+            self._loop, self._process = asyncio.get_running_loop(), os.getpid()
+            self._step = asyncio.current_task()
             try:
                 return await anext(self._source)
             except BaseException as error:
@@ -143,7 +148,9 @@ class SyncIterator(Iterator[T]):
     def close(self) -> None:
         """End the iteration, from any thread, and wait until the source is closed."""
         self._closed = True
-        if self._loop is not None and not self._loop.is_closed():  # a loop that has ended closed what was open on it
+        if self._loop is None or self._loop.is_closed():  # nothing has begun, or the loop's end closed it
+            return
+        if self._process == os.getpid():  # a child has nothing to close: the connection is the parent's
             run(self._close())
 
     async def _close(self) -> None:

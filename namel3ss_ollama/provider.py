@@ -79,7 +79,8 @@ class OllamaProvider(ModelManagement):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
-    event loops, one after the other or at once; `max_concurrent` bounds them all together.
+    event loops, one after the other or at once; `max_concurrent` bounds them all together. `sync` has the async methods
+    as blocking ones.
 
     Args:
         model: The model's name, such as "llama3.2" or "qwen3:8b".

@@ -227,6 +227,24 @@ if hasattr(os, "fork"):
             assert full.chat(ask).content == text
             os._exit(0)
         """
+    USES["an iterator that began before a fork"] = """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
+        with p.sync.pull_model("held") as progress:
+            next(progress)
+            pid = os.fork()
+            if pid:
+                assert os.waitpid(pid, 0)[1] == 0
+            else:
+                try:
+                    next(progress)
+                except RuntimeError as error:
+                    assert "fork" in str(error)
+                    progress.close()
+                    assert p.sync.version()
+                    os._exit(0)
+                os._exit(1)
+        """
 
 
 OVER_HTTPX = {
