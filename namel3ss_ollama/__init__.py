@@ -1,6 +1,7 @@
 """Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it."""
 
 from namel3ss_ollama._version import __version__
+from namel3ss_ollama.blocking import SyncIterator
 from namel3ss_ollama.errors import (
     AuthenticationError,
     BadRequestError,
@@ -19,7 +20,7 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.fetching import fetch_image
 from namel3ss_ollama.preflight import Preflight, Problem
-from namel3ss_ollama.provider import OllamaProvider
+from namel3ss_ollama.provider import OllamaProvider, SyncProvider
 from namel3ss_ollama.retrier import instant_retries
 from namel3ss_ollama.settings import RetryPolicy, StreamConfig
 from namel3ss_ollama.stream import Stream
@@ -55,6 +56,8 @@ __all__ = [
     "StreamChunk",
     "StreamConfig",
     "StreamInterruptedError",
+    "SyncIterator",
+    "SyncProvider",
     "SyncStream",
     "ToolCall",
     "Usage",

@@ -59,7 +59,6 @@ class Request:
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
         loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
-        patient: Whether it waits for its slot outside `max_queue` and `queue_timeout`, as those of a batch do.
     """
 
     kind: Kind
@@ -71,7 +70,6 @@ class Request:
     on_truncation: Truncation = "warn"
     content: bytes | None = None
     loads_only: bool = False
-    patient: bool = False
 
     @property
     def model(self) -> str:
@@ -102,7 +100,6 @@ class Turn:
         call: Its numbers, begun.
         telemetry: Where they go.
         watch: Its deadlines, begun.
-        patient: As in `Request`.
 
     Attributes:
         call: Its numbers.
@@ -112,12 +109,11 @@ class Turn:
         usage: The tokens of an answer that is no `LLMResponse`.
     """
 
-    __slots__ = ("_limiter", "_patient", "_telemetry", "call", "response", "slot", "usage", "watch")
+    __slots__ = ("_limiter", "_telemetry", "call", "response", "slot", "usage", "watch")
 
-    def __init__(self, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch, *, patient: bool) -> None:
+    def __init__(self, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch) -> None:
         self._limiter = limiter
         self._telemetry = telemetry
-        self._patient = patient
         self.call = call
         self.watch = watch
         self.slot: Slot | None = None
@@ -128,7 +124,7 @@ class Turn:
         """Wait for a slot."""
         try:
             # A hand-over that comes too late for the deadline is returned by the limiter.
-            self.slot = await self.watch.guard(lambda: self._limiter.acquire(patient=self._patient), idle=False)
+            self.slot = await self.watch.guard(self._limiter.acquire, idle=False)
         except BaseException as error:
             self.end(error)
             raise
@@ -183,17 +179,15 @@ class Runner:
         timeout: float | None,
         *,
         streaming: bool = False,
-        patient: bool = False,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
         watch = Watch(config, timeout, remedy=_AT_ONCE if body.get("stream") is False else None)
         call = self.telemetry.begin(operation, body, streaming=streaming)
-        return Turn(self.limiter, self.telemetry, call, watch, patient=patient)
+        return Turn(self.limiter, self.telemetry, call, watch)
 
     def turn_of(self, request: Request, *, streaming: bool = False) -> Turn:
         """The turn of a generation."""
-        r = request
-        return self.turn(r.operation, r.body, r.config, r.timeout, streaming=streaming, patient=r.patient)
+        return self.turn(request.operation, request.body, request.config, request.timeout, streaming=streaming)
 
     async def complete(self, request: Request) -> LLMResponse:
         """The answer, when it is complete.

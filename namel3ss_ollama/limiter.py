@@ -22,7 +22,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ from namel3ss_ollama.errors import QueueFullError
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import check_positive
 
-__all__ = ["Limiter", "Slot"]
+__all__ = ["Limiter", "Slot", "patiently"]
 
 T = TypeVar("T")
 _PATIENCE = 0.25
@@ -71,6 +71,17 @@ class Slot:
 
 
 _held_here: ContextVar[tuple[Slot, ...]] = ContextVar("namel3ss_ollama_slots", default=())
+_patient: ContextVar[bool] = ContextVar("namel3ss_ollama_patient", default=False)
+
+
+@contextlib.contextmanager
+def patiently() -> Iterator[None]:
+    """For batches, which have bounds of their own: requests here wait outside `max_queue` and `queue_timeout`."""
+    token = _patient.set(True)
+    try:
+        yield
+    finally:
+        _patient.reset(token)
 
 
 class Limiter:
@@ -147,15 +158,13 @@ class Limiter:
             self.release(slot)
             slot.unmark()
 
-    async def acquire(self, *, patient: bool = False) -> Slot:
+    async def acquire(self) -> Slot:
         """Take a slot, waiting for one if need be; give it back with `release`.
-
-        Args:
-            patient: Wait outside `max_queue` and `queue_timeout`: for batches, which have bounds of their own.
 
         Raises:
             QueueFullError: `max_queue` requests wait already, or `queue_timeout` passed.
         """
+        patient = _patient.get()
         slot = Slot(self, asyncio.get_running_loop(), patient=patient)
         self._lock.acquire()
         try:

@@ -26,6 +26,7 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.generation import Request, Runner
 from namel3ss_ollama.guards import Window, window_of
+from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
 from namel3ss_ollama.retrier import Retrier
@@ -311,9 +312,13 @@ class ModelManagement:
         return EmbedResponse(vectors, str(answers[0].get("model", "")), usage)
 
     async def _embed_all(self, bodies: list[Json], timeout: float | None) -> list[Json]:
+        async def ask(body: Json) -> Json:
+            with patiently():
+                return await self._embed(body, timeout)
+
         return await run_batch(
             bodies,
-            lambda body: self._embed(body, timeout),
+            ask,
             workers=min(self._runner.limiter.max_concurrent or len(bodies), len(bodies)),
             return_exceptions=False,
             on_result=None,
@@ -322,7 +327,7 @@ class ModelManagement:
 
     async def _embed(self, body: Json, timeout: float | None) -> Json:
         runner = self._runner
-        async with runner.turn("embeddings", body, self._defaults.config, timeout, patient=True) as turn:
+        async with runner.turn("embeddings", body, self._defaults.config, timeout) as turn:
             answer = await runner.attempts(lambda: self._client.embed(body, turn.watch), turn)
             vectors = answer.get("embeddings")
             if not isinstance(vectors, list) or len(vectors) != len(body["input"]):

@@ -6,8 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, cast, overload
 
 import httpx
 from typing_extensions import Self, Unpack
@@ -16,15 +15,17 @@ from namel3ss_ollama import preflight
 from namel3ss_ollama._version import __version__
 from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
+from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client, basic_auth
-from namel3ss_ollama.generation import Request, Runner
+from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.guards import ContextGuard
-from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike
 from namel3ss_ollama.models import ModelManagement
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
+    BatchOptions,
     CallOptions,
     ChatOptions,
     GenerateOptions,
@@ -35,22 +36,52 @@ from namel3ss_ollama.settings import (
 )
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
-from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
 from namel3ss_ollama.types import LLMResponse
 
-__all__ = ["OllamaProvider"]
+__all__ = ["OllamaProvider", "SyncProvider"]
 
 Prompt = str | Sequence[MessageLike]
 _MOST_WORKERS = 1000
+
+
+class _BoundBatch(Protocol):
+    """The overloads of `agenerate_batch`, blocking: mypy keeps only the first of them through a ParamSpec."""
+
+    @overload
+    def __call__(
+        self,
+        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        *,
+        return_exceptions: Literal[False] = False,
+        on_result: OnResult | None = None,
+        keep_results: bool = True,
+        **options: Unpack[BatchOptions],
+    ) -> list[LLMResponse]: ...
+
+    @overload
+    def __call__(
+        self,
+        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        *,
+        return_exceptions: bool,
+        on_result: OnResult | None = None,
+        keep_results: bool = True,
+        **options: Unpack[BatchOptions],
+    ) -> list[LLMResponse | BaseException]: ...
+
+
+class _Batch(Protocol):
+    def __get__(self, instance: object, owner: type | None = None) -> _BoundBatch: ...
 
 
 class OllamaProvider(ModelManagement):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
-    event loops, one after the other or at once; `max_concurrent` bounds them all together.
+    event loops, one after the other or at once; `max_concurrent` bounds them all together. `sync` has the async methods
+    as blocking ones.
 
     Args:
         model: The model's name, such as "llama3.2" or "qwen3:8b".
@@ -299,7 +330,7 @@ class OllamaProvider(ModelManagement):
         return_exceptions: Literal[False] = False,
         on_result: OnResult | None = None,
         keep_results: bool = True,
-        **options: Any,
+        **options: Unpack[BatchOptions],
     ) -> list[LLMResponse]: ...
 
     @overload
@@ -310,7 +341,7 @@ class OllamaProvider(ModelManagement):
         return_exceptions: bool,
         on_result: OnResult | None = None,
         keep_results: bool = True,
-        **options: Any,
+        **options: Unpack[BatchOptions],
     ) -> list[LLMResponse | BaseException]: ...
 
     async def agenerate_batch(
@@ -320,7 +351,7 @@ class OllamaProvider(ModelManagement):
         return_exceptions: bool = False,
         on_result: OnResult | None = None,
         keep_results: bool = True,
-        **options: Any,
+        **options: Unpack[BatchOptions],
     ) -> Any:
         """The answers to many prompts, in their order, `max_concurrent` at a time.
 
@@ -335,11 +366,13 @@ class OllamaProvider(ModelManagement):
         Raises:
             LLMError: The first failure, unless `return_exceptions`.
         """
+        given = _given(options)
 
         async def ask(prompt: Prompt) -> LLMResponse:
-            make: Any = generate_request if isinstance(prompt, str) else chat_request
-            request: Request = make(self._defaults, prompt, _given(options))
-            return await self._runner.complete(replace(request, patient=True))
+            with patiently():
+                if isinstance(prompt, str):
+                    return await self.agenerate(prompt, **given)
+                return await self.achat(prompt, **given)
 
         return await run_batch(
             prompts,
@@ -350,25 +383,44 @@ class OllamaProvider(ModelManagement):
             keep_results=keep_results,
         )
 
-    # The synchronous twins: the same calls, from scripts, threads and notebooks
+    # The blocking twins: the same calls, from scripts, threads and notebooks
 
-    def generate(self, prompt: str, **options: Any) -> LLMResponse:
-        """As `agenerate`, for synchronous code; works inside a running event loop too, blocking it."""
-        return run_sync(self.agenerate(prompt, **options))
+    @property
+    def sync(self) -> SyncProvider:
+        """Every async method by the same name, blocking; works inside a running event loop too, blocking it."""
+        return SyncProvider(self)
 
-    def chat(self, messages: Iterable[MessageLike], **options: Any) -> LLMResponse:
-        """As `achat`, for synchronous code."""
-        return run_sync(self.achat(messages, **options))
+    generate = blocking(agenerate, "generate")
+    chat = blocking(achat, "chat")
+    batch = cast(_Batch, blocking(agenerate_batch, "batch"))
 
-    def stream(self, prompt: Prompt, **options: Any) -> SyncStream:
+    @overload
+    def stream(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        on_truncation: Truncation | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> SyncStream: ...
+
+    @overload
+    def stream(
+        self,
+        prompt: Iterable[MessageLike],
+        *,
+        timeout: float | None = None,
+        stream_config: StreamConfig | None = None,
+        on_truncation: Truncation | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> SyncStream: ...
+
+    def stream(self, prompt: str | Iterable[MessageLike], **options: Any) -> SyncStream:
         """As `stream_generate`, or `stream_chat` for a list of messages, for synchronous code: a plain iterator."""
         if isinstance(prompt, str):
             return SyncStream(self.stream_generate(prompt, **options))
         return SyncStream(self.stream_chat(prompt, **options))
-
-    def batch(self, prompts: Iterable[Prompt], **options: Any) -> list[Any]:
-        """As `agenerate_batch`, for synchronous code."""
-        return run_sync(self.agenerate_batch(prompts, **options))
 
     # The server
 
@@ -436,6 +488,56 @@ class OllamaProvider(ModelManagement):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class SyncProvider(Facade):
+    """`provider.sync`: the provider's async methods by the same names, blocking.
+
+    They take what the async ones take and return what those do, except that streams are `SyncStream` and progress is
+    a `SyncIterator`: plain iterators. They work in scripts, in threads, and inside a running event loop, which they
+    block.
+
+    Example:
+        ```python
+        with OllamaProvider("llama3.2") as provider:
+            for step in provider.sync.pull_model():
+                print(step["status"])
+            print(provider.sync.embed("a cat", model="all-minilm").embeddings)
+        ```
+    """
+
+    _asynchronous: OllamaProvider
+
+    def __init__(self, provider: OllamaProvider) -> None:
+        super().__init__(provider)
+
+    agenerate = blocking(OllamaProvider.agenerate)
+    achat = blocking(OllamaProvider.achat)
+    stream_generate = blocking(OllamaProvider.stream_generate)
+    stream_chat = blocking(OllamaProvider.stream_chat)
+    agenerate_batch = cast(_Batch, blocking(OllamaProvider.agenerate_batch))
+    embed = blocking(OllamaProvider.embed)
+
+    list_models = blocking(OllamaProvider.list_models)
+    running_models = blocking(OllamaProvider.running_models)
+    show_model = blocking(OllamaProvider.show_model)
+    context_window = blocking(OllamaProvider.context_window)
+    pull_model = blocking(OllamaProvider.pull_model)
+    push_model = blocking(OllamaProvider.push_model)
+    create_model = blocking(OllamaProvider.create_model)
+    copy_model = blocking(OllamaProvider.copy_model)
+    delete_model = blocking(OllamaProvider.delete_model)
+    preload = blocking(OllamaProvider.preload)
+    unload = blocking(OllamaProvider.unload)
+
+    version = blocking(OllamaProvider.version)
+    is_available = blocking(OllamaProvider.is_available)
+    preflight = blocking(OllamaProvider.preflight)
+
+    def aclose(self) -> None:
+        """Close all connections. The provider can be used again; it then makes new ones."""
+        # Not by `blocking`: `aclose` waits for every loop, and would wait for ever for the one that this call blocks.
+        self._asynchronous.close()
 
 
 _KEYWORDS = frozenset(CallOptions.__annotations__)

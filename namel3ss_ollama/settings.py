@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 __all__ = [
     "LOAD_OPTIONS",
     "RUNTIME_OPTIONS",
+    "BatchOptions",
     "CallOptions",
     "ChatOptions",
     "GenerateOptions",
@@ -97,6 +98,18 @@ class GenerateOptions(CallOptions, total=False):
     template: str | None
     raw: bool | None
     context: Sequence[int] | None
+
+
+class BatchOptions(GenerateOptions, total=False):
+    """What `agenerate_batch` takes for every prompt: the keywords of `agenerate` and of `achat`."""
+
+    # Repeated from ChatOptions: type checkers refuse to merge TypedDicts that share a key.
+    tools: Sequence[Any] | None
+    tool_choice: str | None
+    stream: bool
+    timeout: float | None
+    stream_config: StreamConfig | None
+    on_truncation: Truncation | None
 
 
 RUNTIME_OPTIONS: frozenset[str] = frozenset(RuntimeOptions.__annotations__)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from namel3ss_ollama.errors import QueueFullError
-from namel3ss_ollama.limiter import Limiter, Slot, _expire
+from namel3ss_ollama.limiter import Limiter, Slot, _expire, patiently
 
 Virtual = Callable[[Any], Any]
 
@@ -464,10 +464,11 @@ def test_streams_that_all_wait_for_their_callers_let_others_run(virtual: Virtual
     virtual(scenario())
 
 
-async def test_patient_requests_wait_outside_the_queues_limits(virtual: Virtual) -> None:
+async def test_patient_requests_wait_outside_the_queues_limits() -> None:
     limiter = Limiter(1, max_queue=1)
     slot = await limiter.acquire()
-    patient = [asyncio.create_task(limiter.acquire(patient=True)) for _ in range(3)]
+    with patiently():
+        patient = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
     await settle()
     other = asyncio.create_task(limiter.acquire())
     await settle()

@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from namel3ss_ollama.testing import OllamaServer
+from namel3ss_ollama.testing import Gate, OllamaServer
 
 TEXT = "one two three four five six"
 PREFIX = f"""
@@ -29,6 +29,7 @@ def run(server: OllamaServer, transport: str, code: str) -> None:
     """Run code in development mode; it must end with code 0, and write nothing to standard error."""
     server.reply(TEXT, tokens_per_second=500)
     server.fault("stall_mid_stream", contains="[stall]", at_token=2)
+    server.reply("", path="/api/pull", lines=[{"status": "pulling manifest"}], gates={1: Gate()})
     script = PREFIX + textwrap.dedent(code)
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", script, transport]
     environment = {**os.environ, "OLLAMA_BASE_URL": server.url}
@@ -226,6 +227,24 @@ if hasattr(os, "fork"):
             assert full.chat(ask).content == text
             os._exit(0)
         """
+    USES["an iterator that began before a fork"] = """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
+        with p.sync.pull_model("held") as progress:
+            next(progress)
+            pid = os.fork()
+            if pid:
+                assert os.waitpid(pid, 0)[1] == 0
+            else:
+                try:
+                    next(progress)
+                except RuntimeError as error:
+                    assert "fork" in str(error)
+                    progress.close()
+                    assert p.sync.version()
+                    os._exit(0)
+                os._exit(1)
+        """
 
 
 OVER_HTTPX = {
@@ -247,6 +266,9 @@ ENDS = [
     "p.chat(ask)",
     "next(iter(p.stream(stall)))",
     "it = iter(p.stream(stall)); next(it)",
+    "next(p.sync.pull_model('held'))",
+    "it = p.sync.pull_model('held'); next(it)",
+    "it = p.sync.pull_model('held'); next(it); import atexit; atexit.register(it.close)",
     "asyncio.run(p.achat(ask))",
     "async def main():\n    s = p.stream_chat(stall)\n    await anext(s)\nasyncio.run(main())",
     "async def main():\n    global s\n    s = p.stream_chat(stall)\n    await anext(s)\nasyncio.run(main())",
@@ -258,7 +280,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(
-    ("code", "transport"), [(code, "aiohttp") for code in ENDS] + [(ENDS[1], "httpx"), (ENDS[5], "httpx")]
+    ("code", "transport"), [(code, "aiohttp") for code in ENDS] + [(ENDS[i], "httpx") for i in (1, 4, 8)]
 )
 def test_the_interpreter_ends_quietly(code: str, transport: str, ollama_server: OllamaServer) -> None:
     """With connections and streams open: no hang, no warning, no destroyed task."""
