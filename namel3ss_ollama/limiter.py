@@ -22,7 +22,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -143,20 +143,13 @@ class Limiter:
         finally:
             self._unlock()
 
-    @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
-        """Hold a slot; requests that the block makes are nested in it.
+    def slot(self) -> _Held:
+        """Hold a slot: `async with limiter.slot()`. Requests that the block makes are nested in it.
 
         Raises:
-            QueueFullError: `max_queue` requests wait already, or `queue_timeout` passed.
+            QueueFullError: On entering: `max_queue` requests wait already, or `queue_timeout` passed.
         """
-        slot = await self.acquire()
-        slot.mark()
-        try:
-            yield slot
-        finally:
-            self.release(slot)
-            slot.unmark()
+        return _Held(self)
 
     async def acquire(self) -> Slot:
         """Take a slot, waiting for one if need be; give it back with `release`.
@@ -168,7 +161,8 @@ class Limiter:
         slot = Slot(self, asyncio.get_running_loop(), patient=patient)
         self._lock.acquire()
         try:
-            self._settle()
+            if self._returned:
+                self._settle()
             if self._take(slot) or self._take_nested(slot):
                 return slot
             waiting = len(self._waiters) - self._patient
@@ -206,15 +200,22 @@ class Limiter:
 
         Never waits, so a finalizer may call it.
         """
-        self._returned.append(slot)
         if self._lock.acquire(blocking=False):
+            try:
+                self._free(slot)
+            finally:
+                self._unlock()
+            return
+        self._returned.append(slot)
+        if self._lock.acquire(blocking=False):  # its holder may have looked for the last time
             self._unlock()
 
     def _unlock(self) -> None:
         """Do what was left in `_returned` and release the lock; again if more came between the two."""
         while True:
             try:
-                self._settle()
+                if self._returned:
+                    self._settle()
             finally:
                 self._lock.release()
             if not self._returned or not self._lock.acquire(blocking=False):
@@ -225,17 +226,20 @@ class Limiter:
     def _settle(self) -> None:
         """Free what was given back."""
         while self._returned:
-            slot = self._returned.popleft()
+            self._free(self._returned.popleft())
+
+    def _free(self, slot: Slot) -> None:
+        if not slot.held:
             self._forget(slot)
-            slots = self._held.get(slot.loop)
-            if slots is not None and slot in slots:
-                slots.discard(slot)
-                if not slots:
-                    del self._held[slot.loop]
-                slot.held = False
-                self._running -= 1
-                if self._waiters:
-                    self._hand_out()
+            return
+        slot.held = False
+        slots = self._held.get(slot.loop)
+        if slots is None:  # a parent's
+            return
+        slots.discard(slot)
+        self._running -= 1
+        if self._waiters:
+            self._hand_out()
 
     def _hold(self, slot: Slot) -> None:
         slot.held = True
@@ -266,14 +270,15 @@ class Limiter:
 
     def _take_nested(self, slot: Slot) -> bool:
         """Hold a slot beyond the bound if this context holds one already, whose end would wait for this one's."""
-        nested = any(outer.is_of(self) for outer in _held_here.get())
-        if nested:
-            self._hold(slot)
-        return nested
+        outer = _held_here.get()
+        if not outer or not any(held.is_of(self) for held in outer):
+            return False
+        self._hold(slot)
+        return True
 
     def _reclaim(self) -> None:
         """Take back what closed event loops hold."""
-        closed = [loop for loop in self._held if loop.is_closed()]
+        closed = [loop for loop in self._held if loop.is_closed()] if self._held else ()
         for loop in closed:
             for slot in self._held.pop(loop):
                 slot.held = False
@@ -348,6 +353,24 @@ class Limiter:
     def _all_idle(self, now: float) -> bool:
         slots = [slot for slots in self._held.values() for slot in slots]
         return all(slot.idle_since is not None and now - slot.idle_since >= _PATIENCE for slot in slots)
+
+
+class _Held:
+    """A slot for a block."""
+
+    __slots__ = ("_limiter", "_slot", "_token")
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    async def __aenter__(self) -> Slot:
+        slot = self._slot = await self._limiter.acquire()
+        self._token = _held_here.set((*_held_here.get(), slot))
+        return slot
+
+    async def __aexit__(self, *_: object) -> None:
+        self._limiter.release(self._slot)
+        _held_here.reset(self._token)
 
 
 _ABSENT = object()
