@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from importlib.metadata import version
@@ -105,3 +106,23 @@ def test_development_requirements_repeat_what_the_packages_ask_for(project: str)
     dev = normal([line for line in lines if line and not line.startswith("#")])
     assert normal(asked_for(project))
     assert normal(asked_for(project)) <= dev
+
+
+def test_contributing_lists_the_modules_of_the_core() -> None:
+    listed = re.findall(
+        r"^\| `([a-z_]+(?:\.py|/))` ", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    core = ROOT / "namel3ss_ollama"
+    there = {path.name for path in core.glob("*.py") if not path.name.startswith("_")}
+    there |= {f"{path.parent.name}/" for path in core.glob("*/__init__.py")}
+    assert sorted(listed) == sorted(there)
+
+
+def test_internals_names_functions_that_exist() -> None:
+    text = (ROOT / "docs" / "internals.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+)\.([A-Z_]\w*(?:\.\w+)?)`", text)
+    assert len(named) > 10
+    for module, names in named:
+        found: object = importlib.import_module(f"namel3ss_ollama.{module}")
+        for name in names.split("."):
+            found = getattr(found, name)
