@@ -96,7 +96,9 @@ class Client:
         on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
         connect = watch.config.connect_timeout
-        http = await watch.guard(self.connections.get, idle=False)
+        http = self.connections.current()
+        if http is None:
+            http = await watch.guard(self.connections.get, idle=False)
         request = http.build_request(
             method, self.url + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
         )

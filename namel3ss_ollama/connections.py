@@ -78,17 +78,18 @@ class Connections:
     def __len__(self) -> int:
         return len(self._held)
 
+    def current(self) -> httpx.AsyncClient | None:
+        """The running event loop's client, if it has one."""
+        client = self._held.get(asyncio.get_running_loop())
+        return client if client is not None and not client.is_closed else None
+
     async def get(self) -> httpx.AsyncClient:
-        """The running event loop's client."""
+        """The running event loop's client, made if there is none."""
         loop = asyncio.get_running_loop()
-        client = self._held.get(loop)
-        if client is not None and not client.is_closed:
-            return client
-        if (module := self._to_import()) is not None:
+        if self.current() is None and (module := self._to_import()) is not None:
             await _import(module)
-            client = self._held.get(loop)
-            if client is not None and not client.is_closed:  # another task was quicker
-                return client
+        if (client := self.current()) is not None:  # maybe another task's
+            return client
         self._drop_stranded()
         client = self._held[loop] = self._make()
         guard = self._guards.get(loop)

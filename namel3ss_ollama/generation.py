@@ -124,7 +124,7 @@ class Turn:
         """Wait for a slot."""
         try:
             # A hand-over that comes too late for the deadline is returned by the limiter.
-            self.slot = await self.watch.guard(self._limiter.acquire, idle=False)
+            self.slot = self._limiter.try_acquire() or await self.watch.guard(self._limiter.acquire, idle=False)
         except BaseException as error:
             self.end(error)
             raise

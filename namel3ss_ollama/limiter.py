@@ -151,6 +151,17 @@ class Limiter:
         """
         return _Held(self)
 
+    def try_acquire(self) -> Slot | None:
+        """Take a slot if there is one without waiting; give it back with `release`."""
+        slot = Slot(self, asyncio.get_running_loop())
+        self._lock.acquire()
+        try:
+            if self._returned:
+                self._settle()
+            return slot if self._take(slot) or self._take_nested(slot) else None
+        finally:
+            self._unlock()
+
     async def acquire(self) -> Slot:
         """Take a slot, waiting for one if need be; give it back with `release`.
 
