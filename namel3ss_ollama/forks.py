@@ -1,4 +1,4 @@
-"""What a process that was forked makes anew: locks that a thread of the parent held, slots and connections of its."""
+"""State that a forked child re-creates: locks held by the parent's threads, its slots, its connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Forkable(Protocol):
     """Something whose state in a child must not be the parent's."""
 
     def after_fork(self) -> None:
-        """Begin anew; called in the child, where no other thread runs."""
+        """Re-create it; called in the child, where no other thread runs."""
 
 
 _known: weakref.WeakSet[Forkable] = weakref.WeakSet()
@@ -24,10 +24,10 @@ def renewed_after_fork(thing: Forkable) -> None:
     _known.add(thing)
 
 
-def _begin_anew() -> None:
+def _renew_all() -> None:
     for thing in list(_known):
         thing.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_renew_all)

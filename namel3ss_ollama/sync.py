@@ -1,7 +1,7 @@
 """The synchronous side: the same coroutines, driven on one background event loop.
 
 One loop in one daemon thread serves the whole process, so that synchronous calls work in scripts, in any thread,
-and in a notebook whose own loop is running already. It is made at the first synchronous call, made anew in a child
+and in a notebook whose own loop is running already. It is made at the first synchronous call, made again in a child
 after a fork, and closed with all that is open on it before the interpreter exits. A coroutine runs in the caller's
 context (contextvars), so that traces nest as they should.
 
@@ -57,7 +57,7 @@ class _Background:
 
     def after_fork(self) -> None:
         """In a child: the thread is gone, and the lock may have been held by another one that is gone too."""
-        self.__init__()  # type: ignore[misc] # on purpose: everything anew
+        self.__init__()  # type: ignore[misc] # on purpose: everything is made again
 
     def shut_down(self) -> None:
         """Close what is open before the interpreter tears modules down, when nothing would run any more."""

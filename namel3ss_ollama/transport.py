@@ -139,7 +139,7 @@ def _environment_has_proxies(scheme: str) -> bool:
 
 @functools.cache
 def _tls_that_trusts_nobody() -> ssl.SSLContext:
-    """What a client gets that has no use for TLS: one with its certificates takes tens of milliseconds to make."""
+    """An SSL context for plain-HTTP clients: loading the CA bundle would take tens of milliseconds."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
