@@ -148,11 +148,13 @@ class Exchange:
                 if translated(error, url=self._url, http=self._http, began=True) is error:
                     raise
 
-    def abort(self) -> None:
-        """Close without the event loop, as far as the transport can; for finalizers."""
-        if isinstance(self._response.stream, _Readable):
-            with contextlib.suppress(RuntimeError):  # of a loop that is closed
-                self._response.stream.abort()
+    def abort(self) -> bool:
+        """Close at once and without the event loop, if the transport can; for finalizers. Whether it could."""
+        if not isinstance(self._response.stream, _Readable):
+            return False
+        with contextlib.suppress(RuntimeError):  # of a loop that is closed
+            self._response.stream.abort()
+        return True
 
     async def _read(self) -> bytes:
         try:
@@ -218,7 +220,11 @@ def translated(
     _strip(error)
     if http.is_closed and isinstance(error, (httpx.HTTPError, RuntimeError)):
         kind = StreamInterruptedError if began else LLMConnectionError
-        return kind("the provider was closed while the request was under way", temporary=False)
+        return kind(
+            "the connections were closed under the request, by close() of the provider or of http_client; "
+            "ask again, or close later",
+            temporary=False,
+        )
     if isinstance(error, RuntimeError) and "loop" in str(error):
         return LLMConnectionError(
             f"the HTTP client or transport belongs to another event loop ({error}); make one for each event loop, or "

@@ -104,7 +104,10 @@ class Stream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+        if self._turn is None or self._turn.watch.loop.is_running():
+            await self.aclose()
+        else:  # the block is being destroyed, after its event loop
+            self.drop()
 
     def __del__(self) -> None:
         self.drop()
@@ -118,12 +121,9 @@ class Stream:
             with contextlib.suppress(RuntimeError):  # it was closed just now, and what it held with it
                 loop.call_soon_threadsafe(self.cancel)
         else:
-            self.end = self.end or "cancelled"
-            self._turn.call.chunks = self._taken
             if self._exchange is not None:
                 self._exchange.abort()
-            self._turn.end(GeneratorExit())
-            self._closed.set()
+            self._give_back(self._turn, GeneratorExit())
 
     def cancel(self) -> None:
         """End the stream, from any task of its event loop: the connection closes, the iteration ends."""
@@ -134,10 +134,12 @@ class Stream:
         elif not self._closed.is_set():
             self._turn.watch.cancel()
             if not self._filling and self._closing is None:
-                # Nobody waits for a chunk who would close, so that is done here.
-                if self._exchange is not None:
-                    self._exchange.abort()  # at once: this may be the last step of a loop that ends
-                self._closing = asyncio.ensure_future(self._close(self._turn))
+                # Nobody waits for a chunk who would close, so that is done here. At once if that can be: this may be
+                # the last step of a loop that ends.
+                if self._exchange is None or self._exchange.abort():
+                    self._give_back(self._turn)
+                else:
+                    self._closing = asyncio.ensure_future(self._close(self._turn))
 
     async def aclose(self) -> None:
         """End the stream and wait until its connection is closed."""
@@ -259,19 +261,22 @@ class Stream:
         await self._close(turn)
 
     async def _close(self, turn: Turn, failure: BaseException | None = None) -> None:
-        """Close the connection, give the slot back, end the books."""
-        self.end = self.end or "cancelled"
+        """Close the connection, and give the rest back."""
         try:
             if self._exchange is not None:
                 await self._exchange.aclose()
         finally:
-            turn.call.chunks = self._taken + len(self.ready)
-            if turn.slot is not None:
-                turn.slot.unmark()
-            whole = self.end in ("done", "max_chunks")
-            outcome = "success" if whole else outcome_of(failure) if failure is not None else "cancelled"
-            turn.end(failure, outcome)
-            self._closed.set()
+            self._give_back(turn, failure)
+
+    def _give_back(self, turn: Turn, failure: BaseException | None = None) -> None:
+        """Give the slot back and end the books."""
+        self.end = self.end or "cancelled"
+        turn.call.chunks = self._taken + len(self.ready)
+        if turn.slot is not None:
+            turn.slot.unmark()
+        whole = self.end in ("done", "max_chunks")
+        turn.end(failure, "success" if whole else outcome_of(failure) if failure is not None else "cancelled")
+        self._closed.set()
 
 
 class _Iteration:

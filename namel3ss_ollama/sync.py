@@ -153,6 +153,8 @@ class SyncStream:
                 return stream.take()
         except IndexError:  # cancelled by another thread just now
             pass
+        if self._cancelled:
+            self.close()
         raise StopIteration
 
     def _fill(self) -> bool:

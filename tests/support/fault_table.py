@@ -34,7 +34,7 @@ __all__ = ["MODES", "ROWS", "TEXT", "Outcome", "Row", "in_langchain", "report"]
 
 TEXT = "one two three four five six"
 MODES = ("whole", "streaming", "one_object")
-_SHORT = 0.03
+_SHORT = 0.1
 """Seconds: the deadline where a stall is the fault."""
 
 
