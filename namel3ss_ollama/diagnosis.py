@@ -52,6 +52,10 @@ _TOO_LONG = re.compile(
     r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
     re.IGNORECASE,
 )
+_NO_SUCH_MODEL = re.compile(
+    r"\bmodel\s+(['\"][^'\"]*['\"]|\S+)\s+(was )?not found|\bmodel not found|try pulling", re.IGNORECASE
+)
+_CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
 _QUOTA = re.compile(r"quota|(monthly|weekly|daily|hourly|usage|plan) limit|billing|upgrade", re.IGNORECASE)
 
 
@@ -113,8 +117,8 @@ def reported(error: object) -> str:
 
 def error_for_line(said: str, *, url: str) -> LLMError:
     """The error that a line `{"error": ...}` under status 200 stands for."""
-    said = said[:_LONGEST_QUOTE]
-    if "not found" in said and "model" in said:
+    said = " ".join(said.split())[:_LONGEST_QUOTE]
+    if _NO_SUCH_MODEL.search(said):
         return _not_found(said, url, None)
     return _server_failed(None, said, url)
 
@@ -125,7 +129,7 @@ def pull_command(url: str, model: str) -> str:
 
 
 def _not_found(said: str, url: str, model: str | None) -> LLMError:
-    if "model" in said and ("not found" in said or "try pulling" in said):
+    if _NO_SUCH_MODEL.search(said):
         name = f"{model!r} " if model else ""
         command = pull_command(url, model or "<model>")
         return ModelNotFoundError(
@@ -146,7 +150,7 @@ def _bad_request(status: int | None, said: str) -> LLMError:
             f"the prompt does not fit the context window ({said}); raise num_ctx, or shorten the prompt",
             status_code=status,
         )
-    if "support" in said:
+    if _CANNOT.search(said):
         advice = "; choose a model that can (show_model() lists its capabilities)"
     elif _GRAMMAR.search(said):
         advice = "; the server can make no grammar of this schema: simplify `format` or the tool's parameters"

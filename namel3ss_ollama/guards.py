@@ -11,14 +11,15 @@ anew, seconds each time.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import LOAD_OPTIONS
 
@@ -28,6 +29,8 @@ logger = logging.getLogger("namel3ss_ollama")
 _SMALLEST_WINDOW = 128
 """Prompts shorter than this are not looked at: no server and no Modelfile sets so small a window."""
 _RELOAD_NANOSECONDS = 100_000_000
+_FAILURE_HOLDS = 300.0
+"""Seconds for which a failed look-up is not repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +55,32 @@ class Window:
         return min(asked, self.trained) if self.trained else asked
 
 
-def window_of(model: str, shown: Mapping[str, Any], running: Mapping[str, Any]) -> Window:
-    """The window that /api/show and /api/ps tell of a model."""
-    info: Mapping[str, Any] = shown.get("model_info") or {}
-    trained = info.get(f"{info.get('general.architecture')}.context_length")
-    configured = re.search(r"^num_ctx\s+(\d+)\s*$", str(shown.get("parameters") or ""), re.MULTILINE)
-    names = {model, f"{model}:latest"}
-    loaded = [m.get("context_length") for m in running.get("models") or () if {m.get("name"), m.get("model")} & names]
-    return Window(
-        running=loaded[0] or None if loaded else None,
-        configured=int(configured[1]) if configured else None,
-        trained=trained if isinstance(trained, int) else None,
+def window_of(model: str, shown: object, running: object) -> Window:
+    """The window that /api/show and /api/ps tell of a model; empty where they hold something else than expected."""
+    info = _mapping(_mapping(shown).get("model_info"))
+    configured = re.search(
+        r"^num_ctx\s+(\d{1,18})\s*$", str(_mapping(shown).get("parameters") or ""), re.MULTILINE | re.ASCII
     )
+    models = _mapping(running).get("models")
+    names = (model, f"{model}:latest")
+    loaded = [
+        m.get("context_length")
+        for m in map(_mapping, models if isinstance(models, list) else ())
+        if m.get("name") in names or m.get("model") in names
+    ]
+    return Window(
+        running=_tokens(loaded[0]) if loaded else None,
+        configured=_tokens(int(configured[1])) if configured else None,
+        trained=_tokens(info.get(f"{info.get('general.architecture')}.context_length")),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _tokens(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _reloaded(load_duration: object) -> bool:
@@ -76,14 +93,28 @@ class ContextGuard:
 
     Args:
         look_up: Asks the server for the window of a model.
+        clock: The time in seconds, from any start.
     """
 
-    def __init__(self, look_up: Callable[[str], Awaitable[Window]]) -> None:
+    def __init__(
+        self, look_up: Callable[[str], Awaitable[Window]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._look_up = look_up
+        self._clock = clock
         self._known: dict[str, Window] = {}
+        self._failed_at: dict[str, float] = {}
+        self.after_fork()
+        renewed_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A look-up of the parent's ends in the parent alone."""
+        self._asking: dict[str, asyncio.Future[None]] = {}
 
     async def cut_at(self, model: str, num_ctx: int | None, final: Mapping[str, Any]) -> int | None:
         """The window that the prompt was cut to; None when it was not cut, or nothing tells.
+
+        One look-up runs at a time for a model; others on its event loop wait for it, those on another go by what is
+        known. After a failed one the next is some minutes later.
 
         Args:
             model: The model that was asked for.
@@ -103,13 +134,35 @@ class ContextGuard:
         known = window.in_force(num_ctx) if window is not None else None
         if window is None or (known is not None and count >= known):
             # Not known yet, or a hit, which is looked at twice: nobody shall be alarmed for nothing.
-            try:
-                window = self._known[model] = await self._look_up(model)
-            except LLMError as error:
-                logger.debug("the context window of %s is not known: %s", model, error)
-                window = window or Window()
-        limit = window.in_force(num_ctx)
+            await self._ask(model)
+            window = self._known.get(model, window)
+        limit = window.in_force(num_ctx) if window is not None else None
         return limit if limit is not None and count >= limit else None
+
+    async def _ask(self, model: str) -> None:
+        """Look the window up, or wait for the look-up that runs; not soon after one that failed."""
+        loop = asyncio.get_running_loop()
+        running = self._asking.get(model)
+        if running is not None and not running.get_loop().is_closed():
+            if running.get_loop() is loop:
+                await asyncio.wait([running])
+            return
+        failed_at = self._failed_at.get(model)
+        if failed_at is not None and self._clock() - failed_at < _FAILURE_HOLDS:
+            return
+        self._asking[model] = mine = loop.create_future()
+        # Until it has succeeded it has failed, also where the time of its answer is up first.
+        self._failed_at[model] = self._clock()
+        try:
+            self._known[model] = await self._look_up(model)
+            del self._failed_at[model]
+        except Exception as error:  # whatever it is: the answer is there, and whole
+            logger.debug("the context window of %s is not known: %s", model, error)
+        finally:
+            if self._asking.get(model) is mine:
+                del self._asking[model]
+            if not mine.done():
+                mine.set_result(None)
 
 
 class ReloadGuard:

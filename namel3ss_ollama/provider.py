@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import importlib.util
 import os
 import re
-from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast, overload
 
 import httpx
@@ -17,18 +20,21 @@ from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client, basic_auth
+from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.guards import ContextGuard
 from namel3ss_ollama.limiter import Limiter, patiently
-from namel3ss_ollama.messages import MessageLike
+from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
+    NOT_GIVEN,
     BatchOptions,
     CallOptions,
     ChatOptions,
     GenerateOptions,
+    NotGiven,
     RetryPolicy,
     StreamConfig,
     Truncation,
@@ -38,7 +44,7 @@ from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
-from namel3ss_ollama.types import LLMResponse
+from namel3ss_ollama.types import LLMResponse, Message
 
 __all__ = ["OllamaProvider", "SyncProvider"]
 
@@ -233,68 +239,77 @@ class OllamaProvider(ModelManagement):
         self,
         prompt: str,
         *,
-        stream: bool = True,
-        timeout: float | None = None,
+        stream_internally: bool | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
+        stream: bool | None = None,
         **options: Unpack[GenerateOptions],
     ) -> LLMResponse:
         """The answer to a prompt.
 
         Args:
             prompt: The text.
-            stream: Whether the answer is assembled here from a stream (a stall is noticed, a failure keeps what had
-                come) or by the server.
-            timeout: A bound on the whole, retries and the wait for a slot included, in seconds.
-            stream_config: Deadlines and limits for this call.
-            on_truncation: For this call: "warn", "error" or "ignore".
+            stream_internally: Whether the answer is assembled here from a stream (a stall is noticed, a failure keeps
+                what had come), which is the default, or by the server.
+            timeout: A bound on the whole, retries and the wait for a slot included, in seconds; None for no bound. The
+                provider's by default.
+            stream_config: Deadlines and limits for this call; the provider's by default, and where it is None.
+            on_truncation: For this call: "warn", "error" or "ignore"; the provider's by default, and where it is None.
+            stream: The former name of `stream_internally`.
             **options: `system`, `images`, `suffix`, `template`, `raw`, `context`, `model`, and all that the constructor
-                takes as options; the call's win.
+                takes as options; the call's win, and None takes back the provider's. `format` is "json", a JSON
+                schema, or any type that pydantic knows: a model, list[City], Literal[...], a TypeAdapter.
 
         Raises:
             TypeError, ValueError: An argument is wrong; nothing was sent.
             LLMError: What kept the answer from coming.
         """
-        settings = _given(
-            options, stream=stream, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation
-        )
-        return await self._runner.complete(generate_request(self._defaults, prompt, settings))
+        settings = _given(options, timeout, stream_config, on_truncation)
+        settings["stream_internally"] = _streams_internally(stream_internally, stream)
+        make = functools.partial(generate_request, self._defaults, prompt, settings)
+        request = await asyncio.to_thread(make) if has_files(None, settings.get("images")) else make()
+        return await self._runner.complete(request)
 
     async def achat(
         self,
         messages: Iterable[MessageLike],
         *,
-        stream: bool = True,
-        timeout: float | None = None,
+        stream_internally: bool | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
+        stream: bool | None = None,
         **options: Unpack[ChatOptions],
     ) -> LLMResponse:
         """The next turn of a conversation.
 
         Args:
             messages: The conversation: `Message` objects or dicts.
-            stream: As in `agenerate`.
+            stream_internally: As in `agenerate`.
             timeout: As in `agenerate`.
             stream_config: As in `agenerate`.
             on_truncation: As in `agenerate`.
-            **options: `tools`, `tool_choice` ("auto", "required", "none" or a tool's name), `model`, and all that the
-                constructor takes as options; the call's win.
+            stream: As in `agenerate`.
+            **options: `tools`, `tool_choice` ("auto", "required", "none", a tool's name, or OpenAI's form of one),
+                `model`, and all that the constructor takes as options; the call's win, and None takes back the
+                provider's. A `tool_choice` that forces a call switches `think` off, wherever it was asked for: the
+                grammar that forces the call leaves no room for thinking.
 
         Raises:
             TypeError, ValueError: An argument is wrong; nothing was sent.
             LLMError: What kept the answer from coming.
         """
-        settings = _given(
-            options, stream=stream, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation
-        )
-        return await self._runner.complete(chat_request(self._defaults, messages, settings))
+        settings = _given(options, timeout, stream_config, on_truncation)
+        settings["stream_internally"] = _streams_internally(stream_internally, stream)
+        make = functools.partial(chat_request, self._defaults, messages, settings)
+        return await self._runner.complete(await asyncio.to_thread(make) if has_files(messages) else make())
 
     def stream_generate(
         self,
         prompt: str,
         *,
-        timeout: float | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
         **options: Unpack[GenerateOptions],
@@ -303,14 +318,15 @@ class OllamaProvider(ModelManagement):
 
         Arguments are those of `agenerate`; the request is sent when iteration begins.
         """
-        settings = _given(options, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation)
-        return Stream(self._runner, generate_request(self._defaults, prompt, settings))
+        settings = _given(options, timeout, stream_config, on_truncation)
+        make = functools.partial(generate_request, self._defaults, prompt, settings)
+        return Stream(self._runner, make if has_files(None, settings.get("images")) else make())
 
     def stream_chat(
         self,
         messages: Iterable[MessageLike],
         *,
-        timeout: float | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
         **options: Unpack[ChatOptions],
@@ -319,8 +335,9 @@ class OllamaProvider(ModelManagement):
 
         Arguments are those of `achat`; the request is sent when iteration begins.
         """
-        settings = _given(options, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation)
-        return Stream(self._runner, chat_request(self._defaults, messages, settings))
+        settings = _given(options, timeout, stream_config, on_truncation)
+        make = functools.partial(chat_request, self._defaults, messages, settings)
+        return Stream(self._runner, make if has_files(messages) else make())
 
     @overload
     async def agenerate_batch(
@@ -364,24 +381,37 @@ class OllamaProvider(ModelManagement):
             **options: Those of `agenerate` or `achat`, for every prompt.
 
         Raises:
-            LLMError: The first failure, unless `return_exceptions`.
+            TypeError: `prompts` is one prompt or message, not several.
+            LLMError: The first failure, unless `return_exceptions`; `prompt_index` says which prompt it was of. So do
+                the failures among the results.
         """
-        given = _given(options)
+        if isinstance(prompts, (str, bytes, Mapping, Message)):
+            raise TypeError(f"prompts: expected several prompts, not one {type(prompts).__name__}; wrap it in [...]")
+        given: dict[str, Any] = {**options}
 
-        async def ask(prompt: Prompt) -> LLMResponse:
-            with patiently():
-                if isinstance(prompt, str):
-                    return await self.agenerate(prompt, **given)
-                return await self.achat(prompt, **given)
+        async def ask(numbered: tuple[int, Prompt]) -> LLMResponse:
+            index, prompt = numbered
+            try:
+                with patiently():
+                    if isinstance(prompt, str):
+                        return await self.agenerate(prompt, **given)
+                    return await self.achat(prompt, **given)
+            except LLMError as error:
+                error.prompt_index = index
+                raise
 
-        return await run_batch(
-            prompts,
-            ask,
+        run = functools.partial(
+            run_batch,
+            ask=ask,
             workers=min(self._limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS),
             return_exceptions=return_exceptions,
             on_result=on_result,
             keep_results=keep_results,
         )
+        if not isinstance(prompts, AsyncIterable):
+            return await run(enumerate(prompts))
+        async with contextlib.aclosing(_numbered(prompts)) as numbered:
+            return await run(numbered)
 
     # The blocking twins: the same calls, from scripts, threads and notebooks
 
@@ -565,8 +595,38 @@ def _made_anew(cls: type[OllamaProvider], settings: dict[str, Any], authorized: 
     )
 
 
-def _given(options: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
-    return {**options, **{name: value for name, value in settings.items() if value is not None}}
+async def _numbered(prompts: AsyncIterable[Prompt]) -> AsyncGenerator[tuple[int, Prompt], None]:
+    index = 0
+    async for prompt in prompts:
+        yield index, prompt
+        index += 1
+
+
+def _given(
+    options: Mapping[str, Any],
+    timeout: float | NotGiven | None,
+    stream_config: StreamConfig | None,
+    on_truncation: Truncation | None,
+) -> dict[str, Any]:
+    """What a call gives; a None in it takes back a default, so what was left out must not be there."""
+    settings = dict(options)
+    if timeout is not NOT_GIVEN:
+        settings["timeout"] = timeout
+    for name, value in (("stream_config", stream_config), ("on_truncation", on_truncation)):
+        if value is not None:
+            settings[name] = value
+    return settings
+
+
+def _streams_internally(new: bool | None, old: bool | None) -> bool:
+    """Whether an answer is assembled here from a stream; `old` is the argument's former name, `stream`.
+
+    Raises:
+        TypeError: Both are given.
+    """
+    if new is not None and old is not None:
+        raise TypeError("stream and stream_internally are one argument: give stream_internally")
+    return next((given for given in (new, old) if given is not None), True)
 
 
 def _headers(

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal
 
 from namel3ss_ollama.answers import Answer, ServerReportedError
@@ -44,10 +45,13 @@ class Stream:
         ```
     """
 
-    def __init__(self, runner: Runner, request: Request) -> None:
+    def __init__(self, runner: Runner, request: Request | Callable[[], Request]) -> None:
         self._runner = runner
-        self._request = request
-        self._answer = Answer(request.kind, request.forced)
+        self._make = None if isinstance(request, Request) else request  # reads files, so a thread does it
+        if isinstance(request, Request):
+            self._begin(request)
+        else:
+            self._answer = Answer("chat")
         self._taken = 0
         self._last: StreamChunk | None = None
         self._broken: LLMError | ServerReportedError | None = None
@@ -61,6 +65,10 @@ class Stream:
         self.ready: deque[StreamChunk] = deque()  # read, and not handed out yet
         self.end: End | None = None
         self.response: LLMResponse | None = None
+
+    def _begin(self, request: Request) -> None:
+        self._request = request
+        self._answer = Answer(request.kind, request.forced)
 
     @property
     def text(self) -> str:
@@ -171,6 +179,8 @@ class Stream:
             raise RuntimeError("another task reads from this stream; a stream has one reader")
         if self.end is not None or self._cancelled:
             return False
+        if self._make is not None and not await self._prepare(self._make):
+            return False
         turn = self._turn = self._turn or self._runner.turn_of(self._request, streaming=True)
         self._filling = True
         try:
@@ -206,6 +216,19 @@ class Stream:
         finally:
             self._filling = False
         return bool(self.ready) and not self._cancelled
+
+    async def _prepare(self, make: Callable[[], Request]) -> bool:
+        """Make the request in a thread; False if the stream was cancelled meanwhile."""
+        self._make = None
+        self._filling = True
+        try:
+            self._begin(await asyncio.to_thread(make))
+        except BaseException:
+            self.end = self.end or "error"
+            raise
+        finally:
+            self._filling = False
+        return not self._cancelled
 
     async def _open(self, turn: Turn) -> list[dict[str, Any]] | None:
         """Wait for a slot, send the request and read the first lines, in as many attempts as it takes."""

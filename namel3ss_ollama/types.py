@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 __all__ = [
     "EmbedResponse",
@@ -30,12 +30,44 @@ Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
 
 
-class Usage(TypedDict):
-    """Tokens of one generation. A counter that the server left out counts as 0 (`metadata` has them as sent)."""
+class Usage(dict[str, int]):
+    """Tokens of one generation: a dict of three counts, which are attributes as well.
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    A counter that the server left out counts as 0 (`metadata` has them as sent).
+
+    Args:
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the answer.
+        total_tokens: Both together.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, prompt_tokens: int, completion_tokens: int, total_tokens: int) -> None:
+        super().__init__(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=total_tokens)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self["prompt_tokens"]
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer."""
+        return self["completion_tokens"]
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self["total_tokens"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A dict's pickle would make the object without the arguments that it needs.
+        return _restored_usage, (dict(self),)
+
+
+def _restored_usage(counts: dict[str, int]) -> Usage:
+    return Usage(**counts)
 
 
 def usage_of(final: Mapping[str, Any]) -> Usage:
@@ -236,7 +268,7 @@ class LLMResponse:
     Attributes:
         content: The text.
         model: The model, as the server names it.
-        usage: prompt_tokens, completion_tokens, total_tokens.
+        usage: prompt_tokens, completion_tokens, total_tokens, as attributes and as keys.
         finish_reason: The server's `done_reason` ("stop", "length", "load", "unload"), "tool_calls" when
             the answer asks for tools, or None when the answer is not complete.
         metadata: Durations as the server sent them (nanoseconds: total_duration, load_duration,
@@ -244,7 +276,7 @@ class LLMResponse:
             tokens_per_second, prompt_tokens_per_second, time_to_first_token (seconds, measured here).
         thinking: The model's reasoning; empty when it sent none.
         tool_calls: The calls that the answer asks for.
-        parsed: The instance of the pydantic class given as `format`; None when the answer asks for tools first.
+        parsed: The answer as the type given as `format`; None when the answer asks for tools first.
         logprobs: Log probabilities of all tokens, where asked for and sent.
         truncated_prompt: Whether the server cut the prompt to fit its context window.
     """

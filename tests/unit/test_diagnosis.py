@@ -355,3 +355,19 @@ def test_the_remedy_for_a_missing_model_is_the_engines_own_in_this_process() -> 
     error = error_for_status(404, {}, body, url="embedded://engine", model="x")
     assert "`namel3ss-ollama models pull x --embedded`" in str(error)
     assert "`ollama pull x`" in str(error_for_status(404, {}, body, url="http://localhost:11434", model="x"))
+
+
+def test_newlines_of_a_server_stay_in_no_message() -> None:
+    for said in ("first\nsecond\r\n third", "model 'x'\nnot found"):
+        assert "\n" not in str(error_for_line(said, url=URL))
+        assert "\n" not in str(answered(500, said))
+
+
+@pytest.mark.parametrize("said", ["failed to load model: file not found in model dir", "model's file was not found"])
+def test_a_file_that_is_missing_is_no_missing_model(said: str) -> None:
+    assert not isinstance(error_for_line(said, url=URL), ModelNotFoundError)
+    assert not isinstance(answered(404, said), ModelNotFoundError)
+
+
+def test_an_unsupported_image_is_not_the_models_lack() -> None:
+    assert "choose a model" not in str(answered(400, "unsupported image format"))

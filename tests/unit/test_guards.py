@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from namel3ss_ollama.errors import LLMConnectionError
 from namel3ss_ollama.guards import ContextGuard, ReloadGuard, Window, window_of
@@ -159,8 +162,8 @@ async def test_a_server_started_anew_with_a_smaller_window_is_noticed() -> None:
 
 async def test_without_an_answer_from_the_server_nothing_is_claimed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "namel3ss_ollama")
-    server = Server(LLMConnectionError("gone"), Window(running=2048))
-    assert await cut_at(server, 4096, 2048) == [None, 2048]
+    server = Server(LLMConnectionError("gone"))
+    assert await cut_at(server, 4096) == [None]
     assert "the context window of m is not known: gone" in caplog.text
 
 
@@ -173,6 +176,59 @@ async def test_a_server_that_tells_nothing_is_not_asked_again_and_again() -> Non
     server = Server(Window())
     await cut_at(server, *[200] * 20)
     assert len(server.asked) < 5
+
+
+@pytest.mark.parametrize("error", [LLMConnectionError("gone"), AttributeError("x"), RecursionError()])
+async def test_a_failed_look_up_is_not_repeated_for_some_minutes(error: Exception) -> None:
+    times = [1000.0]
+    server = Server(error, Window(running=2048))
+    guard = ContextGuard(server, clock=lambda: times[-1])
+    for seconds in (0, 1, 299):
+        times.append(1000.0 + seconds)
+        assert await guard.cut_at("m", None, {"prompt_eval_count": 4096}) is None
+    assert server.asked == ["m"]
+    times.append(1300.0)
+    assert await guard.cut_at("m", None, {"prompt_eval_count": 4096}) == 2048
+    assert server.asked == ["m", "m"]
+
+
+async def test_many_answers_at_once_cost_one_look_up_and_all_know_its_window() -> None:
+    asked: list[str] = []
+
+    async def look_up(model: str) -> Window:
+        asked.append(model)
+        await asyncio.sleep(0.01)
+        return Window(running=2048)
+
+    guard = ContextGuard(look_up)
+    answers = [guard.cut_at("m", None, {"prompt_eval_count": count}) for count in (200, 2048) * 25]
+    assert await asyncio.gather(*answers) == [None, 2048] * 25
+    assert asked == ["m"]
+
+
+async def test_who_waits_for_a_look_up_outlives_the_one_who_asked() -> None:
+    async def look_up(model: str) -> Window:
+        await asyncio.Event().wait()
+        return Window()
+
+    guard = ContextGuard(look_up)
+    first = asyncio.create_task(guard.cut_at("m", None, {"prompt_eval_count": 200}))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(guard.cut_at("m", None, {"prompt_eval_count": 200}))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await asyncio.wait_for(second, 1) is None
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: (
+    st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["models", "model_info", "name", "context_length", "parameters",
+                                       "general.architecture"]), inner, max_size=3)
+)))  # fmt: skip
+def test_any_json_tells_of_a_window_or_of_none(shown: Any) -> None:
+    for running in (shown, {"models": shown}, {"models": [shown, "m"]}):
+        assert isinstance(window_of("m", shown, running), Window)
+        assert isinstance(window_of("m", {"model_info": shown, "parameters": shown}, running), Window)
 
 
 # ReloadGuard

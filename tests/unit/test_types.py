@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
+import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -207,3 +210,18 @@ def test_the_reprs_of_messages_calls_and_vectors_hold_nothing_private(value: obj
     # Once wrong: these three classes have the repr that dataclasses make, with every field in it
     assert SECRET not in repr(value)
     assert "0.123456" not in repr(value)
+
+
+def test_usage_is_a_dict_with_attributes() -> None:
+    usage = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
+    plain = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (1, 2, 3)
+    assert usage["total_tokens"] == 3
+    assert usage == plain
+    assert dict(usage) == {**usage} == plain
+    assert dict(**usage) == plain
+    assert json.loads(json.dumps(usage)) == plain
+    assert repr(usage) == repr(plain)
+    for twin in (pickle.loads(pickle.dumps(usage)), copy.copy(usage), copy.deepcopy(usage)):
+        assert type(twin) is Usage
+        assert twin == usage
