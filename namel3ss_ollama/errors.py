@@ -41,6 +41,7 @@ class LLMError(Exception):
         partial: What had arrived of the answer before it failed, or None when nothing had.
         retry_after: Seconds the server asked to wait, when it said so.
         temporary: Whether the same request may succeed later; only such failures are retried.
+        prompt_index: In a batch: the index of the prompt that failed, from 0. None elsewhere. Not in the message.
     """
 
     temporary: bool = False
@@ -62,6 +63,7 @@ class LLMError(Exception):
         self.original_error = original_error
         self.partial = partial
         self.retry_after = retry_after
+        self.prompt_index: int | None = None
         if temporary is not None:
             self.temporary = temporary
         if original_error is not None:
@@ -160,7 +162,7 @@ class StreamInterruptedError(LLMError):
 
 
 class OutputValidationError(LLMError):
-    """The answer does not validate against the class given as `format`.
+    """The answer does not validate against the type given as `format`.
 
     Attributes:
         text: The answer as the model wrote it.

@@ -32,6 +32,7 @@ from namel3ss_ollama.errors import (
     OutputValidationError,
     StreamInterruptedError,
 )
+from namel3ss_ollama.formats import ParseAs, parsed
 from namel3ss_ollama.guards import ContextGuard, ReloadGuard
 from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.retrier import Retrier
@@ -59,7 +60,7 @@ class Request:
         config: Deadlines and limits.
         timeout: A bound on the whole, retries and the wait for a slot included, in seconds.
         forced: Names of the tools of which one must be called.
-        parse_as: The class that the answer must validate against.
+        parse_as: The type that the answer must validate against.
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
     """
 
@@ -68,7 +69,7 @@ class Request:
     config: StreamConfig
     timeout: float | None = None
     forced: frozenset[str] = field(default_factory=frozenset[str])
-    parse_as: type | None = None
+    parse_as: ParseAs | None = None
     on_truncation: Truncation = "warn"
     content: bytes | None = None
 
@@ -206,7 +207,7 @@ class Runner:
                 response.truncated_prompt = True
                 self._report_cut(request, cut_at, response)
         if request.parse_as is not None and response.finish_reason not in ("load", "tool_calls"):
-            response.parsed = _parsed(request.parse_as, response)
+            response.parsed = parsed(request.parse_as, response)
         return response
 
     def _report_cut(self, request: Request, cut_at: int, response: LLMResponse) -> None:
@@ -232,24 +233,6 @@ def ended_early(url: str) -> StreamInterruptedError:
         f"{url} ended the answer before the model was done (a server does so when the model repeats itself without "
         "end, or when it is shut down); what had arrived is in `partial`"
     )
-
-
-def _parsed(cls: type, response: LLMResponse) -> Any:
-    from pydantic import TypeAdapter, ValidationError  # slow to import, and not everybody validates
-
-    try:
-        return TypeAdapter(cls).validate_json(response.content)
-    except ValidationError as error:
-        cut = response.finish_reason == "length"
-        # Pydantic's own text would quote the answer; where it does not fit is told, what it says is not.
-        places = ", ".join(sorted({".".join(map(str, e["loc"])) or "the whole" for e in error.errors()})[:5])
-        raise OutputValidationError(
-            f"the answer is no {cls.__name__} (at {places}); "
-            + ("it was cut by the token limit: raise max_tokens" if cut else "the text is in `text`"),
-            original_error=error,
-            text=response.content,
-            response=response,
-        ) from None  # a traceback would quote the answer; `original_error` has it for who wants to look
 
 
 class Batches:

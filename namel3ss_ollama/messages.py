@@ -1,7 +1,8 @@
 """Messages as people write them into the objects that the API takes. No I/O, but a picture given as a path.
 
 A dict is checked and read into the same form as a `Message`, so that a misspelt key or an unknown role fails here
-and not as a line from the server that nobody understands. An OpenAI-shaped tool call or tool answer is taken too.
+and not as a line from the server that nobody understands. OpenAI's shapes of tool calls, tool answers and content
+parts are taken too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def encode_messages(messages: Iterable[MessageLike]) -> list[dict[str, Any]]:
     """Messages as the API takes them. What goes in is never changed.
 
     Raises:
-        ValueError: There are none, a role is unknown, a picture cannot be read.
+        ValueError: There are none, a role or a part of content is unknown, an image cannot be read.
         TypeError: A message is neither a `Message` nor a dict, or has an unknown key.
     """
     if isinstance(messages, (str, bytes, Mapping, Message)):
@@ -59,21 +60,59 @@ def _encode(index: int, message: MessageLike) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
         raise ValueError(f"messages[{index}]: role {role!r} is unknown; use one of {', '.join(ROLES)}")
-    content = message.get("content")
-    if content is not None and not isinstance(content, str):
-        raise TypeError(f"messages[{index}]: content must be text, not {type(content).__name__}")
+    content, pictures = _read_content(index, message.get("content"))
+    images = message.get("images") or ()
+    if pictures:
+        images = [*pictures, *encode_images(images)]
     calls = tuple(_read_call(index, call) for call in message.get("tool_calls") or ())
     return _encode_message(
         Message(
             role=cast("Any", role),
-            content=content or "",
-            images=message.get("images") or (),
+            content=content,
+            images=images,
             thinking=message.get("thinking"),
             tool_calls=calls,
             tool_name=message.get("tool_name") or (message.get("name") if role == "tool" else None),
             tool_call_id=message.get("tool_call_id"),
         )
     )
+
+
+def _read_content(index: int, content: object) -> tuple[str, list[Image]]:
+    """The text and the images of a message's content, which is text or OpenAI's list of parts."""
+    if content is None or isinstance(content, str):
+        return content or "", []
+    if not isinstance(content, (list, tuple)):
+        raise TypeError(f"messages[{index}]: content must be text or a list of parts, not {type(content).__name__}")
+    texts: list[str] = []
+    images: list[Image] = []
+    for part in content:
+        if not isinstance(part, Mapping):
+            raise TypeError(f"messages[{index}]: a part of content must be a dict, not {type(part).__name__}")
+        kind = part.get("type")
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind == "image_url":
+            images.append(_read_image_url(index, part.get("image_url")))
+        elif kind == "text":
+            raise TypeError(f"messages[{index}]: a part of the type 'text' needs {{'text': ...}}")
+        else:
+            raise ValueError(
+                f"messages[{index}]: content has a part of the type {kind!r:.40}; only 'text' and 'image_url' are known"
+            )
+    return "\n".join(texts), images
+
+
+def _read_image_url(index: int, value: object) -> Image:
+    url = value.get("url") if isinstance(value, Mapping) else value
+    if isinstance(url, str) and url.startswith("data:"):
+        return Image(url)
+    if isinstance(url, str) and url.lower().startswith(("http:", "https:")):
+        raise ValueError(
+            f"messages[{index}]: image_url is an address on the web, which is not fetched; download the image with "
+            "fetch_image() and pass it in `images`"
+        )
+    raise ValueError(f"messages[{index}]: image_url needs a data URL: {{'url': 'data:image/png;base64,...'}}")
 
 
 def _read_call(index: int, call: Any) -> ToolCall:

@@ -5,14 +5,17 @@ Plain functions over values; whatever is wrong with the arguments comes out here
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from namel3ss_ollama.client import encode
+from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.generation import Request
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
+    RUNTIME_OPTIONS,
     ChatOptions,
     GenerateOptions,
     StreamConfig,
@@ -22,14 +25,15 @@ from namel3ss_ollama.settings import (
     merge_options,
     reject_unknown,
 )
-from namel3ss_ollama.tools import choose, forced_format, names_of, portable_schema, tool_definition
+from namel3ss_ollama.tools import choose, forced_format, names_of, tool_definition
 
 __all__ = ["Defaults", "chat_request", "checked_model", "generate_request", "request_body"]
 
 TRUNCATION: tuple[Truncation, ...] = ("warn", "error", "ignore")
 _CHAT = frozenset(ChatOptions.__annotations__)
 _GENERATE = frozenset(GenerateOptions.__annotations__)
-_OF_A_CALL = frozenset({"stream", "timeout", "stream_config", "on_truncation"})
+_OF_A_CALL = frozenset({"stream_internally", "timeout", "stream_config", "on_truncation"})
+_LIMIT_NAMES = frozenset({"max_tokens", "num_predict"})
 _FEWEST, _MOST_TOP_LOGPROBS = 0, 20
 
 
@@ -62,7 +66,24 @@ class Defaults:
         check_positive("timeout", timeout)
         checked_truncation(on_truncation)
         request_body(self, {}, {})  # whatever is wrong with the defaults is wrong now
-        _read_format(self.options.get("format"))
+        read_format(self.options.get("format"))
+
+    def without(self, call: Mapping[str, Any]) -> Defaults:
+        """The defaults but those that a call takes back, by giving None as a keyword or in its `options`."""
+        extra = call.get("options")
+        given = {**(extra if isinstance(extra, Mapping) else {}), **call}
+        taken = {name for name, value in given.items() if value is None and name != "options"}
+        if taken & _LIMIT_NAMES:
+            taken |= _LIMIT_NAMES
+        if "logprobs" in taken:
+            taken.add("top_logprobs")  # it would ask for them again
+        if not taken & (REQUEST_FIELDS | RUNTIME_OPTIONS | set(self.options.get("options") or ())):
+            return self
+        left = copy.copy(self)
+        left.options = {name: value for name, value in self.options.items() if name not in taken}
+        if own := left.options.get("options"):
+            left.options["options"] = {name: value for name, value in own.items() if name not in taken}
+        return left
 
 
 def checked_model(model: object) -> str:
@@ -133,6 +154,7 @@ def generate_request(defaults: Defaults, prompt: str, call: Mapping[str, Any]) -
     reject_unknown(call, _GENERATE | _OF_A_CALL, "a generation")
     if not isinstance(prompt, str):
         raise TypeError(f"prompt: expected text, not {type(prompt).__name__}; for messages use achat or stream_chat")
+    defaults = defaults.without(call)
     first: dict[str, Any] = {"prompt": prompt}
     for name, kind in (("system", str), ("suffix", str), ("template", str), ("raw", bool)):
         value = call.get(name)
@@ -157,6 +179,7 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
         TypeError, ValueError: An argument is unknown, of the wrong type or out of range.
     """
     reject_unknown(call, _CHAT | _OF_A_CALL, "a chat")
+    defaults = defaults.without(call)
     first: dict[str, Any] = {"messages": encode_messages(messages)}
     definitions = [tool_definition(tool) for tool in call.get("tools") or ()]
     names_of(definitions)
@@ -168,25 +191,31 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
         if call.get("format") is not None:
             raise ValueError("format: cannot go together with a tool_choice that forces a call, which is a format too")
         body["format"] = forced_format(forced)
+        if body.get("think"):
+            body["think"] = False  # the grammar of the call leaves no room for thinking
     return _request("chat", defaults, call, body, frozenset(names_of(forced)))
 
 
 def _request(
     kind: Any, defaults: Defaults, call: Mapping[str, Any], body: dict[str, Any], forced: frozenset[str]
 ) -> Request:
-    parse_as: type | None = None
+    parse_as: ParseAs | None = None
     if not forced:
         wanted = call.get("format")
-        schema, parse_as = _read_format(defaults.options.get("format") if wanted is None else wanted)
+        schema, parse_as = read_format(defaults.options.get("format") if wanted is None else wanted)
         if schema is not None:
             body["format"] = schema
-    if call.get("stream") is False:
+            # `think` stays as asked for. Servers that apply the grammar after the thinking do both; on 0.9.3, where it
+            # applies from the first token on, the answer fails, and the error then says what to do.
+            if parse_as is not None and body.get("think"):
+                parse_as.thinking = True
+    if call.get("stream_internally") is False:
         body["stream"] = False
     given = call.get("on_truncation")
     on_truncation = defaults.on_truncation if given is None else checked_truncation(given)
     if on_truncation == "error":
         body.setdefault("truncate", False)  # newer servers then refuse; older ones take no notice
-    timeout = call.get("timeout")
+    timeout = call.get("timeout", defaults.timeout)  # None: no bound
     check_positive("timeout", timeout)
     config = call.get("stream_config")
     if config is not None and not isinstance(config, StreamConfig):
@@ -195,29 +224,9 @@ def _request(
         kind=kind,
         body=body,
         config=config or defaults.config,
-        timeout=defaults.timeout if timeout is None else timeout,
+        timeout=timeout,
         forced=forced,
         parse_as=parse_as,
         on_truncation=on_truncation,
         content=encode(body),
     )
-
-
-def _read_format(value: Any) -> tuple[Any, type | None]:
-    """What to send as `format`, and the class to validate the answer against."""
-    if value is None or value == "":
-        return None, None
-    if value == "json":
-        return "json", None
-    if isinstance(value, Mapping):
-        return portable_schema(value), None
-    if isinstance(value, type):
-        from pydantic import TypeAdapter  # slow to import, and not everybody validates
-        from pydantic.errors import PydanticUserError
-
-        try:
-            schema = TypeAdapter(value).json_schema()
-        except PydanticUserError as error:
-            raise TypeError(f"format: {value.__name__} has no JSON schema: {error.message}") from error
-        return portable_schema(schema), value
-    raise TypeError(f"format: expected 'json', a JSON schema or a pydantic class, not {value!r:.60}")

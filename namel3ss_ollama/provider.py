@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import os
 import re
-from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 import httpx
@@ -16,6 +18,7 @@ from namel3ss_ollama._version import __version__
 from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.client import Client, basic_auth
+from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.generation import Runner, Stream
 from namel3ss_ollama.guards import ContextGuard
 from namel3ss_ollama.limiter import Limiter
@@ -24,9 +27,11 @@ from namel3ss_ollama.models import ModelManagement
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
+    NOT_GIVEN,
     CallOptions,
     ChatOptions,
     GenerateOptions,
+    NotGiven,
     RetryPolicy,
     StreamConfig,
     Truncation,
@@ -36,7 +41,7 @@ from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
-from namel3ss_ollama.types import LLMResponse
+from namel3ss_ollama.types import LLMResponse, Message
 
 __all__ = ["OllamaProvider"]
 
@@ -197,68 +202,74 @@ class OllamaProvider(ModelManagement):
         self,
         prompt: str,
         *,
-        stream: bool = True,
-        timeout: float | None = None,
+        stream_internally: bool | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
+        stream: bool | None = None,
         **options: Unpack[GenerateOptions],
     ) -> LLMResponse:
         """The answer to a prompt.
 
         Args:
             prompt: The text.
-            stream: Whether the answer is assembled here from a stream (a stall is noticed, a failure keeps what had
-                come) or by the server.
-            timeout: A bound on the whole, retries and the wait for a slot included, in seconds.
-            stream_config: Deadlines and limits for this call.
-            on_truncation: For this call: "warn", "error" or "ignore".
+            stream_internally: Whether the answer is assembled here from a stream (a stall is noticed, a failure keeps
+                what had come), which is the default, or by the server.
+            timeout: A bound on the whole, retries and the wait for a slot included, in seconds; None for no bound. The
+                provider's by default.
+            stream_config: Deadlines and limits for this call; the provider's by default, and where it is None.
+            on_truncation: For this call: "warn", "error" or "ignore"; the provider's by default, and where it is None.
+            stream: The former name of `stream_internally`.
             **options: `system`, `images`, `suffix`, `template`, `raw`, `context`, `model`, and all that the constructor
-                takes as options; the call's win.
+                takes as options; the call's win, and None takes back the provider's. `format` is "json", a JSON
+                schema, or any type that pydantic knows: a model, list[City], Literal[...], a TypeAdapter.
 
         Raises:
             TypeError, ValueError: An argument is wrong; nothing was sent.
             LLMError: What kept the answer from coming.
         """
-        settings = _given(
-            options, stream=stream, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation
-        )
+        settings = _given(options, timeout, stream_config, on_truncation)
+        settings["stream_internally"] = _streams_internally(stream_internally, stream)
         return await self._runner.complete(generate_request(self._defaults, prompt, settings))
 
     async def achat(
         self,
         messages: Iterable[MessageLike],
         *,
-        stream: bool = True,
-        timeout: float | None = None,
+        stream_internally: bool | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
+        stream: bool | None = None,
         **options: Unpack[ChatOptions],
     ) -> LLMResponse:
         """The next turn of a conversation.
 
         Args:
             messages: The conversation: `Message` objects or dicts.
-            stream: As in `agenerate`.
+            stream_internally: As in `agenerate`.
             timeout: As in `agenerate`.
             stream_config: As in `agenerate`.
             on_truncation: As in `agenerate`.
-            **options: `tools`, `tool_choice` ("auto", "required", "none" or a tool's name), `model`, and all that the
-                constructor takes as options; the call's win.
+            stream: As in `agenerate`.
+            **options: `tools`, `tool_choice` ("auto", "required", "none", a tool's name, or OpenAI's form of one),
+                `model`, and all that the constructor takes as options; the call's win, and None takes back the
+                provider's. A `tool_choice` that forces a call switches `think` off, wherever it was asked for: the
+                grammar that forces the call leaves no room for thinking.
 
         Raises:
             TypeError, ValueError: An argument is wrong; nothing was sent.
             LLMError: What kept the answer from coming.
         """
-        settings = _given(
-            options, stream=stream, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation
-        )
+        settings = _given(options, timeout, stream_config, on_truncation)
+        settings["stream_internally"] = _streams_internally(stream_internally, stream)
         return await self._runner.complete(chat_request(self._defaults, messages, settings))
 
     def stream_generate(
         self,
         prompt: str,
         *,
-        timeout: float | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
         **options: Unpack[GenerateOptions],
@@ -267,14 +278,14 @@ class OllamaProvider(ModelManagement):
 
         Arguments are those of `agenerate`; the request is sent when iteration begins.
         """
-        settings = _given(options, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation)
+        settings = _given(options, timeout, stream_config, on_truncation)
         return Stream(self._runner, generate_request(self._defaults, prompt, settings))
 
     def stream_chat(
         self,
         messages: Iterable[MessageLike],
         *,
-        timeout: float | None = None,
+        timeout: float | NotGiven | None = NOT_GIVEN,
         stream_config: StreamConfig | None = None,
         on_truncation: Truncation | None = None,
         **options: Unpack[ChatOptions],
@@ -283,7 +294,7 @@ class OllamaProvider(ModelManagement):
 
         Arguments are those of `achat`; the request is sent when iteration begins.
         """
-        settings = _given(options, timeout=timeout, stream_config=stream_config, on_truncation=on_truncation)
+        settings = _given(options, timeout, stream_config, on_truncation)
         return Stream(self._runner, chat_request(self._defaults, messages, settings))
 
     @overload
@@ -328,22 +339,35 @@ class OllamaProvider(ModelManagement):
             **options: Those of `agenerate` or `achat`, for every prompt.
 
         Raises:
-            LLMError: The first failure, unless `return_exceptions`.
+            TypeError: `prompts` is one prompt or message, not several.
+            LLMError: The first failure, unless `return_exceptions`; `prompt_index` says which prompt it was of. So do
+                the failures among the results.
         """
+        if isinstance(prompts, (str, bytes, Mapping, Message)):
+            raise TypeError(f"prompts: expected several prompts, not one {type(prompts).__name__}; wrap it in [...]")
 
-        async def ask(prompt: Prompt) -> LLMResponse:
-            if isinstance(prompt, str):
-                return await self.agenerate(prompt, **options)
-            return await self.achat(prompt, **options)
+        async def ask(numbered: tuple[int, Prompt]) -> LLMResponse:
+            index, prompt = numbered
+            try:
+                if isinstance(prompt, str):
+                    return await self.agenerate(prompt, **options)
+                return await self.achat(prompt, **options)
+            except LLMError as error:
+                error.prompt_index = index
+                raise
 
-        return await run_batch(
-            prompts,
-            ask,
+        run = functools.partial(
+            run_batch,
+            ask=ask,
             workers=min(self._limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS),
             return_exceptions=return_exceptions,
             on_result=on_result,
             keep_results=keep_results,
         )
+        if not isinstance(prompts, AsyncIterable):
+            return await run(enumerate(prompts))
+        async with contextlib.aclosing(_numbered(prompts)) as numbered:
+            return await run(numbered)
 
     # The synchronous twins: the same calls, from scripts, threads and notebooks
 
@@ -454,8 +478,38 @@ def _made_anew(cls: type[OllamaProvider], settings: dict[str, Any], authorized: 
     )
 
 
-def _given(options: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
-    return {**options, **{name: value for name, value in settings.items() if value is not None}}
+async def _numbered(prompts: AsyncIterable[Prompt]) -> AsyncGenerator[tuple[int, Prompt], None]:
+    index = 0
+    async for prompt in prompts:
+        yield index, prompt
+        index += 1
+
+
+def _given(
+    options: Mapping[str, Any],
+    timeout: float | NotGiven | None,
+    stream_config: StreamConfig | None,
+    on_truncation: Truncation | None,
+) -> dict[str, Any]:
+    """What a call gives; a None in it takes back a default, so what was left out must not be there."""
+    settings = dict(options)
+    if timeout is not NOT_GIVEN:
+        settings["timeout"] = timeout
+    for name, value in (("stream_config", stream_config), ("on_truncation", on_truncation)):
+        if value is not None:
+            settings[name] = value
+    return settings
+
+
+def _streams_internally(new: bool | None, old: bool | None) -> bool:
+    """Whether an answer is assembled here from a stream; `old` is the argument's former name, `stream`.
+
+    Raises:
+        TypeError: Both are given.
+    """
+    if new is not None and old is not None:
+        raise TypeError("stream and stream_internally are one argument: give stream_internally")
+    return next((given for given in (new, old) if given is not None), True)
 
 
 def _headers(

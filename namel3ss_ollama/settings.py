@@ -1,13 +1,15 @@
 """What can be set: deadlines, retries, and the options of a request. Values and plain functions, no I/O.
 
 A runtime option (temperature, num_ctx, ...) is a keyword of the provider and of every call, the call's
-winning; `options={...}` passes on what has no keyword here. What nobody set is not sent, so that the model's
-own defaults (its Modelfile) hold. What cannot be right fails here, before any request, and names the argument.
+winning, and None taking a default back; `options={...}` passes on what has no keyword here. What nobody set is
+not sent, so that the model's own defaults (its Modelfile) hold. What cannot be right fails here, before any
+request, and names the argument.
 """
 
 from __future__ import annotations
 
 import difflib
+import enum
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ from typing_extensions import TypedDict
 
 __all__ = [
     "LOAD_OPTIONS",
+    "NOT_GIVEN",
     "RUNTIME_OPTIONS",
     "CallOptions",
     "ChatOptions",
     "GenerateOptions",
+    "NotGiven",
     "RetryPolicy",
     "RuntimeOptions",
     "StreamConfig",
@@ -30,6 +34,18 @@ __all__ = [
 ]
 
 Truncation = Literal["warn", "error", "ignore"]
+
+
+class NotGiven(enum.Enum):
+    """The type of `NOT_GIVEN`, which stands for an argument that was left out where None means something."""
+
+    NOT_GIVEN = "not given"
+
+    def __repr__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NOT_GIVEN = NotGiven.NOT_GIVEN
 
 
 class RuntimeOptions(TypedDict, total=False):
@@ -70,7 +86,7 @@ class CallOptions(RuntimeOptions, total=False):
     """What a call to either endpoint takes beside its prompt or messages, and the provider as a default."""
 
     options: Mapping[str, Any] | None
-    format: str | Mapping[str, Any] | type | None
+    format: Any
     think: bool | str | None
     logprobs: bool | None
     top_logprobs: int | None
@@ -84,7 +100,7 @@ class ChatOptions(CallOptions, total=False):
 
     model: str | None
     tools: Sequence[Any] | None
-    tool_choice: str | None
+    tool_choice: str | Mapping[str, Any] | None
 
 
 class GenerateOptions(CallOptions, total=False):

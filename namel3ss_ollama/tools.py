@@ -4,10 +4,8 @@ The API has no `tool_choice`. It has `format`, a JSON schema that constrains dec
 with `tools`. So a forced choice sends `{"name": <const>, "arguments": <the tool's parameters>}`, a union over
 the tools that may be called; which of them the model fills in is its own business, that it does is not.
 
-Schemas that people write are sent to the model as they are. Those that go into a grammar are rewritten in one
-way, which changes nothing that they accept: definitions are moved to the root under short names, because a
-reference resolves against the root, and because a server's grammar compiler fails on some names (seen on 0.9.3
-with an underscore in the name of a recursive definition).
+Definitions are sent to the model as they were written. What goes into `format` is rewritten for the server's
+grammar compiler; `schemas.py` says how.
 """
 
 from __future__ import annotations
@@ -17,16 +15,23 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from urllib.parse import unquote
+
+from namel3ss_ollama.schemas import Schema, hoist
+from namel3ss_ollama.settings import reject_unknown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["ToolLike", "describe_in_prompt", "forced_format", "names_of", "portable_schema", "tool_definition"]
+__all__ = ["ToolLike", "describe_in_prompt", "forced_format", "names_of", "tool_definition"]
 
-Schema = dict[str, Any]
-_OF_NO_ARGUMENTS = frozenset({"type", "properties", "required", "title", "description", "$schema"})
-"""A schema with no other keys than these, and no properties, describes a tool without arguments."""
+_OF_NO_ARGUMENTS = frozenset(
+    {"type", "properties", "required", "title", "description", "$schema", "additionalProperties"}
+)
+"""A schema with no other keys than these, and no properties of any kind, describes a tool without arguments."""
+_KEYS = frozenset({"type", "function"})
+_FUNCTION_KEYS = frozenset({"name", "description", "parameters"})
+_TAKEN_KEYS = _FUNCTION_KEYS | {"strict", "inputSchema", "annotations", "outputSchema", "title", "_meta", "icons"}
+"""Keys of a function here, of OpenAI's (`strict`) and of an MCP tool's (the rest)."""
 ToolLike: TypeAlias = "Mapping[str, Any] | type[BaseModel] | Callable[..., Any]"
 
 
@@ -36,11 +41,12 @@ def tool_definition(tool: ToolLike) -> Schema:
     Args:
         tool: A definition of the API's (`{"type": "function", "function": {...}}`), its inner part alone
             (`{"name", "description", "parameters"}`), a pydantic model (its fields are the parameters), or a
-            function (signature and docstring give name, description and parameters).
+            function (signature and docstring give name, description and parameters). OpenAI's `strict` is dropped;
+            an MCP tool's `inputSchema` is taken for `parameters`, and its other keys are dropped.
 
     Raises:
-        TypeError: It is none of these.
-        ValueError: It has no name.
+        TypeError: It is none of these, or has an unknown key (the message names the nearest).
+        ValueError: It has no name, or is of a type that is no function.
     """
     if isinstance(tool, Mapping):
         return _from_mapping(tool)
@@ -78,12 +84,25 @@ def _definition(name: str, description: str | None, parameters: Schema) -> Schem
 
 
 def _from_mapping(tool: Mapping[str, Any]) -> Schema:
-    function = tool.get("function") if "function" in tool else tool
+    outer = "function" in tool
+    function = tool["function"] if outer else tool
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError('tools: a schema needs {"name": ..., "parameters": ...}, alone or under "function"')
-    if function is tool:
-        return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
-    return {"type": "function", **tool}
+    name = function["name"]
+    if outer:
+        reject_unknown(tool, _KEYS | {"strict"}, f"tools: {name}", 'a tool has "type" and "function"')
+    if tool.get("type", "function") != "function":
+        raise ValueError(f"tools: {name} has the type {tool['type']!r:.40}; only 'function' is known")
+    inner = {key: value for key, value in function.items() if outer or key != "type"}
+    reject_unknown(inner, _TAKEN_KEYS, f"tools: {name}", 'a function has "name", "description" and "parameters"')
+    if "parameters" in inner and "inputSchema" in inner:
+        raise TypeError(f"tools: {name} has both parameters and inputSchema, which are one; give one of them")
+    if "inputSchema" in inner:
+        inner["parameters"] = inner.pop("inputSchema")
+    parameters = inner.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise TypeError(f"tools: {name}: parameters must be a JSON schema, not {type(parameters).__name__}")
+    return {"type": "function", "function": {key: inner[key] for key in inner if key in _FUNCTION_KEYS}}
 
 
 def _from_model(model: type[BaseModel]) -> Schema:
@@ -132,8 +151,15 @@ def _drop_filled_in(function: functools.partial[Any], schema: Schema) -> None:
         schema["required"] = required
 
 
-def choose(definitions: Sequence[Schema], tool_choice: str | None) -> tuple[list[Schema], list[Schema]]:
+def choose(
+    definitions: Sequence[Schema], tool_choice: str | Mapping[str, Any] | None
+) -> tuple[list[Schema], list[Schema]]:
     """Which tools to send, and of which one must be called.
+
+    Args:
+        definitions: All tools.
+        tool_choice: "auto", "required", "none", a tool's name, or OpenAI's form of a name
+            (`{"type": "function", "function": {"name": ...}}`).
 
     Returns:
         The definitions to send, and those that a grammar must force (empty when nothing is forced).
@@ -142,6 +168,16 @@ def choose(definitions: Sequence[Schema], tool_choice: str | None) -> tuple[list
         ValueError: The choice names no tool, or there are no tools to choose from.
     """
     sent = list(definitions)
+    if isinstance(tool_choice, Mapping):
+        function = tool_choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if tool_choice.keys() != {"type", "function"} or tool_choice["type"] != "function" or not isinstance(name, str):
+            raise ValueError(
+                'tool_choice: expected {"type": "function", "function": {"name": ...}}, or a string such as "required"'
+            )
+        if name not in names_of(sent):
+            raise ValueError(f"tool_choice: there is no tool {name!r} (there are: {', '.join(names_of(sent))})")
+        return sent, [d for d in sent if d["function"]["name"] == name]
     if tool_choice is None or tool_choice == "auto":
         return sent, []
     if tool_choice == "none":
@@ -164,10 +200,14 @@ def forced_format(definitions: Sequence[Schema]) -> Schema:
     for definition in definitions:
         function = definition["function"]
         parameters = cast("Schema", function.get("parameters") or {})
-        if parameters.keys() <= _OF_NO_ARGUMENTS and not parameters.get("properties"):
+        if (
+            parameters.keys() <= _OF_NO_ARGUMENTS
+            and not parameters.get("properties")
+            and parameters.get("additionalProperties") in (None, False)
+        ):
             arguments: Schema = {"const": {}}  # a grammar of an object without properties lets a small model pad it
         else:
-            arguments = _hoist(parameters, hoisted)
+            arguments = hoist(parameters, hoisted)
         calls.append(
             {
                 "type": "object",
@@ -195,62 +235,3 @@ def describe_in_prompt(body: Mapping[str, Any]) -> Schema:
     else:
         messages.insert(0, {"role": "system", "content": text})
     return {**{k: v for k, v in body.items() if k != "tools"}, "messages": messages}
-
-
-def portable_schema(schema: Mapping[str, Any]) -> Schema:
-    """A JSON schema for `format` that a server's grammar compiler takes: its definitions under plain names."""
-    definitions = {**schema.get("$defs", {}), **schema.get("definitions", {})}
-    if all(name.isalnum() and name.isascii() for name in definitions):
-        return dict(schema)
-    hoisted: dict[str, Schema] = {}
-    root = _hoist(schema, hoisted)
-    return {**root, "$defs": hoisted}
-
-
-def _hoist(schema: Mapping[str, Any], hoisted: dict[str, Schema]) -> Schema:
-    """The schema, with all that its references point to moved into `hoisted` under short names.
-
-    Raises:
-        ValueError: A reference points to nothing in the schema.
-    """
-    names: dict[str, str] = {}
-
-    def definition(ref: str) -> str:
-        if ref not in names:
-            names[ref] = name = f"D{len(hoisted)}"
-            hoisted[name] = {}  # taken before what is in it is looked at: it may refer to itself
-            hoisted[name] = rewrite(_resolve(schema, ref))
-        return f"#/$defs/{names[ref]}"
-
-    def rewrite(node: Any, *, names_of_properties: bool = False) -> Any:
-        if isinstance(node, list):
-            return [rewrite(item) for item in node]
-        if not isinstance(node, Mapping):
-            return node
-        result: Schema = {}
-        for key, value in node.items():
-            if names_of_properties:
-                result[key] = rewrite(value)
-            elif key == "$ref":
-                result[key] = definition(value)
-            elif key in ("const", "enum", "default", "examples"):
-                result[key] = value
-            elif key not in ("$defs", "definitions"):
-                result[key] = rewrite(value, names_of_properties=key in ("properties", "patternProperties"))
-        return result
-
-    return cast("Schema", rewrite(schema))
-
-
-def _resolve(schema: Mapping[str, Any], ref: str) -> Any:
-    """What a JSON pointer (RFC 6901) in a `$ref` points to."""
-    node: Any = schema
-    try:
-        if not ref.startswith("#"):
-            raise KeyError(ref)
-        for step in unquote(ref[1:]).split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            node = node[int(key)] if isinstance(node, list) else node[key]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"a JSON schema refers to {ref!r}, which is not in it") from error
-    return node

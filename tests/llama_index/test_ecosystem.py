@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama
+from namel3ss_ollama.schemas import portable_schema
 from namel3ss_ollama.testing import Gate, OllamaServer, Reply, ToolCall
 
 # The workflows' own, when an agent looks at its attributes.
@@ -271,7 +272,7 @@ async def test_function_agent_with_a_first_tool_and_an_output_class(
     first, second, last = sent()
     assert first["format"]["properties"]["name"] == {"const": "weather"}
     assert "format" not in second
-    assert last["format"] == Weather.model_json_schema()
+    assert last["format"] == portable_schema(Weather.model_json_schema())
 
 
 async def test_agent_workflow_hands_over(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:

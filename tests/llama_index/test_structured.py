@@ -15,6 +15,7 @@ from pydantic import BaseModel, RootModel
 
 from llama_index.llms.namel3ss_ollama import Ollama, StructuredOutputError
 from namel3ss_ollama import LLMError, ModelNotFoundError
+from namel3ss_ollama.schemas import portable_schema
 from namel3ss_ollama.testing import OllamaServer, ToolCall
 
 
@@ -73,7 +74,7 @@ def test_all_ways_in_all_modes(ollama_server: OllamaServer, make_llm: Any, sent:
         assert system == {"role": "system", "content": "Be blue."}
         assert user["content"].startswith("An album about blue.")
         if mode == PydanticProgramMode.DEFAULT:
-            assert body["format"] == Album.model_json_schema()
+            assert body["format"] == portable_schema(Album.model_json_schema())
         elif mode == PydanticProgramMode.FUNCTION:
             assert body["format"]["properties"]["name"] == {"const": "Album"}  # forced, in streams too
         else:
@@ -262,7 +263,7 @@ def test_as_structured_llm(ollama_server: OllamaServer, llm: Ollama, sent: Any) 
 
     responses = [structured.chat(ask), list(structured.stream_chat(ask))[-1], *asyncio.run(asynchronously())]
     assert [response.raw for response in responses] == [ALBUM] * 5
-    assert sent()[2]["format"] == Album.model_json_schema()
+    assert sent()[2]["format"] == portable_schema(Album.model_json_schema())
     assert sent()[0]["messages"][0]["content"] == "Say {something}."
     with pytest.raises(StructuredOutputError):
         ollama_server.reset()

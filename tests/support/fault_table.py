@@ -1,9 +1,9 @@
 """What each fault of a server comes out as: the one table that the matrix tests and docs/reliability.md are made from.
 
 A row is a fault and what becomes of it in the three ways to ask: `whole` (an answer that is assembled here from a
-stream), `streaming` (chunks as they come) and `one_object` (`stream=False`: assembled by the server). What is not said
-follows from the rest: once something was handed out a stream is never tried again, and an answer that comes as one
-object leaves nothing in `partial`.
+stream), `streaming` (chunks as they come) and `one_object` (`stream_internally=False`: assembled by the server). What
+is not said follows from the rest: once something was handed out a stream is never tried again, and an answer that
+comes as one object leaves nothing in `partial`.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ _HEAD = """# Reliability
 
 What becomes of each fault that a server, a proxy or a network can have. A whole answer is assembled from a stream, so
 that a stall is noticed and a failure carries what had come; a stream hands chunks out as they come, and is never tried
-again once something was handed out; with `stream=False` the server makes one object of the answer. The retry policy is
-the default one: 3 attempts.
+again once something was handed out; with `stream_internally=False` the server makes one object of the answer. The
+retry policy is the default one: 3 attempts.
 
 In every cell, besides what it says:
 

@@ -95,7 +95,7 @@ async def provider_astreaming(provider: OllamaProvider, heard: Heard) -> None:
 
 
 async def provider_aone_object(provider: OllamaProvider, heard: Heard) -> None:
-    response = await provider.achat(ASK, stream=False)
+    response = await provider.achat(ASK, stream_internally=False)
     heard.pieces.append(response.content)
     heard.response(response)
 
@@ -118,7 +118,7 @@ def provider_streaming(provider: OllamaProvider, heard: Heard) -> None:
 
 
 def provider_one_object(provider: OllamaProvider, heard: Heard) -> None:
-    response = provider.chat(ASK, stream=False)
+    response = provider.chat(ASK, stream_internally=False)
     heard.pieces.append(response.content)
     heard.response(response)
 

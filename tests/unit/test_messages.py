@@ -152,8 +152,16 @@ def test_no_messages_at_all_are_refused(messages: Any) -> None:
         ({"role": "user", "contents": "x"}, TypeError, "'contents'; did you mean 'content'"),
         ({"role": "robot", "content": "x"}, ValueError, "role 'robot' is unknown; use one of system, user"),
         ({"content": "x"}, ValueError, "role None is unknown"),
-        ({"role": "user", "content": 5}, TypeError, "content must be text, not int"),
-        ({"role": "user", "content": [{"type": "text"}]}, TypeError, "content must be text, not list"),
+        ({"role": "user", "content": 5}, TypeError, "content must be text or a list of parts, not int"),
+        ({"role": "user", "content": [{"type": "text"}]}, TypeError, "a part of the type 'text' needs"),
+        ({"role": "user", "content": ["x"]}, TypeError, "a part of content must be a dict, not str"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, ValueError, "a part of the type 'input_audio'"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, ValueError, "image_url needs a data URL"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]},
+            ValueError,
+            "fetch_image",
+        ),
         ({"role": "assistant", "tool_calls": ["f"]}, ValueError, "a tool call needs"),
         ({"role": "assistant", "tool_calls": [{}]}, ValueError, "a tool call needs"),
         ({"role": "assistant", "tool_calls": [{"function": "f"}]}, ValueError, "a tool call needs"),
@@ -210,3 +218,15 @@ def test_one_picture_of_the_other_forms_is_no_list_either(images: Any) -> None:
     # Once wrong: only bytes, str and Image are told apart from a list ("'PosixPath' object is not iterable")
     with pytest.raises(TypeError, match="expected a list of pictures"):
         encode_images(images)
+
+
+def test_content_parts_become_text_and_images() -> None:
+    parts = [
+        {"type": "text", "text": "What is"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}},
+        {"type": "text", "text": "this?"},
+    ]
+    assert encode_messages([{"role": "user", "content": parts, "images": [b"more"]}]) == [
+        {"role": "user", "content": "What is\nthis?", "images": ["aGVsbG8=", "bW9yZQ=="]}
+    ]
+    assert encode_messages([{"role": "user", "content": []}]) == [{"role": "user", "content": ""}]

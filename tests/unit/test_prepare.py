@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +75,30 @@ def test_a_field_of_the_call_wins_over_the_providers(name: str, one: Any, other:
         assert ask(**{name: one}).body[name] == one
         assert ask(defaults(**{name: one})).body[name] == one
         assert ask(defaults(**{name: one}), **{name: other}).body[name] == other
-        assert ask(defaults(**{name: one}), **{name: None}).body[name] == one
+        assert name not in ask(defaults(**{name: one}), **{name: None}).body
+
+
+@pytest.mark.parametrize("ask", [chat, generate])
+def test_none_takes_back_a_default(ask: Callable[..., Request]) -> None:
+    given = defaults(
+        temperature=0.5, seed=1, max_tokens=5, format=Person, logprobs=True, top_logprobs=2, options={"a": 1, "b": 2}
+    )
+    request = ask(given, temperature=None, num_predict=None, format=None, logprobs=None, options={"a": None, "c": 3})
+    assert request.body["options"] == {"seed": 1, "b": 2, "c": 3}
+    assert not {"format", "logprobs", "top_logprobs"} & request.body.keys()
+    assert request.parse_as is None
+    assert ask(given, options=None).body["options"] == ask(given).body["options"]
+    assert given.options["format"] is Person  # the defaults are as they were
+
+
+def test_none_as_timeout_is_no_bound() -> None:
+    assert chat(defaults(timeout=5.0), timeout=None).timeout is None
+    assert chat(defaults(timeout=5.0)).timeout == 5.0
+
+
+def test_none_leaves_the_providers_model_and_limits() -> None:
+    request = chat(defaults(on_truncation="error"), model=None, stream_config=None, on_truncation=None)
+    assert (request.model, request.config, request.on_truncation) == ("m", CONFIG, "error")
 
 
 def test_options_of_the_call_win_over_the_providers() -> None:
@@ -146,7 +168,7 @@ def test_a_value_that_cannot_be_right_is_named_at_once(name: str, value: Any, er
 
 @pytest.mark.parametrize("value", [5, "xml", "{}", ["json"]])
 def test_a_format_that_cannot_be_right_is_named_at_once(value: Any) -> None:
-    with pytest.raises(TypeError, match=r"^format: expected 'json', a JSON schema or a pydantic class"):
+    with pytest.raises(TypeError, match=r"^format: expected 'json', a JSON schema or a type that pydantic knows"):
         chat(format=value)
 
 
@@ -215,7 +237,7 @@ def test_a_stream_config_is_one() -> None:
 
 @pytest.mark.parametrize(("stream", "sent"), [(False, False), (True, None), (None, None)])
 def test_streaming_is_what_a_server_does_by_itself(stream: Any, sent: Any) -> None:
-    assert chat(stream=stream).body.get("stream") is sent
+    assert chat(stream_internally=stream).body.get("stream") is sent
 
 
 # /api/generate
@@ -308,7 +330,8 @@ def test_a_format_of_the_call_wins() -> None:
 @pytest.mark.parametrize("cls", [Person, Point, int])
 def test_a_class_is_sent_as_its_schema_and_validates_the_answer(cls: type) -> None:
     request = generate(format=cls)
-    assert request.parse_as is cls
+    assert request.parse_as is not None
+    assert request.parse_as.type is cls
     assert request.body["format"]["type"] == ("integer" if cls is int else "object")
 
 
@@ -335,10 +358,37 @@ def test_a_model_without_a_json_schema_is_named() -> None:
         chat(format=Calls)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="list[int] passes for a class before Python 3.11")
-def test_a_type_that_is_no_class_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"^format: expected"):
-        chat(format=list[int])
+@pytest.mark.parametrize("value", [5.0, object(), Person(name="x"), lambda: None, "list[int]"])
+def test_what_is_no_type_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^format: "):
+        chat(format=value)
+
+
+def test_a_format_that_refers_to_nothing_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^format: a JSON schema refers to '#/x'"):
+        chat(format={"$ref": "#/x"})
+
+
+# think under a grammar
+
+
+@pytest.mark.parametrize("where", ["call", "defaults"])
+@pytest.mark.parametrize("think", [True, "high"])
+def test_a_forced_call_leaves_no_room_for_thinking(where: str, think: Any) -> None:
+    given, call = (defaults(), {"think": think}) if where == "call" else (defaults(think=think), {})
+    assert chat(given, tools=[TOOL], tool_choice="required", **call).body["think"] is False
+    assert chat(given, tools=[TOOL], tool_choice="auto", **call).body["think"] == think
+
+
+def test_thinking_is_not_switched_off_where_nobody_asked_for_it() -> None:
+    assert "think" not in chat(tools=[TOOL], tool_choice="f").body
+
+
+def test_a_format_goes_together_with_thinking() -> None:
+    request = chat(format=Person, think=True)
+    assert request.body["think"] is True
+    assert request.parse_as is not None
+    assert request.parse_as.thinking
 
 
 # tools

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from namel3ss_ollama.tools import choose, describe_in_prompt, forced_format, names_of, portable_schema, tool_definition
+from namel3ss_ollama.patterns import portable_pattern
+from namel3ss_ollama.schemas import portable_schema
+from namel3ss_ollama.tools import choose, describe_in_prompt, forced_format, names_of, tool_definition
 
 Schema = dict[str, Any]
 INTEGER = {"type": "integer"}
@@ -96,6 +99,19 @@ def without_definitions(schema: Any) -> Any:
     )
 
 
+def bare(node: Any, *, names: bool = False) -> Any:
+    """A schema without annotations."""
+    if isinstance(node, list):
+        return [bare(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        k: bare(v, names=not names and k in ("properties", "$defs"))
+        for k, v in node.items()
+        if names or k not in ("title", "description", "default")
+    }
+
+
 # Definitions
 
 
@@ -118,9 +134,33 @@ def test_a_definition_in_each_of_its_forms(tool: Schema) -> None:
     assert tool == before
 
 
-def test_what_else_a_definition_says_is_sent_too() -> None:
-    tool = {"type": "function", "function": {"name": "f", "strict": True}, "extra": 1}
-    assert tool_definition(tool) == tool
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "function", "function": {"name": "f", "strict": True, "parameters": INTEGER}},
+        {"type": "function", "name": "f", "strict": True, "parameters": INTEGER},
+        {"name": "f", "inputSchema": INTEGER, "title": "F", "annotations": {"readOnlyHint": True}, "outputSchema": {}},
+    ],
+    ids=["OpenAI chat", "OpenAI responses", "MCP"],
+)
+def test_other_shapes_of_a_definition(tool: Schema) -> None:
+    assert tool_definition(tool) == {"type": "function", "function": {"name": "f", "parameters": INTEGER}}
+
+
+@pytest.mark.parametrize(
+    ("tool", "error", "what"),
+    [
+        ({"name": "f", "parametres": {}}, TypeError, "'parametres'; did you mean 'parameters'"),
+        ({"function": {"name": "f", "descripton": ""}}, TypeError, "'descripton'; did you mean 'description'"),
+        ({"type": "function", "function": {"name": "f"}, "extra": 1}, TypeError, "'extra'; a tool has"),
+        ({"name": "f", "parameters": {}, "inputSchema": {}}, TypeError, "both parameters and inputSchema"),
+        ({"name": "f", "parameters": []}, TypeError, "parameters must be a JSON schema, not list"),
+        ({"type": "custom", "name": "f"}, ValueError, "the type 'custom'"),
+    ],
+)
+def test_what_is_wrong_with_a_definition_is_named(tool: Schema, error: type[Exception], what: str) -> None:
+    with pytest.raises(error, match=f"^tools: f.*{what}"):
+        tool_definition(tool)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +390,26 @@ def test_a_forced_choice_needs_tools(choice: str) -> None:
         choose([], choice)
 
 
-@pytest.mark.parametrize("choice", ["x", "", "any", {"type": "function"}])
+@pytest.mark.parametrize("name", ["f", "h"])
+def test_a_choice_in_openais_form(name: str) -> None:
+    sent, forced = choose(TOOLS, {"type": "function", "function": {"name": name}})
+    assert (names_of(sent), names_of(forced)) == (["f", "g", "h"], [name])
+
+
+@pytest.mark.parametrize(
+    ("choice", "what"),
+    [
+        ({"type": "function"}, "expected"),
+        ({"type": "tool", "function": {"name": "f"}}, "expected"),
+        ({"type": "function", "function": {"name": "auto"}}, "there is no tool 'auto' .*f, g, h"),
+    ],
+)
+def test_a_choice_in_no_known_form_is_refused(choice: Any, what: str) -> None:
+    with pytest.raises(ValueError, match=f"^tool_choice: {what}"):
+        choose(TOOLS, choice)
+
+
+@pytest.mark.parametrize("choice", ["x", "", "any"])
 def test_a_choice_that_names_no_tool_is_told_which_there_are(choice: Any) -> None:
     with pytest.raises(ValueError, match=r"^tool_choice: .* is neither .* nor a tool \(f, g, h\)"):
         choose(TOOLS, choice)
@@ -384,7 +443,9 @@ def test_several_tools_are_a_choice_of_calls() -> None:
     assert schema["anyOf"][0] == forced_format(TOOLS[:1])
 
 
-@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"type": "object", "properties": {}}])
+@pytest.mark.parametrize(
+    "parameters", [None, {}, {"type": "object"}, {"type": "object", "properties": {}, "additionalProperties": False}]
+)
 def test_a_tool_without_arguments_gets_an_empty_object(parameters: Schema | None) -> None:
     definition = {"type": "function", "function": {"name": "now", "parameters": parameters}}
     assert arguments_of(forced_format([definition])) == {"const": {}}
@@ -395,7 +456,9 @@ def test_a_tool_without_arguments_gets_an_empty_object(parameters: Schema | None
 @pytest.mark.parametrize("key", ["anyOf", "allOf"])
 def test_a_union_of_parameters_is_kept(key: str) -> None:
     parameters = {"type": "object", key: [{"properties": {"a": INTEGER}}]}
-    assert arguments_of(forced_format([tool_definition({"name": "f", "parameters": parameters})])) == parameters
+    whole = {"type": "object", "properties": {"a": INTEGER}}
+    found = arguments_of(forced_format([tool_definition({"name": "f", "parameters": parameters})]))
+    assert found == ({"anyOf": [whole]} if key == "anyOf" else whole)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +472,8 @@ def test_a_union_of_parameters_is_kept(key: str) -> None:
 )
 def test_parameters_without_properties_of_their_own_are_parameters(parameters: Schema) -> None:
     # Once wrong: these three are taken for a tool without arguments, so that the forced call is always {}
-    assert arguments_of(forced_format([tool_definition({"name": "f", "parameters": parameters})])) == parameters
+    found = arguments_of(forced_format([tool_definition({"name": "f", "parameters": parameters})]))
+    assert found == ({"oneOf": [{"type": "object", **parameters["oneOf"][0]}]} if "oneOf" in parameters else parameters)
 
 
 @pytest.mark.parametrize("model", [Address, Node, my_address])
@@ -423,7 +487,7 @@ def test_definitions_are_at_the_root_under_plain_names(model: type[BaseModel]) -
     assert all(name.isalnum() for name in schema["$defs"])
     assert "$defs" not in arguments_of(schema)
     parameters = definition["function"]["parameters"]
-    assert unrolled(arguments_of(schema), schema) == unrolled(without_definitions(parameters), parameters)
+    assert unrolled(arguments_of(schema), schema) == unrolled(without_definitions(bare(parameters)), bare(parameters))
 
 
 def inner(kind: str) -> Schema:
@@ -486,7 +550,7 @@ def test_what_only_looks_like_a_reference_is_left_alone() -> None:
     parameters = {
         "properties": {
             "$ref": {"type": "string", "const": data},
-            "properties": {"enum": [data], "default": data, "examples": [data]},
+            "properties": {"enum": [data]},
             "const": {"$ref": "#/$defs/Item"},
             "x": {"properties": {"enum": {"$ref": "#/$defs/Item"}}},
         },
@@ -495,7 +559,7 @@ def test_what_only_looks_like_a_reference_is_left_alone() -> None:
     }
     properties = arguments_of(schema := forced_format([tool_definition({"name": "f", "parameters": parameters})]))
     assert properties["properties"]["$ref"] == {"type": "string", "const": data}
-    assert properties["properties"]["properties"] == {"enum": [data], "default": data, "examples": [data]}
+    assert properties["properties"]["properties"] == {"enum": [data]}
     for node in (
         properties["properties"]["const"],
         properties["properties"]["x"]["properties"]["enum"],
@@ -582,11 +646,79 @@ def test_tools_can_be_described_in_the_system_message(messages: Any, begins: str
 # portable_schema
 
 
-@pytest.mark.parametrize("model", [Street, Address, Node])
-def test_a_schema_with_plain_names_goes_as_it_is(model: type[BaseModel]) -> None:
-    schema = model.model_json_schema()
-    assert portable_schema(schema) == schema
-    assert portable_schema(schema) is not schema
+ANYTHING = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+NAMED = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "portable"),
+    [
+        ({}, ANYTHING),
+        ({"title": "A", "default": 1}, ANYTHING),
+        ({"minLength": 3}, {**ANYTHING, "minLength": 3}),
+        ({"format": "email"}, {**ANYTHING, "format": "email"}),
+        ({"format": "date"}, {"format": "date"}),
+        ({"properties": {"a": True, "b": False}}, {"properties": {"a": ANYTHING}}),
+        ({"type": "array", "items": {}}, {"type": "array", "items": ANYTHING}),
+        ({"type": "array", "items": False}, {"type": "array"}),
+        ({"prefixItems": [INTEGER], "items": False}, {"prefixItems": [INTEGER]}),
+        ({"type": "object", "additionalProperties": {"title": "x"}},
+         {"type": "object", "additionalProperties": ANYTHING}),
+        ({"type": "object", "additionalProperties": True}, {"type": "object", "additionalProperties": True}),
+        ({"type": "string", "pattern": "^[a-z]$"}, {"type": "string", "pattern": "^[a-z]$"}),
+        ({"type": "string", "pattern": "[a-z]"}, {"type": "string"}),
+        ({"type": "string", "not": {"const": "a"}, "x-y": 1, "$comment": "c"}, {"type": "string"}),
+        ({"type": "integer", "maximum": 2**64, "minimum": -(2**63) + 1}, {"type": "integer", "minimum": -(2**63) + 1}),
+        ({"allOf": [{"$ref": "#/$defs/E"}], "default": 1, "$defs": {"E": INTEGER}},
+         {"$ref": "#/$defs/D0", "$defs": {"D0": INTEGER}}),
+        ({"allOf": [{"type": "string"}, {"minLength": 2}]}, {"type": "string", "minLength": 2}),
+        ({"allOf": [NAMED, NAMED | {"required": []}]}, {"allOf": [NAMED, NAMED | {"required": []}]}),
+        ({**NAMED, "anyOf": [{"required": ["x"]}, {"properties": {"y": INTEGER}}]},
+         {"anyOf": [{**NAMED, "required": ["name", "x"]},
+                    {**NAMED, "properties": {"name": {"type": "string"}, "y": INTEGER}}]}),
+        ({"anyOf": [INTEGER, {"type": "null"}], "title": "T"}, {"anyOf": [INTEGER, {"type": "null"}]}),
+        ({"enum": [{"title": 1}], "const": {"default": 2}}, {"enum": [{"title": 1}], "const": {"default": 2}}),
+        ({"properties": {"title": INTEGER, "default": INTEGER}},
+         {"properties": {"title": INTEGER, "default": INTEGER}}),
+    ],
+)  # fmt: skip
+def test_what_a_grammar_compiler_cannot_take_is_rewritten(schema: Schema, portable: Schema) -> None:
+    before = copy.deepcopy(schema)
+    assert portable_schema(schema) == portable
+    assert schema == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "portable"),
+    [
+        (r"^\d{4}-\d{2}$", "^[0-9]{4}-[0-9]{2}$"),
+        (r"^(?:a|b)+?$", "^(a|b)+$"),
+        (r"^[\w.\-]+$", "^[A-Za-z0-9_.-]+$"),
+        (r"^a\-b\/c\.$", r"^a-b/c\.$"),
+        (r"^.$", r'^[^"\\\x7F\x00-\x1F]$'),
+        (r"^[^,]$", r'^[^,"\\\x7F\x00-\x1F]$'),
+        ("^$", "^$"),
+        *((bad, None) for bad in ("a", "^a", "a$", r"^a\$", "^(?=a)$", "^(?P<x>a)$", "^a]$", "^a}$", "^[[:alpha:]]$",
+                                  r"^\bx$", r"^\p{L}$", '^"$', r"^\\$", r"^\n$", "^$|^a$", "^(a$", "^a)$", "^*$",
+                                  "^a{1,9999}$", "^a{x}$", "^[z-a]$", "^[]$", "^[\\^a]$", 5)),
+    ],
+)  # fmt: skip
+def test_a_pattern_is_written_plainly_or_left_out(pattern: Any, portable: str | None) -> None:
+    assert portable_pattern(pattern) == portable
+
+
+@given(st.text(alphabet='^$ab0-9\\dws[](){}*+?|.,"', max_size=12))
+def test_a_rewritten_pattern_accepts_no_more_than_the_pattern(text: str) -> None:
+    portable = portable_pattern(f"^{text}$")
+    if portable is None:
+        return
+    try:
+        original = re.compile(f"(?:^{text}$)")
+    except re.error:
+        return
+    for candidate in ("", "a", "b", "ab", "0", "a0b", " ", ".", "aaa", "^", "a|b", "[", "]", ",", "ds", '"', "\\"):
+        if re.fullmatch(portable[1:-1], candidate):
+            assert original.search(candidate)
 
 
 def test_a_schema_with_other_names_gets_plain_ones() -> None:
@@ -597,6 +729,7 @@ def test_a_schema_with_other_names_gets_plain_ones() -> None:
     check_references(portable)
     assert all(name.isalnum() for name in portable["$defs"])
     assert "my_address" not in "".join(references(portable))
+    schema = bare(schema)
     assert unrolled(without_definitions(portable), portable) == unrolled(without_definitions(schema), schema)
 
 

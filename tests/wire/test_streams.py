@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from namel3ss_ollama import (
+    LLMError,
     LLMTimeoutError,
+    Message,
     OutputValidationError,
     RetryPolicy,
     StreamConfig,
@@ -284,9 +287,24 @@ async def test_a_failure_carries_what_had_arrived(provider: Any, ollama_server: 
 
 async def test_server_whole_answers(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.reply(TEXT)
-    response = await provider.achat(ASK, stream=False)
-    assert response.content == TEXT
-    assert ollama_server.requests[0].payload["stream"] is False
+    for settings in ({"stream_internally": False}, {"stream": False}):
+        response = await provider.achat(ASK, **settings)
+        assert response.content == TEXT
+        assert ollama_server.requests[-1].payload["stream"] is False
+    for settings in ({"stream_internally": True}, {"stream": True}, {}):
+        await provider.agenerate("count", **settings)
+        assert "stream" not in ollama_server.requests[-1].payload
+    with pytest.raises(TypeError, match="stream and stream_internally are one argument"):
+        await provider.achat(ASK, stream=True, stream_internally=True)
+
+
+async def test_none_as_timeout_is_no_bound(make: Any, ollama_server: OllamaServer) -> None:
+    gate = Gate()
+    ollama_server.reply(TEXT, gate=gate)
+    task = asyncio.create_task(make(timeout=SHORT, retry=RetryPolicy.off()).achat(ASK, timeout=None))
+    await asyncio.sleep(4 * SHORT)
+    gate.open()
+    assert (await task).content == TEXT
 
 
 async def test_retry_stops_at_its_policy(make: Any, ollama_server: OllamaServer) -> None:
@@ -397,3 +415,30 @@ async def test_max_chunks_does_not_claim_a_last_line_that_nobody_got(
     stream = provider.stream_chat(ASK, stream_config=StreamConfig(max_chunks=2))
     assert [c.content async for c in stream] == ["one", " two"]
     assert (stream.partial.finish_reason, stream.partial.usage["total_tokens"]) == (None, 0)
+
+
+@pytest.mark.parametrize("prompts", ["text", b"text", {"role": "user", "content": "x"}, Message("user", "x")])
+async def test_one_prompt_is_no_batch(prompts: Any, provider: Any, ollama_server: OllamaServer) -> None:
+    with pytest.raises(TypeError, match=r"^prompts: expected several prompts"):
+        await provider.agenerate_batch(prompts)
+    assert ollama_server.requests == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_failure_of_a_batch_knows_its_prompt(
+    asynchronous: bool, provider: Any, ollama_server: OllamaServer
+) -> None:
+    async def prompts() -> AsyncIterator[str]:
+        for prompt in ("a", "b", "bad", "c"):
+            yield prompt
+
+    ollama_server.fault("status", status=400, contains="bad")
+    given = prompts() if asynchronous else ["a", "b", "bad", "c"]
+    results = await provider.agenerate_batch(given, return_exceptions=True)
+    assert [isinstance(result, LLMError) and result.prompt_index for result in results] == [False, False, 2, False]
+    with pytest.raises(LLMError) as caught:
+        await provider.agenerate_batch(["a", "bad"])
+    assert caught.value.prompt_index == 1
+    with pytest.raises(LLMError) as caught:
+        await provider.agenerate("bad")
+    assert caught.value.prompt_index is None

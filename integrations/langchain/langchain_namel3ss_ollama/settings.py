@@ -244,8 +244,10 @@ class OllamaSettings(BaseModel):
         if self.provider is None:
             return {}
         defaults = {name: value for name, value in sorted(self.provider.options.items()) if value is not None}
-        if isinstance(form := defaults.get("format"), type):  # a class's name tells less than its schema
-            defaults["format"] = TypeAdapter(form).json_schema()
+        form = defaults.get("format")
+        if not isinstance(form, (str, Mapping, type(None))):  # a type's name tells less than its schema
+            adapter = form if isinstance(form, TypeAdapter) else TypeAdapter(form)
+            defaults["format"] = adapter.json_schema()
         return defaults
 
     def __getstate__(self) -> dict[Any, Any]:

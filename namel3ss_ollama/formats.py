@@ -1,0 +1,153 @@
+"""`format`: what is sent of it, and the answer read back. Plain functions over values.
+
+Whatever pydantic's TypeAdapter takes is a format: a model, a dataclass, a TypedDict, `list[City]`, a Literal, an
+Optional, an Annotated, or a TypeAdapter itself. The schema that is sent is rewritten for a server's grammar compiler;
+the answer is validated against the full one.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from namel3ss_ollama.errors import OutputValidationError
+from namel3ss_ollama.schemas import portable_schema
+from namel3ss_ollama.types import LLMResponse
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["ParseAs", "parsed", "read_format"]
+
+_MOST_PLACES = 5
+_LONGEST_NAME = 100
+
+
+class ParseAs:
+    """What an answer is validated as.
+
+    Attributes:
+        type: What was given as `format`.
+        name: How error messages call it.
+        adapter: Validates it.
+        thinking: Whether the model was asked to think first, which some servers cannot do under a grammar.
+    """
+
+    __slots__ = ("adapter", "name", "thinking", "type")
+
+    def __init__(self, type: Any, name: str, adapter: TypeAdapter[Any]) -> None:
+        self.type = type
+        self.name = name
+        self.adapter = adapter
+        self.thinking = False
+
+
+def read_format(value: Any) -> tuple[Any, ParseAs | None]:
+    """What to send as `format`, and what to validate the answer as.
+
+    Args:
+        value: None or "" for no format, "json", a JSON schema, or what pydantic's TypeAdapter takes.
+
+    Raises:
+        TypeError: It is none of these, or has no JSON schema.
+        ValueError: The schema refers to what is not in it.
+    """
+    if value is None or value == "":
+        return None, None
+    if value == "json":
+        return "json", None
+    if isinstance(value, Mapping):
+        return _portable(value), None
+    from pydantic import TypeAdapter  # slow to import, and not everybody validates
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    if not (isinstance(value, (type, TypeAdapter)) or _is_type_form(value)):
+        raise TypeError(
+            "format: expected 'json', a JSON schema or a type that pydantic knows (a model, list[City], Literal[...]), "
+            f"not {value!r:.60}"
+        )
+    name = _name(value)
+    try:
+        adapter: TypeAdapter[Any] = value if isinstance(value, TypeAdapter) else TypeAdapter(value)
+        schema = adapter.json_schema()
+    except (PydanticUserError, PydanticSchemaGenerationError, NameError) as error:
+        reason = getattr(error, "message", str(error))
+        raise TypeError(f"format: {name} has no JSON schema: {reason}") from error
+    return _portable(schema), ParseAs(value, name, adapter)
+
+
+def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
+    """The answer, validated.
+
+    Raises:
+        OutputValidationError: It does not validate. The message names the type and the places, never the answer.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return parse_as.adapter.validate_json(response.content)
+    except ValidationError as error:
+        # Pydantic's own text would quote the answer: only the places are named.
+        known = _names_in(parse_as.adapter.json_schema())
+        places = sorted({_place(e["loc"], known) for e in error.errors(include_url=False)})[:_MOST_PLACES]
+        if response.finish_reason == "length":
+            advice = "it was cut by the token limit: raise max_tokens"
+        elif parse_as.thinking:
+            advice = "this server may lose an answer by thinking under a `format`: pass think=False"
+        else:
+            advice = "the text is in `text`"
+        raise OutputValidationError(
+            f"the answer does not match {parse_as.name} (invalid: {', '.join(places)}); {advice}",
+            original_error=error,
+            text=response.content,
+            response=response,
+        ) from None  # a traceback would quote the answer; `original_error` has it
+
+
+def _place(steps: tuple[int | str, ...], known: set[str]) -> str:
+    """Where an answer is invalid. A key that the model wrote is a star."""
+    return ".".join(str(step) if isinstance(step, int) or step in known else "*" for step in steps) or "the top level"
+
+
+def _names_in(schema: Any) -> set[str]:
+    """All names of properties and definitions in a schema."""
+    if isinstance(schema, list):
+        return set().union(*map(_names_in, schema))
+    if not isinstance(schema, dict):
+        return set()
+    names: set[str] = set()
+    for key, value in schema.items():
+        if key in ("properties", "$defs") and isinstance(value, dict):
+            names |= value.keys()
+        if key not in ("const", "default", "enum", "examples"):
+            names |= _names_in(value)
+    return names
+
+
+def _portable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return portable_schema(schema)
+    except ValueError as error:
+        raise ValueError(f"format: {error}") from error
+
+
+def _is_type_form(value: Any) -> bool:
+    """Whether a value is what `typing` makes of types: list[int], int | None, Literal[...], a NewType, an alias."""
+    return (
+        typing.get_origin(value) is not None
+        or value is Any
+        or hasattr(value, "__supertype__")
+        or (type(value).__name__ == "TypeAliasType")
+    )
+
+
+def _name(value: Any) -> str:
+    from pydantic import TypeAdapter
+
+    if isinstance(value, TypeAdapter):
+        value = value._type  # the adapter has no public name for it
+    if isinstance(value, type) and typing.get_origin(value) is None:
+        return value.__name__
+    text = str(value).replace("typing.", "").replace("typing_extensions.", "")
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."

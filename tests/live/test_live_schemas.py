@@ -1,0 +1,167 @@
+"""Schemas of every kind as `format` and as a forced call's arguments: a real server's grammar compiler takes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal, Optional
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, Field, create_model
+
+from namel3ss_ollama import OllamaProvider, OutputValidationError
+
+CHAT, TOOLS, THINK = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"
+ASK = [{"role": "user", "content": "Make one up."}]
+Make = Callable[..., OllamaProvider]
+
+
+class Colour(Enum):
+    """A colour."""
+
+    red = "red"
+    blue = "blue"
+
+
+class my_node(BaseModel):  # an underscore in the name, which the compiler fails on
+    """A list."""
+
+    value: int
+    next: my_node | None = Field(default=None, description="The rest.")
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int = Field(9, ge=0, le=9)
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+TYPES: dict[str, Any] = {
+    "Any": Any,
+    "object": object,
+    "an enum": Colour,
+    "recursion": my_node,
+    "a constant": Literal["x"],
+    "Decimal": Decimal,
+    "datetime": datetime,
+    "date": date,
+    "timedelta": timedelta,
+    "UUID": UUID,
+    "dict[str, int]": dict[str, int],
+    "dict[str, Any]": dict[str, Any],
+    "a list of Any": list[Any],
+    "a bounded list of Any": Annotated[list[Any], Field(max_length=2)],
+    "a tuple": tuple[int, Any],
+    "or None": Optional[int],  # noqa: UP045
+    "Any or None": Any | None,
+    "a union of models": Annotated[Cat | Dog, Field(discriminator="kind")],
+    "a model": Cat,
+    "annotations": Annotated[str, Field(title="T", description="D", examples=["e"], deprecated=True)],
+    "bounds": Annotated[int, Field(ge=1, lt=2**70)],
+    "a pattern": Annotated[str, Field(pattern=r"^[A-Z]{3}$")],
+    "a pattern with a class": Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")],
+    "a pattern with groups": Annotated[str, Field(pattern=r"^(?:a|b)+-[\w.]{1,5}$")],
+    "a pattern of anything": Annotated[str, Field(pattern=r"^x.{0,5}$")],
+    "a pattern without anchors": Annotated[str, Field(pattern="[A-Z]{3}")],
+    "a pattern of Unicode": Annotated[str, Field(pattern=r"^\p{L}+$")],
+}
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "true": {"type": "object", "properties": {"a": True}, "required": ["a"]},
+    "false": {"type": "object", "properties": {"a": False, "b": {"type": "integer"}}},
+    "items of anything": {"type": "object", "properties": {"a": {"type": "array", "items": True}}},
+    "a tuple that ends": {
+        "type": "object",
+        "properties": {"a": {"type": "array", "prefixItems": [{"type": "integer"}], "items": False}},
+    },
+    "one of two is required": {
+        "type": "object",
+        "properties": {"x": {"type": "integer"}, "y": {"type": "integer"}},
+        "anyOf": [{"required": ["x"]}, {"required": ["y"]}],
+    },
+    "allOf a reference": {
+        "type": "object",
+        "properties": {"a": {"allOf": [{"$ref": "#/$defs/E"}], "default": "u"}},
+        "$defs": {"E": {"enum": ["u", "v"], "title": "E"}},
+    },
+    "itself": {"type": "object", "properties": {"n": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}},
+    "not": {"type": "object", "properties": {"a": {"not": {"type": "string"}}}},
+    "a look-ahead": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?!a).*$"}}},
+    "a bracket alone": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^a]$"}}},
+    "what annotations are called": {
+        "type": "object",
+        "properties": {"title": {"type": "string"}, "default": {"title": "D"}, "pattern": {"type": "integer"}},
+        "required": ["title", "default"],
+    },
+}
+
+HELD = {
+    "a constant", "an enum", "a model", "a union of models", "bounds", "a pattern", "a pattern with a class",
+    "a pattern with groups", "a pattern of anything", "or None", "UUID",
+}  # fmt: skip
+"""What a grammar holds in full and in few tokens, so that even a small model's answer validates."""
+
+
+@pytest.mark.parametrize("name", TYPES)
+async def test_a_type_as_format(make: Make, name: str) -> None:
+    provider, model = make(), create_model("Answer", a=(TYPES[name], ...))
+    if name in HELD:
+        assert isinstance((await provider.achat(ASK, format=model, max_tokens=60)).parsed, model)
+        return
+    try:
+        text = (await provider.achat(ASK, format=model, max_tokens=60)).content
+    except OutputValidationError as error:
+        text = error.text
+    assert text.lstrip().startswith("{")
+
+
+@pytest.mark.parametrize("name", TYPES)
+async def test_a_type_as_the_argument_of_a_forced_call(make: Make, name: str) -> None:
+    tool = create_model("Tool", a=(TYPES[name], ...))
+    provider = make(model=TOOLS)
+    asked = provider.achat(ASK, tools=[tool], tool_choice="required", max_tokens=90)
+    if name not in HELD:  # the model may go on for longer than that
+        with contextlib.suppress(OutputValidationError):
+            await asked
+        return
+    assert [(call.name, set(call.arguments)) for call in (await asked).tool_calls] == [("Tool", {"a"})]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+async def test_a_schema_as_format_and_as_parameters(make: Make, name: str) -> None:
+    provider, schema = make(), SCHEMAS[name]
+    response = await provider.agenerate("Make one up.", format=schema, max_tokens=20)
+    assert response.content.lstrip().startswith("{")
+    tool = {"name": "f", "inputSchema": schema}
+    with contextlib.suppress(OutputValidationError):  # the model may go on for longer than that
+        await provider.achat(ASK, tools=[tool], tool_choice="f", model=TOOLS, max_tokens=60)
+
+
+async def test_what_nobody_annotated_can_be_forced(make: Make) -> None:
+    def lookup(key, table: str) -> None:  # type: ignore[no-untyped-def] # that is the point
+        """Look up.
+
+        Args:
+            key: What to look for.
+            table: Where.
+        """
+
+    response = await make(model=TOOLS).achat(ASK, tools=[lookup], tool_choice="required", max_tokens=200)
+    assert set(response.tool_calls[0].arguments) == {"key", "table"}
+
+
+@pytest.mark.server_only("it has no model that thinks")
+async def test_a_forced_call_of_a_model_that_is_to_think(make: Make) -> None:
+    def weather(city: Literal["Rome", "Oslo"]) -> None:
+        """The weather."""
+
+    for provider, call in ((make(model=THINK, think=True), {}), (make(model=THINK), {"think": True})):
+        response = await provider.achat(ASK, tools=[weather], tool_choice="weather", max_tokens=80, **call)
+        assert response.tool_calls[0].arguments["city"] in ("Rome", "Oslo")
