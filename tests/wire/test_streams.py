@@ -456,7 +456,8 @@ async def test_image_files_are_read_outside_the_event_loop(
     read = Path.read_bytes
 
     def noted(path: Path) -> bytes:
-        threads.append(threading.get_ident())
+        if path == image:
+            threads.append(threading.get_ident())
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", noted)
