@@ -120,6 +120,7 @@ class Connections:
         for loop, client in self._take_all():
             if not loop.is_running():
                 _abort(client)
+        _abort_stranded()
 
     def _take_all(self) -> list[tuple[_Loop, httpx.AsyncClient]]:
         taken = _detach(self._held)
@@ -131,6 +132,7 @@ class Connections:
             client = self._held.pop(loop, None)
             if client is not None and self._owned:
                 _abort(client)
+        _abort_stranded()
 
 
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()
@@ -180,24 +182,34 @@ def _close_on(loop: _Loop, client: httpx.AsyncClient) -> concurrent.futures.Futu
 
     def begin() -> None:
         task = loop.create_task(client.aclose())
-        _closing.add(task)
+        _closing[client] = loop, task
         task.add_done_callback(end)
 
     def end(task: asyncio.Task[None]) -> None:
-        _closing.discard(task)
+        _closing.pop(client, None)
         if not task.cancelled():
             task.exception()  # a connection that breaks while it is being closed is closed
         closed.set_result(None)
 
+    _closing[client] = loop, None
     try:
         loop.call_soon_threadsafe(begin)
     except RuntimeError:
+        _closing.pop(client, None)
         _abort(client)
         return None
     return closed
 
 
-_closing: set[asyncio.Task[None]] = set()
+_closing: dict[httpx.AsyncClient, tuple[_Loop, asyncio.Task[None] | None]] = {}
+"""Clients that a loop is to close, and their tasks. The loop may end before it gets to that."""
+
+
+def _abort_stranded() -> None:
+    for client, (loop, _) in list(_closing.items()):
+        if loop.is_closed():
+            _closing.pop(client, None)
+            _abort(client)
 
 
 class _Patience:
@@ -235,6 +247,7 @@ async def _bounded_async(loop: _Loop, client: httpx.AsyncClient, closing: concur
 
 def _give_up(loop: _Loop, client: httpx.AsyncClient) -> None:
     if not loop.is_running():
+        _closing.pop(client, None)
         _abort(client)
 
 
@@ -247,8 +260,8 @@ def _abort(client: httpx.AsyncClient) -> None:
 def _abandon(held: _Held, guards: dict[_Loop, AsyncGenerator[None, None]], owned: bool) -> None:
     """The owner was dropped. Called by the garbage collector: nothing is waited for."""
     for loop, client in _detach(held) if owned else ():
-        if loop.is_running():
+        if loop.is_running() and not (loop is asyncio._get_running_loop() and isinstance(client, _Abortable)):
             _close_on(loop, client)
-        else:
+        else:  # at once, also on the running loop: this may be the last step of a loop that ends
             _abort(client)
     guards.clear()

@@ -24,6 +24,10 @@ async def stream_answer(
         stream = provider.stream_chat(messages)
     async with provider, stream:
         with on_interrupt(stream.cancel):
+            with checked_arguments():  # an image file is read with the first step
+                first = await anext(stream, None)
+            if first is not None:
+                show(first)
             async for chunk in stream:
                 show(chunk)
         return stream.partial, stream.end == "cancelled"
