@@ -9,21 +9,19 @@ connection is a `StaleConnectionError`, and what is sent again is the client's d
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import aiohttp
 import httpx
+from httpx._client import ClientState
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from httpx_aiohttp.transport import map_aiohttp_exceptions
 
-from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, StaleConnectionError
-
-if TYPE_CHECKING:
-    from asyncio import BaseTransport
+from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, StaleConnectionError, close_socket
 
 __all__ = ["AiohttpClient"]
 
@@ -54,7 +52,8 @@ class AiohttpClient(HttpxAiohttpClient):
         return response
 
     def abort(self) -> None:
-        """Close at once, for an event loop that is closed or does not run."""
+        """Close without waiting, also after the event loop was closed."""
+        self._state = ClientState.CLOSED
         for transport in (self._transport, *self._mounts.values()):
             if isinstance(transport, _Transport):
                 transport.abort()
@@ -124,6 +123,8 @@ def _body(request: httpx.Request) -> Any:
 
 
 class _Connector(aiohttp.TCPConnector):
+    _aborted: tuple[asyncio.BaseTransport | None, ...] = ()
+
     async def _create_connection(self, *args: Any) -> Any:
         _connecting.get([]).append(True)
         return await super()._create_connection(*args)
@@ -139,24 +140,16 @@ class _Connector(aiohttp.TCPConnector):
         return self._loop.is_closed()
 
     def abort(self) -> None:
-        """Close all connections without the event loop."""
+        """Close all connections without waiting; again if the event loop was closed before it got to it."""
         protocols = [protocol for pool in self._conns.values() for protocol, _ in pool]
         protocols += self._acquired
+        self._aborted += tuple(
+            getattr(protocol, "transport", None) for protocol in protocols
+        )  # which closing takes off them
         self._close()
         if self.is_stranded:
-            for protocol in protocols:
-                _close_socket(getattr(protocol, "transport", None))
-
-
-def _close_socket(transport: BaseTransport | None) -> None:
-    """Close a transport whose event loop is closed and so can't do it, as asyncio would."""
-    lose: Callable[[Exception | None], None] | None = getattr(transport, "_call_connection_lost", None)
-    if transport is None or lose is None or getattr(transport, "_sock", None) is None:
-        return
-    with contextlib.suppress(RuntimeError):
-        transport.close()
-    with contextlib.suppress(RuntimeError):  # whoever waited on that loop cannot be woken
-        lose(None)
+            for transport in self._aborted:
+                close_socket(transport)
 
 
 class _Stream(httpx.AsyncByteStream):

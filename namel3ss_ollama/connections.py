@@ -174,10 +174,17 @@ def _detach(held: _Held) -> list[tuple[_Loop, httpx.AsyncClient]]:
 
 
 def _close_on(loop: _Loop, client: httpx.AsyncClient) -> concurrent.futures.Future[None] | None:
-    """Have a loop close its client; None if the loop is closed, and the client with it."""
+    """Have a loop close its client; None if the loop is closed, and the client with it.
+
+    Without a task where that can be: a loop that ends cancels tasks before their first step, or leaves them pending.
+    """
     closed: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def begin() -> None:
+        if isinstance(client, _Abortable):
+            client.abort()
+            loop.call_soon(closed.set_result, None)  # after the transports' own last calls
+            return
         task = loop.create_task(client.aclose())
         _closing.add(task)
         task.add_done_callback(end)

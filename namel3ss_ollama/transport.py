@@ -8,6 +8,8 @@ not collapse under many streams; `transport="httpx"` takes plain httpx, and any 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import importlib.util
 import os
@@ -18,9 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import httpx
+from httpx._client import ClientState
 
 from namel3ss_ollama.address import EMBEDDED_URL
-from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS
+from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, close_socket
 
 __all__ = ["HTTPSettings", "TransportChoice"]
 
@@ -122,7 +125,7 @@ class HTTPSettings:
             "limits": _UNLIMITED,
         }
         if not self._over_aiohttp(url):
-            return httpx.AsyncClient(**options)
+            return _HttpxClient(**options)
         from namel3ss_ollama.aiohttp_transport import AiohttpClient
 
         return AiohttpClient(**options)
@@ -141,6 +144,30 @@ def _environment_has_proxies(scheme: str) -> bool:
 def _tls_that_trusts_nobody() -> ssl.SSLContext:
     """What a client gets that has no use for TLS: one with its certificates takes tens of milliseconds to make."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class _HttpxClient(httpx.AsyncClient):
+    """Plain httpx that can be closed without waiting."""
+
+    def abort(self) -> None:
+        """Close without waiting, also after the event loop was closed."""
+        self._state = ClientState.CLOSED
+        for transport in (self._transport, *self._mounts.values()):
+            for connection in list(getattr(getattr(transport, "_pool", None), "connections", ())):
+                _abort_connection(connection)
+
+
+def _abort_connection(connection: object) -> None:
+    """Close the asyncio transport under a connection of httpcore, as far as it can be found."""
+    while (inner := getattr(connection, "_connection", None)) is not None:
+        connection = inner
+    stream = getattr(getattr(connection, "_network_stream", None), "_stream", None)
+    transport = getattr(getattr(stream, "transport_stream", stream), "_transport", None)
+    if isinstance(transport, asyncio.Transport):
+        with contextlib.suppress(RuntimeError):  # of a loop that is closed
+            transport.abort()
+        if getattr(getattr(transport, "_loop", None), "is_closed", bool)():
+            close_socket(transport)
 
 
 class _Shared(httpx.AsyncBaseTransport):
