@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import weakref
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any, cast
@@ -21,7 +22,13 @@ from httpx._client import ClientState
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from httpx_aiohttp.transport import map_aiohttp_exceptions
 
-from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, StaleConnectionError, close_socket
+from namel3ss_ollama.pooling import (
+    KEEPALIVE_SECONDS,
+    MAX_IDLE_CONNECTIONS,
+    StaleConnectionError,
+    bare_transport,
+    close_socket,
+)
 
 __all__ = ["AiohttpClient"]
 
@@ -72,7 +79,7 @@ class _Transport(AiohttpTransport):
         connect = request.extensions.get("timeout", {}).get("connect")
         proxy = self.proxy
         connecting: list[bool] = []
-        token = _connecting.set(connecting)
+        _connecting.set(connecting)  # not reset: a coroutine that is being destroyed is in another context
         try:
             with map_aiohttp_exceptions():
                 response = await self.client.request(
@@ -93,8 +100,6 @@ class _Transport(AiohttpTransport):
             if connecting or not isinstance(error.__cause__, _BROKEN):
                 raise
             raise StaleConnectionError("the server had closed the pooled connection") from error.__cause__
-        finally:
-            _connecting.reset(token)
         return httpx.Response(
             response.status,
             headers=response.raw_headers,
@@ -123,11 +128,17 @@ def _body(request: httpx.Request) -> Any:
 
 
 class _Connector(aiohttp.TCPConnector):
-    _aborted: tuple[asyncio.BaseTransport | None, ...] = ()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # aiohttp forgets those that it closes, though they are open until the event loop gets to it.
+        self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
 
     async def _create_connection(self, *args: Any) -> Any:
         _connecting.get([]).append(True)
-        return await super()._create_connection(*args)
+        protocol = await super()._create_connection(*args)
+        if (transport := bare_transport(protocol.transport)) is not None:
+            self._transports.add(transport)
+        return protocol
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
         # aiohttp bounds how many connections there are, not how many of them are idle.
@@ -141,14 +152,9 @@ class _Connector(aiohttp.TCPConnector):
 
     def abort(self) -> None:
         """Close all connections without waiting; again if the event loop was closed before it got to it."""
-        protocols = [protocol for pool in self._conns.values() for protocol, _ in pool]
-        protocols += self._acquired
-        self._aborted += tuple(
-            getattr(protocol, "transport", None) for protocol in protocols
-        )  # which closing takes off them
         self._close()
         if self.is_stranded:
-            for transport in self._aborted:
+            for transport in list(self._transports):
                 close_socket(transport)
 
 

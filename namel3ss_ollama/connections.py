@@ -35,6 +35,8 @@ _POLL = 0.02
 _Loop = asyncio.AbstractEventLoop
 _Held = dict[_Loop, httpx.AsyncClient]
 """Each step on it is one operation of a dict, which threads cannot tear apart."""
+_Closing = concurrent.futures.Future[None]
+_Unfinished = list[tuple[_Loop, httpx.AsyncClient, _Closing]]
 
 
 @runtime_checkable
@@ -65,14 +67,15 @@ class Connections:
     def _hold_nothing(self) -> None:
         self._held: _Held = {}
         self._guards: dict[_Loop, AsyncGenerator[None, None]] = {}
+        self._unfinished: _Unfinished = []
         # Holds the clients, so that they are not garbage together with this: they would complain.
-        self._finalizer = weakref.finalize(self, _abandon, self._held, self._guards, self._owned)
+        self._finalizer = weakref.finalize(self, _abandon, self._held, self._guards, self._unfinished, self._owned)
         self._finalizer.atexit = False
 
     def after_fork(self) -> None:
         """The clients are the parent's, and so are their loops: no thread here would ever close one."""
         self._finalizer.detach()
-        _inherited.append((self._held, self._guards))
+        _inherited.append((self._held, self._guards, self._unfinished))
         self._hold_nothing()
 
     def __len__(self) -> int:
@@ -104,7 +107,7 @@ class Connections:
             if loop is here:
                 await client.aclose()
             elif (closing := _close_on(loop, client)) is not None:
-                await _bounded_async(loop, client, closing)
+                self._finished(loop, client, closing, await _bounded_async(loop, closing))
 
     def close(self) -> None:
         """As `aclose`, from synchronous code; inside a running loop that loop's client is closed when it goes on."""
@@ -112,7 +115,7 @@ class Connections:
         for loop, client in self._take_all():
             closing = _close_on(loop, client)
             if loop is not here and closing is not None:
-                _bounded(loop, client, closing)
+                self._finished(loop, client, closing, _bounded(loop, closing))
 
     def abort(self) -> None:
         """Close what no running loop will: at exit, when nothing runs any more."""
@@ -120,11 +123,20 @@ class Connections:
             if not loop.is_running():
                 _abort(client)
 
+    def _finished(self, loop: _Loop, client: httpx.AsyncClient, closing: _Closing, closed: bool) -> None:
+        """Do what can be done for a loop that has not closed its client: the rest when the loop runs or is closed."""
+        if not closed and not loop.is_running():
+            _abort(client)
+            if not loop.is_closed():
+                self._unfinished.append((loop, client, closing))
+
     def _take_all(self) -> list[tuple[_Loop, httpx.AsyncClient]]:
+        _finish(self._unfinished)
         taken = _detach(self._held)
         return taken if self._owned else []
 
     def _drop_stranded(self) -> None:
+        _finish(self._unfinished)
         for loop in [loop for loop in list(self._guards) if loop.is_closed()]:
             self._guards.pop(loop, None)
             client = self._held.pop(loop, None)
@@ -173,12 +185,12 @@ def _detach(held: _Held) -> list[tuple[_Loop, httpx.AsyncClient]]:
     return detached
 
 
-def _close_on(loop: _Loop, client: httpx.AsyncClient) -> concurrent.futures.Future[None] | None:
+def _close_on(loop: _Loop, client: httpx.AsyncClient) -> _Closing | None:
     """Have a loop close its client; None if the loop is closed, and the client with it.
 
     Without a task where that can be: a loop that ends cancels tasks before their first step, or leaves them pending.
     """
-    closed: concurrent.futures.Future[None] = concurrent.futures.Future()
+    closed: _Closing = concurrent.futures.Future()
 
     def begin() -> None:
         if isinstance(client, _Abortable):
@@ -222,26 +234,34 @@ class _Patience:
         return self._loop.is_closed() or self._stopped > 2 or self._polls <= 0
 
 
-def _bounded(loop: _Loop, client: httpx.AsyncClient, closing: concurrent.futures.Future[None]) -> None:
+def _bounded(loop: _Loop, closing: _Closing) -> bool:
     patience = _Patience(loop)
     while not concurrent.futures.wait([closing], _POLL).done:
         if patience.ends():
-            return _give_up(loop, client)
-    return None
+            return False
+    return True
 
 
-async def _bounded_async(loop: _Loop, client: httpx.AsyncClient, closing: concurrent.futures.Future[None]) -> None:
+async def _bounded_async(loop: _Loop, closing: _Closing) -> bool:
     patience = _Patience(loop)
     waiting = asyncio.wrap_future(closing)
     while not (await asyncio.wait({waiting}, timeout=_POLL))[0]:
         if patience.ends():
-            return _give_up(loop, client)
-    return None
+            return False
+    return True
 
 
-def _give_up(loop: _Loop, client: httpx.AsyncClient) -> None:
-    if not loop.is_running():
-        _abort(client)
+def _finish(unfinished: _Unfinished) -> None:
+    """Close what was left to loops that were stopped, and have been closed meanwhile."""
+    for _ in range(len(unfinished)):
+        try:
+            loop, client, closing = unfinished.pop(0)
+        except IndexError:  # another thread took the last one
+            break
+        if loop.is_closed():
+            _abort(client)
+        elif not closing.done():
+            unfinished.append((loop, client, closing))
 
 
 def _abort(client: httpx.AsyncClient) -> None:
@@ -250,11 +270,14 @@ def _abort(client: httpx.AsyncClient) -> None:
         client.abort()
 
 
-def _abandon(held: _Held, guards: dict[_Loop, AsyncGenerator[None, None]], owned: bool) -> None:
+def _abandon(
+    held: _Held, guards: dict[_Loop, AsyncGenerator[None, None]], unfinished: _Unfinished, owned: bool
+) -> None:
     """The owner was dropped. Called by the garbage collector: nothing is waited for."""
     for loop, client in _detach(held) if owned else ():
         if loop.is_running():
             _close_on(loop, client)
         else:
             _abort(client)
+    _finish(unfinished)
     guards.clear()

@@ -148,11 +148,13 @@ class Exchange:
                 if translated(error, url=self._url, http=self._http, began=True) is error:
                     raise
 
-    def abort(self) -> None:
-        """Close without the event loop, as far as the transport can; for finalizers."""
-        if isinstance(self._response.stream, _Readable):
-            with contextlib.suppress(RuntimeError):  # of a loop that is closed
-                self._response.stream.abort()
+    def abort(self) -> bool:
+        """Close without the event loop, for finalizers; whether the transport can."""
+        if not isinstance(self._response.stream, _Readable):
+            return False
+        with contextlib.suppress(RuntimeError):  # of a loop that is closed
+            self._response.stream.abort()
+        return True
 
     async def _read(self) -> bytes:
         try:

@@ -116,7 +116,7 @@ class Stream:
         loop = self._turn.watch.loop
         if loop.is_running():
             with contextlib.suppress(RuntimeError):  # it was closed just now, and what it held with it
-                loop.call_soon_threadsafe(self.cancel)
+                loop.call_soon_threadsafe(self._let_go)
         else:
             self.end = self.end or "cancelled"
             self._turn.call.chunks = self._taken
@@ -124,6 +124,18 @@ class Stream:
                 self._exchange.abort()
             self._turn.end(GeneratorExit())
             self._closed.set()
+
+    def _let_go(self) -> None:
+        """Close on the event loop, without a task if possible: the loop may be at its last step."""
+        turn = self._turn
+        if turn is None or self._filling or self._closed.is_set() or self._closing is not None:
+            self.cancel()
+        elif self._exchange is None or self._exchange.abort():
+            turn.watch.cancel()
+            self._end(turn)
+        else:
+            # It takes a task, which a loop that is at its last step would leave pending.
+            turn.watch.loop.call_soon(self.cancel)
 
     def cancel(self) -> None:
         """End the stream, from any task of its event loop: the connection closes, the iteration ends."""
@@ -265,13 +277,17 @@ class Stream:
             if self._exchange is not None:
                 await self._exchange.aclose()
         finally:
-            turn.call.chunks = self._taken + len(self.ready)
-            if turn.slot is not None:
-                turn.slot.unmark()
-            whole = self.end in ("done", "max_chunks")
-            outcome = "success" if whole else outcome_of(failure) if failure is not None else "cancelled"
-            turn.end(failure, outcome)
-            self._closed.set()
+            self._end(turn, failure)
+
+    def _end(self, turn: Turn, failure: BaseException | None = None) -> None:
+        self.end = self.end or "cancelled"
+        turn.call.chunks = self._taken + len(self.ready)
+        if turn.slot is not None:
+            turn.slot.unmark()
+        whole = self.end in ("done", "max_chunks")
+        outcome = "success" if whole else outcome_of(failure) if failure is not None else "cancelled"
+        turn.end(failure, outcome)
+        self._closed.set()
 
 
 class _Iteration:

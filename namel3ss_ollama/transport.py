@@ -23,7 +23,7 @@ import httpx
 from httpx._client import ClientState
 
 from namel3ss_ollama.address import EMBEDDED_URL
-from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, close_socket
+from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, bare_transport, close_socket
 
 __all__ = ["HTTPSettings", "TransportChoice"]
 
@@ -166,8 +166,9 @@ def _abort_connection(connection: object) -> None:
     if isinstance(transport, asyncio.Transport):
         with contextlib.suppress(RuntimeError):  # of a loop that is closed
             transport.abort()
-        if getattr(getattr(transport, "_loop", None), "is_closed", bool)():
-            close_socket(transport)
+        bare = bare_transport(transport)
+        if bare is not None and getattr(bare, "_loop").is_closed():  # noqa: B009 -- typeshed does not know it
+            close_socket(bare)
 
 
 class _Shared(httpx.AsyncBaseTransport):

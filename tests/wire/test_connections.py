@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import logging
 import threading
@@ -244,7 +245,8 @@ async def pending(provider: OllamaProvider, kept: list[Any]) -> None:
 async def waiting(provider: OllamaProvider, kept: list[Any]) -> None:
     await step(provider, kept)
     await step(provider, kept)
-    kept.append(asyncio.create_task(provider.achat(ASK)))
+    # In another context, since a request that is nested in a stream does not wait.
+    kept.append(contextvars.Context().run(asyncio.ensure_future, provider.achat(ASK)))
     while provider.stats().queued == 0:
         await asyncio.sleep(0)
 
