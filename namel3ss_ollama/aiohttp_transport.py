@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import weakref
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any, cast
@@ -130,15 +129,11 @@ def _body(request: httpx.Request) -> Any:
 class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # aiohttp forgets those that it closes, though they are open until the event loop gets to it.
-        self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+        self._closing: set[asyncio.BaseTransport] = set()
 
     async def _create_connection(self, *args: Any) -> Any:
         _connecting.get([]).append(True)
-        protocol = await super()._create_connection(*args)
-        if (transport := bare_transport(protocol.transport)) is not None:
-            self._transports.add(transport)
-        return protocol
+        return await super()._create_connection(*args)
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
         # aiohttp bounds how many connections there are, not how many of them are idle.
@@ -150,12 +145,25 @@ class _Connector(aiohttp.TCPConnector):
         """Whether the event loop was closed before the connections were."""
         return self._loop.is_closed()
 
+    def keep(self, connection: Any) -> None:
+        """Keep a connection's transport, which aiohttp is about to forget, until the event loop has closed it."""
+        transport = bare_transport(getattr(connection, "transport", None))
+        if transport is not None:
+            self._closing.add(transport)
+            if not self.is_stranded:
+                self._loop.call_soon(self._loop.call_soon, self._closing.discard, transport)
+
     def abort(self) -> None:
         """Close all connections without waiting; again if the event loop was closed before it got to it."""
+        for pool in self._conns.values():
+            for protocol, _ in pool:
+                self.keep(protocol)
+        for protocol in self._acquired:
+            self.keep(protocol)
         self._close()
         if self.is_stranded:
-            for transport in list(self._transports):
-                close_socket(transport)
+            while self._closing:
+                close_socket(self._closing.pop())
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -191,4 +199,6 @@ class _Stream(httpx.AsyncByteStream):
         """Close at once; before the end of the body that closes the connection."""
         if self._connector.is_stranded:
             self._connector.abort()
+        elif self._response.connection is not None:
+            self._connector.keep(self._response.connection)
         self._response.release()

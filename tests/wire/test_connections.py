@@ -39,7 +39,6 @@ def provider(ollama_server: OllamaServer, transport: str) -> Iterator[OllamaProv
     provider.close()
     assert (provider.stats().running, provider.stats().queued) == (0, 0)
     assert len(provider._client.connections) == 0
-    gc.collect()
     ollama_server.wait_for(lambda s: s.open_connections == 0)
 
 
