@@ -77,10 +77,7 @@ class HTTPSettings:
             return proxy.scheme.startswith("socks")
         if not self.trust_env or url == EMBEDDED_URL or not _environment_has_proxies("socks"):
             return False
-        parts = httpx.URL(url)
-        proxies = urllib.request.getproxies()
-        found = proxies.get(parts.scheme) or proxies.get("all", "")
-        return found.startswith("socks") and not urllib.request.proxy_bypass(parts.host)
+        return (_environment_proxy(url) or "").startswith("socks")
 
     def _over_aiohttp(self, url: str) -> bool:
         return self.transport == "aiohttp" and not self._needs_socks(url)
@@ -124,6 +121,10 @@ class HTTPSettings:
             "trust_env": self.trust_env,
             "limits": _UNLIMITED,
         }
+        if self.proxy is None and self.trust_env and _environment_has_proxies("socks") and not self._needs_socks(url):
+            # httpx would prepare for the SOCKS proxy too, which is not for this address, and miss its package.
+            options["proxy"] = _environment_proxy(url)
+            options["trust_env"] = options["proxy"] is not None
         if not self._over_aiohttp(url):
             return _HttpxClient(**options)
         from namel3ss_ollama.aiohttp_transport import AiohttpClient
@@ -134,6 +135,16 @@ class HTTPSettings:
         if self.proxy is not None:
             return True
         return self.trust_env and _environment_has_proxies("https:")
+
+
+def _environment_proxy(url: str) -> str | None:
+    """The environment's proxy for an address."""
+    parts = httpx.URL(url)
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or urllib.request.proxy_bypass(parts.host):
+        return None
+    return found if "://" in found else f"http://{found}"
 
 
 def _environment_has_proxies(scheme: str) -> bool:
