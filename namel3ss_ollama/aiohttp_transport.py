@@ -10,6 +10,7 @@ connection is a `StaleConnectionError`, and what is sent again is the client's d
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -76,7 +77,7 @@ class _Transport(AiohttpTransport):
         if not isinstance(self.client, aiohttp.ClientSession):
             self.client = self.get_client()
         connect = request.extensions.get("timeout", {}).get("connect")
-        proxy = self.proxy
+        headers, proxy_headers = _headers(request, self.proxy)
         connecting: list[bool] = []
         _connecting.set(connecting)  # not reset: a coroutine that is being destroyed is in another context
         try:
@@ -84,16 +85,15 @@ class _Transport(AiohttpTransport):
                 response = await self.client.request(
                     request.method,
                     str(request.url),
-                    headers=request.headers,
+                    headers=headers,
                     data=_body(request),
                     allow_redirects=False,
                     auto_decompress=False,
                     # `connect` includes the look-up of the host's address, `sock_connect` does not.
                     timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
                     server_hostname=request.extensions.get("sni_hostname"),
-                    proxy=str(proxy.url) if proxy else None,
-                    proxy_auth=aiohttp.BasicAuth(*proxy.auth) if proxy and proxy.auth else None,
-                    proxy_headers=proxy.headers if proxy else None,
+                    proxy=str(self.proxy.url) if self.proxy else None,
+                    proxy_headers=proxy_headers,
                 )
         except httpx.TransportError as error:
             if connecting or not isinstance(error.__cause__, _BROKEN):
@@ -113,6 +113,18 @@ class _Transport(AiohttpTransport):
 
 
 _BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+
+def _headers(request: httpx.Request, proxy: httpx.Proxy | None) -> tuple[httpx.Headers, httpx.Headers | None]:
+    """The headers for the server and for the proxy, which gets the former too where there is no tunnel."""
+    if proxy is None:
+        return request.headers, None
+    if proxy.raw_auth is None:
+        return request.headers, proxy.headers
+    login = {"proxy-authorization": "Basic " + base64.b64encode(b":".join(proxy.raw_auth)).decode("ascii")}
+    if request.url.scheme == "https":
+        return request.headers, httpx.Headers({**proxy.headers, **login})
+    return httpx.Headers({**request.headers, **login}), proxy.headers
 
 
 def _body(request: httpx.Request) -> Any:

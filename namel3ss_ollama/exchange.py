@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 import anyio
@@ -237,6 +238,7 @@ def _strip(error: BaseException | None) -> None:
         seen.add(id(error))
         if isinstance(error, httpx.RequestError):
             error._request = None
-        if hasattr(error, "request_info"):
-            error.request_info = None
+        if (info := getattr(error, "request_info", None)) is not None:
+            error.args = ()
+            setattr(error, "request_info", SimpleNamespace(real_url=info.real_url))  # noqa: B010 -- its text names it
         error = error.__cause__ or error.__context__

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import trustme
 
-from namel3ss_ollama import AuthenticationError, LLMConnectionError, OllamaProvider, RetryPolicy
+from namel3ss_ollama import AuthenticationError, LLMConnectionError, LLMError, OllamaProvider, RetryPolicy
 
 ANSWER = b'{"version":"1.2.3"}'
 Handler = Callable[[str, dict[str, str]], bytes]
@@ -125,6 +125,38 @@ async def test_a_proxy_that_wants_a_login(transport: str) -> None:
         async with OllamaProvider("m", "http://ollama.test", transport=transport, proxy=proxy) as provider:
             with pytest.raises(AuthenticationError, match="proxy"):
                 await provider.version()
+
+
+async def test_a_proxy_gets_its_login_with_every_request(transport: str) -> None:
+    # Once wrong: aiohttp's DeprecationWarning, an error where warnings are.
+    seen: list[str] = []
+
+    def proxy(line: str, headers: dict[str, str]) -> bytes:
+        seen.append(headers.get("proxy-authorization", ""))
+        return ok()
+
+    async with serving(proxy) as port:
+        address = f"http://user:pass%40word@127.0.0.1:{port}"
+        async with OllamaProvider("m", "http://ollama.test", transport=transport, proxy=address) as provider:
+            for _ in range(2):
+                assert await provider.version() == "1.2.3"
+    assert seen == ["Basic dXNlcjpwYXNzQHdvcmQ="] * 2  # user:pass@word
+
+
+async def test_a_proxy_gets_its_login_with_a_tunnel(transport: str) -> None:
+    """And the server behind it does not."""
+    seen: list[tuple[str, str]] = []
+
+    def proxy(line: str, headers: dict[str, str]) -> bytes:
+        seen.append((line, headers.get("proxy-authorization", "")))
+        return ok(b"", "502 Bad Gateway")
+
+    async with serving(proxy) as port:
+        settings: Any = {"transport": transport, "proxy": f"http://user:word@127.0.0.1:{port}"}
+        async with OllamaProvider("m", "https://ollama.test", retry=RetryPolicy.off(), **settings) as provider:
+            with pytest.raises(LLMError):
+                await provider.version()
+    assert seen == [("CONNECT ollama.test:443 HTTP/1.1", "Basic dXNlcjp3b3Jk")]
 
 
 async def test_no_tls_context_is_built_for_plain_http(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
