@@ -148,6 +148,10 @@ class _Connector(aiohttp.TCPConnector):
         return await super()._create_connection(*args)
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        if self.is_stranded:  # called by a finalizer
+            self.keep(protocol)
+            self.abort()
+            return
         # aiohttp bounds how many connections there are, not how many of them are idle.
         crowded = len(self._conns.get(key, ())) >= MAX_IDLE_CONNECTIONS
         super()._release(key, protocol, should_close=should_close or crowded)
