@@ -9,21 +9,26 @@ connection is a `StaleConnectionError`, and what is sent again is the client's d
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import base64
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import aiohttp
 import httpx
+from httpx._client import ClientState
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from httpx_aiohttp.transport import map_aiohttp_exceptions
 
-from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, StaleConnectionError
-
-if TYPE_CHECKING:
-    from asyncio import BaseTransport
+from namel3ss_ollama.pooling import (
+    KEEPALIVE_SECONDS,
+    MAX_IDLE_CONNECTIONS,
+    StaleConnectionError,
+    bare_transport,
+    close_socket,
+)
 
 __all__ = ["AiohttpClient"]
 
@@ -54,7 +59,8 @@ class AiohttpClient(HttpxAiohttpClient):
         return response
 
     def abort(self) -> None:
-        """Close at once, for an event loop that is closed or does not run."""
+        """Close without waiting, also after the event loop was closed."""
+        self._state = ClientState.CLOSED
         for transport in (self._transport, *self._mounts.values()):
             if isinstance(transport, _Transport):
                 transport.abort()
@@ -71,31 +77,28 @@ class _Transport(AiohttpTransport):
         if not isinstance(self.client, aiohttp.ClientSession):
             self.client = self.get_client()
         connect = request.extensions.get("timeout", {}).get("connect")
-        proxy = self.proxy
+        headers, proxy_headers = _headers(request, self.proxy)
         connecting: list[bool] = []
-        token = _connecting.set(connecting)
+        _connecting.set(connecting)  # not reset: a coroutine that is being destroyed is in another context
         try:
             with map_aiohttp_exceptions():
                 response = await self.client.request(
                     request.method,
                     str(request.url),
-                    headers=request.headers,
+                    headers=headers,
                     data=_body(request),
                     allow_redirects=False,
                     auto_decompress=False,
                     # `connect` includes the look-up of the host's address, `sock_connect` does not.
                     timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
                     server_hostname=request.extensions.get("sni_hostname"),
-                    proxy=str(proxy.url) if proxy else None,
-                    proxy_auth=aiohttp.BasicAuth(*proxy.auth) if proxy and proxy.auth else None,
-                    proxy_headers=proxy.headers if proxy else None,
+                    proxy=str(self.proxy.url) if self.proxy else None,
+                    proxy_headers=proxy_headers,
                 )
         except httpx.TransportError as error:
             if connecting or not isinstance(error.__cause__, _BROKEN):
                 raise
             raise StaleConnectionError("the server had closed the pooled connection") from error.__cause__
-        finally:
-            _connecting.reset(token)
         return httpx.Response(
             response.status,
             headers=response.raw_headers,
@@ -112,6 +115,18 @@ class _Transport(AiohttpTransport):
 _BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
+def _headers(request: httpx.Request, proxy: httpx.Proxy | None) -> tuple[httpx.Headers, httpx.Headers | None]:
+    """The headers for the server and for the proxy, which gets the former too where there is no tunnel."""
+    if proxy is None:
+        return request.headers, None
+    if proxy.raw_auth is None:
+        return request.headers, proxy.headers
+    login = {"proxy-authorization": "Basic " + base64.b64encode(b":".join(proxy.raw_auth)).decode("ascii")}
+    if request.url.scheme == "https":
+        return request.headers, httpx.Headers({**proxy.headers, **login})
+    return httpx.Headers({**request.headers, **login}), proxy.headers
+
+
 def _body(request: httpx.Request) -> Any:
     try:
         content = request.content
@@ -124,11 +139,19 @@ def _body(request: httpx.Request) -> Any:
 
 
 class _Connector(aiohttp.TCPConnector):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._closing: set[asyncio.BaseTransport] = set()
+
     async def _create_connection(self, *args: Any) -> Any:
         _connecting.get([]).append(True)
         return await super()._create_connection(*args)
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        if self.is_stranded:  # called by a finalizer
+            self.keep(protocol)
+            self.abort()
+            return
         # aiohttp bounds how many connections there are, not how many of them are idle.
         crowded = len(self._conns.get(key, ())) >= MAX_IDLE_CONNECTIONS
         super()._release(key, protocol, should_close=should_close or crowded)
@@ -138,25 +161,25 @@ class _Connector(aiohttp.TCPConnector):
         """Whether the event loop was closed before the connections were."""
         return self._loop.is_closed()
 
+    def keep(self, connection: Any) -> None:
+        """Keep a connection's transport, which aiohttp is about to forget, until the event loop has closed it."""
+        transport = bare_transport(getattr(connection, "transport", None))
+        if transport is not None:
+            self._closing.add(transport)
+            if not self.is_stranded:
+                self._loop.call_soon(self._loop.call_soon, self._closing.discard, transport)
+
     def abort(self) -> None:
-        """Close all connections without the event loop."""
-        protocols = [protocol for pool in self._conns.values() for protocol, _ in pool]
-        protocols += self._acquired
+        """Close all connections without waiting; again if the event loop was closed before it got to it."""
+        for pool in self._conns.values():
+            for protocol, _ in pool:
+                self.keep(protocol)
+        for protocol in self._acquired:
+            self.keep(protocol)
         self._close()
         if self.is_stranded:
-            for protocol in protocols:
-                _close_socket(getattr(protocol, "transport", None))
-
-
-def _close_socket(transport: BaseTransport | None) -> None:
-    """Close a transport whose event loop is closed and so can't do it, as asyncio would."""
-    lose: Callable[[Exception | None], None] | None = getattr(transport, "_call_connection_lost", None)
-    if transport is None or lose is None or getattr(transport, "_sock", None) is None:
-        return
-    with contextlib.suppress(RuntimeError):
-        transport.close()
-    with contextlib.suppress(RuntimeError):  # whoever waited on that loop cannot be woken
-        lose(None)
+            while self._closing:
+                close_socket(self._closing.pop())
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -192,4 +215,6 @@ class _Stream(httpx.AsyncByteStream):
         """Close at once; before the end of the body that closes the connection."""
         if self._connector.is_stranded:
             self._connector.abort()
+        elif self._response.connection is not None:
+            self._connector.keep(self._response.connection)
         self._response.release()

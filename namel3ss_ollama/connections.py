@@ -35,6 +35,7 @@ _POLL = 0.02
 _Loop = asyncio.AbstractEventLoop
 _Held = dict[_Loop, httpx.AsyncClient]
 """Each step on it is one operation of a dict, which threads cannot tear apart."""
+_Closing = concurrent.futures.Future[None]
 
 
 @runtime_checkable
@@ -104,25 +105,25 @@ class Connections:
         for loop, client in self._take_all():
             if loop is here:
                 await client.aclose()
-            elif (closing := _close_on(loop, client)) is not None:
-                await _bounded_async(loop, client, closing)
+            elif (closing := _close_on(loop, client)) is not None and not await _bounded_async(loop, closing):
+                _give_up(loop, client)
 
     def close(self) -> None:
         """As `aclose`, from synchronous code; inside a running loop that loop's client is closed when it goes on."""
         here = asyncio._get_running_loop()
         for loop, client in self._take_all():
             closing = _close_on(loop, client)
-            if loop is not here and closing is not None:
-                _bounded(loop, client, closing)
+            if loop is not here and closing is not None and not _bounded(loop, closing):
+                _give_up(loop, client)
 
     def abort(self) -> None:
         """Close what no running loop will: at exit, when nothing runs any more."""
         for loop, client in self._take_all():
             if not loop.is_running():
                 _abort(client)
-        _abort_stranded()
 
     def _take_all(self) -> list[tuple[_Loop, httpx.AsyncClient]]:
+        _abort_stranded()
         taken = _detach(self._held)
         return taken if self._owned else []
 
@@ -176,18 +177,25 @@ def _detach(held: _Held) -> list[tuple[_Loop, httpx.AsyncClient]]:
     return detached
 
 
-def _close_on(loop: _Loop, client: httpx.AsyncClient) -> concurrent.futures.Future[None] | None:
-    """Have a loop close its client; None if the loop is closed, and the client with it."""
-    closed: concurrent.futures.Future[None] = concurrent.futures.Future()
+def _close_on(loop: _Loop, client: httpx.AsyncClient) -> _Closing | None:
+    """Have a loop close its client; None if the loop is closed, and the client with it.
+
+    Without a task where that can be: a loop that ends cancels tasks before their first step, or leaves them pending.
+    """
+    closed: _Closing = concurrent.futures.Future()
 
     def begin() -> None:
+        if isinstance(client, _Abortable):
+            client.abort()
+            loop.call_soon(end)  # after the transports' own last calls
+            return
         task = loop.create_task(client.aclose())
         _closing[client] = loop, task
         task.add_done_callback(end)
 
-    def end(task: asyncio.Task[None]) -> None:
+    def end(task: asyncio.Task[None] | None = None) -> None:
         _closing.pop(client, None)
-        if not task.cancelled():
+        if task is not None and not task.cancelled():
             task.exception()  # a connection that breaks while it is being closed is closed
         closed.set_result(None)
 
@@ -228,26 +236,26 @@ class _Patience:
         return self._loop.is_closed() or self._stopped > 2 or self._polls <= 0
 
 
-def _bounded(loop: _Loop, client: httpx.AsyncClient, closing: concurrent.futures.Future[None]) -> None:
+def _bounded(loop: _Loop, closing: _Closing) -> bool:
     patience = _Patience(loop)
     while not concurrent.futures.wait([closing], _POLL).done:
         if patience.ends():
-            return _give_up(loop, client)
-    return None
+            return False
+    return True
 
 
-async def _bounded_async(loop: _Loop, client: httpx.AsyncClient, closing: concurrent.futures.Future[None]) -> None:
+async def _bounded_async(loop: _Loop, closing: _Closing) -> bool:
     patience = _Patience(loop)
     waiting = asyncio.wrap_future(closing)
     while not (await asyncio.wait({waiting}, timeout=_POLL))[0]:
         if patience.ends():
-            return _give_up(loop, client)
-    return None
+            return False
+    return True
 
 
 def _give_up(loop: _Loop, client: httpx.AsyncClient) -> None:
+    """Do what can be done for a loop that did not close its client; the rest when it runs, or is found closed."""
     if not loop.is_running():
-        _closing.pop(client, None)
         _abort(client)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 import anyio
@@ -221,8 +222,7 @@ def translated(
     if http.is_closed and isinstance(error, (httpx.HTTPError, RuntimeError)):
         kind = StreamInterruptedError if began else LLMConnectionError
         return kind(
-            "the connections were closed under the request, by close() of the provider or of http_client; "
-            "ask again, or close later",
+            "the provider was closed under the request, or http_client was; ask again, or close later",
             temporary=False,
         )
     if isinstance(error, RuntimeError) and "loop" in str(error):
@@ -241,6 +241,7 @@ def _strip(error: BaseException | None) -> None:
         seen.add(id(error))
         if isinstance(error, httpx.RequestError):
             error._request = None
-        if hasattr(error, "request_info"):
-            error.request_info = None
+        if (info := getattr(error, "request_info", None)) is not None:
+            error.args = ()
+            setattr(error, "request_info", SimpleNamespace(real_url=info.real_url))  # noqa: B010 -- its text names it
         error = error.__cause__ or error.__context__

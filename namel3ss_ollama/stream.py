@@ -127,11 +127,18 @@ class Stream:
         loop = self._turn.watch.loop
         if loop.is_running():
             with contextlib.suppress(RuntimeError):  # it was closed just now, and what it held with it
-                loop.call_soon_threadsafe(self.cancel)
+                loop.call_soon_threadsafe(self._let_go)
         else:
             if self._exchange is not None:
                 self._exchange.abort()
             self._give_back(self._turn, GeneratorExit())
+
+    def _let_go(self) -> None:
+        """Close on the event loop, in a task only if it must be: a loop at its last step would leave that pending."""
+        if self._filling or self._exchange is None or self._exchange.abort():
+            self.cancel()
+        elif self._turn is not None:
+            self._turn.watch.loop.call_soon(self.cancel)
 
     def cancel(self) -> None:
         """End the stream, from any task of its event loop: the connection closes, the iteration ends."""

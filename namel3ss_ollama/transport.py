@@ -8,6 +8,8 @@ not collapse under many streams; `transport="httpx"` takes plain httpx, and any 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import importlib.util
 import os
@@ -18,9 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import httpx
+from httpx._client import ClientState
 
 from namel3ss_ollama.address import EMBEDDED_URL
-from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS
+from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, bare_transport, close_socket
 
 __all__ = ["HTTPSettings", "TransportChoice"]
 
@@ -74,10 +77,7 @@ class HTTPSettings:
             return proxy.scheme.startswith("socks")
         if not self.trust_env or url == EMBEDDED_URL or not _environment_has_proxies("socks"):
             return False
-        parts = httpx.URL(url)
-        proxies = urllib.request.getproxies()
-        found = proxies.get(parts.scheme) or proxies.get("all", "")
-        return found.startswith("socks") and not urllib.request.proxy_bypass(parts.host)
+        return (_environment_proxy(url) or "").startswith("socks")
 
     def _over_aiohttp(self, url: str) -> bool:
         return self.transport == "aiohttp" and not self._needs_socks(url)
@@ -121,8 +121,12 @@ class HTTPSettings:
             "trust_env": self.trust_env,
             "limits": _UNLIMITED,
         }
+        if self.proxy is None and self.trust_env and _environment_has_proxies("socks") and not self._needs_socks(url):
+            # httpx would prepare for the SOCKS proxy too, which is not for this address, and miss its package.
+            options["proxy"] = _environment_proxy(url)
+            options["trust_env"] = options["proxy"] is not None
         if not self._over_aiohttp(url):
-            return httpx.AsyncClient(**options)
+            return _HttpxClient(**options)
         from namel3ss_ollama.aiohttp_transport import AiohttpClient
 
         return AiohttpClient(**options)
@@ -133,6 +137,16 @@ class HTTPSettings:
         return self.trust_env and _environment_has_proxies("https:")
 
 
+def _environment_proxy(url: str) -> str | None:
+    """The environment's proxy for an address."""
+    parts = httpx.URL(url)
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or urllib.request.proxy_bypass(parts.host):
+        return None
+    return found if "://" in found else f"http://{found}"
+
+
 def _environment_has_proxies(scheme: str) -> bool:
     return any(os.environ.get(name, "").lower().startswith(scheme) for name in _PROXIES)
 
@@ -141,6 +155,32 @@ def _environment_has_proxies(scheme: str) -> bool:
 def _tls_that_trusts_nobody() -> ssl.SSLContext:
     """An SSL context for plain-HTTP clients: loading the CA bundle would take tens of milliseconds."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class _HttpxClient(httpx.AsyncClient):
+    """Plain httpx that can be closed without waiting."""
+
+    def abort(self) -> None:
+        """Close without waiting, also after the event loop was closed."""
+        self._state = ClientState.CLOSED
+        for transport in (self._transport, *self._mounts.values()):
+            for connection in list(getattr(getattr(transport, "_pool", None), "connections", ())):
+                _abort_connection(connection)
+
+
+def _abort_connection(connection: object) -> None:
+    """Close the asyncio transport under a connection of httpcore, as far as it can be found."""
+    while (inner := getattr(connection, "_connection", None)) is not None:
+        connection = inner
+    stream = getattr(getattr(connection, "_network_stream", None), "_stream", None)
+    transport = getattr(getattr(stream, "transport_stream", stream), "_transport", None)
+    if isinstance(transport, asyncio.Transport):
+        with contextlib.suppress(RuntimeError):  # of a loop that is closed
+            transport.abort()
+        bare = bare_transport(transport)
+        loop = getattr(bare, "_loop", None)  # typeshed does not know it; None once it is closed
+        if bare is not None and loop is not None and loop.is_closed():
+            close_socket(bare)
 
 
 class _Shared(httpx.AsyncBaseTransport):

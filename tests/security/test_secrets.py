@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 import logging
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -117,6 +120,123 @@ def test_nothing_of_the_adapters_shows_them(way: str, make: Any, monkeypatch: py
     assert all(map(hidden, shown))
     if make in (ChatOllama, OllamaLLM) and way == "key":
         assert '"OLLAMA_API_KEY"' in dumps(one)  # named as a secret that whoever loads it has to have
+
+
+PROMPT = "pr1v4te"
+
+
+def found_in(thing: object, needle: str, path: str, seen: dict[int, object]) -> Iterator[str]:
+    """Where a text is in an exception: its chain, its attributes and theirs. Not in frames, which show everything."""
+    if id(thing) in seen or isinstance(thing, (types.TracebackType, types.FrameType, types.ModuleType, type)):
+        return
+    seen[id(thing)] = thing  # kept, so that its id is not another's
+    if isinstance(thing, (str, bytes, bytearray)):
+        text = thing if isinstance(thing, str) else bytes(thing).decode("latin-1")
+        if needle in text:
+            yield path
+        return
+    children: dict[str, object] = {}
+    if isinstance(thing, Mapping):
+        children = {f"[{key!r:.20}]": value for key, value in thing.items()}
+        children |= {f"key {number}": key for number, key in enumerate(thing)}
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        children = {f"[{number}]": value for number, value in enumerate(thing)}
+    names = set(vars(thing)) if hasattr(thing, "__dict__") else set()
+    for cls in type(thing).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        names |= {slots} if isinstance(slots, str) else set(slots)
+    if isinstance(thing, BaseException):
+        names |= {"args", "__cause__", "__context__"}
+    for name in names:
+        with contextlib.suppress(AttributeError):
+            children[f".{name}"] = getattr(thing, name)
+    for name, child in children.items():
+        yield from found_in(child, needle, path + name, seen)
+
+
+def not_http(_: bytes) -> bytes:
+    return b"SSH-2.0-server\r\n"
+
+
+def login(_: bytes) -> bytes:
+    return b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def cut(_: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"
+
+
+def nothing(_: bytes) -> bytes:
+    return b""
+
+
+def echo(request: bytes) -> bytes:
+    return request
+
+
+def wrong_length(request: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + request
+
+
+ANSWERS = [not_http, login, cut, nothing, echo, wrong_length]
+FAILURES = [*(answer.__name__ for answer in ANSWERS), "refused", "timeout", "proxy refused", "https", "look-up"]
+
+
+@contextlib.asynccontextmanager
+async def failing(how: str) -> AsyncIterator[int]:
+    """The port of a server that fails in that way."""
+    answers = {answer.__name__: answer for answer in ANSWERS}
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            request = await reader.read(65536)
+            if how == "timeout":
+                await over.wait()
+            writer.write(answers.get(how, nothing)(request))
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if "refused" in how:
+        server.close()
+    async with server:
+        yield port
+        over.set()
+
+
+@pytest.mark.parametrize("way", ["key", "password", "header"])
+@pytest.mark.parametrize("how", FAILURES)
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx", "own"])
+async def test_no_error_holds_the_key_or_the_prompt(
+    transport: str, how: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once wrong over httpx: `error.__cause__.request.headers["authorization"]`.
+    async with failing(how) as port:
+        proxy = f"http://user:{SECRET}@127.0.0.1:{port}" if how in ("login", "proxy refused") else None
+        url = "http://ollama.test" if proxy else f"http://127.0.0.1:{port}"
+        url = url.replace("http", "https") if how == "https" else url
+        if how == "look-up":
+            url = "http://ollama.invalid"
+
+            async def look_up(*_: object, **__: object) -> list[Any]:
+                raise OSError("no such host")
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        settings = settings_of(way, url, monkeypatch)
+        own = httpx.AsyncClient(proxy=proxy)
+        settings |= {"http_client": own} if transport == "own" else {"transport": transport, "proxy": proxy}
+        config = StreamConfig(first_chunk_timeout=0.05 if how == "timeout" else 5.0)
+        async with own, OllamaProvider("m", stream_config=config, **settings) as provider:
+            with pytest.raises(LLMError) as caught:
+                await provider.achat([{"role": "user", "content": PROMPT}])
+            with pytest.raises(LLMError) as streamed:
+                async for _ in provider.stream_chat([{"role": "user", "content": PROMPT}]):
+                    pass
+    for error in (caught.value, streamed.value):
+        for needle in (SECRET, ENCODED, PROMPT):
+            assert list(found_in(error, needle, "error", {})) == []
 
 
 # Pickles

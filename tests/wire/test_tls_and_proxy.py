@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.machinery
+import importlib.util
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import trustme
 
-from namel3ss_ollama import AuthenticationError, LLMConnectionError, OllamaProvider, RetryPolicy
+from namel3ss_ollama import AuthenticationError, LLMConnectionError, LLMError, OllamaProvider, RetryPolicy
 
 ANSWER = b'{"version":"1.2.3"}'
 Handler = Callable[[str, dict[str, str]], bytes]
@@ -124,6 +127,38 @@ async def test_a_proxy_that_wants_a_login(transport: str) -> None:
                 await provider.version()
 
 
+async def test_a_proxy_gets_its_login_with_every_request(transport: str) -> None:
+    # Once wrong: aiohttp's DeprecationWarning, an error where warnings are.
+    seen: list[str] = []
+
+    def proxy(line: str, headers: dict[str, str]) -> bytes:
+        seen.append(headers.get("proxy-authorization", ""))
+        return ok()
+
+    async with serving(proxy) as port:
+        address = f"http://user:pass%40word@127.0.0.1:{port}"
+        async with OllamaProvider("m", "http://ollama.test", transport=transport, proxy=address) as provider:
+            for _ in range(2):
+                assert await provider.version() == "1.2.3"
+    assert seen == ["Basic dXNlcjpwYXNzQHdvcmQ="] * 2  # user:pass@word
+
+
+async def test_a_proxy_gets_its_login_with_a_tunnel(transport: str) -> None:
+    """And the server behind it does not."""
+    seen: list[tuple[str, str]] = []
+
+    def proxy(line: str, headers: dict[str, str]) -> bytes:
+        seen.append((line, headers.get("proxy-authorization", "")))
+        return ok(b"", "502 Bad Gateway")
+
+    async with serving(proxy) as port:
+        settings: Any = {"transport": transport, "proxy": f"http://user:word@127.0.0.1:{port}"}
+        async with OllamaProvider("m", "https://ollama.test", retry=RetryPolicy.off(), **settings) as provider:
+            with pytest.raises(LLMError):
+                await provider.version()
+    assert seen == [("CONNECT ollama.test:443 HTTP/1.1", "Basic dXNlcjp3b3Jk")]
+
+
 async def test_no_tls_context_is_built_for_plain_http(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would load every certificate of the machine: tens of milliseconds for nothing."""
 
@@ -133,3 +168,88 @@ async def test_no_tls_context_is_built_for_plain_http(transport: str, monkeypatc
     monkeypatch.setattr(ssl, "create_default_context", refuse)
     async with OllamaProvider("m", "http://127.0.0.1:9", transport=transport, trust_env=False) as provider:
         assert isinstance(await provider._get_client(), httpx.AsyncClient)
+
+
+# SOCKS
+
+
+@pytest.fixture
+async def socks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The address of something that listens where a SOCKS proxy would, and what it was sent."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read(1000))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"socks5://127.0.0.1:{server.sockets[0].getsockname()[1]}", received
+
+
+def socksio_is(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    found = importlib.machinery.ModuleSpec("socksio", None) if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: found if name == "socksio" else real(name))
+
+
+@pytest.mark.parametrize("source", ["argument", "httpx.Proxy", "ALL_PROXY", "http_proxy"])
+async def test_a_socks_proxy_without_its_package_is_refused_at_construction(
+    source: str, transport: str, socks: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once wrong: the key and the prompt were sent to it in plain HTTP.
+    url, received = socks
+    socksio_is(False, monkeypatch)
+    settings: dict[str, Any] = {"proxy": url if source == "argument" else httpx.Proxy(url)}
+    if source not in ("argument", "httpx.Proxy"):
+        monkeypatch.setenv(source, url)
+        settings = {}
+    with pytest.raises(ValueError, match=r"SOCKS proxy needs pip install 'httpx\[socks\]'"):
+        OllamaProvider("m", "http://ollama.test", transport=transport, **settings)
+    OllamaProvider("m", "http://ollama.test", transport=transport, trust_env=False)
+    assert received == []
+
+
+@pytest.mark.parametrize("source", ["argument", "ALL_PROXY"])
+def test_a_socks_proxy_goes_over_plain_httpx(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    socksio_is(True, monkeypatch)
+    proxy = "socks5://127.0.0.1:9"
+    if source == "ALL_PROXY":
+        monkeypatch.setenv("ALL_PROXY", proxy)
+    provider = OllamaProvider("m", "http://ollama.test", proxy=proxy if source == "argument" else None)
+    http = provider._client.http
+    assert http.to_import("http://ollama.test") is None
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("namel3ss_ollama.transport._HttpxClient", lambda **options: made.append(options))
+    http.make_client("http://ollama.test")
+    assert [options["proxy"] for options in made] == [proxy if source == "argument" else None]
+
+
+async def test_a_socks_proxy_that_is_not_for_this_address_is_none_of_its_business(
+    transport: str, socks: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once wrong over plain httpx: ImportError, at the first call.
+    socksio_is(False, monkeypatch)
+    monkeypatch.setenv("ALL_PROXY", socks[0])
+    async with serving(lambda *_: ok()) as port:
+        monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{port}")
+        async with OllamaProvider("m", "http://ollama.test", transport=transport) as provider:
+            assert await provider.version() == "1.2.3"
+    assert socks[1] == []
+
+
+async def test_no_proxy_is_honoured(
+    transport: str, socks: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, received = socks
+    socksio_is(False, monkeypatch)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    async with serving(lambda *_: ok()) as port:
+        for proxy in (url, url.replace("socks5", "http")):
+            monkeypatch.setenv("ALL_PROXY", proxy)
+            async with OllamaProvider("m", f"http://127.0.0.1:{port}", transport=transport) as provider:
+                assert await provider.version() == "1.2.3"
+    assert received == []

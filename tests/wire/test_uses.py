@@ -227,6 +227,27 @@ if hasattr(os, "fork"):
             assert full.chat(ask).content == text
             os._exit(0)
         """
+    # What a child drops of its parent's stays open; on a closed loop and on one that runs.
+    USES["dropped after a fork"] = """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
+        other = OllamaProvider("llama3.2", transport=sys.argv[1])
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(other.achat(ask))
+        stream = p.stream(ask)
+        first = next(stream).content
+        pid = os.fork()
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+            assert first + "".join(chunk.content for chunk in stream) == text
+            assert loop.run_until_complete(other.achat(ask)).content == text
+            loop.run_until_complete(other.aclose())
+            loop.close()
+        else:
+            del stream, p, other
+            gc.collect()
+            os._exit(0)
+        """
     USES["an iterator that began before a fork"] = """
         import warnings
         warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
@@ -274,13 +295,17 @@ ENDS = [
     "async def main():\n    global s\n    s = p.stream_chat(stall)\n    await anext(s)\nasyncio.run(main())",
     "async def main():\n    async for c in p.stream_chat(ask):\n        break\nasyncio.run(main())",
     "async def main():\n    t = asyncio.create_task(p.achat(stall))\n    await p.version()\nasyncio.run(main())",
+    # Loops that are closed by hand, with nothing and with something left open.
+    "loop = asyncio.new_event_loop()\nloop.run_until_complete(p.achat(ask))\nloop.close()",
+    "loop = asyncio.new_event_loop()\ns = p.stream_chat(stall)\nloop.run_until_complete(s.__anext__())\nloop.close()",
+    "loop = asyncio.new_event_loop()\nloop.run_until_complete(p.achat(ask))\np.close()\nloop.close()",
     # After the main thread has ended; the first call cannot be then, since Python 3.12 starts no threads any more.
     "p.chat(ask)\nthreading.Thread(target=lambda: p.chat(ask)).start()",
 ]
 
 
 @pytest.mark.parametrize(
-    ("code", "transport"), [(code, "aiohttp") for code in ENDS] + [(ENDS[i], "httpx") for i in (1, 4, 8)]
+    ("code", "transport"), [(code, "aiohttp") for code in ENDS] + [(ENDS[i], "httpx") for i in (1, 4, 8, 11, 13)]
 )
 def test_the_interpreter_ends_quietly(code: str, transport: str, ollama_server: OllamaServer) -> None:
     """With connections and streams open: no hang, no warning, no destroyed task."""
