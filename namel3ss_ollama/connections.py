@@ -99,11 +99,10 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close every loop's client, each on its loop; a later `get` makes a new one."""
-        here = asyncio.get_running_loop()
-        for loop, client in self._take_all():
-            if loop is here:
-                await client.aclose()
-            elif (closing := _close_on(loop, client)) is not None:
+        # The running loop's client too is closed in a task of its own: a pool whose closing is cancelled stays half open.
+        closings = [(loop, client, _close_on(loop, client)) for loop, client in self._take_all()]
+        for loop, client, closing in closings:
+            if closing is not None:
                 await _bounded_async(loop, client, closing)
 
     def close(self) -> None:

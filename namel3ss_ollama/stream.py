@@ -264,6 +264,11 @@ class Stream:
         try:
             if self._exchange is not None:
                 await self._exchange.aclose()
+        except asyncio.CancelledError as error:
+            if self.end != "error":  # nobody gets the chunks that were to come after this
+                self.end, failure = "cancelled", error
+                self.ready.clear()
+            raise
         finally:
             turn.call.chunks = self._taken + len(self.ready)
             if turn.slot is not None:
