@@ -27,7 +27,7 @@ import httpx
 
 from namel3ss_ollama.forks import renewed_after_fork
 
-__all__ = ["Connections"]
+__all__ = ["Abortable", "Connections"]
 
 _LONGEST_CLOSE = 5.0
 """Seconds that closing waits for a loop which runs but does not get to it."""
@@ -38,8 +38,11 @@ _Held = dict[_Loop, httpx.AsyncClient]
 
 
 @runtime_checkable
-class _Abortable(Protocol):
-    def abort(self) -> None: ...
+class Abortable(Protocol):
+    """A client that can be closed without its event loop, and whose requests survive any number of cancellations."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
 
 class Connections:
@@ -99,7 +102,7 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close every loop's client, each on its loop; a later `get` makes a new one."""
-        # The running loop's client too is closed in a task of its own: a pool whose closing is cancelled stays half open.
+        # Each in a task of its own, the running loop's too: a pool whose closing is cancelled stays half open.
         closings = [(loop, client, _close_on(loop, client)) for loop, client in self._take_all()]
         for loop, client, closing in closings:
             if closing is not None:
@@ -238,7 +241,7 @@ def _give_up(loop: _Loop, client: httpx.AsyncClient) -> None:
 
 def _abort(client: httpx.AsyncClient) -> None:
     """Close without the loop, as far as the client can."""
-    if isinstance(client, _Abortable):
+    if isinstance(client, Abortable):
         client.abort()
 
 
