@@ -91,7 +91,12 @@ async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def _done(task: asyncio.Task[Any]) -> None:
     waiter = task.get_loop().create_future()
-    task.add_done_callback(lambda _: waiter.done() or waiter.set_result(None))
+
+    def wake(_: asyncio.Task[Any]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    task.add_done_callback(wake)
     await waiter
 
 
