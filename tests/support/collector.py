@@ -5,7 +5,7 @@ that hangs: a watchdog then prints where each thread stands, and ends it. A fina
 error, which has to stay empty.
 
 A collection within a line is one that an allocation there might have begun. It happens at every line that is run while
-any of the package's locks is held, and at every tenth of the others, in the calling thread and in the background loop's.
+any of the package's locks is held, and at every tenth of the others, in the calling thread and in the background one.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ def main(transport: Any) -> None:
             retry=RetryPolicy(budget=1.0, budget_reserve=10_000, deadline=None, wait_initial=0.001, wait_max=0.001),
         )
         other = OllamaProvider("llama3.2", server.url, transport=transport)
+        limiter = provider._limiter
         done: dict[str, Any] = {}
         succeeded = 0
 
