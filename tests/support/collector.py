@@ -190,10 +190,7 @@ def main(transport: Any) -> None:
 
         uses: dict[str, tuple[Callable[[], Any], int]] = {
             "stats": (lambda: [provider.stats() for _ in range(20)], 0),
-            "running and queued": (
-                lambda: [(provider._limiter.running, provider._limiter.queued) for _ in range(20)],
-                0,
-            ),
+            "running and queued": (lambda: [(limiter.running, limiter.queued) for _ in range(20)], 0),
             "generate": (lambda: provider.generate("x"), 1),
             "chat that is sent again": (lambda: provider.generate("soon"), 1),
             "stream": (use_stream, 1),

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -287,7 +288,7 @@ def test_ctrl_c_while_a_synchronous_stream_waits(
     main = threading.get_ident()
 
     def interrupt() -> None:
-        until(lambda: gate.waiting == 1 and stream.text == "one")
+        until(lambda: stream.text == "one" and sys._current_frames()[main].f_code.co_name == "wait")
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
