@@ -73,7 +73,7 @@ class _Transport(AiohttpTransport):
         connect = request.extensions.get("timeout", {}).get("connect")
         proxy = self.proxy
         connecting: list[bool] = []
-        token = _connecting.set(connecting)
+        _connecting.set(connecting)  # for good: a coroutine that is destroyed ends in a context that is not its own
         try:
             with map_aiohttp_exceptions():
                 response = await self.client.request(
@@ -94,8 +94,6 @@ class _Transport(AiohttpTransport):
             if connecting or not isinstance(error.__cause__, _BROKEN):
                 raise
             raise StaleConnectionError("the server had closed the pooled connection") from error.__cause__
-        finally:
-            _connecting.reset(token)
         return httpx.Response(
             response.status,
             headers=response.raw_headers,
@@ -129,9 +127,12 @@ class _Connector(aiohttp.TCPConnector):
         return await super()._create_connection(*args)
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        if self.is_stranded:  # a coroutine is being destroyed; aiohttp would ask the loop to close the connection
+            self._acquired.discard(protocol)
+            return _close_socket(getattr(protocol, "transport", None))
         # aiohttp bounds how many connections there are, not how many of them are idle.
         crowded = len(self._conns.get(key, ())) >= MAX_IDLE_CONNECTIONS
-        super()._release(key, protocol, should_close=should_close or crowded)
+        return super()._release(key, protocol, should_close=should_close or crowded)
 
     @property
     def is_stranded(self) -> bool:

@@ -62,7 +62,7 @@ class Exchange:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is GeneratorExit:  # a coroutine that is being destroyed can't wait
+        if kind is GeneratorExit or self._watch.loop.is_closed():  # a coroutine that is being destroyed can't wait
             self.abort()
         else:
             await self.aclose()

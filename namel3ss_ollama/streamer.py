@@ -241,6 +241,8 @@ class Watch:
                 raise
             raise self._error() from None
         except Exception as error:
+            if self._loop.is_closed():  # only a coroutine that is being destroyed gets here: it must end as one
+                raise GeneratorExit from None
             if self._fired is None:
                 raise
             if self._cancelled_from_outside():

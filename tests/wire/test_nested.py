@@ -320,16 +320,19 @@ async def test_a_batch_waits_for_a_slot_where_others_may_not_queue(make: Make, o
 # Loops that end with slots held
 
 
-def closed_loop(provider: OllamaProvider, use: Callable[[OllamaProvider], Awaitable[Any]], gate: Gate) -> None:
-    """A loop that is closed by hand while `use`, which waits at the gate, is under way."""
+def closed_loop(
+    provider: OllamaProvider, use: Callable[[OllamaProvider], Awaitable[Any]], server: OllamaServer
+) -> None:
+    """A loop that is closed by hand while `use` is under way, whose answer has begun."""
     loop = asyncio.new_event_loop()
-    held = gate.waiting
+    before = len(server.requests)
 
     async def run() -> None:
         task = asyncio.ensure_future(use(provider))
         task._log_destroy_pending = False  # type: ignore[attr-defined] # it is left pending on purpose
-        while gate.waiting == held and not task.done():
+        while len(server.requests) == before or not server.requests[-1].tokens_sent:
             await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)  # the headers and the first token have been read
 
     loop.run_until_complete(run())
     loop.close()
@@ -349,14 +352,15 @@ async def iterated_stream(provider: OllamaProvider) -> None:
 
 
 async def pending_call(provider: OllamaProvider) -> None:
-    await provider.agenerate("held at once")
+    await provider.agenerate("held after one")
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("use", [stepped_stream, iterated_stream, pending_call])
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx leaves what a closed loop had open to the collector
+# The collector complains of what waits on a closed loop, and of the sockets that plain httpx has open there.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_loops_that_were_closed_by_hand_leave_their_slots_free(
     use: Nested, kept: bool, transport: Any, ollama_server: OllamaServer
@@ -364,10 +368,9 @@ def test_loops_that_were_closed_by_hand_leave_their_slots_free(
     # Once wrong: as many closed loops as slots, and no call ever returned
     gate = Gate()
     ollama_server.reply(TEXT, contains="held after one", gates={1: gate})
-    ollama_server.reply(TEXT, contains="held at once", gate=gate)
     ollama_server.reply(TEXT)
     provider = OllamaProvider("llama3.2", ollama_server.url, max_concurrent=SLOTS, transport=transport)
-    threads = [threading.Thread(target=closed_loop, args=(provider, use, gate)) for _ in range(SLOTS)]
+    threads = [threading.Thread(target=closed_loop, args=(provider, use, ollama_server)) for _ in range(SLOTS)]
     for thread in threads:
         thread.start()
         thread.join(LONG)
