@@ -5,7 +5,8 @@ chunk a line, written in large pieces with the flow control that the socket asks
 `options.num_predict`. It prints its port, and ends when its standard input does.
 
 The model "held" gets the first half of its answer and then silence, until the client hangs up; the model "stepped"
-gets one write a token, each in a turn of its own of the event loop, so that many streams grow side by side.
+gets one write a token, each in a turn of its own of the event loop, so that many streams grow side by side; the model
+"paced" gets one with a pause before each, so that tokens arrive alone, as from a model that computes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.processes import pin
 WORD = " word"
 VECTOR_LENGTH = 384
 _PIECE = 64 * 1024
+_PAUSE = 0.002
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 _COUNTERS = {
     "total_duration": 1_000_000_000,
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._unwritten: Iterator[bytes] | None = None
         self._paused = False
         self._one_a_turn = False
+        self._pause = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -113,7 +116,8 @@ class Connection(asyncio.Protocol):
         tokens = int((body.get("options") or {}).get("num_predict") or 100)
         kind = path.rpartition("/")[2]
         held = body.get("model") == "held"
-        self._one_a_turn = body.get("model") == "stepped"
+        self._one_a_turn = body.get("model") in ("stepped", "paced")
+        self._pause = _PAUSE if body.get("model") == "paced" else 0.0
         if kind == "embed":
             pieces = embedded(len(body["input"]) if isinstance(body["input"], list) else 1)
         elif kind not in ("chat", "generate"):
@@ -133,7 +137,11 @@ class Connection(asyncio.Protocol):
                 return
             self._transport.write(piece)
             if self._one_a_turn:
-                asyncio.get_running_loop().call_soon(self._write)
+                loop = asyncio.get_running_loop()
+                if self._pause:
+                    loop.call_later(self._pause, self._write)
+                else:
+                    loop.call_soon(self._write)
                 return
 
     def pause_writing(self) -> None:

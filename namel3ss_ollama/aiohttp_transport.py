@@ -39,7 +39,13 @@ _connecting: ContextVar[list[bool]] = ContextVar("namel3ss_ollama_connecting")
 
 
 class AiohttpClient(HttpxAiohttpClient):
-    """An `httpx.AsyncClient` over aiohttp."""
+    """An `httpx.AsyncClient` over aiohttp.
+
+    Attributes:
+        survives_cancellation: Whether a request may be cancelled any number of times and leaves no connection open.
+    """
+
+    survives_cancellation = True
 
     # What httpx calls these with is passed on, whatever it is; hence the looser signatures.
     def _init_transport(self, **options: Any) -> httpx.AsyncBaseTransport:  # type: ignore[override] # see above
@@ -151,10 +157,10 @@ class _Connector(aiohttp.TCPConnector):
         if self.is_stranded:  # called by a finalizer
             self.keep(protocol)
             self.abort()
-            return
+            return None
         # aiohttp bounds how many connections there are, not how many of them are idle.
         crowded = len(self._conns.get(key, ())) >= MAX_IDLE_CONNECTIONS
-        super()._release(key, protocol, should_close=should_close or crowded)
+        return super()._release(key, protocol, should_close=should_close or crowded)
 
     @property
     def is_stranded(self) -> bool:

@@ -7,11 +7,12 @@ where another one is under way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["cancel", "pending_cancellations", "shielded_from_task_groups", "take_back"]
+__all__ = ["cancel", "in_own_task", "pending_cancellations", "take_back", "to_the_end"]
 
 T = TypeVar("T")
 
@@ -26,12 +27,6 @@ if sys.version_info >= (3, 11):
     def take_back(task: asyncio.Task[Any], pending: int) -> bool:
         """Take back a cancellation by `cancel`; whether another one came since there were `pending`."""
         return task.uncancel() > pending
-
-    async def shielded_from_task_groups(
-        coroutine: Coroutine[Any, Any, T], *, close: Callable[[T], Awaitable[None]]
-    ) -> T:
-        """The coroutine's result; see the version for Python 3.10."""
-        return await coroutine
 
 else:
     _MARK = "a deadline of namel3ss_ollama passed"
@@ -51,21 +46,61 @@ else:
         """Whether another cancellation than that by `cancel` came."""
         return bool(getattr(task, "_cancel_message", None) != _MARK)
 
-    async def shielded_from_task_groups(
-        coroutine: Coroutine[Any, Any, T], *, close: Callable[[T], Awaitable[None]]
-    ) -> T:
-        """The coroutine's result, from a task of its own; `close` is awaited with a result that nobody waits for.
 
-        A task group that ends cannot tell its own cancellation from one that comes from outside in that moment, and
-        swallows both; plain httpx connects within one.
-        """
-        task = asyncio.ensure_future(coroutine)
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled() and task.exception() is None:
-                await close(task.result())
-            raise
-        return task.result()
+async def in_own_task(
+    coroutine: Coroutine[Any, Any, T], *, close: Callable[[T], Coroutine[Any, Any, object]] | None = None
+) -> T:
+    """The coroutine's result, from a task of its own, which is cancelled once, however often the caller is.
+
+    For plain httpx: a second cancellation that comes while httpcore cleans up after the first leaves the connection
+    open. And before Python 3.11 a task group that ends, as that in which httpx connects, cannot tell its own
+    cancellation from one that comes from outside in that moment, and swallows both.
+
+    Args:
+        coroutine: What to run.
+        close: Closes a result that came in spite of the cancellation.
+    """
+    task = asyncio.ensure_future(coroutine)
+    try:
+        await _done(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        await _done_despite_cancellation(task)
+        if close is not None and not task.cancelled() and task.exception() is None:
+            await to_the_end(close(task.result()))
+        raise
+    except GeneratorExit:  # this coroutine is being destroyed, maybe in another thread
+        with contextlib.suppress(RuntimeError):
+            task.get_loop().call_soon_threadsafe(task.cancel)
+        raise
+    return task.result()
+
+
+async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The coroutine's result; a cancellation meanwhile comes out only when it is done. For clean-ups that are short."""
+    task = asyncio.ensure_future(coroutine)
+    try:
+        await _done(task)
+    except asyncio.CancelledError:
+        await _done_despite_cancellation(task)
+        if not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
+
+
+async def _done(task: asyncio.Task[Any]) -> None:
+    waiter = task.get_loop().create_future()
+
+    def wake(_: asyncio.Task[Any]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    task.add_done_callback(wake)
+    await waiter
+
+
+async def _done_despite_cancellation(task: asyncio.Task[Any]) -> None:
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await _done(task)

@@ -18,7 +18,7 @@ import httpx
 import orjson
 
 from namel3ss_ollama.address import Address
-from namel3ss_ollama.cancellation import shielded_from_task_groups
+from namel3ss_ollama.cancellation import in_own_task
 from namel3ss_ollama.connections import Connections
 from namel3ss_ollama.diagnosis import error_for_line, error_for_status, reported
 from namel3ss_ollama.errors import LLMError
@@ -223,7 +223,9 @@ class Client:
 
 async def _sent(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
     sending = http.send(request, stream=True, follow_redirects=False)
-    return await shielded_from_task_groups(sending, close=httpx.Response.aclose)
+    if getattr(http, "survives_cancellation", False):
+        return await sending
+    return await in_own_task(sending, close=httpx.Response.aclose)
 
 
 def encode(body: Json | None) -> bytes | None:

@@ -40,7 +40,10 @@ _Closing = concurrent.futures.Future[None]
 
 @runtime_checkable
 class _Abortable(Protocol):
-    def abort(self) -> None: ...
+    """A client that can be closed without its event loop."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
 
 class Connections:
@@ -101,11 +104,10 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close every loop's client, each on its loop; a later `get` makes a new one."""
-        here = asyncio.get_running_loop()
-        for loop, client in self._take_all():
-            if loop is here:
-                await client.aclose()
-            elif (closing := _close_on(loop, client)) is not None and not await _bounded_async(loop, closing):
+        # Each by its loop, the running one too: a pool whose closing is cancelled stays half open.
+        closings = [(loop, client, _close_on(loop, client)) for loop, client in self._take_all()]
+        for loop, client, closing in closings:
+            if closing is not None and not await _bounded_async(loop, closing):
                 _give_up(loop, client)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import anyio
 import httpx
 from typing_extensions import Self
 
+from namel3ss_ollama.cancellation import to_the_end
 from namel3ss_ollama.compression import unpacked
 from namel3ss_ollama.diagnosis import error_for_exception
 from namel3ss_ollama.errors import LLMConnectionError, LLMError, MalformedResponseError, StreamInterruptedError
@@ -62,7 +63,7 @@ class Exchange:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is GeneratorExit:  # a coroutine that is being destroyed can't wait
+        if kind is GeneratorExit or self._watch.loop.is_closed():  # a coroutine that is being destroyed can't wait
             self.abort()
         else:
             await self.aclose()
@@ -110,7 +111,7 @@ class Exchange:
             return
         with anyio.move_on_after(_LONGEST_DRAIN), contextlib.suppress(Exception):
             # What follows the last line is of no interest, and neither is a failure there: the answer is whole.
-            await self._next()
+            self._ended = not await self._next()
 
     async def body(self, limit: int) -> bytes:
         """The body.
@@ -143,11 +144,23 @@ class Exchange:
         """Close; before the end of the body that closes the connection."""
         with anyio.CancelScope(shield=True):
             try:
-                await self._response.aclose()
+                if isinstance(self._response.stream, _Readable):
+                    await self._response.aclose()
+                else:
+                    await to_the_end(self._close_httpx())
             except Exception as error:
                 # A connection that breaks while it is being closed is closed.
                 if translated(error, url=self._url, http=self._http, began=True) is error:
                     raise
+
+    async def _close_httpx(self) -> None:
+        try:
+            await self._response.aclose()
+        finally:
+            # A second cancellation while httpcore cleaned up after the first one has left the connection open.
+            network = self._response.extensions.get("network_stream")
+            if network is not None and not self._ended and self._response.http_version.startswith("HTTP/1"):
+                await network.aclose()
 
     def abort(self) -> bool:
         """Close at once and without the event loop, if the transport can; for finalizers. Whether it could."""
@@ -159,9 +172,11 @@ class Exchange:
 
     async def _read(self) -> bytes:
         try:
-            return await self._watch.guard(self._next)
+            data = await self._watch.guard(self._next)
         except Exception as error:
             self._raise(error)
+        self._ended = not data
+        return data
 
     def _raise(self, error: Exception) -> NoReturn:
         failure = translated(error, url=self._url, http=self._http, began=self.began)

@@ -137,7 +137,8 @@ class Turn:
         self.watch.close()
         if self.slot is not None:
             self._limiter.release(self.slot)
-        if isinstance(error, GeneratorExit):
+        if isinstance(error, GeneratorExit) or (error is not None and self.watch.loop.is_closed()):
+            # The latter is what others raise when they clean up after a GeneratorExit without their loop.
             self._telemetry.dropped(self.call)
             return
         partial = error.partial if isinstance(error, LLMError) else self.response

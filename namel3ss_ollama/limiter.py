@@ -81,7 +81,8 @@ def patiently() -> Iterator[None]:
     try:
         yield
     finally:
-        _patient.reset(token)
+        with contextlib.suppress(ValueError):  # a coroutine that is destroyed ends in a context that is not its own
+            _patient.reset(token)
 
 
 class Limiter:

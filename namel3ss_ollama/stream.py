@@ -154,6 +154,7 @@ class Stream:
                 if self._exchange is None or self._exchange.abort():
                     self._give_back(self._turn)
                 else:
+                    self.end = "cancelled"
                     self._closing = asyncio.ensure_future(self._close(self._turn))
 
     async def aclose(self) -> None:
@@ -295,6 +296,11 @@ class Stream:
         try:
             if self._exchange is not None:
                 await self._exchange.aclose()
+        except asyncio.CancelledError as error:
+            if self.end != "error":  # nobody gets the chunks that were to come after this
+                self.end, failure = "cancelled", error
+                self.ready.clear()
+            raise
         finally:
             self._give_back(turn, failure)
 

@@ -24,6 +24,8 @@ from namel3ss_ollama.settings import StreamConfig
 __all__ = ["LineDecoder", "LineTooLongError", "Watch", "is_cut", "parse_line"]
 
 T = TypeVar("T")
+_TURNS = 10
+"""Turns of the event loop from bytes in a socket to a line that is read; httpx takes the most, some five."""
 Deadline = Literal["first_chunk_timeout", "chunk_timeout", "stream_timeout", "timeout"]
 
 
@@ -151,7 +153,7 @@ class Watch:
         self._since: float | None = None
         self._waited = 0.0
         self._idle = True
-        self._overdue = False
+        self._overdue = 0
         self._pending = 0
         self._fired: Deadline | Literal["cancelled"] | None = None
         self._limit_name: Deadline = "first_chunk_timeout"
@@ -239,6 +241,8 @@ class Watch:
                 raise
             raise self._error() from None
         except Exception as error:
+            if self._loop.is_closed():  # only a coroutine that is being destroyed gets here: it must end as one
+                raise GeneratorExit from None
             if self._fired is None:
                 raise
             if self._cancelled_from_outside():
@@ -290,13 +294,13 @@ class Watch:
         if self.expires is not None and now >= self.expires:
             self._fire(self.expires_name)
         elif self._limit is None or not self._idle or self._waited + now - self._since < self._limit:
-            self._overdue = False
+            self._overdue = 0
             self._arm(now)
-        elif self._overdue:
+        elif self._overdue == _TURNS:
             self._fire(self._limit_name)
         else:
             # An event loop that was blocked runs what is due before the task that data woke: that task comes first.
-            self._overdue = True
+            self._overdue += 1
             self._timer = self._loop.call_later(0, self._check)
 
     def _fire(self, why: Deadline | Literal["cancelled"]) -> None:

@@ -32,8 +32,10 @@ def replay_server() -> Iterator[str]:
             process.stdin.close()
 
 
-def calls_a_token(run: Callable[[], Coroutine[Any, Any, int]] | Callable[[], int]) -> dict[str, int]:
-    """Calls of "all" functions and of "ours", for each of the `TOKENS` tokens whose characters `run` counts.
+def calls_a_token(
+    run: Callable[[], Coroutine[Any, Any, int]] | Callable[[], int], tokens: int = TOKENS
+) -> dict[str, int]:
+    """Calls of "all" functions and of "ours", for each of the tokens whose characters `run` counts.
 
     A function counts as often as it is called for every token: those called for each read or each answer do not.
     """
@@ -65,7 +67,7 @@ def calls_a_token(run: Callable[[], Coroutine[Any, Any, int]] | Callable[[], int
         finally:
             sys.setprofile(None)
             run_sync(on_background_loop(None))
-    assert characters == TOKENS * len(" word")
-    each = {code: times // TOKENS for code, times in counts.items() if times >= TOKENS}
+    assert characters == tokens * len(" word")
+    each = {code: times // tokens for code, times in counts.items() if times >= tokens}
     ours = sum(times for code, times in each.items() if set(OURS) & set(Path(code.co_filename).parts))
     return {"all": sum(each.values()), "ours": ours}

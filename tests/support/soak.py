@@ -11,8 +11,10 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ __all__ = ["KillFigures", "SoakFigures", "kill_under_load", "soak"]
 
 MAX_CONCURRENT = 64
 _HARMLESS = {"byte_chunks", "crlf", "gzip"}
+_EVERY = 150
+"""Requests between two that are left open on a closed loop, and between two forks."""
 _STALLS = {"stall_mid_stream", "stall_before_headers"}
 _PATIENCE = 0.25
 """Seconds until a stall counts as one where it is the fault; all others have a minute, so that a slow machine stays
@@ -48,6 +52,9 @@ class SoakFigures:
         outcomes: What became of them, by what was asked for.
         slope: Growth of the process's memory a request, over the second half.
         memory: The process's memory at the end.
+        abandoned: Requests left open on event loops that were closed by hand, beside `requests`.
+        children: Forked processes that made a request, beside `requests`.
+        collections: How often the garbage collector was run at a random moment.
         left: What was still there at the end and had not been at the beginning, by kind; all zero.
     """
 
@@ -56,12 +63,17 @@ class SoakFigures:
     outcomes: Counter[str] = field(default_factory=Counter[str])
     slope: float = 0.0
     memory: int = 0
+    abandoned: int = 0
+    children: int = 0
+    collections: int = 0
     left: dict[str, int] = field(default_factory=dict[str, int])
 
     def __str__(self) -> str:
         kinds = "\n".join(f"  {name:42} {count:7}" for name, count in sorted(self.outcomes.items()))
         return (
             f"{self.requests} requests in {self.seconds:.1f} s ({self.requests / self.seconds:.0f} a second)\n{kinds}\n"
+            f"{self.abandoned} left open on closed loops, {self.children} made by forked processes, "
+            f"{self.collections} garbage collections\n"
             f"memory: {self.memory / 2**20:.0f} MiB at the end, growing by {self.slope:.1f} bytes a request\n"
             f"left at the end: {', '.join(f'{name} {count}' for name, count in self.left.items())}"
         )
@@ -95,6 +107,9 @@ def slope_of(points: list[tuple[int, int]]) -> float:
 async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> SoakFigures:
     """Send requests by workers, a fifth of them spoilt, a tenth cancelled at a random point.
 
+    Meanwhile event loops of other threads are closed with requests open on them, children are forked that make a
+    request, and the garbage collector is run.
+
     Raises:
         AssertionError: One came to what it must not, or something was left.
     """
@@ -111,7 +126,17 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
 
         async def worker() -> None:
             for number in numbers:
-                await _one(provider, random.Random(seed * requests + number), figures.outcomes)
+                chance = random.Random(seed * requests + number)
+                await _one(provider, chance, figures.outcomes)
+                if number % _EVERY == 0:
+                    await asyncio.to_thread(_leave_open, provider)
+                    figures.abandoned += 1
+                if number % _EVERY == _EVERY // 2 and hasattr(os, "fork"):
+                    await _fork(provider)
+                    figures.children += 1
+                if chance.random() < 0.005:
+                    gc.collect()
+                    figures.collections += 1
                 if number % sampled == 0:
                     points.append((number, _memory()))
 
@@ -121,6 +146,8 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
         stats = provider.stats()
         figures.left = {"slots": stats.running, "waiting": stats.queued}
         await provider.aclose()
+        gc.collect()  # ends what was left on closed loops
+        stats = provider.stats()
         figures.left |= {"tasks": len(asyncio.all_tasks() - loop_before)}
         figures.left |= {"active at the server": await _until_zero(lambda: server.state()["active"])}
         figures.left |= {"connections at the server": await _until_zero(lambda: server.state()["open"])}
@@ -131,7 +158,8 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
     # The provider's own books have every request, in the same way.
     ended = stats.generations_succeeded + stats.generations_failed + stats.generations_cancelled
     never_begun = figures.outcomes["cancelled before it began"]
-    assert ended + never_begun == requests == sum(figures.outcomes.values()), (ended, never_begun)
+    assert ended + never_begun == requests + figures.abandoned, (ended, never_begun, figures.abandoned)
+    assert sum(figures.outcomes.values()) == requests
     assert not any(figures.left.values()), figures.left
     return figures
 
@@ -146,6 +174,36 @@ async def _until_zero(count: Callable[[], int], seconds: float = 10.0) -> int:
     while (left := count()) and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
     return left
+
+
+def _leave_open(provider: OllamaProvider) -> None:
+    """Close an event loop by hand with a stream open on it."""
+    loop = asyncio.new_event_loop()
+
+    async def stream() -> object:
+        stream = provider.stream_generate("count [stall_mid_stream]")
+        await anext(stream)
+        return stream
+
+    left = loop.run_until_complete(stream())
+    loop.close()
+    del left
+
+
+async def _fork(provider: OllamaProvider) -> None:
+    """Have a child make a request with the provider that it inherits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are other threads, and that is the point
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(30)  # ends it if it hangs
+            status = 0 if provider.generate("count").content == TEXT else 2
+        finally:
+            os._exit(status)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert status == 0, f"a forked child ended with {status}"
 
 
 async def _one(provider: OllamaProvider, chance: random.Random, outcomes: Counter[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -490,3 +491,14 @@ def test_a_finalizer_gives_a_slot_back_within_any_critical_section() -> None:
         with limiter._lock:
             limiter.release(slot)  # would wait for ever if it waited
         assert state(limiter) == (0, 0)
+
+
+def test_a_patient_coroutine_may_be_destroyed_in_another_context() -> None:
+    # Once wrong: "Exception ignored", since the collector closes a coroutine in a context that is not its own
+    async def request() -> None:
+        with patiently():
+            await asyncio.sleep(0)
+
+    coroutine = request()
+    contextvars.copy_context().run(coroutine.send, None)
+    coroutine.close()

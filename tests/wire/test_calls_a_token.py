@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from calls import TOKENS, calls_a_token, replay_server
 
 from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama.exchange import Exchange
 
 ASK = [{"role": "user", "content": "Hi"}]
 
@@ -25,6 +28,28 @@ def test_stream_chat(transport: str, ours: int, every: int) -> None:
         calls = calls_a_token(run)
     assert calls["ours"] <= ours, calls
     assert calls["all"] <= every, calls
+
+
+def test_tokens_that_come_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a model that computes, each token is a read of its own. A coroutine counts again when it is resumed."""
+    tokens, reads = 200, 0
+    lines = Exchange.lines
+
+    def counted(exchange: Exchange) -> Any:
+        nonlocal reads
+        reads += 1
+        return lines(exchange)
+
+    async def run() -> int:
+        async with OllamaProvider("paced", url, max_tokens=tokens) as made:
+            return sum([len(chunk.content) async for chunk in made.stream_chat(ASK)])
+
+    monkeypatch.setattr(Exchange, "lines", counted)
+    with replay_server() as url:
+        calls = calls_a_token(run, tokens)
+    assert reads >= 2 * tokens  # the first run is a rehearsal
+    assert calls["ours"] <= 20, calls
+    assert calls["all"] <= 70, calls
 
 
 def test_achat() -> None:
