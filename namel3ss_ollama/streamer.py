@@ -147,7 +147,7 @@ class Watch:
     def __init__(self, config: StreamConfig, timeout: float | None = None, remedy: str | None = None) -> None:
         self.config = config
         self.remedy = remedy
-        self._loop = asyncio.get_running_loop()
+        self._loop = _running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[Any] | None = None
         self._since: float | None = None
@@ -321,6 +321,16 @@ class Watch:
             return timeout_error(self._fired, self.expires_seconds)
         remedy = self.remedy if self._fired == "first_chunk_timeout" else None
         return timeout_error(self._fired, self._limit or 0.0, remedy=remedy)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "this needs a running asyncio event loop: call it within asyncio.run(...), or, in synchronous code and in "
+            "threads of trio, use the blocking methods of provider.sync"
+        ) from None
 
 
 class WatchCancelled(Exception):

@@ -677,3 +677,9 @@ def test_a_watch_works_within_a_task_that_was_cancelled_before(virtual: Virtual)
         return await task
 
     assert virtual(scenario()) == ("first_chunk_timeout", 5, 5)
+
+
+def test_without_an_asyncio_event_loop_the_error_says_what_to_use() -> None:
+    # Once wrong: under trio nothing but "no running event loop"
+    with pytest.raises(RuntimeError, match=r"asyncio event loop.*provider\.sync"):
+        Watch(StreamConfig())
