@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import signal
 import sys
@@ -305,31 +304,3 @@ def test_ctrl_c_while_a_synchronous_stream_waits(
     assert blocking.chat(ASK).content == TEXT
     assert (stream.end, stream.text) == ("cancelled", "one")
     assert blocking.stats().streams_cancelled == 1
-
-
-def test_an_exception_thrown_into_a_thread_that_waits(blocking: OllamaProvider, ollama_server: OllamaServer) -> None:
-    """As Streamlit and others stop a script: the wait ends at the next bytecode, and the stream with it."""
-    gate = Gate()
-    ollama_server.reply(TEXT, gates={3: gate}, times=1)
-    ollama_server.reply(TEXT)
-    caught: list[BaseException] = []
-    stream = blocking.stream(ASK)
-
-    def read() -> None:
-        try:
-            for _ in stream:
-                pass
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    until(lambda: gate.waiting == 1 and stream.text == "one two three")
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-    gate.step()
-    thread.join(LONG)
-    assert not thread.is_alive()
-    assert [type(error) for error in caught] == [SystemExit]
-    caught.clear()
-    gate.open()
-    assert blocking.chat(ASK).content == TEXT
