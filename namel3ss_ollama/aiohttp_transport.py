@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from typing import Any, cast
 
 import aiohttp
 import httpx
+from aiohttp.connector import Connection
 from httpx._client import ClientState
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from httpx_aiohttp.transport import map_aiohttp_exceptions
@@ -144,10 +146,23 @@ def _body(request: httpx.Request) -> Any:
     return content or None
 
 
+class _Connection(Connection):
+    """A request's hold on a connection that is closed, rather than complained about, when it is dropped."""
+
+    def __del__(self, _warnings: Any = None) -> None:
+        with contextlib.suppress(RuntimeError):  # of an event loop that is closed
+            self.close()
+
+
 class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._closing: set[asyncio.BaseTransport] = set()
+
+    async def connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = await super().connect(*args, **kwargs)
+        connection.__class__ = _Connection
+        return connection
 
     async def _create_connection(self, *args: Any) -> Any:
         _connecting.get([]).append(True)
