@@ -52,6 +52,7 @@ _TOO_LONG = re.compile(
     r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
     re.IGNORECASE,
 )
+_SIZE = re.compile(r"(\d{1,12}) tokens")
 _NO_SUCH_MODEL = re.compile(
     r"\bmodel\s+(['\"][^'\"]*['\"]|\S+)\s+(was )?not found|\bmodel not found|try pulling", re.IGNORECASE
 )
@@ -146,9 +147,12 @@ def _not_found(said: str, url: str, model: str | None) -> LLMError:
 
 def _bad_request(status: int | None, said: str) -> LLMError:
     if _TOO_LONG.search(said):
+        window, tokens = _sizes(said)
         return ContextWindowExceededError(
             f"the prompt does not fit the context window ({said}); raise num_ctx, or shorten the prompt",
             status_code=status,
+            tokens=tokens,
+            window=window,
         )
     if _CANNOT.search(said):
         advice = "; choose a model that can (show_model() lists its capabilities)"
@@ -157,6 +161,12 @@ def _bad_request(status: int | None, said: str) -> LLMError:
     else:
         advice = ""
     return BadRequestError(f"the server refused the request ({_with_status(status, said)}){advice}", status_code=status)
+
+
+def _sizes(said: str) -> tuple[int | None, int | None]:
+    """The window and the tokens of a prompt, where a refusal names both; the prompt's are the more."""
+    numbers = sorted(int(number) for number in _SIZE.findall(said))
+    return (numbers[0], numbers[-1]) if len(numbers) > 1 else (None, None)
 
 
 def _with_status(status: int | None, said: str) -> str:

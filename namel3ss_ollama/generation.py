@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
-from namel3ss_ollama.client import Client
+from namel3ss_ollama.client import Client, encode
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
     BadRequestError,
@@ -29,7 +29,7 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.formats import ParseAs, parsed
-from namel3ss_ollama.guards import ContextGuard, ReloadGuard
+from namel3ss_ollama.guards import ContextGuard, Expected, Finding, ReloadGuard
 from namel3ss_ollama.limiter import Limiter, Slot
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import StreamConfig, Truncation
@@ -60,6 +60,7 @@ class Request:
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
         loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
+        refuses: Whether `truncate: false` is in the body because of `on_truncation`, not of the caller.
     """
 
     kind: Kind
@@ -71,6 +72,7 @@ class Request:
     on_truncation: Truncation = "warn"
     content: bytes | None = None
     loads_only: bool = False
+    refuses: bool = False
 
     @property
     def model(self) -> str:
@@ -84,6 +86,11 @@ class Request:
     def operation(self) -> str:
         """What OpenTelemetry's conventions call this; "load" is none of theirs."""
         return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
+
+    def cut_allowed(self) -> Request:
+        """The same request, which lets the server cut the prompt."""
+        body = {name: value for name, value in self.body.items() if name != "truncate"}
+        return replace(self, body=body, content=encode(body), refuses=False)
 
     def without_content(self) -> Request:
         """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
@@ -108,9 +115,23 @@ class Turn:
         slot: Its slot, once it has one.
         response: The answer, for the numbers; set before the end.
         usage: The tokens of an answer that is no `LLMResponse`.
+        expected: What the answer should count, where that is looked at.
+        refused: The server's refusal to cut the prompt; it was asked again to do so.
+        look_up: The look-up of the context window, where one was begun.
     """
 
-    __slots__ = ("_limiter", "_telemetry", "call", "response", "slot", "usage", "watch")
+    __slots__ = (
+        "_limiter",
+        "_telemetry",
+        "call",
+        "expected",
+        "look_up",
+        "refused",
+        "response",
+        "slot",
+        "usage",
+        "watch",
+    )
 
     def __init__(self, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch) -> None:
         self._limiter = limiter
@@ -120,6 +141,9 @@ class Turn:
         self.slot: Slot | None = None
         self.response: LLMResponse | None = None
         self.usage: Usage | None = None
+        self.expected: Expected | None = None
+        self.refused: ContextWindowExceededError | None = None
+        self.look_up: asyncio.Task[object] | None = None
 
     async def open(self) -> None:
         """Wait for a slot."""
@@ -135,6 +159,8 @@ class Turn:
     def end(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
         """Give everything back; only the first call does anything. May be called by a finalizer."""
         self.watch.close()
+        if self.look_up is not None and not self.watch.loop.is_closed():
+            self.look_up.cancel()
         if self.slot is not None:
             self._limiter.release(self.slot)
         if isinstance(error, GeneratorExit) or (error is not None and self.watch.loop.is_closed()):
@@ -169,9 +195,10 @@ class Runner:
         self.limiter = limiter
         self.retrier = retrier
         self.telemetry = telemetry
-        self._context_guard = context_guard
+        self.context_guard = context_guard
         self._reload_guard = ReloadGuard()
         self._without_tools: set[str] = set()
+        self._warned: set[tuple[str, bool]] = set()
 
     def turn(
         self,
@@ -198,9 +225,36 @@ class Runner:
             LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
         """
         async with self.turn_of(request) as turn:
-            answer = await self.attempts(lambda: self._assemble(request, turn), turn)
-            response = turn.response = await self.finish(request, answer, turn.watch)
+            answer = await self.ask(request, lambda request: self._assemble(request, turn), turn)
+            response = turn.response = await self.finish(request, answer, turn)
         return response
+
+    async def ask(self, request: Request, attempt: Callable[[Request], Awaitable[T]], turn: Turn) -> T:
+        """Run attempts of a generation. A prompt that the server refuses to cut is sent again to be cut, if it may be.
+
+        Raises:
+            ContextWindowExceededError: The prompt does not fit the context window and must not be cut.
+        """
+        if request.on_truncation != "ignore" and not request.loads_only:
+            turn.expected = self.context_guard.expect(request.body)
+            if self.context_guard.wants_window(turn.expected):
+                turn.look_up = asyncio.ensure_future(self.context_guard.windows.ask(request.model))
+
+        async def once() -> T:
+            nonlocal request
+            try:
+                return await attempt(request)
+            except ContextWindowExceededError as error:
+                if not request.refuses:
+                    raise
+                self.context_guard.saw_refusal()
+                if request.on_truncation == "error":
+                    raise _exceeded(error, turn.expected) from error
+                turn.refused = error
+                request = request.cut_allowed()
+                return await attempt(request)
+
+        return await self.attempts(once, turn)
 
     async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn) -> T:
         """Run attempts, with the waits between them under the watch."""
@@ -260,39 +314,71 @@ class Runner:
             error.response = error.partial
         return error
 
-    async def finish(self, request: Request, answer: Answer, watch: Watch) -> LLMResponse:
+    async def finish(self, request: Request, answer: Answer, turn: Turn) -> LLMResponse:
         """The response of a complete answer, after the guards had a look at it.
 
         Raises:
-            ContextWindowExceededError: The prompt was cut and that is to be an error.
+            ContextWindowExceededError: The prompt was cut, or the window shifted, and that is to be an error.
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
         options = request.body.get("options") or {}
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
-        if request.on_truncation != "ignore":
-            cut_at = await self._cut_at(request.model, options.get("num_ctx"), answer.final or {}, watch)
-            if cut_at is not None:
-                response.truncated_prompt = True
-                self._report_cut(request, cut_at, response)
+        if turn.expected is not None:
+            plain = None if response.tool_calls else response.thinking + response.content
+            found = await self._found(turn.expected, answer.final or {}, plain, turn.watch)
+            response.truncated_prompt = found.cut or turn.refused is not None
+            response.shifted_context = found.shifted
+            if response.truncated_prompt or response.shifted_context:
+                self._report(request, found, turn, response)
         if request.parse_as is not None and response.finish_reason not in ("load", "tool_calls"):
             response.parsed = parsed(request.parse_as, response)
         return response
 
-    async def _cut_at(self, model: str, num_ctx: int | None, final: dict[str, Any], watch: Watch) -> int | None:
+    async def _found(self, expected: Expected, final: dict[str, Any], text: str | None, watch: Watch) -> Finding:
         try:
-            return await watch.guard(lambda: self._context_guard.cut_at(model, num_ctx, final), idle=False)
+            return await watch.guard(lambda: self.context_guard.judge(expected, final, text), idle=False)
         except (LLMTimeoutError, WatchCancelled):
-            return None  # an answer that is whole does not become an error while the window is asked for
+            return Finding()  # an answer that is whole does not become an error while the window is asked for
 
-    def _report_cut(self, request: Request, cut_at: int, response: LLMResponse) -> None:
-        message = (
-            f"the prompt was cut to the context window of {cut_at} tokens, so the model has not seen all of it; "
-            "raise num_ctx, or shorten the prompt"
-        )
+    def _report(self, request: Request, found: Finding, turn: Turn, response: LLMResponse) -> None:
+        tokens, window = found.tokens, found.window
+        if turn.refused is not None:
+            tokens, window = turn.refused.tokens or tokens, turn.refused.window or window
+        message = _lost(response.truncated_prompt, tokens, window)
         if request.on_truncation == "error":
-            raise ContextWindowExceededError(message, partial=response)
-        logger.warning("%s: %s", request.model, message)
+            raise ContextWindowExceededError(message, partial=response, tokens=tokens, window=window)
+        if (request.model, response.truncated_prompt) not in self._warned:
+            self._warned.add((request.model, response.truncated_prompt))
+            logger.warning("%s: %s", request.model, message)
+
+
+def _exceeded(error: ContextWindowExceededError, expected: Expected | None) -> ContextWindowExceededError:
+    """The server's refusal, with the numbers that it did not give."""
+    tokens = error.tokens or (round(expected.tokens.tokens) if expected is not None else None)
+    window = error.window or (expected.num_ctx if expected is not None else None)
+    return ContextWindowExceededError(
+        f"{error.message}{_numbers(tokens, window)}",
+        status_code=error.status_code,
+        original_error=error,
+        partial=error.partial,
+        tokens=tokens,
+        window=window,
+    )
+
+
+def _lost(cut: bool, tokens: int | None, window: int | None) -> str:
+    what = (
+        "the prompt was cut to the context window, so the model has not seen all of it"
+        if cut
+        else "prompt and answer are longer than the context window, so the model forgot the beginning while it answered"
+    )
+    return f"{what}{_numbers(tokens, window)}; raise num_ctx, or shorten the prompt"
+
+
+def _numbers(tokens: int | None, window: int | None) -> str:
+    known = [f"about {tokens} tokens" if tokens else "", f"a window of {window}" if window else ""]
+    return f" ({', '.join(filter(None, known))})" if any(known) else ""
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -1,168 +1,242 @@
-"""Two things that a server does without a word, and that an answer's numbers betray.
+"""Detect silent server behaviour from an answer's counters: cut prompts, shifted windows, model reloads.
 
-The context guard: a prompt longer than the context window is cut, and `prompt_eval_count` is then exactly the window.
-Which window is in force is known from `num_ctx` when that was sent, else from /api/ps (newer servers) or the
-`num_ctx` in the model's parameters; the model's own trained length bounds each. Where none of these tells, only a
-count of the trained length is sure to be a cut, so only that is reported.
+A server that is given more than its context window holds drops the oldest messages of a chat, or cuts a prompt, and
+says nothing. Newer servers can be asked to refuse instead (`truncate: false`, since 0.12.6). For the others the context
+guard knows how many tokens a prompt should have, and compares that with the count in the answer:
+
+- A count that reaches the window is a prompt that was cut to it.
+- A count that falls short of the estimate, by more than the estimate can be wrong, is a prompt that was cut to less.
+- Prompt and answer together past the window: the oldest half of what the model had read was dropped meanwhile.
+
+The estimate is that of `tokens.py`, or, for a conversation that grew, the count of its beginning and an estimate of
+what was added. Answers that were surely not cut teach it.
 
 The reload guard: an option of how the model is loaded that changes between requests makes the server load the model
-anew, seconds each time.
+again, seconds each time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from namel3ss_ollama.conversations import Conversations, beginnings
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import LOAD_OPTIONS
+from namel3ss_ollama.tokens import Estimate, Measure, TokenModel, measure_messages, measure_prompt, measure_text
+from namel3ss_ollama.versions import at_least
+from namel3ss_ollama.windows import FAILURE_HOLDS, Windows
 
-__all__ = ["ContextGuard", "ReloadGuard", "Window", "window_of"]
+__all__ = ["ContextGuard", "Expected", "Finding", "ReloadGuard"]
 
 logger = logging.getLogger("namel3ss_ollama")
-_SMALLEST_WINDOW = 128
-"""Prompts shorter than this are not looked at: no server and no Modelfile sets so small a window."""
+_SMALLEST_DEFAULT = 2048
+"""No server's default window is smaller, in tokens: below it a prompt is not cut unless its count says so."""
 _RELOAD_NANOSECONDS = 100_000_000
-_FAILURE_HOLDS = 300.0
-"""Seconds for which a failed look-up is not repeated."""
+_PATIENCE = 0.5
+"""Seconds that a finished answer may wait for what the server says of its window or version, once in some minutes."""
+_EAGER = 64
+"""How many answers of a model teach its token model before only some do."""
+_SELDOM = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """What is known of a model's context window, in tokens; None for what is not told.
+class Expected:
+    """What a request should count.
 
     Attributes:
-        running: What the server loaded the model with (/api/ps).
-        configured: `num_ctx` of the model's parameters (/api/show).
-        trained: The model's own context length (/api/show).
+        model: The model that was asked for.
+        measure: Its prompt.
+        tokens: Of its prompt.
+        key: Of its conversation; None where it has none.
+        num_ctx: The window that it asks for.
+        refuses: Whether it asks the server to refuse rather than to cut.
+        shifts: Whether the window may be shifted while the model answers.
+        known: Whether the server has counted this very conversation before.
     """
 
-    running: int | None = None
-    configured: int | None = None
-    trained: int | None = None
-
-    def in_force(self, num_ctx: int | None) -> int | None:
-        """The window of a request that sent `num_ctx`; None where nothing tells."""
-        asked = num_ctx or self.running or self.configured
-        if asked is None:
-            return self.trained
-        return min(asked, self.trained) if self.trained else asked
+    model: str
+    measure: Measure
+    tokens: Estimate
+    key: int | None
+    num_ctx: int | None
+    refuses: bool
+    shifts: bool
+    known: bool = False
 
 
-def window_of(model: str, shown: object, running: object) -> Window:
-    """The window that /api/show and /api/ps tell of a model; empty where they hold something else than expected."""
-    info = _mapping(_mapping(shown).get("model_info"))
-    configured = re.search(
-        r"^num_ctx\s+(\d{1,18})\s*$", str(_mapping(shown).get("parameters") or ""), re.MULTILINE | re.ASCII
-    )
-    models = _mapping(running).get("models")
-    names = (model, f"{model}:latest")
-    loaded = [
-        m.get("context_length")
-        for m in map(_mapping, models if isinstance(models, list) else ())
-        if m.get("name") in names or m.get("model") in names
-    ]
-    return Window(
-        running=_tokens(loaded[0]) if loaded else None,
-        configured=_tokens(int(configured[1])) if configured else None,
-        trained=_tokens(info.get(f"{info.get('general.architecture')}.context_length")),
-    )
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an answer's counters say of its prompt.
+
+    Attributes:
+        cut: Whether the prompt was cut.
+        shifted: Whether the window was shifted while the model answered.
+        window: The window in force, in tokens; None where it is not known.
+        tokens: How many tokens the prompt has, about.
+    """
+
+    cut: bool = False
+    shifted: bool = False
+    window: int | None = None
+    tokens: int | None = None
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+_NOTHING = Finding()
 
 
-def _tokens(value: object) -> int | None:
+class ContextGuard:
+    """Finds out when a server cut a prompt, or shifted its window.
+
+    Args:
+        windows: Looks up windows.
+        version: Asks the server for its version.
+    """
+
+    def __init__(self, windows: Windows, version: Callable[[], Awaitable[str]]) -> None:
+        self.windows = windows
+        self._ask_version = version
+        self._version: str | None = None
+        self._version_asked = -float("inf")
+        self._models: dict[str, TokenModel] = {}
+        self._conversations = Conversations()
+        self.after_fork()
+        renewed_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+    def expect(self, body: Mapping[str, Any]) -> Expected:
+        """What the answer to a request should count; before it is sent."""
+        model = str(body["model"])
+        keys = beginnings(body)
+        with self._lock:
+            known = self._conversations.longest(keys)
+            if known is None:
+                measure = measure_prompt(body)
+                tokens = self._model(model).estimate(measure)
+            else:
+                length, tokens = known
+                measure = measure_messages(body["messages"][length:], added=True)
+                if length < len(keys):
+                    tokens += self._model(model).estimate(measure)
+        return Expected(
+            model=model,
+            measure=measure if known is None else (),
+            tokens=tokens,
+            key=keys[-1] if keys else None,
+            num_ctx=_number((body.get("options") or {}).get("num_ctx")),
+            refuses=body.get("truncate") is False,
+            shifts=body.get("shift") is not False,
+            known=known is not None and known[0] == len(keys) and known[1].deviation == 0,
+        )
+
+    def estimate(self, model: str, measure: Measure) -> Estimate:
+        """How many tokens a prompt of that measure has for a model."""
+        with self._lock:
+            return self._model(model).estimate(measure)
+
+    def wants_window(self, expected: Expected) -> bool:
+        """Whether the window is to be looked up while the model answers: the prompt may be longer than some are."""
+        return (
+            expected.num_ctx is None
+            and expected.tokens.most >= _SMALLEST_DEFAULT
+            and self.windows.known(expected.model) is None
+        )
+
+    async def judge(self, expected: Expected, final: Mapping[str, Any], text: str | None) -> Finding:
+        """What became of a prompt.
+
+        Args:
+            expected: What `expect` said of the request.
+            final: The last line of the answer.
+            text: The answer, where its tokens are nothing but its text.
+        """
+        count, generated = _number(final.get("prompt_eval_count")), _number(final.get("eval_count")) or 0
+        if count is None:
+            return _NOTHING
+        if expected.num_ctx is None and _reloaded(final.get("load_duration")):
+            self.windows.forget(expected.model)  # maybe with another window
+        known = self.windows.known(expected.model)
+        window = self._window(expected)
+        short = count < expected.tokens.least
+        doubted = expected.num_ctx is None and (
+            short if known is None else count + generated >= (window or float("inf"))
+        )
+        if doubted or (known is None and count + generated >= _SMALLEST_DEFAULT):
+            # Not known yet, or a hit, which is looked at twice: nobody shall be alarmed for nothing.
+            await _within(_PATIENCE, self.windows.ask(expected.model))
+            window = self._window(expected)
+        full = window is not None and count >= window
+        short = short and expected.tokens.most > (window or 0)
+        cut = (full or short) and not (expected.refuses and await self._refuses())
+        if cut and not full and self._version is not None and not at_least(self._version, "0.4"):
+            cut = False  # counts of such servers leave out what they had cached
+        self._learn(expected, count, generated, text, window, cut)
+        shifted = expected.shifts and window is not None and count + generated > window
+        return Finding(cut, shifted, window, max(round(expected.tokens.tokens), count) if cut else count)
+
+    def _window(self, expected: Expected) -> int | None:
+        known = self.windows.known(expected.model)
+        return known.in_force(expected.num_ctx) if known is not None else expected.num_ctx
+
+    async def _refuses(self) -> bool:
+        """Whether the server knows `truncate: false`, and so has cut nothing that asked for that."""
+        if self._version is None and self.windows.clock() - self._version_asked >= FAILURE_HOLDS:
+            self._version_asked = self.windows.clock()
+            await _within(_PATIENCE, self._learn_version())
+        return self._version is not None and at_least(self._version, "0.12.6")
+
+    async def _learn_version(self) -> None:
+        try:
+            self._version = await self._ask_version()
+        except Exception as error:
+            logger.debug("the version of the server is not known: %s", error)
+
+    def saw_refusal(self) -> None:
+        """The server refused to cut a prompt, so it is of a version that does."""
+        self._version = self._version or "0.12.6"
+
+    def _model(self, model: str) -> TokenModel:
+        return self._models.setdefault(model, TokenModel())
+
+    def _learn(
+        self, expected: Expected, count: int, generated: int, text: str | None, window: int | None, cut: bool
+    ) -> None:
+        with self._lock:
+            refused = expected.refuses and self._version is not None and at_least(self._version, "0.12.6")
+            fits = count >= expected.tokens.tokens or expected.tokens.most < (window or _SMALLEST_DEFAULT)
+            whole = not cut and (refused or fits)
+            if expected.key is not None:
+                self._conversations.remember(expected.key, Estimate(count, 0.0) if whole else expected.tokens)
+            known = self._model(expected.model)
+            if known.observations >= _EAGER and hash((count, generated)) % _SELDOM:
+                return
+            if whole and expected.measure:
+                known.learn(expected.measure, count)
+            if text and generated:
+                known.learn(measure_text(text), generated)
+
+
+async def _within(seconds: float, asked: Awaitable[object]) -> None:
+    try:
+        await asyncio.wait_for(asked, seconds)
+    except asyncio.TimeoutError:
+        pass  # an answer that is whole does not wait for it
+
+
+def _number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _reloaded(load_duration: object) -> bool:
     """Whether the server loaded the model for this answer: a loaded one takes milliseconds."""
     return isinstance(load_duration, int) and load_duration >= _RELOAD_NANOSECONDS
-
-
-class ContextGuard:
-    """Tells when a prompt was cut to the context window.
-
-    Args:
-        look_up: Asks the server for the window of a model.
-        clock: The time in seconds, from any start.
-    """
-
-    def __init__(
-        self, look_up: Callable[[str], Awaitable[Window]], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._look_up = look_up
-        self._clock = clock
-        self._known: dict[str, Window] = {}
-        self._failed_at: dict[str, float] = {}
-        self.after_fork()
-        renewed_after_fork(self)
-
-    def after_fork(self) -> None:
-        """A look-up of the parent's ends in the parent alone."""
-        self._asking: dict[str, asyncio.Future[None]] = {}
-
-    async def cut_at(self, model: str, num_ctx: int | None, final: Mapping[str, Any]) -> int | None:
-        """The window that the prompt was cut to; None when it was not cut, or nothing tells.
-
-        One look-up runs at a time for a model; others on its event loop wait for it, those on another go by what is
-        known. After a failed one the next is some minutes later.
-
-        Args:
-            model: The model that was asked for.
-            num_ctx: The option as it was sent, if it was.
-            final: The last line of the answer.
-        """
-        count = final.get("prompt_eval_count")
-        if not isinstance(count, int) or count <= 0:
-            return None
-        if num_ctx is not None and count >= num_ctx:
-            return num_ctx
-        if count < _SMALLEST_WINDOW:
-            return None
-        if _reloaded(final.get("load_duration")):
-            self._known.pop(model, None)  # maybe with another window
-        window = self._known.get(model)
-        known = window.in_force(num_ctx) if window is not None else None
-        if window is None or (known is not None and count >= known):
-            # Not known yet, or a hit, which is looked at twice: nobody shall be alarmed for nothing.
-            await self._ask(model)
-            window = self._known.get(model, window)
-        limit = window.in_force(num_ctx) if window is not None else None
-        return limit if limit is not None and count >= limit else None
-
-    async def _ask(self, model: str) -> None:
-        """Look the window up, or wait for the look-up that runs; not soon after one that failed."""
-        loop = asyncio.get_running_loop()
-        running = self._asking.get(model)
-        if running is not None and not running.get_loop().is_closed():
-            if running.get_loop() is loop:
-                await asyncio.wait([running])
-            return
-        failed_at = self._failed_at.get(model)
-        if failed_at is not None and self._clock() - failed_at < _FAILURE_HOLDS:
-            return
-        self._asking[model] = mine = loop.create_future()
-        # Until it has succeeded it has failed, also where the time of its answer is up first.
-        self._failed_at[model] = self._clock()
-        try:
-            self._known[model] = await self._look_up(model)
-            del self._failed_at[model]
-        except Exception as error:  # whatever it is: the answer is there, and whole
-            logger.debug("the context window of %s is not known: %s", model, error)
-        finally:
-            if self._asking.get(model) is mine:
-                del self._asking[model]
-            if not mine.done():
-                mine.set_result(None)
 
 
 class ReloadGuard:

@@ -25,7 +25,6 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.generation import Request, Runner
-from namel3ss_ollama.guards import Window, window_of
 from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
@@ -41,6 +40,7 @@ from namel3ss_ollama.settings import (
 )
 from namel3ss_ollama.streamer import Watch
 from namel3ss_ollama.types import EmbedResponse, LLMResponse, usage_of
+from namel3ss_ollama.windows import Window, window_of
 
 __all__ = ["ModelManagement"]
 
@@ -95,6 +95,9 @@ class ModelManagement:
 
     async def _version(self, watch: Watch | None = None) -> str:
         return str((await self._ask(self._client.version, watch)).get("version", ""))
+
+    async def _version_quickly(self) -> str:
+        return str((await self._client_quickly(self._client.version)).get("version", ""))
 
     async def is_available(self) -> bool:
         """Whether a server answers at the address, within seconds and without retries; it may refuse the key."""

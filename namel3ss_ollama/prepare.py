@@ -213,8 +213,9 @@ def _request(
         body["stream"] = False
     given = call.get("on_truncation")
     on_truncation = defaults.on_truncation if given is None else checked_truncation(given)
-    if on_truncation == "error":
-        body.setdefault("truncate", False)  # newer servers then refuse; older ones take no notice
+    refuses = on_truncation != "ignore" and "truncate" not in body
+    if refuses:
+        body["truncate"] = False  # servers from 0.12.6 on then refuse; older ones take no notice
     timeout = call.get("timeout", defaults.timeout)  # None: no bound
     check_positive("timeout", timeout)
     config = call.get("stream_config")
@@ -229,4 +230,5 @@ def _request(
         parse_as=parse_as,
         on_truncation=on_truncation,
         content=encode(body),
+        refuses=refuses,
     )

@@ -20,6 +20,7 @@ from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client, basic_auth
+from namel3ss_ollama.counting import TokenCounting
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.guards import ContextGuard
@@ -45,6 +46,7 @@ from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
 from namel3ss_ollama.types import LLMResponse, Message
+from namel3ss_ollama.windows import Windows
 
 __all__ = ["OllamaProvider", "SyncProvider"]
 
@@ -82,7 +84,7 @@ class _Batch(Protocol):
     def __get__(self, instance: object, owner: type | None = None) -> _BoundBatch: ...
 
 
-class OllamaProvider(ModelManagement):
+class OllamaProvider(ModelManagement, TokenCounting):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
@@ -169,7 +171,8 @@ class OllamaProvider(ModelManagement):
         self._retrier = Retrier(retry or RetryPolicy())
         self._capture_content = capture_content
         self._telemetry = Telemetry(address.url, capture_content=capture_content)
-        guard = ContextGuard(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
+        windows = Windows(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
+        guard = ContextGuard(windows, self._version_quickly)
         self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard)
 
     @property
@@ -560,6 +563,7 @@ class SyncProvider(Facade):
     preload = blocking(OllamaProvider.preload)
     unload = blocking(OllamaProvider.unload)
 
+    acount_tokens = blocking(OllamaProvider.acount_tokens)
     version = blocking(OllamaProvider.version)
     is_available = blocking(OllamaProvider.is_available)
     preflight = blocking(OllamaProvider.preflight)

@@ -243,10 +243,10 @@ class Stream:
         await turn.open()
         self.mark()
 
-        async def attempt() -> list[dict[str, Any]] | None:
+        async def attempt(request: Request) -> list[dict[str, Any]] | None:
             if self._exchange is not None:  # that of an attempt before
                 await self._exchange.aclose()
-            self._exchange = await self._runner.open(self._request, turn.watch)
+            self._exchange = await self._runner.open(request, turn.watch)
             lines = await self._exchange.lines()
             if lines and "error" in lines[0]:
                 error = ServerReportedError(reported(lines[0]["error"]))
@@ -254,7 +254,7 @@ class Stream:
             self._answer.time_to_first_token = turn.call.first()
             return lines
 
-        lines = await self._runner.attempts(attempt, turn)
+        lines = await self._runner.ask(self._request, attempt, turn)
         self._request = self._request.without_content()
         return lines
 
@@ -283,7 +283,7 @@ class Stream:
     async def _finish(self, turn: Turn, chunk: StreamChunk) -> None:
         """Make the response of the answer, and let the last chunk carry it, with everything given back."""
         self._answer.deliver(chunk)
-        response = await self._runner.finish(self._request, self._answer, turn.watch)
+        response = await self._runner.finish(self._request, self._answer, turn)
         self.response = chunk.response = turn.response = response
         if self._exchange is not None:
             await self._exchange.drain()

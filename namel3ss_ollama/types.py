@@ -279,6 +279,8 @@ class LLMResponse:
         parsed: The answer as the type given as `format`; None when the answer asks for tools first.
         logprobs: Log probabilities of all tokens, where asked for and sent.
         truncated_prompt: Whether the server cut the prompt to fit its context window.
+        shifted_context: Whether prompt and answer together were longer than the context window, so that the server
+            dropped the oldest half of what the model had read while it answered.
     """
 
     content: str
@@ -291,6 +293,7 @@ class LLMResponse:
     parsed: Any = None
     logprobs: list[dict[str, Any]] | None = None
     truncated_prompt: bool = False
+    shifted_context: bool = False
 
     @property
     def message(self) -> Message:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from namel3ss_ollama import LLMError, OllamaProvider
 from namel3ss_ollama.cli.models import processor
 from namel3ss_ollama.cli.options import chat_models
-from namel3ss_ollama.guards import Window, window_of
+from namel3ss_ollama.windows import Window, window_of
 
 __all__ = ["Examination", "Finding"]
 

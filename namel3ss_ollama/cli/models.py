@@ -13,7 +13,7 @@ from namel3ss_ollama.cli.console import human_size, note, print_json, print_tabl
 from namel3ss_ollama.cli.interrupts import run
 from namel3ss_ollama.cli.options import AsJson, BaseUrl, server
 from namel3ss_ollama.cli.progress import PullProgress
-from namel3ss_ollama.guards import window_of
+from namel3ss_ollama.windows import window_of
 
 __all__ = ["app"]
 

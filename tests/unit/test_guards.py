@@ -1,234 +1,233 @@
-"""What an answer's numbers betray: a cut prompt, a model loaded anew."""
+"""What an answer's counters say: cut prompts, shifted windows, reloads."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from namel3ss_ollama.errors import LLMConnectionError
-from namel3ss_ollama.guards import ContextGuard, ReloadGuard, Window, window_of
+from namel3ss_ollama.guards import ContextGuard, Finding, ReloadGuard
+from namel3ss_ollama.tokens import measure_prompt
+from namel3ss_ollama.windows import Window, Windows
+
+WORD = "window "
+"""Close to two tokens by the estimate, for every model at first."""
 
 
 class Server:
-    """What a look-up answers, and how often it was asked."""
+    """What a server says of windows and its version, and how often it was asked."""
 
-    def __init__(self, *windows: Window | Exception) -> None:
-        self.windows = list(windows)
+    def __init__(self, *windows: Window, version: str | None = "0.9.3") -> None:
+        self.windows = list(windows) or [Window()]
+        self.version = version
         self.asked: list[str] = []
 
-    async def __call__(self, model: str) -> Window:
+    async def look_up(self, model: str) -> Window:
         self.asked.append(model)
-        window = self.windows.pop(0) if len(self.windows) > 1 else self.windows[0]
-        if isinstance(window, Exception):
-            raise window
-        return window
+        return self.windows.pop(0) if len(self.windows) > 1 else self.windows[0]
+
+    async def tell_version(self) -> str:
+        self.asked.append("version")
+        if self.version is None:
+            raise ConnectionError("no way there")
+        return self.version
+
+    @property
+    def guard(self) -> ContextGuard:
+        return ContextGuard(Windows(self.look_up), self.tell_version)
 
 
-async def cut_at(server: Server, *counts: Any, num_ctx: int | None = None, model: str = "m") -> list[int | None]:
-    guard = ContextGuard(server)
-    return [await guard.cut_at(model, num_ctx, {"prompt_eval_count": count}) for count in counts]
+def chat(*contents: str, num_ctx: int | None = None, **fields: Any) -> dict[str, Any]:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[index % 2], "content": content} for index, content in enumerate(contents)]
+    return {"model": "m", "messages": messages, **({"options": {"num_ctx": num_ctx}} if num_ctx else {}), **fields}
 
 
-@pytest.mark.parametrize(
-    ("window", "num_ctx", "in_force"),
-    [
-        (Window(), None, None),
-        (Window(), 2048, 2048),
-        (Window(running=4096), None, 4096),
-        (Window(configured=8192), None, 8192),
-        (Window(trained=131072), None, 131072),
-        (Window(running=4096, configured=8192, trained=131072), None, 4096),
-        (Window(configured=8192, trained=131072), None, 8192),
-        (Window(running=4096, configured=8192, trained=131072), 16384, 16384),
-        (Window(running=4096, trained=2048), None, 2048),
-        (Window(configured=4096, trained=2048), None, 2048),
-        (Window(trained=2048), 4096, 2048),
-    ],
-)
-def test_which_window_is_in_force(window: Window, num_ctx: int | None, in_force: int | None) -> None:
-    assert window.in_force(num_ctx) == in_force
+async def judge(guard: ContextGuard, body: dict[str, Any], count: Any, generated: Any = None, **final: Any) -> Finding:
+    answer = {"prompt_eval_count": count, "eval_count": generated, **final}
+    return await guard.judge(guard.expect(body), answer, None)
 
 
-SHOWN = {
-    "model_info": {"general.architecture": "llama", "llama.context_length": 131072, "other.context_length": 5},
-    "parameters": 'stop                           "<|eot|>"\nnum_ctx                        8192\ntemperature 0.5',
-}
+# Prompts that reach the window
 
 
-@pytest.mark.parametrize(
-    ("shown", "running", "window"),
-    [
-        ({}, {}, Window()),
-        (SHOWN, {}, Window(None, 8192, 131072)),
-        (SHOWN, {"models": None}, Window(None, 8192, 131072)),
-        (SHOWN, {"models": [{"name": "m:latest", "context_length": 4096}]}, Window(4096, 8192, 131072)),
-        (SHOWN, {"models": [{"model": "m", "context_length": 4096}]}, Window(4096, 8192, 131072)),
-        (SHOWN, {"models": [{"name": "other", "context_length": 4096}]}, Window(None, 8192, 131072)),
-        (SHOWN, {"models": [{"name": "m:7b", "context_length": 4096}]}, Window(None, 8192, 131072)),
-        (SHOWN, {"models": [{"name": "m"}]}, Window(None, 8192, 131072)),
-        (SHOWN, {"models": [{"name": "m", "context_length": 0}]}, Window(None, 8192, 131072)),
-        ({"parameters": "num_ctx 4096\n"}, {}, Window(None, 4096, None)),
-        ({"parameters": "my_num_ctx 4096"}, {}, Window()),
-        ({"parameters": 'stop "num_ctx 4096"'}, {}, Window()),
-        ({"parameters": None, "model_info": None}, {}, Window()),
-        ({"model_info": {"general.architecture": "llama", "llama.context_length": "many"}}, {}, Window()),
-        ({"model_info": {"llama.context_length": 4096}}, {}, Window()),
-    ],
-)
-def test_what_show_and_ps_tell_of_a_window(shown: Any, running: Any, window: Window) -> None:
-    assert window_of("m", shown, running) == window
-
-
-@pytest.mark.parametrize("count", [None, 0, -1, "256", 1, 127])
-async def test_short_prompts_are_not_looked_into(count: Any) -> None:
+@pytest.mark.parametrize("count", [None, 0, -1, "256", True, 1.5])
+async def test_without_a_count_nothing_is_claimed(count: Any) -> None:
     server = Server(Window(running=100))
-    assert await cut_at(server, count) == [None]
+    assert await judge(server.guard, chat(WORD * 5000), count) == Finding()
     assert server.asked == []
 
 
-async def test_a_prompt_as_long_as_the_smallest_window_is() -> None:
-    assert await cut_at(Server(Window(running=128)), 128) == [128]
-
-
-@pytest.mark.parametrize(("count", "cut"), [(255, None), (256, 256), (300, 256)])
-async def test_with_num_ctx_given_a_full_window_is_a_cut(count: int, cut: int | None) -> None:
-    assert await cut_at(Server(Window()), count, num_ctx=256) == [cut]
-
-
-async def test_a_window_that_was_asked_for_needs_no_look_up() -> None:
-    server = Server(Window())
-    assert await cut_at(server, 256, 16, 100, num_ctx=256) == [256, None, None]
-    assert await cut_at(server, 16, num_ctx=16) == [16]
+@pytest.mark.parametrize(("count", "cut"), [(255, False), (256, True), (300, True)])
+async def test_with_num_ctx_given_a_full_window_is_a_cut(count: int, cut: bool) -> None:
+    server = Server()
+    found = await judge(server.guard, chat(WORD * 130, num_ctx=256), count)
+    assert (found.cut, found.window) == (cut, 256)
     assert server.asked == []
 
 
 @pytest.mark.parametrize(
-    ("window", "counts", "cuts"),
+    ("window", "count", "cut"),
     [
-        (Window(running=4096), (4095, 4096), [None, 4096]),
-        (Window(configured=2048, trained=8192), (2047, 2048), [None, 2048]),
-        (Window(running=4096, configured=2048), (2048, 4096), [None, 4096]),
-        (Window(trained=2048), (2000, 2048), [None, 2048]),
-        (Window(), (2048, 10**6), [None, None]),
+        (Window(running=4096), 4095, False),
+        (Window(running=4096), 4096, True),
+        (Window(configured=2048, trained=8192), 2048, True),
+        (Window(running=4096, configured=2048), 2048, False),
+        (Window(trained=2048), 2048, True),
+        (Window(), 10**6, False),
     ],
 )
-async def test_a_prompt_that_fills_the_window_was_cut(window: Window, counts: Any, cuts: list[int | None]) -> None:
-    assert await cut_at(Server(window), *counts) == cuts
+async def test_a_prompt_that_fills_the_window_was_cut(window: Window, count: int, cut: bool) -> None:
+    found = await judge(Server(window).guard, chat(WORD * (count // 2)), count)
+    assert (found.cut, found.window) == (cut, window.in_force(None))
 
 
 async def test_a_window_larger_than_the_models_own_is_the_models_own() -> None:
-    assert await cut_at(Server(Window(trained=2048)), 2047, 2048, num_ctx=8192) == [None, 2048]
+    guard = Server(Window(trained=2048)).guard
+    assert not (await judge(guard, chat(WORD * 1000), 2000, 50)).cut  # looks the window up
+    assert (await judge(guard, chat(WORD * 1100, num_ctx=8192), 2048)).cut
 
 
-async def test_one_look_up_does_for_many_prompts() -> None:
-    server = Server(Window(running=4096))
-    await cut_at(server, 200, 300, 4000)
+async def test_one_look_up_does_for_many_prompts_and_short_ones_need_none() -> None:
+    server = Server(Window(running=8192))
+    guard = server.guard
+    await judge(guard, chat(WORD * 500), 1000)
+    assert server.asked == []
+    for words in (1500, 2000, 3000):
+        await judge(guard, chat(WORD * words), words * 2)
     assert server.asked == ["m"]
 
 
-async def test_each_model_has_its_window() -> None:
-    server = Server(Window(running=4096), Window(running=2048))
-    guard = ContextGuard(server)
-    assert await guard.cut_at("a", None, {"prompt_eval_count": 2048}) is None
-    assert await guard.cut_at("b", None, {"prompt_eval_count": 2048}) == 2048
-    assert await guard.cut_at("a", None, {"prompt_eval_count": 2048}) is None
-    assert server.asked == ["a", "b"]
-
-
-async def test_a_server_started_anew_with_a_larger_window_raises_no_false_alarm() -> None:
-    server = Server(Window(running=2048), Window(running=8192))
-    assert await cut_at(server, 1000, 2048, 4096, 8191) == [None] * 4
-    assert server.asked == ["m", "m"]
-
-
-async def test_a_cut_is_told_of_each_time() -> None:
-    server = Server(Window(running=2048))
-    assert await cut_at(server, 2048, 2048) == [2048, 2048]
-    assert len(server.asked) == 2
-
-
-async def test_a_server_started_anew_with_a_smaller_window_is_noticed() -> None:
-    # Once wrong: a prompt is compared with the window that was known, and only a hit looks again. (The exact smaller
-    # window cannot be guessed, but /api/ps can be asked again after each `load_duration` that tells of a new load.)
-    guard = ContextGuard(Server(Window(running=8192), Window(running=2048)))
-    assert await guard.cut_at("m", None, {"prompt_eval_count": 1000, "load_duration": 10**7}) is None
-    assert await guard.cut_at("m", None, {"prompt_eval_count": 2048, "load_duration": 3 * 10**9}) == 2048
-
-
-async def test_without_an_answer_from_the_server_nothing_is_claimed(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "namel3ss_ollama")
-    server = Server(LLMConnectionError("gone"))
-    assert await cut_at(server, 4096) == [None]
-    assert "the context window of m is not known: gone" in caplog.text
-
-
-async def test_what_was_known_before_a_look_up_failed_still_counts() -> None:
-    assert await cut_at(Server(Window(running=2048), LLMConnectionError("gone")), 200, 2048) == [None, 2048]
-
-
-async def test_a_server_that_tells_nothing_is_not_asked_again_and_again() -> None:
-    # Once wrong: with no window known, every prompt of 128 tokens or more costs two requests more, for ever
+async def test_a_server_that_does_not_tell_is_asked_once() -> None:
     server = Server(Window())
-    await cut_at(server, *[200] * 20)
-    assert len(server.asked) < 5
-
-
-@pytest.mark.parametrize("error", [LLMConnectionError("gone"), AttributeError("x"), RecursionError()])
-async def test_a_failed_look_up_is_not_repeated_for_some_minutes(error: Exception) -> None:
-    times = [1000.0]
-    server = Server(error, Window(running=2048))
-    guard = ContextGuard(server, clock=lambda: times[-1])
-    for seconds in (0, 1, 299):
-        times.append(1000.0 + seconds)
-        assert await guard.cut_at("m", None, {"prompt_eval_count": 4096}) is None
+    guard = server.guard
+    for _ in range(20):
+        await judge(guard, chat(WORD * 1500), 3000)
     assert server.asked == ["m"]
-    times.append(1300.0)
-    assert await guard.cut_at("m", None, {"prompt_eval_count": 4096}) == 2048
+
+
+async def test_a_server_started_again_with_a_larger_window_raises_no_false_alarm() -> None:
+    server = Server(Window(running=2048), Window(running=8192))
+    guard = server.guard
+    for count, generated in ((2000, 48), (2048, 1), (4096, 1), (8190, 1)):
+        assert not (await judge(guard, chat(WORD * (count // 2)), count, generated)).cut
     assert server.asked == ["m", "m"]
 
 
-async def test_many_answers_at_once_cost_one_look_up_and_all_know_its_window() -> None:
-    asked: list[str] = []
-
-    async def look_up(model: str) -> Window:
-        asked.append(model)
-        await asyncio.sleep(0.01)
-        return Window(running=2048)
-
-    guard = ContextGuard(look_up)
-    answers = [guard.cut_at("m", None, {"prompt_eval_count": count}) for count in (200, 2048) * 25]
-    assert await asyncio.gather(*answers) == [None, 2048] * 25
-    assert asked == ["m"]
+async def test_a_server_started_again_with_a_smaller_window_is_noticed() -> None:
+    guard = Server(Window(running=8192), Window(running=2048)).guard
+    assert not (await judge(guard, chat(WORD * 1200), 2400, load_duration=10**7)).cut
+    assert (await judge(guard, chat(WORD * 1100), 2048, load_duration=3 * 10**9)).cut
 
 
-async def test_who_waits_for_a_look_up_outlives_the_one_who_asked() -> None:
-    async def look_up(model: str) -> Window:
-        await asyncio.Event().wait()
-        return Window()
-
-    guard = ContextGuard(look_up)
-    first = asyncio.create_task(guard.cut_at("m", None, {"prompt_eval_count": 200}))
-    await asyncio.sleep(0)
-    second = asyncio.create_task(guard.cut_at("m", None, {"prompt_eval_count": 200}))
-    await asyncio.sleep(0)
-    first.cancel()
-    assert await asyncio.wait_for(second, 1) is None
+# Prompts whose count falls short
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=3), lambda inner: (
-    st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["models", "model_info", "name", "context_length", "parameters",
-                                       "general.architecture"]), inner, max_size=3)
-)))  # fmt: skip
-def test_any_json_tells_of_a_window_or_of_none(shown: Any) -> None:
-    for running in (shown, {"models": shown}, {"models": [shown, "m"]}):
-        assert isinstance(window_of("m", shown, running), Window)
-        assert isinstance(window_of("m", {"model_info": shown, "parameters": shown}, running), Window)
+async def test_a_chat_that_counts_less_than_it_can_have_was_cut() -> None:
+    server = Server()
+    found = await judge(server.guard, chat(*[WORD * 25] * 61, num_ctx=512), 475)
+    assert (found.cut, found.window) == (True, 512)
+    assert found.tokens is not None
+    assert 2500 < found.tokens < 4500
+    assert server.asked == []
+
+
+async def test_a_prompt_below_the_window_is_not_cut_whatever_the_estimate() -> None:
+    # A tokenizer with a token for each word of this text: the estimate is far off, and the window says so.
+    guard = Server(Window(running=8192)).guard
+    assert not (await judge(guard, chat("understanding " * 400), 400)).cut
+    assert not (await judge(guard, chat("understanding " * 400, num_ctx=8192), 400)).cut
+
+
+async def test_a_conversation_that_grew_is_compared_with_what_it_counted_before() -> None:
+    guard = Server().guard
+    turns = ["Tell me of whales.", "They sing.", "Of what?", "Of krill."]
+    assert not (await judge(guard, chat(turns[0], num_ctx=64), 40)).cut
+    assert not (await judge(guard, chat(*turns[:3], num_ctx=64), 58)).cut
+    found = await judge(guard, chat(*turns, "And of me?", num_ctx=64), 50)  # 58 and some more would not fit
+    assert found.cut
+    assert (await judge(guard, chat(*turns, "And of me?", "No.", "Why?", num_ctx=64), 55)).cut  # nor do they later
+
+
+async def test_a_conversation_with_thinking_in_it_may_shrink() -> None:
+    guard = Server().guard
+    body = chat("Tell me of whales.", "They sing.", "Of what?", num_ctx=64)
+    body["messages"][1]["thinking"] = "Sing? Or dance? " * 3
+    assert not (await judge(guard, body, 60)).cut
+    body["messages"] += [{"role": "assistant", "content": "Of krill."}, {"role": "user", "content": "And?"}]
+    assert not (await judge(guard, body, 50)).cut
+
+
+async def test_another_conversation_is_another() -> None:
+    guard = Server().guard
+    assert not (await judge(guard, chat("Tell me of whales.", num_ctx=64), 60)).cut
+    assert not (await judge(guard, chat("Tell me of otters.", num_ctx=64), 30)).cut
+    assert not (await judge(guard, chat("Tell me of whales.", num_ctx=64, tools=[{"type": "function"}]), 50)).cut
+
+
+@pytest.mark.parametrize(
+    ("version", "cut"), [("0.9.3", True), ("0.12.5", True), ("0.12.6", False), ("0.30.11", False), ("0.3.9", False)]
+)
+async def test_a_server_that_would_have_refused_has_cut_nothing(version: str, cut: bool) -> None:
+    # And counts of servers before 0.4 leave out what they had cached.
+    server = Server(version=version)
+    guard = server.guard
+    for _ in range(2):
+        assert (await judge(guard, chat(WORD * 3000, num_ctx=4096, truncate=False), 2000)).cut is cut
+    assert server.asked == ["version"]
+    if version > "0.4":
+        assert (await judge(guard, chat(WORD * 3001, num_ctx=4096), 2000)).cut  # it was not asked to refuse
+
+
+async def test_a_server_without_a_version_is_not_asked_again_and_again() -> None:
+    server = Server(version=None)
+    guard = server.guard
+    for words in (3000, 3001, 3002):
+        assert (await judge(guard, chat(WORD * words, num_ctx=4096, truncate=False), 2000)).cut
+    assert server.asked == ["version"]
+
+
+async def test_answers_teach_what_a_token_is() -> None:
+    guard = Server().guard
+    measure = measure_prompt(chat("understanding " * 40))
+    before = guard.estimate("m", measure)
+    for number in range(20):
+        text = f"{number} " + "understanding " * (40 + number)
+        await judge(guard, chat(text, num_ctx=4096), 60 + number)
+    after = guard.estimate("m", measure)
+    assert before.tokens > 120
+    assert 50 < after.tokens < 75
+    assert after.deviation < before.deviation
+    assert guard.estimate("other", measure) == before
+
+
+async def test_cut_prompts_teach_nothing() -> None:
+    guard = Server().guard
+    for number in range(5):
+        await judge(guard, chat(f"{number}" + WORD * 3000, num_ctx=512), 500)
+    measure = measure_prompt(chat("x"))
+    assert guard.estimate("m", measure) == guard.estimate("never asked", measure)
+
+
+# Shifts
+
+
+@pytest.mark.parametrize(
+    ("count", "generated", "fields", "shifted"),
+    [(200, 56, {}, False), (200, 57, {}, True), (200, 57, {"shift": False}, False), (200, None, {}, False)],
+)
+async def test_prompt_and_answer_past_the_window(
+    count: int, generated: int | None, fields: dict[str, Any], shifted: bool
+) -> None:
+    found = await judge(Server().guard, chat(WORD * 100, num_ctx=256, **fields), count, generated)
+    assert (found.cut, found.shifted) == (False, shifted)
+
+
+async def test_a_long_answer_has_the_window_looked_up() -> None:
+    server = Server(Window(running=4096))
+    assert (await judge(server.guard, chat("Go on."), 20, 4080)).shifted
+    assert server.asked == ["m"]
 
 
 # ReloadGuard
