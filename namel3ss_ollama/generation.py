@@ -60,7 +60,8 @@ class Request:
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
         loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
-        refuses: Whether `truncate: false` is in the body because of `on_truncation`, not of the caller.
+        refusable: Whether the server may be asked to refuse a prompt that is too long: the caller did not say
+            otherwise, and wants to know.
     """
 
     kind: Kind
@@ -72,7 +73,7 @@ class Request:
     on_truncation: Truncation = "warn"
     content: bytes | None = None
     loads_only: bool = False
-    refuses: bool = False
+    refusable: bool = False
 
     @property
     def model(self) -> str:
@@ -87,10 +88,17 @@ class Request:
         """What OpenTelemetry's conventions call this; "load" is none of theirs."""
         return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
 
+    def refusing(self) -> Request:
+        """The same request, which asks the server to refuse a prompt that is too long rather than cut it."""
+        if "truncate" in self.body:
+            return self
+        content = self.content and self.content[:-1] + b',"truncate":false}'  # an image is not encoded again
+        return replace(self, body={**self.body, "truncate": False}, content=content)
+
     def cut_allowed(self) -> Request:
         """The same request, which lets the server cut the prompt."""
         body = {name: value for name, value in self.body.items() if name != "truncate"}
-        return replace(self, body=body, content=encode(body), refuses=False)
+        return replace(self, body=body, content=encode(body), refusable=False)
 
     def without_content(self) -> Request:
         """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
@@ -116,20 +124,13 @@ class Turn:
         response: The answer, for the numbers; set before the end.
         usage: The tokens of an answer that is no `LLMResponse`.
         expected: What the answer should count, where that is looked at.
+        refuses: Whether the server was asked to refuse a prompt that is too long.
         refused: The server's refusal to cut the prompt; it was asked again to do so.
         look_up: The look-up of the context window, where one was begun.
     """
 
     __slots__ = (
-        "_limiter",
-        "_telemetry",
-        "call",
-        "expected",
-        "look_up",
-        "refused",
-        "response",
-        "slot",
-        "usage",
+        *("_limiter", "_telemetry", "call", "expected", "look_up", "refused", "refuses", "response", "slot", "usage"),
         "watch",
     )
 
@@ -142,6 +143,7 @@ class Turn:
         self.response: LLMResponse | None = None
         self.usage: Usage | None = None
         self.expected: Expected | None = None
+        self.refuses = False
         self.refused: ContextWindowExceededError | None = None
         self.look_up: asyncio.Task[object] | None = None
 
@@ -237,6 +239,9 @@ class Runner:
         """
         if request.on_truncation != "ignore" and not request.loads_only:
             turn.expected = self.context_guard.expect(request.body)
+            if self.context_guard.may_not_fit(turn.expected) and request.refusable:
+                request = request.refusing()
+            turn.refuses = request.body.get("truncate") is False
             if self.context_guard.wants_window(turn.expected):
                 turn.look_up = asyncio.ensure_future(self.context_guard.windows.ask(request.model))
 
@@ -245,12 +250,12 @@ class Runner:
             try:
                 return await attempt(request)
             except ContextWindowExceededError as error:
-                if not request.refuses:
+                if not (request.refusable and turn.refuses):
                     raise
                 self.context_guard.saw_refusal()
                 if request.on_truncation == "error":
                     raise _exceeded(error, turn.expected) from error
-                turn.refused = error
+                turn.refused, turn.refuses = error, False
                 request = request.cut_allowed()
                 return await attempt(request)
 
@@ -326,7 +331,7 @@ class Runner:
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if turn.expected is not None:
             plain = None if response.tool_calls else response.thinking + response.content
-            found = await self._found(turn.expected, answer.final or {}, plain, turn.watch)
+            found = await self._found(turn.expected, answer.final or {}, plain, turn)
             response.truncated_prompt = found.cut or turn.refused is not None
             response.shifted_context = found.shifted
             if response.truncated_prompt or response.shifted_context:
@@ -335,9 +340,12 @@ class Runner:
             response.parsed = parsed(request.parse_as, response)
         return response
 
-    async def _found(self, expected: Expected, final: dict[str, Any], text: str | None, watch: Watch) -> Finding:
+    async def _found(self, expected: Expected, final: dict[str, Any], text: str | None, turn: Turn) -> Finding:
+        def judge() -> Awaitable[Finding]:
+            return self.context_guard.judge(expected, final, text, refuses=turn.refuses)
+
         try:
-            return await watch.guard(lambda: self.context_guard.judge(expected, final, text), idle=False)
+            return await turn.watch.guard(judge, idle=False)
         except (LLMTimeoutError, WatchCancelled):
             return Finding()  # an answer that is whole does not become an error while the window is asked for
 

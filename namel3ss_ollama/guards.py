@@ -28,7 +28,7 @@ from namel3ss_ollama.conversations import Conversations, beginnings
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.settings import LOAD_OPTIONS
 from namel3ss_ollama.tokens import Estimate, Measure, TokenModel, measure_messages, measure_prompt, measure_text
-from namel3ss_ollama.versions import at_least
+from namel3ss_ollama.versions import at_least, numbers
 from namel3ss_ollama.windows import FAILURE_HOLDS, Windows
 
 __all__ = ["ContextGuard", "Expected", "Finding", "ReloadGuard"]
@@ -36,6 +36,8 @@ __all__ = ["ContextGuard", "Expected", "Finding", "ReloadGuard"]
 logger = logging.getLogger("namel3ss_ollama")
 _SMALLEST_DEFAULT = 2048
 """No server's default window is smaller, in tokens: below it a prompt is not cut unless its count says so."""
+_SMALLEST_WINDOW = 512
+"""Nobody gives a model a smaller window without asking for it in the request."""
 _RELOAD_NANOSECONDS = 100_000_000
 _PATIENCE = 0.5
 """Seconds that a finished answer may wait for what the server says of its window or version, once in some minutes."""
@@ -54,7 +56,6 @@ class Expected:
         tokens: Of its prompt.
         key: Of its conversation; None where it has none.
         num_ctx: The window that it asks for.
-        refuses: Whether it asks the server to refuse rather than to cut.
         shifts: Whether the window may be shifted while the model answers.
         known: Whether the server has counted this very conversation before.
     """
@@ -64,7 +65,6 @@ class Expected:
     tokens: Estimate
     key: int | None
     num_ctx: int | None
-    refuses: bool
     shifts: bool
     known: bool = False
 
@@ -131,7 +131,6 @@ class ContextGuard:
             tokens=tokens,
             key=keys[-1] if keys else None,
             num_ctx=_number((body.get("options") or {}).get("num_ctx")),
-            refuses=body.get("truncate") is False,
             shifts=body.get("shift") is not False,
             known=known is not None and known[0] == len(keys) and known[1].deviation == 0,
         )
@@ -141,6 +140,10 @@ class ContextGuard:
         with self._lock:
             return self._model(model).estimate(measure)
 
+    def may_not_fit(self, expected: Expected) -> bool:
+        """Whether the prompt may be longer than the window; of what surely fits nothing is cut."""
+        return expected.tokens.most > (expected.num_ctx or _SMALLEST_WINDOW)
+
     def wants_window(self, expected: Expected) -> bool:
         """Whether the window is to be looked up while the model answers: the prompt may be longer than some are."""
         return (
@@ -149,13 +152,16 @@ class ContextGuard:
             and self.windows.known(expected.model) is None
         )
 
-    async def judge(self, expected: Expected, final: Mapping[str, Any], text: str | None) -> Finding:
+    async def judge(
+        self, expected: Expected, final: Mapping[str, Any], text: str | None, *, refuses: bool = False
+    ) -> Finding:
         """What became of a prompt.
 
         Args:
             expected: What `expect` said of the request.
             final: The last line of the answer.
             text: The answer, where its tokens are nothing but its text.
+            refuses: Whether the server was asked to refuse a prompt that is too long.
         """
         count, generated = _number(final.get("prompt_eval_count")), _number(final.get("eval_count")) or 0
         if count is None:
@@ -164,7 +170,7 @@ class ContextGuard:
             self.windows.forget(expected.model)  # maybe with another window
         known = self.windows.known(expected.model)
         window = self._window(expected)
-        short = count < expected.tokens.least
+        short = count < expected.tokens.least and self.may_not_fit(expected)
         doubted = expected.num_ctx is None and (
             short if known is None else count + generated >= (window or float("inf"))
         )
@@ -174,10 +180,15 @@ class ContextGuard:
             window = self._window(expected)
         full = window is not None and count >= window
         short = short and expected.tokens.most > (window or 0)
-        cut = (full or short) and not (expected.refuses and await self._refuses())
+        cut = (full or short) and not (refuses and await self._refuses())
         if cut and not full and self._version is not None and not at_least(self._version, "0.4"):
             cut = False  # counts of such servers leave out what they had cached
-        self._learn(expected, count, generated, text, window, cut)
+        whole = not cut and (
+            (refuses and self._version is not None and at_least(self._version, "0.12.6"))
+            or count >= expected.tokens.tokens
+            or expected.tokens.most < (window or _SMALLEST_DEFAULT)
+        )
+        self._learn(expected, count, generated, text, whole)
         shifted = expected.shifts and window is not None and count + generated > window
         return Finding(cut, shifted, window, max(round(expected.tokens.tokens), count) if cut else count)
 
@@ -194,7 +205,9 @@ class ContextGuard:
 
     async def _learn_version(self) -> None:
         try:
-            self._version = await self._ask_version()
+            version = await self._ask_version()
+            numbers(version)  # or it is none
+            self._version = version
         except Exception as error:
             logger.debug("the version of the server is not known: %s", error)
 
@@ -205,13 +218,8 @@ class ContextGuard:
     def _model(self, model: str) -> TokenModel:
         return self._models.setdefault(model, TokenModel())
 
-    def _learn(
-        self, expected: Expected, count: int, generated: int, text: str | None, window: int | None, cut: bool
-    ) -> None:
+    def _learn(self, expected: Expected, count: int, generated: int, text: str | None, whole: bool) -> None:
         with self._lock:
-            refused = expected.refuses and self._version is not None and at_least(self._version, "0.12.6")
-            fits = count >= expected.tokens.tokens or expected.tokens.most < (window or _SMALLEST_DEFAULT)
-            whole = not cut and (refused or fits)
             if expected.key is not None:
                 self._conversations.remember(expected.key, Estimate(count, 0.0) if whole else expected.tokens)
             known = self._model(expected.model)

@@ -213,8 +213,8 @@ def _request(
         body["stream"] = False
     given = call.get("on_truncation")
     on_truncation = defaults.on_truncation if given is None else checked_truncation(given)
-    refuses = on_truncation != "ignore" and "truncate" not in body
-    if refuses:
+    refusable = on_truncation != "ignore" and "truncate" not in body
+    if refusable and on_truncation == "error":
         body["truncate"] = False  # servers from 0.12.6 on then refuse; older ones take no notice
     timeout = call.get("timeout", defaults.timeout)  # None: no bound
     check_positive("timeout", timeout)
@@ -230,5 +230,5 @@ def _request(
         parse_as=parse_as,
         on_truncation=on_truncation,
         content=encode(body),
-        refuses=refuses,
+        refusable=refusable,
     )

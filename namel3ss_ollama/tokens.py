@@ -52,19 +52,19 @@ _BEYOND = {
 }
 _CLASSES: dict[str, tuple[float, float]] = {
     # Of a character: mean and standard deviation of the weight over tokenizers.
-    "lowercase": (0.26, 0.03),
+    "lowercase": (0.27, 0.04),
     "uppercase": (0.30, 0.10),
     "digit": (0.85, 0.30),
     "punctuation": (0.58, 0.12),
     "newline": (0.90, 0.45),
-    "accented": (1.60, 0.60),
+    "accented": (1.80, 0.70),
     "Greek": (0.95, 0.40),
     "Cyrillic": (0.54, 0.20),
     "Semitic": (0.80, 0.40),
     "Indic": (1.10, 0.70),
     "typographic": (1.00, 0.30),
-    "kana": (0.95, 0.35),
-    "Han": (1.10, 0.35),
+    "kana": (1.00, 0.40),
+    "Han": (1.25, 0.45),
     "Hangul": (1.10, 0.60),
     "full width": (1.70, 0.60),
     "emoji": (2.20, 1.00),
@@ -73,9 +73,9 @@ _CLASSES: dict[str, tuple[float, float]] = {
     # Of a message: the marks around it.
     "message": (5.0, 2.5),
     # Of an image: some models spend 64 tokens on one, others several thousand.
-    "image": (800.0, 600.0),
+    "image": (600.0, 500.0),
     # Of a byte that a template may leave out or write in its own way: tool definitions and calls, old thinking.
-    "definition": (0.22, 0.10),
+    "definition": (0.22, 0.12),
     "thinking": (0.12, 0.12),
     # Of a token that is known to be one.
     "token": (1.0, 0.0),
@@ -109,16 +109,12 @@ class Estimate:
     @property
     def least(self) -> float:
         """The number is hardly below this: 2.8 standard deviations, on a scale of ratios."""
-        return self.tokens / self._factor
+        return self.tokens * math.exp(-min(_SURE * self.deviation / max(self.tokens, 1.0), _LARGEST_EXPONENT))
 
     @property
     def most(self) -> float:
         """The number is hardly above this."""
-        return self.tokens * self._factor
-
-    @property
-    def _factor(self) -> float:
-        return math.exp(min(_SURE * self.deviation / max(self.tokens, 1.0), _LARGEST_EXPONENT))
+        return self.tokens + _SURE * self.deviation
 
     def __add__(self, other: Estimate) -> Estimate:
         """The sum of two independent ones."""

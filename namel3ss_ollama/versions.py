@@ -1,21 +1,28 @@
-"""Versions of servers, compared."""
+"""Versions of Ollama, compared by their numbers."""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-__all__ = ["at_least"]
+__all__ = ["at_least", "numbers"]
+
+_NUMBERS = re.compile(r"v?(\d+(?:\.\d+)*)(?:[-+].*)?")
 
 
-def at_least(version: str, wanted: str) -> bool:
-    """Whether a server of one version has what came with another.
+@lru_cache(maxsize=64)
+def numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version; what follows a hyphen or a plus sign doesn't count. `ValueError` for anything else.
 
-    A version that has no number at its beginning ("dev") is taken for the newest; what follows the numbers ("-rc1")
-    does not count.
+    >>> numbers("0.12.6"), numbers("v0.30.0-rc4")
+    ((0, 12, 6), (0, 30, 0))
     """
-    return not (numbers := _numbers(version)) or numbers >= _numbers(wanted)
+    match = _NUMBERS.fullmatch(version)
+    if match is None:
+        raise ValueError(f'version: {version!r} is none; it is numbers and dots, as "0.9.3"')
+    return tuple(int(one) for one in match[1].split("."))
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
-    return tuple(map(int, found[1].split("."))) if found else ()
+def at_least(version: str, minimum: str) -> bool:
+    """Whether a version is the given one or a later one."""
+    return numbers(version) >= numbers(minimum)

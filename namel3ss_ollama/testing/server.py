@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from namel3ss_ollama.versions import numbers
+
 from .checks import State
 from .faults import Fault
 from .hub import Hub
@@ -24,7 +26,6 @@ from .protocol import Connection
 from .record import Record
 from .replies import Reply
 from .script import Rule, Scripted
-from .versions import numbers
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from namel3ss_ollama.versions import at_least
+
+from .answers import dumps
 from .models import Model
 from .replies import Reply, tokens_of
 from .values import as_list, as_object
-from .versions import at_least
 
 __all__ = [
     "TooLong",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _NUM_KEEP = 4  # api.DefaultOptions in api/types.go
+_IMAGE = 768  # imageNumTokens in server/prompt.go
 _SMALLEST = 4  # server/sched.go raises a smaller num_ctx to this
 
 
@@ -81,10 +84,17 @@ def has_dimensions(version: str) -> bool:
 
 
 def seen_prompt(payload: Mapping[str, object], text: str, chat: bool, window: Window) -> list[str]:
-    """The tokens the model gets of a prompt or a chat; `text` is all that was written. Raises `TooLong`."""
+    """The tokens the model gets of a prompt or a chat; `text` is all that was written. Raises `TooLong`.
+
+    Tools come first, as JSON: templates write them there. An image is as many tokens as server/prompt.go takes for one.
+    """
+    messages = as_list(payload.get("messages"))
+    tools = tokens_of(dumps(payload["tools"])) if payload.get("tools") else []
     if chat and _may_cut(payload, window):
-        text = _written(fitting_messages(as_list(payload.get("messages")), window.length))
-    return fitting_prompt(tokens_of(text), payload, window)
+        messages = fitting_messages(messages, window.length - len(tools))
+        text = _written(messages)
+    images = [""] * (_IMAGE * sum(len(as_list(as_object(one).get("images"))) for one in [payload, *messages]))
+    return fitting_prompt([*tools, *images, *tokens_of(text)], payload, window)
 
 
 def _written(messages: Sequence[object]) -> str:

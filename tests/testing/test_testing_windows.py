@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from namel3ss_ollama.testing import Model, OllamaServer
-from namel3ss_ollama.testing.versions import at_least, numbers
+from namel3ss_ollama.versions import at_least, numbers
 
 OLD, KNOWS_TRUNCATE, LLAMA_SERVER, HALVES = "0.9.3", "0.12.6", "0.30.0", "0.30.11"
 VERSIONS = [OLD, "0.12.5", KNOWS_TRUNCATE, "0.24.0", LLAMA_SERVER, HALVES, "0.33.0-rc2"]

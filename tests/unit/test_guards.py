@@ -46,7 +46,7 @@ def chat(*contents: str, num_ctx: int | None = None, **fields: Any) -> dict[str,
 
 async def judge(guard: ContextGuard, body: dict[str, Any], count: Any, generated: Any = None, **final: Any) -> Finding:
     answer = {"prompt_eval_count": count, "eval_count": generated, **final}
-    return await guard.judge(guard.expect(body), answer, None)
+    return await guard.judge(guard.expect(body), answer, None, refuses=body.get("truncate") is False)
 
 
 # Prompts that reach the window
@@ -97,6 +97,12 @@ async def test_one_look_up_does_for_many_prompts_and_short_ones_need_none() -> N
     for words in (1500, 2000, 3000):
         await judge(guard, chat(WORD * words), words * 2)
     assert server.asked == ["m"]
+
+
+async def test_a_prompt_that_fits_any_window_is_not_looked_into() -> None:
+    server = Server(Window(running=100))
+    assert not (await judge(server.guard, chat("Why is the sky blue?"), 1)).cut
+    assert server.asked == []
 
 
 async def test_a_server_that_does_not_tell_is_asked_once() -> None:
@@ -180,8 +186,9 @@ async def test_a_server_that_would_have_refused_has_cut_nothing(version: str, cu
         assert (await judge(guard, chat(WORD * 3001, num_ctx=4096), 2000)).cut  # it was not asked to refuse
 
 
-async def test_a_server_without_a_version_is_not_asked_again_and_again() -> None:
-    server = Server(version=None)
+@pytest.mark.parametrize("version", [None, "", "dev"])
+async def test_a_server_without_a_version_is_not_asked_again_and_again(version: str | None) -> None:
+    server = Server(version=version)
     guard = server.guard
     for words in (3000, 3001, 3002):
         assert (await judge(guard, chat(WORD * words, num_ctx=4096, truncate=False), 2000)).cut

@@ -204,6 +204,7 @@ def test_a_cut_that_is_an_error_is_refused_by_newer_servers_already(
         request = ask(defaults(on_truncation=on_truncation), **call)
         assert request.body.get("truncate") is truncate
         assert request.on_truncation == call.get("on_truncation", on_truncation)
+        assert request.refusable is (request.on_truncation != "ignore" and "truncate" not in call)
 
 
 @pytest.mark.parametrize("value", ["raise", "", 5, True])

@@ -15,19 +15,19 @@ from namel3ss_ollama.tokens import Estimate, TokenModel, measure_messages, measu
 ENGLISH = "The lighthouse keeper wrote down the weather twice a day, and nobody ever asked to see the book. "
 GERMAN = "Der Leuchtturmwärter schrieb das Wetter zweimal am Tag auf, und niemand wollte je das Buch sehen. "
 RUSSIAN = "Смотритель маяка дважды в день записывал погоду, и никто никогда не просил показать книгу. "
-CHINESE = "灯塔看守人每天记录两次天气，从来没有人要求看那本书。"
+CHINESE = "灯塔看守人每天记录两次天气，从来没有人要求看那本书。"  # noqa: RUF001
 CODE = 'def weather(day: int) -> str:\n    """Look it up."""\n    return BOOK[day % 7]["entry"]\n'
 
 
 @pytest.mark.parametrize(
     ("text", "tokens"),
-    # Of smollm2, by the real server; the mean over tokenizers is a fifth from it at most.
-    [(ENGLISH, 20), (GERMAN, 36), (RUSSIAN, 67), (CHINESE, 55), (CODE, 36)],
+    # By the tokenizer of smollm2, which spends more on other languages than most.
+    [(ENGLISH, 21), (GERMAN, 37), (RUSSIAN, 69), (CHINESE, 54), (CODE, 29)],
     ids=["English", "German", "Russian", "Chinese", "code"],
 )
 def test_before_anything_is_learnt_the_number_is_in_the_range(text: str, tokens: int) -> None:
     estimate = TokenModel().estimate(measure_text(text * 20))
-    assert estimate.least < tokens * 20 < estimate.most
+    assert estimate.tokens / 1.6 < tokens * 20 < estimate.tokens * 2
     assert estimate.most < estimate.tokens * 4
 
 
@@ -64,7 +64,7 @@ def test_it_follows_a_change_of_language() -> None:
 @given(st.text(), st.text())
 def test_a_text_has_the_characters_of_its_parts(one: str, other: str) -> None:
     both = measure_text(one + other)
-    assert both == tuple(map(sum, zip(measure_text(one), measure_text(other))))
+    assert both == tuple(map(sum, zip(measure_text(one), measure_text(other), strict=True)))
     letters = [c for c in one + other if c.isalpha()]
     assert sum(both) >= len(letters)
 
@@ -95,7 +95,11 @@ def test_what_is_not_text_counts_too() -> None:
     asked = {"role": "user", "content": "Who is it?"}
     plain = tokens({"messages": [asked]})
     tools = [{"type": "function", "function": {"name": "name_of", "parameters": {"type": "object"}}}]
-    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "name_of", "arguments": {"a": 1}}}]}
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "name_of", "arguments": {"a": 1}}}],
+    }
     for body in (
         {"messages": [{**asked, "images": ["aGk="]}]},
         {"messages": [asked], "tools": tools},
