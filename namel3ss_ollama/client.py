@@ -17,7 +17,7 @@ import anyio
 import httpx
 import orjson
 
-from namel3ss_ollama.address import Address
+from namel3ss_ollama.address import EMBEDDED_URL, Address
 from namel3ss_ollama.cancellation import in_own_task
 from namel3ss_ollama.connections import Connections
 from namel3ss_ollama.diagnosis import error_for_line, error_for_status, reported
@@ -48,6 +48,8 @@ class Client:
     def __init__(self, address: Address, headers: Mapping[str, str], http: HTTPSettings) -> None:
         http.check(address.url)
         self.url = address.url
+        # httpx parses URLs that it is to send to, and needs a host in them.
+        self._base = f"{EMBEDDED_URL}engine" if address.url == EMBEDDED_URL else address.url
         self.http = http
         self._headers = dict(headers)
         self.connections = Connections(
@@ -100,7 +102,7 @@ class Client:
         if http is None:
             http = await watch.guard(self.connections.get, idle=False)
         request = http.build_request(
-            method, self.url + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
+            method, self._base + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
         )
         watch.restart()
         while True:

@@ -1,4 +1,4 @@
-"""Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it."""
+"""Every public name of `namel3ss_ollama`, which takes them from here when one is first asked for."""
 
 from namel3ss_ollama._version import __version__
 from namel3ss_ollama.blocking import SyncIterator
