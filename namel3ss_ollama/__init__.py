@@ -1,0 +1,27 @@
+"""Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it.
+
+The names are those of `namel3ss_ollama.api`, which is imported when the first of them is asked for. So the command can
+see to Ctrl-C before it begins with half a second of imports.
+"""
+
+TYPE_CHECKING = False  # as in `typing`, whose import is not needed for that
+if TYPE_CHECKING:
+    from namel3ss_ollama.api import *  # noqa: F403
+    from namel3ss_ollama.api import __all__ as __all__
+    from namel3ss_ollama.api import __version__ as __version__
+
+
+def __getattr__(name: str) -> object:
+    if not name.startswith("__") or name in ("__all__", "__version__"):
+        from importlib import import_module  # not `from namel3ss_ollama import api`, which would ask here for it
+
+        api = import_module("namel3ss_ollama.api")
+        if name == "__all__" or name in api.__all__:
+            value: object = getattr(api, name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})  # type: ignore[misc] # a list of names
