@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from namel3ss_ollama import LLMResponse, Message, OllamaProvider, StreamChunk
-from namel3ss_ollama.cli.console import checked_arguments
+from namel3ss_ollama.cli.console import CommandError, checked_arguments
 from namel3ss_ollama.cli.interrupts import on_interrupt
 from namel3ss_ollama.cli.spinner import waiting
 
@@ -18,15 +18,15 @@ async def stream_answer(
     """An answer, or as much of it as came before Ctrl-C, and whether that ended it.
 
     Raises:
-        UsageError: A message cannot be sent as it is.
+        CommandError: A message cannot be sent as it is.
         LLMError: What kept the answer from coming.
     """
-    with checked_arguments():
+    with checked_arguments(CommandError):
         stream = provider.stream_chat(messages)
     async with provider, stream:
         with on_interrupt(stream.cancel):
             async with waiting(f"waiting for {provider.model}") as stop_waiting:
-                with checked_arguments():  # an image file is read with the first step
+                with checked_arguments(CommandError):  # an image file is read with the first step
                     first = await anext(stream, None)
                 stop_waiting()
                 if first is not None:

@@ -50,12 +50,21 @@ def _paths(command: Any, path: str) -> Iterator[str]:
 class Commands(Group):
     """The outermost group. Nothing gets past it but `SystemExit`."""
 
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Parse the arguments, and print the help where that is asked for."""
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            raise _reader_gone() from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what it raises becomes a line on standard error and an exit code."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # here, where a broken pipe can still be told from a bug
             return result
+        except BrokenPipeError:  # typer would make another exit code of it
+            raise _reader_gone() from None
         except KeyboardInterrupt:
             if sys.stderr.isatty():
                 print(file=sys.stderr)  # after the ^C that the terminal shows
@@ -71,12 +80,13 @@ class Commands(Group):
         """Parse and run; usage errors become one line, too."""
         try:
             sys.exit(self._code(args, *rest, **{**extra, "standalone_mode": False}))
-        except OSError as error:
+        except BrokenPipeError:
             discard_output()
-            if isinstance(error, BrokenPipeError):
-                sys.exit(BROKEN_PIPE)
+            sys.exit(BROKEN_PIPE)
+        except OSError as error:
             if error.errno not in _CANNOT_WRITE:
                 raise
+            discard_output(sys.stdout)
             fail(f"cannot write the output: {error.strerror}")
             sys.exit(1)
 
@@ -96,3 +106,8 @@ class Commands(Group):
             fail(f"{' '.join(error.format_message().split()).rstrip('.')}{hint}")
             return int(getattr(error, "exit_code", 2))
         return code if isinstance(code, int) else 0
+
+
+def _reader_gone() -> typer.Exit:
+    discard_output()
+    return typer.Exit(BROKEN_PIPE)

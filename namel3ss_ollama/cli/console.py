@@ -47,14 +47,14 @@ class UsageError(CommandError):
 
 
 @contextlib.contextmanager
-def checked_arguments() -> Iterator[None]:
+def checked_arguments(kind: type[CommandError] = UsageError) -> Iterator[None]:
     """Around the calls that check what the user gave: what they refuse is the user's to mend, no bug."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise CommandError(in_the_commands_words(str(error))) from error
     except (TypeError, ValueError) as error:
-        raise UsageError(in_the_commands_words(str(error))) from error
+        raise kind(in_the_commands_words(str(error))) from error
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:

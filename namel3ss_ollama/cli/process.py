@@ -10,7 +10,11 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import TextIO
 
 __all__ = ["BROKEN_PIPE", "INTERRUPTED", "discard_output", "leave", "leave_on_interrupt", "open_closed_streams"]
 
@@ -49,9 +53,9 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 # until the end
 
 
-def discard_output() -> None:
-    """Let the interpreter's last flush go nowhere."""
-    for stream in (sys.stdout, sys.stderr):
+def discard_output(*streams: TextIO) -> None:
+    """Let the interpreter's last flush go nowhere: that of both outputs, or of these."""
+    for stream in streams or (sys.stdout, sys.stderr):
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         except (OSError, ValueError):

@@ -14,7 +14,11 @@ __all__ = ["WordWrap", "filled", "width_of"]
 _LEAST = 20
 """Columns: where a terminal has fewer, or says so wrongly, lines are as if it had these."""
 _FENCE = re.compile(r"\s*(```|~~~)")
+_LONGEST_FENCE = 80
 _PIECES = re.compile(r"\n|[^\S\n]+|\S+")
+_WIDE = "\u2e80"
+"""From here on are the writings that have no spaces between words: a line can be broken anywhere in them."""
+_BREAKABLE = re.compile(rf"[^{_WIDE}-\U0010ffff]+|[{_WIDE}-\U0010ffff]")
 
 
 def width_of(stream: TextIO) -> int | None:
@@ -48,9 +52,10 @@ def filled(text: str, width: int | None, *, indent: str = "", first: str | None 
 
 
 class WordWrap:
-    """Breaks a text that comes in pieces into lines between words. A word is held back until it is complete.
+    """Breaks a text that comes in pieces into lines between words. Each piece is shown at once.
 
-    Code between fences (```), and words that are longer than a line, are left to the terminal.
+    A word of which the last piece does not fit any more is taken back, and goes on the next line. Code between fences
+    (```), and words that are longer than a line, are left to the terminal.
 
     Args:
         width: Gives the columns; asked at the beginning of each line, since a window can be resized.
@@ -62,8 +67,10 @@ class WordWrap:
         self._measure = cell_len
         self._ask_width = width
         self._width = width()
-        self._word = ""
         self._space = ""
+        """What is between the last word and the next; at the end of a line it is left out."""
+        self._word = ""
+        self._word_cells = 0
         self._column = 0
         self._line = ""
         """The beginning of the line as the model wrote it, as far as a fence can be seen in it."""
@@ -71,53 +78,51 @@ class WordWrap:
 
     def feed(self, text: str) -> str:
         """What to write now that this has come."""
-        out: list[str] = []
-        for piece in _PIECES.findall(text):
-            if piece == "\n":
-                out.append(self._take_word() + self._space)
-                self._space = ""
-                if _FENCE.match(self._line):
-                    self._code = not self._code
-                self._line, self._column, self._width = "", 0, self._ask_width()
-                out.append("\n")
-                continue
-            if len(self._line) < 80:
-                self._line += piece
-            if self._code:
-                out.append(piece)
-            elif piece.isspace():
-                out.append(self._take_word())
-                self._space += piece
-            else:
-                self._add(piece, out)
-        return "".join(out)
+        return "".join(map(self._shown, _PIECES.findall(text)))
 
     def flush(self) -> str:
-        """What is still held back."""
-        rest = self._take_word() + self._space
-        self._space = ""
-        return rest
-
-    def _add(self, piece: str, out: list[str]) -> None:
-        start = 0
-        for index, letter in enumerate(piece):
-            if letter > "\u2e7f" and self._measure(letter) == 2:  # writing without spaces breaks anywhere
-                self._word += piece[start : index + 1]
-                out.append(self._take_word())
-                start = index + 1
-        self._word += piece[start:]
-        if self._measure(self._word) >= self._width:
-            out.append(self._take_word())
-
-    def _take_word(self) -> str:
-        word, self._word = self._word, ""
-        if not word:
-            return ""
+        """What is still held back: space at the end."""
         space, self._space = self._space, ""
-        length = self._measure(word)
-        after = self._column + self._measure(space.expandtabs(8)) + length
-        if self._column and after > self._width:
-            self._column = length
-            return "\n" + word
-        self._column = after if after <= self._width else after % self._width
-        return space + word
+        return space if self._column + len(space) < self._width else ""
+
+    def _shown(self, piece: str) -> str:
+        if piece == "\n":
+            if _FENCE.match(self._line):
+                self._code = not self._code
+            space = self.flush()
+            self._line, self._word, self._word_cells, self._column = "", "", 0, 0
+            self._width = self._ask_width()
+            return space + piece
+        if len(self._line) < _LONGEST_FENCE:
+            self._line += piece
+        if self._code:
+            return piece
+        if piece.isspace():
+            self._space += piece
+            self._word, self._word_cells = "", 0
+            return ""
+        if max(piece) < _WIDE:
+            return self._added(piece)
+        return "".join(map(self._added, _BREAKABLE.findall(piece)))
+
+    def _added(self, part: str) -> str:
+        cells = self._measure(part)
+        before = ""
+        if part[0] >= _WIDE or self._space or not self._word:  # a line can be broken here
+            space, self._space = self._space, ""
+            across = self._measure(space.expandtabs(8))
+            self._word, self._word_cells = "", 0
+            if self._column and self._column + across + cells > self._width:
+                before, self._column = "\n", 0
+            else:
+                before = space
+                self._column += across
+        elif self._column + cells > self._width and self._column > self._word_cells:
+            before = f"\x1b[{self._word_cells}D\x1b[K\n{self._word}"
+            self._column = self._word_cells
+        self._word = "" if part[0] >= _WIDE else self._word + part
+        self._word_cells = 0 if part[0] >= _WIDE else self._word_cells + cells
+        self._column += cells
+        if self._column > self._width:
+            self._column = self._column % self._width
+        return before + part

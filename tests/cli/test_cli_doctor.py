@@ -109,7 +109,7 @@ def test_a_model_that_is_not_there(run, server) -> None:
     assert result.stdout.splitlines()[1:] == [
         "ok       it has 1 model: tiny:latest",
         "problem  the server does not have nope",
-        "         -> `ollama pull nope`",
+        "         -> namel3ss-ollama models pull nope",
     ]
 
 
@@ -187,5 +187,5 @@ def test_an_embedding_model(run, server) -> None:
 
 def test_wrong_arguments(run, server) -> None:
     result = run("doctor", "-o", "num_ctx=0")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "error: num_ctx: must be 1 or more, not 0\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "error: num_ctx: must be 1 or more, not 0\n")
     assert not server.requests

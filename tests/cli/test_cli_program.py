@@ -14,10 +14,10 @@ import time
 import pytest
 
 from namel3ss_ollama import __version__
-from namel3ss_ollama.cli import app as app_module
 from namel3ss_ollama.cli import main
 from namel3ss_ollama.cli.interrupts import on_interrupt
 from namel3ss_ollama.cli.interrupts import run as run_interruptibly
+from namel3ss_ollama.cli.process import discard_output
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -114,7 +114,7 @@ def test_a_reader_that_went_away(run, monkeypatch) -> None:
 def test_the_interpreter_flushes_into_nothing_then(monkeypatch, tmp_path) -> None:
     with (tmp_path / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        app_module._discard_output()
+        discard_output()
         print("lost")
     assert (tmp_path / "out").read_text() == ""
 

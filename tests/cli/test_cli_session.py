@@ -166,7 +166,7 @@ def test_pictures_go_with_the_first_question_that_is_answered(converse, server, 
     picture = tmp_path / "a.png"
     picture.write_bytes(b"")
     assert roles(converse("look", images=[picture])) == []
-    assert "error: images: the picture is empty" in capsys.readouterr().err
+    assert "error: --image: the picture is empty" in capsys.readouterr().err
     picture.write_bytes(b"png")
     converse("look", "again", images=[picture])
     assert [["images" in message for message in record.payload["messages"]] for record in chats()] == [
