@@ -36,7 +36,7 @@ def of_a_handshake(error: BaseException | None) -> str:
     if error is None:
         return ""
     if _NOPLAIN_HTTP_TO_TLS.search(str(error)):
-        return "The server there speaks plain HTTP: write http:// in base_url"
+        return "The server there speaks plain HTTP: use http:// instead of https://"
     if _UNTRUSTED.search(str(error)):
         return "Its certificate is not trusted: set SSL_CERT_FILE to a file with its CA, or give that as verify"
     return "The TLS handshake failed: is the address right, and TLS set up there?"
@@ -59,7 +59,7 @@ def of_a_transfer(said: str) -> str:
 def of_a_refusal(said: str) -> str:
     """What to do when a server refuses a request with these words; empty when they say it themselves."""
     if PLAIN_HTTP_TO_TLS.search(said):
-        return "the server there speaks TLS: write https:// in base_url"
+        return "the server there speaks TLS: use https:// instead of http://"
     if option := _OPTION.search(said):
         near = difflib.get_close_matches(option[1], RUNTIME_OPTIONS, n=1)
         return f"did you mean {near[0]}?" if near else "leave it out"

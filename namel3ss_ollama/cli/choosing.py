@@ -44,30 +44,34 @@ def near(name: str, names: Iterable[str]) -> list[str]:
     """The names that may have been meant, most likely first; at most three."""
     names = list(names)
     family = name.partition(":")[0].lower()
-    same = [one for one in names if one.partition(":")[0].lower() == family]
+    if same := [one for one in names if one.partition(":")[0].lower() == family]:
+        return same[:3]
     by_case = {one.lower(): one for one in (*names, *(one.partition(":")[0] for one in names))}
     alike = [by_case[one] for one in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.6)]
     whole = [next(known for known in names if known == one or known.partition(":")[0] == one) for one in alike]
-    return list(dict.fromkeys([*same, *whole]))[:3]
+    return list(dict.fromkeys(whole))
 
 
-async def missing(provider: OllamaProvider, name: str, base_url: str | None) -> CommandError:
-    """What to say when the server does not have a model."""
+async def missing(
+    provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True
+) -> CommandError:
+    """What to say when the server does not have a model; `download`: how to get it, too."""
     try:
         names = [str(model["name"]) for model in await provider.list_models()]
     except LLMError:
         names = []
     url = provider.base_url
     text = f"{url} does not have the model {name!r}"
-    meant = near(name, names)
-    if meant:
-        text += f"; did you mean {' or '.join(meant)}?"
-    elif names:
-        text += f"; it has {_listed(names)}"
     how = get_one(url, base_url, name)
-    if url == EMBEDDED_URL and f" {name} " not in how:
-        return CommandError(f"{text}. A model for it: {how}; or give -m the path of a GGUF file")
-    return CommandError(f"{text}. To download it: {how}")
+    if not download:
+        get = ""
+    elif url == EMBEDDED_URL and f" {name} " not in how:
+        get = f"It can get another one: {how}; and -m takes the path of any GGUF file"
+    else:
+        get = f"To download it: {how}"
+    if meant := near(name, names):
+        return CommandError(f"{text}; did you mean {' or '.join(meant)}? {get}")
+    return CommandError(f"{text}{f'; it has {_listed(names)}' if names else ''}{get and '. ' + get}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -76,7 +80,9 @@ def _listed(names: Sequence[str]) -> str:
     )
 
 
-async def shown_or_missing(provider: OllamaProvider, name: str, base_url: str | None) -> dict[str, Any]:
+async def shown_or_missing(
+    provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True
+) -> dict[str, Any]:
     """What the server tells of a model.
 
     Raises:
@@ -86,7 +92,7 @@ async def shown_or_missing(provider: OllamaProvider, name: str, base_url: str | 
     try:
         return await provider.show_model(name)
     except ModelNotFoundError:
-        raise await missing(provider, name, base_url) from None
+        raise await missing(provider, name, base_url, download=download) from None
 
 
 async def check_chat_model(provider: OllamaProvider, base_url: str | None, *, images: bool) -> None:

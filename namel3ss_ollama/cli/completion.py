@@ -33,7 +33,7 @@ class Shell(str, Enum):
 
 
 def completion(
-    ctx: typer.Context, shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="The shell.")]
+    ctx: typer.Context, shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]
 ) -> None:
     """Print a script with which a shell completes commands and options."""
     root = ctx.find_root()
@@ -75,18 +75,20 @@ def _bash(name: str, commands: dict[str, Any], *, zsh: bool) -> str:
     head = "autoload -U +X bashcompinit && bashcompinit\n" if zsh else ""
     lines = "\n".join(words)
     return f"""{head}{function}() {{
-    local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" path="" words="" i
+    local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" at="" words="" i
     for ((i = 1; i < COMP_CWORD; i++)); do
-        case "$path/${{COMP_WORDS[i]}}" in
-            {paths}) path="$path/${{COMP_WORDS[i]}}" ;;
+        case "$at/${{COMP_WORDS[i]}}" in
+            {paths}) at="$at/${{COMP_WORDS[i]}}" ;;
         esac
     done
     COMPREPLY=()
-    case "$path:$previous" in
-        {"|".join(values[True])}) COMPREPLY=($(compgen -f -- "$current")); return ;;
+    case "$at:$previous" in
+        {"|".join(values[True])})
+            compopt -o default 2>/dev/null || COMPREPLY=($(compgen -f -- "$current"))
+            return ;;
         {"|".join(values[False])}) return ;;
     esac
-    case "$path" in
+    case "$at" in
 {lines}
     esac
     COMPREPLY=($(compgen -W "$words" -- "$current"))

@@ -135,7 +135,7 @@ def rm(
     """Delete a model from the server."""
     provider = server(base_url, name)
     with contextlib.suppress(ServerError, BadRequestError, MalformedResponseError):  # what is broken can be deleted
-        run(shown_or_missing(provider, name, base_url))
+        run(shown_or_missing(provider, name, base_url, download=False))
     if not yes:
         typer.confirm(f"Delete {name} from {provider.base_url}?", abort=True, err=True)
     run(provider.delete_model(name))

@@ -5,11 +5,9 @@ Imports nothing that takes time: this is what is in place while everything else 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,17 +23,22 @@ BROKEN_PIPE = 141
 
 def leave(number: int, frame: FrameType | None) -> None:
     """End the process at once: the handler of Ctrl-C while there is nothing to give back."""
-    with contextlib.suppress(OSError):
+    try:
         if os.isatty(2):
             # After the ^C that the terminal shows; bars of progress have hidden the cursor.
             os.write(2, b"\n" if os.environ.get("TERM") == "dumb" else b"\x1b[?25h\n")
+    except OSError:
+        pass
     os._exit(INTERRUPTED)
 
 
 def leave_on_interrupt() -> None:
     """Have Ctrl-C call `leave` from now on, unless the process was started with SIGINT ignored."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, leave)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        try:
+            signal.signal(signal.SIGINT, leave)
+        except ValueError:
+            pass  # not the main thread: Python lets no other have handlers
 
 
 def open_closed_streams() -> None:
