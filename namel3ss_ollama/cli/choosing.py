@@ -52,9 +52,7 @@ def near(name: str, names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(whole))
 
 
-async def missing(
-    provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True
-) -> CommandError:
+async def missing(provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True) -> CommandError:
     """What to say when the server does not have a model; `download`: how to get it, too."""
     try:
         names = [str(model["name"]) for model in await provider.list_models()]
@@ -70,7 +68,7 @@ async def missing(
     else:
         get = f"To download it: {how}"
     if meant := near(name, names):
-        return CommandError(f"{text}; did you mean {' or '.join(meant)}? {get}")
+        return CommandError(f"{text}; did you mean {' or '.join(meant)}?{get and ' ' + get}")
     return CommandError(f"{text}{f'; it has {_listed(names)}' if names else ''}{get and '. ' + get}")
 
 

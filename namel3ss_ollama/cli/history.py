@@ -36,8 +36,6 @@ class History:
             import readline
 
             readline.set_auto_history(False)
-            if "libedit" not in (readline.__doc__ or ""):
-                readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one question, not several
             if self._kept:
                 with contextlib.suppress(OSError, RuntimeError):
                     readline.read_history_file(_private(history_file()))

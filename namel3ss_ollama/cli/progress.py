@@ -36,7 +36,7 @@ class PullProgress(contextlib.ExitStack):
         self._seen: set[str] = set()
         columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), DownloadColumn()]
         if self._console.width >= _ROOM_FOR_BARS:
-            columns.insert(1, BarColumn(bar_width=min(40, self._console.width - 50)))
+            columns.insert(1, BarColumn(bar_width=min(40, self._console.width - 54)))
             columns += [TransferSpeedColumn(), TimeRemainingColumn()]
         self._bars = Progress(*columns, console=self._console)
         if self._console.is_terminal:

@@ -365,6 +365,23 @@ def test_no_styles_where_none_are_wanted(monkeypatch, name, value) -> None:
     assert console.styled("x", "red", screen) == "x"
 
 
+@pytest.mark.parametrize(
+    ("set_to", "is_terminal", "styles"),
+    [
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, False, True),
+        ({"FORCE_COLOR": "", "NO_COLOR": ""}, True, True),
+        ({}, False, False),
+    ],
+)
+def test_which_styles_are_wanted(monkeypatch, set_to, is_terminal, styles) -> None:
+    for name, value in set_to.items():
+        monkeypatch.setenv(name, value)
+    stream = SimpleNamespace(isatty=lambda: is_terminal)
+    assert console.styled("x", "red", stream) == ("\x1b[31mx\x1b[0m" if styles else "x")
+
+
 def test_the_pipe_between_two_programs(server) -> None:
     command = [*CLI, "chat", "Sum up:"]
     done = subprocess.run([sys.executable, *command], input="the text", capture_output=True, text=True, timeout=60)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from namel3ss_ollama.testing import Model
+from namel3ss_ollama.testing import Model, Reply
 
 
 def findings(result) -> dict[str, list[str]]:
@@ -156,6 +156,20 @@ def test_a_model_that_does_not_stay_loaded(run, server) -> None:
     assert result.exit_code == 1
     assert findings(result)["problem"] == ["it does not stay loaded, so each answer has to wait for that"]
     assert json.loads(result.stdout)["load"]["stays_loaded"] is False
+
+
+def test_a_model_that_somebody_else_unloaded_stays_loaded(run, server) -> None:
+    here = {"models": [{"name": "tiny:latest", "size": 10, "size_vram": 10}]}
+    server.on(path="/api/ps").sequence(Reply(json={"models": []}), Reply(json=here), Reply(json=here))
+    result = run("doctor", "--json")
+    assert "problem" not in findings(result)
+    assert json.loads(result.stdout)["load"]["stays_loaded"] is True
+
+
+def test_a_name_in_other_letters_is_the_same_model(run, server) -> None:
+    server.reply(json={"models": [{"name": "tiny:latest"}]}, path="/api/ps")
+    server.models.add(Model("TINY"))
+    assert "problem" not in findings(run("doctor", "-m", "TINY", "--json"))
 
 
 def test_a_model_that_cannot_be_loaded(run, server) -> None:
