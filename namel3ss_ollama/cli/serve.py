@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from namel3ss_ollama.cli.console import CommandError, UsageError, note
+from namel3ss_ollama.cli.console import CommandError, note
 from namel3ss_ollama.cli.interrupts import run
 from namel3ss_ollama.cli.options import examples
 
@@ -43,7 +43,7 @@ def serve(
     its status, how long it took, and from where it came.
     """
     if not embedded:
-        raise UsageError("say --embedded: serving means the engine in this process; Ollama's own is `ollama serve`")
+        raise CommandError("say --embedded: serving means the engine in this process; Ollama's own is `ollama serve`")
     run(_serve(port, host))
 
 

@@ -6,6 +6,7 @@ set of answers, and a client that hangs up ends its computation.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -105,10 +106,13 @@ def _answerer(transport: EmbeddedTransport) -> Callable[[web.Request], Awaitable
             return web.Response(body=response.content, status=response.status_code, headers=headers)
         out = web.StreamResponse(status=response.status_code, headers=headers)
         async with contextlib.aclosing(response):
-            await out.prepare(request)
-            async for data in response.aiter_raw():
-                await out.write(data)
-            await out.write_eof()
+            try:
+                await out.prepare(request)
+                async for data in response.aiter_raw():
+                    await out.write(data)
+                await out.write_eof()
+            except ConnectionResetError:  # the client hung up: as when aiohttp notices that first
+                raise asyncio.CancelledError from None
         return out
 
     return answer
