@@ -23,7 +23,16 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from typing_extensions import TypeVarTuple, Unpack
 
-__all__ = ["Joinable", "Signal", "allocate_lock", "make_signal", "new_event_loop", "patched_by", "start_thread"]
+__all__ = [
+    "Joinable",
+    "Signal",
+    "allocate_lock",
+    "make_condition",
+    "make_signal",
+    "new_event_loop",
+    "patched_by",
+    "start_thread",
+]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -63,6 +72,14 @@ def allocate_lock() -> threading.Lock:
     """A lock that OS threads share; for critical sections of moments."""
     lock: threading.Lock = _original("_thread", "allocate_lock")() if patched_by() else threading.Lock()
     return lock
+
+
+def make_condition() -> threading.Condition:
+    """A condition that OS threads share."""
+    if patched_by() != "eventlet":  # gevent's works across threads
+        return threading.Condition()
+    condition: threading.Condition = _original("threading", "Condition")()
+    return condition
 
 
 def make_signal() -> Signal:
