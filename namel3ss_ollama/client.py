@@ -7,13 +7,13 @@ it was answered, and it says nothing about the server.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
-import anyio
 import httpx
 import orjson
 
@@ -209,7 +209,7 @@ class Client:
             LLMError: As `request`.
             OSError: The file cannot be read.
         """
-        digest = await anyio.to_thread.run_sync(_digest, source)
+        digest = await asyncio.to_thread(_digest, source)
         path = f"/api/blobs/{digest}"
         try:
             await (await self._send("HEAD", path, None, self._headers, watch)).aclose()
@@ -257,10 +257,14 @@ def _digest(source: bytes | os.PathLike[str]) -> str:
     if isinstance(source, bytes):
         sha.update(source)
     else:
-        with open(source, "rb") as file:  # noqa: PTH123 -- any os.PathLike
+        with _open(source) as file:
             while piece := file.read(_BLOB_PIECE):
                 sha.update(piece)
     return f"sha256:{sha.hexdigest()}"
+
+
+def _open(source: os.PathLike[str]) -> BinaryIO:
+    return open(source, "rb")  # noqa: PTH123 -- any os.PathLike; closed by the caller
 
 
 async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterator[bytes]:
@@ -270,7 +274,7 @@ async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterat
             yield source[start : start + _BLOB_PIECE]
             watch.alive()
         return
-    async with await anyio.open_file(source, "rb") as file:
-        while piece := await file.read(_BLOB_PIECE):
+    with _open(source) as file:
+        while piece := await asyncio.to_thread(file.read, _BLOB_PIECE):
             yield piece
             watch.alive()
