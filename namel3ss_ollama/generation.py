@@ -183,7 +183,8 @@ class Runner:
         streaming: bool = False,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
-        watch = Watch(config, timeout, remedy=_AT_ONCE if body.get("stream") is False else None)
+        remedy = _AT_ONCE if body.get("stream") is False else None
+        watch = Watch(config, timeout, remedy, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming)
         return Turn(self.limiter, self.telemetry, call, watch)
 

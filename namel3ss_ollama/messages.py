@@ -1,7 +1,7 @@
 """Messages as people write them into the objects that the API takes. No I/O, but a picture given as a path.
 
-A dict is checked and read into the same form as a `Message`, so that a misspelt key or an unknown role fails here
-and not as a line from the server that nobody understands. OpenAI's shapes of tool calls, tool answers and content
+A dict is checked and read into the same form as a `Message`, so that a misspelt key fails here and not as a line from
+the server that nobody understands. OpenAI's shapes of tool calls, tool answers and content
 parts are taken too.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from namel3ss_ollama.answers import read_arguments
 from namel3ss_ollama.settings import reject_unknown
-from namel3ss_ollama.types import ROLES, Image, Message, ToolCall
+from namel3ss_ollama.types import Image, Message, ToolCall, checked_role
 
 __all__ = ["MessageLike", "encode_images", "encode_messages", "has_files"]
 
@@ -70,17 +70,15 @@ def _encode(index: int, message: MessageLike) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise TypeError(f"messages[{index}]: expected a Message or a dict, not {type(message).__name__}")
     reject_unknown(message, _KEYS, f"messages[{index}]", f"a message has {', '.join(sorted(_KEYS))}")
-    role = message.get("role")
-    if role not in ROLES:
-        raise ValueError(f"messages[{index}]: role {role!r} is unknown; use one of {', '.join(ROLES)}")
-    content, pictures = _read_content(index, message.get("content"))
+    role = checked_role(message.get("role"), f"messages[{index}]: role")
+    content, pictures = _read_content(index, role, message.get("content"))
     images = message.get("images") or ()
     if pictures:
         images = [*pictures, *encode_images(images)]
     calls = tuple(_read_call(index, call) for call in message.get("tool_calls") or ())
     return _encode_message(
         Message(
-            role=cast("Any", role),
+            role=role,
             content=content,
             images=images,
             thinking=message.get("thinking"),
@@ -91,8 +89,12 @@ def _encode(index: int, message: MessageLike) -> dict[str, Any]:
     )
 
 
-def _read_content(index: int, content: object) -> tuple[str, list[Image]]:
-    """The text and the images of a message's content, which is text or OpenAI's list of parts."""
+def _read_content(index: int, role: str, content: object) -> tuple[str, list[Image]]:
+    """The text and the images of a message's content, which is text or OpenAI's list of parts.
+
+    In an answer a refusal is text, and parts that are neither text nor pictures are left out: they are what another
+    model's provider made. Elsewhere they are an error, since the model would not see what it is asked about.
+    """
     if content is None or isinstance(content, str):
         return content or "", []
     if not isinstance(content, (list, tuple)):
@@ -107,9 +109,11 @@ def _read_content(index: int, content: object) -> tuple[str, list[Image]]:
             texts.append(part["text"])
         elif kind == "image_url":
             images.append(_read_image_url(index, part.get("image_url")))
+        elif kind == "refusal" and isinstance(part.get("refusal"), str):
+            texts.append(part["refusal"])
         elif kind == "text":
             raise TypeError(f"messages[{index}]: a part of the type 'text' needs {{'text': ...}}")
-        else:
+        elif role != "assistant":
             raise ValueError(
                 f"messages[{index}]: content has a part of the type {kind!r:.40}; only 'text' and 'image_url' are known"
             )

@@ -26,7 +26,8 @@ __all__ = ["LineDecoder", "LineTooLongError", "Watch", "is_cut", "parse_line"]
 T = TypeVar("T")
 _TURNS = 10
 """Turns of the event loop from bytes in a socket to a line that is read; httpx takes the most, some five."""
-Deadline = Literal["first_chunk_timeout", "chunk_timeout", "stream_timeout", "timeout"]
+Deadline = Literal["first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout", "timeout"]
+_Silence = tuple[Deadline, float | None]
 
 
 class LineTooLongError(MalformedResponseError):
@@ -137,14 +138,17 @@ class Watch:
         config: The deadlines.
         timeout: A bound on the call, the wait for a slot included, in seconds from now.
         remedy: What to do when `first_chunk_timeout` passes, where that is not a question of loading a model.
+        tools: Whether the request has tools, so that the model may be writing a call in silence.
     """
 
     __slots__ = (
-        "_fired", "_idle", "_limit", "_limit_name", "_loop", "_overdue", "_pending", "_since", "_task", "_timer",
-        "_waited", "config", "expires", "expires_name", "expires_seconds", "remedy",
+        "_fired", "_first", "_idle", "_limit", "_limit_name", "_loop", "_next", "_overdue", "_pending", "_since",
+        "_task", "_timer", "_waited", "config", "expires", "expires_name", "expires_seconds", "remedy",
     )  # fmt: skip
 
-    def __init__(self, config: StreamConfig, timeout: float | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, config: StreamConfig, timeout: float | None = None, remedy: str | None = None, *, tools: bool = False
+    ) -> None:
         self.config = config
         self.remedy = remedy
         self._loop = _running_loop()
@@ -156,8 +160,12 @@ class Watch:
         self._overdue = 0
         self._pending = 0
         self._fired: Deadline | Literal["cancelled"] | None = None
-        self._limit_name: Deadline = "first_chunk_timeout"
-        self._limit = config.first_chunk_timeout
+        self._first: _Silence = ("first_chunk_timeout", config.first_chunk_timeout)
+        self._next: _Silence = ("chunk_timeout", config.chunk_timeout)
+        if tools:
+            of_calls: _Silence = ("tool_call_timeout", config.tool_call_timeout)
+            self._first, self._next = _longer(self._first, of_calls), _longer(self._next, of_calls)
+        self._limit_name, self._limit = self._first
         self.expires: float | None = None
         self.expires_name: Deadline = "timeout"
         self.expires_seconds = 0.0
@@ -188,14 +196,14 @@ class Watch:
     def restart(self) -> None:
         """A new attempt begins: the next chunk is a first one again."""
         self._waited = 0.0
-        self._limit_name, self._limit = "first_chunk_timeout", self.config.first_chunk_timeout
+        self._limit_name, self._limit = self._first
         self.close()
 
     def progress(self) -> None:
-        """A chunk has come: from now on, and from zero, `chunk_timeout` counts."""
+        """A chunk has come: from now on, and from zero, the wait for a further one counts."""
         self._waited = 0.0
-        if self._limit_name != "chunk_timeout":
-            self._limit_name, self._limit = "chunk_timeout", self.config.chunk_timeout
+        if self._limit_name != self._next[0]:
+            self._limit_name, self._limit = self._next
             self.close()  # the timer stands at the longer deadline of the first chunk
 
     def remaining(self) -> float | None:
@@ -323,6 +331,13 @@ class Watch:
         return timeout_error(self._fired, self._limit or 0.0, remedy=remedy)
 
 
+def _longer(one: _Silence, other: _Silence) -> _Silence:
+    """The longer of two deadlines; None is without end."""
+    if one[1] is None or (other[1] is not None and one[1] >= other[1]):
+        return one
+    return other
+
+
 def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
@@ -341,6 +356,7 @@ _REMEDIES = {
     "connect": "check that the address is right and the host is up",
     "first_chunk_timeout": "a large model may still be loading: raise first_chunk_timeout, or call preload() first",
     "chunk_timeout": "the server stalled: look at its log, or raise chunk_timeout",
+    "tool_call_timeout": "a server sends nothing while the model writes a call: raise tool_call_timeout for longer ones",
     "stream_timeout": "raise stream_timeout, or ask for fewer tokens (max_tokens)",
     "timeout": "raise timeout, or ask for fewer tokens (max_tokens)",
 }

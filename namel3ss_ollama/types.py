@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = [
     "EmbedResponse",
@@ -24,10 +24,12 @@ __all__ = [
     "StreamChunk",
     "ToolCall",
     "Usage",
+    "checked_role",
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
-ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
+"""The roles that every model's template knows. Some know more, such as Granite's "control"."""
+_ROLES = frozenset(get_args(Role))
 
 
 class Usage(dict[str, int]):
@@ -164,12 +166,29 @@ class ToolCall:
         return f"ToolCall({self.name!r}, {len(self.arguments)} arguments, id={self.id!r})"
 
 
+def checked_role(role: object, where: str = "role:") -> str:
+    """A role; one that is not known is passed on, for the model's template to know.
+
+    Args:
+        role: What was given.
+        where: How the error calls it.
+
+    Raises:
+        ValueError: It is no text, empty, or a known one in other letters, which no template would find.
+    """
+    meant = role.strip().lower() if isinstance(role, str) else ""
+    if not isinstance(role, str) or not meant or (meant in _ROLES and role != meant):
+        known = ", ".join(get_args(Role))
+        raise ValueError(f"{where} {role!r:.40} is unknown; use one of {known}, or one that the model's template knows")
+    return role
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Message:
     """One turn of a conversation.
 
     Attributes:
-        role: "system", "user", "assistant" or "tool".
+        role: "system", "user", "assistant" or "tool", or another that the model's template knows.
         content: The text.
         images: Pictures, for models that can see.
         thinking: The reasoning that led to an assistant's turn, to hand it back.
@@ -178,10 +197,11 @@ class Message:
         tool_call_id: In a tool's turn: which call it answers.
 
     Raises:
-        ValueError: The role is unknown.
+        TypeError: The content is no text.
+        ValueError: The role is empty, or a known one in other letters ("User").
     """
 
-    role: Role
+    role: str
     content: str = ""
     images: Sequence[Image | bytes | os.PathLike[str] | str] = ()
     thinking: str | None = None
@@ -190,8 +210,7 @@ class Message:
     tool_call_id: str | None = None
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise ValueError(f"role: {self.role!r} is unknown; use one of {', '.join(ROLES)}")
+        checked_role(self.role)
         if not isinstance(self.content, str):
             raise TypeError(f"content: expected text, not {type(self.content).__name__}")
 

@@ -113,4 +113,10 @@ def _with_timeout(config: StreamConfig, timeout: Any) -> StreamConfig:
     read = getattr(timeout, "read", timeout)
     if isinstance(timeout, (tuple, list)):
         connect_timeout, read = timeout[0], timeout[1]
-    return replace(config, connect_timeout=connect_timeout, first_chunk_timeout=read, chunk_timeout=read)
+    return replace(
+        config,
+        connect_timeout=connect_timeout,
+        first_chunk_timeout=read,
+        chunk_timeout=read,
+        tool_call_timeout=read,
+    )
