@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
 
+from namel3ss_ollama.arguments import Parameters, unwrapped
 from namel3ss_ollama.diagnosis import reported
 from namel3ss_ollama.errors import LLMError, MalformedResponseError, OutputValidationError
 from namel3ss_ollama.types import LLMResponse, StreamChunk, ToolCall, new_call_id, usage_of
@@ -37,13 +39,15 @@ class Answer:
     Args:
         kind: Which endpoint answers.
         forced: The names of the tools of which one must be called, when a grammar enforces that.
+        parameters: The schemas of the tools' arguments.
     """
 
-    __slots__ = ("_forced", "_forced_seen", "_held", "_kind", "_logprobs", "_parts", "_thoughts", "calls", "final",
-                 "model", "time_to_first_token")  # fmt: skip
+    __slots__ = ("_forced", "_forced_seen", "_held", "_kind", "_logprobs", "_parameters", "_parts", "_thoughts",
+                 "calls", "final", "model", "time_to_first_token")  # fmt: skip
 
-    def __init__(self, kind: Kind, forced: Collection[str] = ()) -> None:
+    def __init__(self, kind: Kind, forced: Collection[str] = (), parameters: Parameters | None = None) -> None:
         self._kind = kind
+        self._parameters = parameters or {}
         self._forced = frozenset(forced)
         self._forced_seen: tuple[ToolCall, ...] = ()  # read, though maybe not delivered yet
         self._parts: list[str] = []
@@ -151,7 +155,14 @@ class Answer:
             self.model = str(line.get("model") or self.model)
             if self._forced:
                 calls = self._forced_calls(calls, str(line.get("done_reason")))
-        return content, thinking, calls
+        return content, thinking, tuple(map(self._typed, calls))
+
+    def _typed(self, call: ToolCall) -> ToolCall:
+        """A call with its arguments in the types that its tool's schema wants."""
+        schema = self._parameters.get(call.name)
+        if schema is None or (arguments := unwrapped(call.arguments, schema)) is call.arguments:
+            return call
+        return replace(call, arguments=arguments)
 
     def _forced_calls(self, calls: tuple[ToolCall, ...], reason: str) -> tuple[ToolCall, ...]:
         """The calls that come out with the last line, when a call was forced."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from namel3ss_ollama.arguments import parameters_of
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.generation import Request
@@ -193,7 +195,8 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
         body["format"] = forced_format(forced)
         if body.get("think"):
             body["think"] = False  # the grammar of the call leaves no room for thinking
-    return _request("chat", defaults, call, body, frozenset(names_of(forced)))
+    request = _request("chat", defaults, call, body, frozenset(names_of(forced)))
+    return replace(request, parameters=parameters_of(definitions)) if definitions else request
 
 
 def _request(

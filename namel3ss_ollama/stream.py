@@ -68,7 +68,7 @@ class Stream:
 
     def _begin(self, request: Request) -> None:
         self._request = request
-        self._answer = Answer(request.kind, request.forced)
+        self._answer = request.answer()
 
     @property
     def text(self) -> str:

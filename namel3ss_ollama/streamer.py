@@ -356,7 +356,7 @@ _REMEDIES = {
     "connect": "check that the address is right and the host is up",
     "first_chunk_timeout": "a large model may still be loading: raise first_chunk_timeout, or call preload() first",
     "chunk_timeout": "the server stalled: look at its log, or raise chunk_timeout",
-    "tool_call_timeout": "a server sends nothing while the model writes a call: raise tool_call_timeout for longer ones",
+    "tool_call_timeout": "a server is silent while the model writes a call: raise tool_call_timeout for longer ones",
     "stream_timeout": "raise stream_timeout, or ask for fewer tokens (max_tokens)",
     "timeout": "raise timeout, or ask for fewer tokens (max_tokens)",
 }

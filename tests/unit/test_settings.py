@@ -390,11 +390,11 @@ def test_keep_alive_is_a_duration_or_seconds(given: Any, sent: object) -> None:
     "given", ["", "abc", "5 minutes", "5m!", "m", "1d", "True", "nan", "inf", "- 1", "1.2.3", NAN, -INF]
 )
 def test_a_keep_alive_that_no_server_reads_is_named(given: Any) -> None:
-    with pytest.raises(ValueError, match="^keep_alive: "):
+    with pytest.raises(ValueError, match=r"^keep_alive: "):
         read_keep_alive(given)
 
 
 @pytest.mark.parametrize("given", [True, False, [], {}, b"5m"])
 def test_a_keep_alive_of_another_type_is_refused(given: Any) -> None:
-    with pytest.raises(TypeError, match="^keep_alive: expected '5m' or seconds"):
+    with pytest.raises(TypeError, match=r"^keep_alive: expected '5m' or seconds"):
         read_keep_alive(given)
