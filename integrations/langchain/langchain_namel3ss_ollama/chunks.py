@@ -64,11 +64,13 @@ class ChunkMaker:
     Args:
         v1: Whether content is a list of blocks (`output_version="v1"`).
         reasoning: Whether the model's reasoning is passed on.
+        most_calls: How many calls of tools are passed on; None for all.
     """
 
-    __slots__ = ("_block", "_calls", "_index", "_reasoning", "_v1", "finished")
+    __slots__ = ("_block", "_calls", "_index", "_most_calls", "_reasoning", "_v1", "finished")
 
-    def __init__(self, *, v1: bool, reasoning: bool) -> None:
+    def __init__(self, *, v1: bool, reasoning: bool, most_calls: int | None = None) -> None:
+        self._most_calls = most_calls
         self._v1 = v1
         self._reasoning = reasoning
         self._calls = 0
@@ -121,6 +123,8 @@ class ChunkMaker:
         usage: UsageMetadata | None = None,
     ) -> AIMessageChunk:
         made: dict[str, Any] = {"usage_metadata": usage} if usage else {}
+        if self._most_calls is not None:
+            calls = calls[: max(0, self._most_calls - self._calls)]
         if last:
             made["chunk_position"] = "last"
         if self._v1:
@@ -138,7 +142,7 @@ class ChunkMaker:
     def _call(self, call: ToolCall, index: int | None = None) -> ToolCallChunk:
         if index is None:
             index = _FIRST_CALL_INDEX + self._calls
-            self._calls += 1
+        self._calls += 1
         broken = call.invalid_arguments
         arguments = json_arguments(call) if broken is None else sealed_arguments(broken)
         return tool_call_chunk(name=call.name, args=arguments, id=call.id, index=index)

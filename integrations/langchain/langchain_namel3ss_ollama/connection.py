@@ -7,18 +7,21 @@ what has no such setting is an error that names the way to have it, never ignore
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
 from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
+from namel3ss_ollama.address import DEFAULT_URL, Address, resolve_address
 
 if TYPE_CHECKING:
     from langchain_namel3ss_ollama.settings import OllamaSettings
 
-__all__ = ["check_sharing", "connect", "split_userinfo"]
+__all__ = ["address_in_environment", "check_sharing", "connect", "split_userinfo"]
 
 _PASSED_ON = ("verify", "cert", "proxy", "trust_env")
 _OF_A_PROVIDER = ("max_retries", "retry", "headers", "userinfo", "client_kwargs", "sync_client_kwargs",
@@ -32,6 +35,19 @@ def split_userinfo(url: str) -> tuple[str, str | None]:
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")
     return (f"{scheme}{separator}{host}{slash}{path}", userinfo) if at else (url, None)
+
+
+def address_in_environment() -> tuple[str | None, str | None]:
+    """The address that the environment names and the `user:password` in it, as the core reads them; None for neither.
+
+    Raises:
+        ValueError: OLLAMA_BASE_URL is malformed.
+    """
+    address = resolve_address(None, os.environ)
+    if address == Address(DEFAULT_URL):
+        return None, None
+    userinfo = None if address.user is None else f"{quote(address.user, '')}:{quote(address.password or '', '')}"
+    return address.url, userinfo
 
 
 def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
@@ -62,7 +78,7 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
         TypeError, ValueError: A value is wrong, or `client_kwargs` has what cannot be had this way.
     """
     given = {**(settings.client_kwargs or {}), **(extra or {})}
-    headers = {**(given.pop("headers", None) or {}), **(settings.headers or {})}
+    headers = {**_headers(given.pop("headers", None)), **(settings.headers or {})}
     if (auth := given.pop("auth", None)) is not None:
         headers.setdefault("authorization", _basic(auth))
     config = settings.stream_config
@@ -78,7 +94,8 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
     retry = settings.retry
     if settings.max_retries is not None:
         retry = replace(retry or RetryPolicy(), attempts=settings.max_retries + 1)
-    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+    key = settings.api_key  # a text where it was set after the constructor
+    key = key.get_secret_value() if isinstance(key, SecretStr) else key
     made: dict[str, Any] = {"on_truncation": settings.on_truncation} if settings.on_truncation is not None else {}
     return OllamaProvider(
         settings.model,
@@ -99,6 +116,23 @@ def _with_userinfo(url: str | None, userinfo: SecretStr | None) -> str | None:
         return url
     scheme, separator, rest = (url or "localhost").rpartition("://")
     return f"{scheme}{separator}{userinfo.get_secret_value()}@{rest}"
+
+
+def _headers(given: Any) -> dict[str, str]:
+    """Headers as httpx takes them: a mapping or pairs, of texts or bytes. Several of one name are one, with commas.
+
+    Raises:
+        TypeError: They are neither.
+    """
+    pairs = given.items() if isinstance(given, Mapping) else given or ()
+    if not isinstance(pairs, Iterable) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise TypeError("client_kwargs: 'headers' must be a mapping or a list of (name, value)")
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        name, value = (part.decode("latin-1") if isinstance(part, bytes) else part for part in (name, value))
+        name = name.lower() if isinstance(name, str) else name
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _basic(auth: Any) -> str:

@@ -29,9 +29,11 @@ class EventMaker:
         message_id: The id that the message gets.
         model: The model that was asked.
         reasoning: Whether the model's reasoning is passed on.
+        most_calls: How many calls of tools are passed on; None for all.
     """
 
-    def __init__(self, message_id: str, model: str, *, reasoning: bool) -> None:
+    def __init__(self, message_id: str, model: str, *, reasoning: bool, most_calls: int | None = None) -> None:
+        self._calls_left = most_calls
         self._id = message_id
         self._model = model
         self._reasoning = reasoning
@@ -50,7 +52,10 @@ class EventMaker:
             yield from self._piece("reasoning", chunk.thinking)
         if chunk.content:
             yield from self._piece("text", chunk.content)
-        for call in chunk.tool_calls:
+        calls = chunk.tool_calls[: self._calls_left]
+        if self._calls_left is not None:
+            self._calls_left -= len(calls)
+        for call in calls:
             yield from self._call(call)
         if chunk.logprobs:
             self._logprobs.extend(chunk.logprobs)
