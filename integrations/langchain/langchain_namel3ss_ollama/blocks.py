@@ -1,9 +1,9 @@
 """Blocks of content, in the shapes of several vendors and of three versions of LangChain, as text and pictures.
 
-One rule for all of them. Text in a block of any shape (a refusal, a document that is text, a search result) is text, and
-a picture is a picture. A block that has neither is an error in what the model is asked (human, system and tool messages),
-because the model would not see what it is asked about, and is left out of what a model said before: there it is a record
-of what another provider did on its side. A marker that holds nothing, such as a cache point, is left out everywhere.
+One rule for all of them. Text in a block of any shape (a refusal, a document that is text, a search result) is text,
+and a picture is a picture. A block that has neither is an error in what the model is asked (human, system and tool
+messages), because the model would not see what it is asked about. It is left out of what a model said before: there it
+records what another provider did on its side. A marker that holds nothing (a cache point) is left out everywhere.
 """
 
 from __future__ import annotations

@@ -127,11 +127,11 @@ def _headers(given: Any) -> dict[str, str]:
     pairs = given.items() if isinstance(given, Mapping) else given or ()
     if not isinstance(pairs, Iterable) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
         raise TypeError("client_kwargs: 'headers' must be a mapping or a list of (name, value)")
-    headers: dict[str, str] = {}
-    for name, value in pairs:
-        name, value = (part.decode("latin-1") if isinstance(part, bytes) else part for part in (name, value))
-        name = name.lower() if isinstance(name, str) else name
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    headers: dict[str, Any] = {}
+    for pair in pairs:
+        name, value = (part.decode("latin-1") if isinstance(part, bytes) else part for part in pair)
+        known = next((known for known in headers if known.lower() == str(name).lower()), None)
+        headers[known or name] = value if known is None else f"{headers[known]}, {value}"
     return headers
 
 

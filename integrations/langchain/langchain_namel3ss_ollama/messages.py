@@ -1,7 +1,7 @@
 """LangChain's messages as the core takes them.
 
-`blocks.py` says what becomes of the content; here are roles, results of tools, and what a model said before: its calls and
-its reasoning. Nothing that is handed in is changed.
+`blocks.py` says what becomes of the content; here are roles, results of tools, and what a model said before: its calls
+and its reasoning. Nothing that is handed in is changed.
 """
 
 from __future__ import annotations
