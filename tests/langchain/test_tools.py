@@ -328,6 +328,9 @@ def test_what_bind_tools_does_not_know_fails_there(chat: Make) -> None:
         chat().bind_tools([add], cache_control={"type": "ephemeral"})
     with pytest.raises(TypeError, match="parallel_tool_calls: expected True or False, not 1"):
         chat().bind_tools([add], parallel_tool_calls=1)  # type: ignore[arg-type]  # it is wrong
+    for foreign in ({"type": "web_search_preview"}, {"type": "web_search_20250305", "name": "web_search"}):
+        with pytest.raises(ValueError, match="tools: "):
+            chat().bind_tools([add, foreign])
     assert chat().bind_tools([add], temperature=0, max_tokens=5, stop=["x"], format="", keep_alive=5)
 
 

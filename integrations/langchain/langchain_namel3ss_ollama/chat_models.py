@@ -47,6 +47,7 @@ from langchain_namel3ss_ollama.structured import (
 )
 from langchain_namel3ss_ollama.tool_choice import core_tool_choice
 from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, fetch_image, run_sync
+from namel3ss_ollama.tools import tool_definition
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -409,14 +410,18 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             **kwargs: Settings of a call, bound too.
 
         Raises:
-            ValueError: `tool_choice` names no tool.
+            ValueError: `tool_choice` names no tool, or a tool is one that another provider runs on its side.
             TypeError: A keyword is none that a call takes (the message names the nearest).
         """
         reject_unknown(kwargs, _OF_A_CALL | {_TRACED}, f"{type(self).__name__}.bind_tools")
         if parallel_tool_calls is not None:
             _most_calls(parallel_tool_calls)  # a wrong one is an error here, not at the first call
             kwargs["parallel_tool_calls"] = parallel_tool_calls
+        for tool in tools:
+            _refuse_foreign(tool)
         definitions = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        for definition in definitions:
+            tool_definition(definition)  # one that is wrong is an error here, not at the first call
         if tool_choice is not None:
             core_tool_choice(tool_choice, definitions)  # a wrong one is an error here, not at the first call
             kwargs["tool_choice"] = tool_choice
@@ -524,6 +529,14 @@ def _most_calls(parallel: object) -> int | None:
     if parallel is not None and not isinstance(parallel, bool):
         raise TypeError(f"parallel_tool_calls: expected True or False, not {parallel!r}")
     return 1 if parallel is False else None
+
+
+def _refuse_foreign(tool: Any) -> None:
+    """Refuse a tool that another provider runs, which LangChain would make a function without parameters of."""
+    if isinstance(tool, Mapping) and not {"function", "parameters", "input_schema", "properties"} & tool.keys():
+        kind = tool.get("type", "function")
+        if kind not in {"function", "object", "custom"}:
+            raise ValueError(f"tools: {kind!r:.40} is a tool that another provider runs; Ollama takes functions")
 
 
 def _is_definition(tool: Any) -> bool:
