@@ -16,7 +16,8 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumpd, dumps, load
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
-from pydantic import AliasChoices, BaseModel, Field, SecretStr
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, SecretStr
+from pydantic.alias_generators import to_camel
 from syrupy.assertion import SnapshotAssertion
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
@@ -281,6 +282,13 @@ class Named(ChatOllama):
     temperature: float | None = Field(default=None, alias="heat")
     num_predict: int | None = Field(default=None, validation_alias=AliasChoices("max_tokens", "limit"))
     team: str = Field(default="none", alias="owner")
+    city: str = Field(default="none", validation_alias=AliasPath("office", "city"))
+
+
+class Camel(ChatOllama):
+    """A subclass with a name of another style for every field."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="allow")
 
 
 class OwnName(ChatOllama):
@@ -296,8 +304,11 @@ def test_subclasses_with_names_of_their_own() -> None:
         Named(model_name="m", temperature=0.5, limit=5, team="a"),  # type: ignore[call-arg]  # as above
     ):
         assert (model.model, model.temperature, model.num_predict, model.team) == ("m", 0.5, 5, "a")
+    assert Named(**{"model": "m", "office": {"city": "Rome"}}).city == "Rome"
     with pytest.raises(TypeError, match="did you mean 'owner'"):
         Named(model="m", ownr="a")  # type: ignore[call-arg]  # it is wrong
+    camel = Camel(**{"model": "m", "numCtx": 5, "baseUrl": f"http://user:{SECRET}@box", "more": 1})
+    assert (camel.num_ctx, camel.base_url, camel.more) == (5, "http://box", 1)  # type: ignore[attr-defined]  # extra
     own = OwnName(max_tokens=9)
     assert (own.model, own.max_tokens, own.num_predict) == ("llama3.2", 9, None)
 

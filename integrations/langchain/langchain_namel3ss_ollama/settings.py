@@ -217,10 +217,11 @@ class OllamaSettings(BaseModel):
     def _read_settings(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        named = _names_in_constructor(cls)
-        aliases = {alias: name for alias, name in ALIASES.items() if alias not in named}
-        reject_unknown(values, named | aliases.keys(), cls.__name__)
-        values = _with_aliases(values, aliases)
+        names = _names_in_constructor(cls)
+        aliases = {alias: name for alias, name in ALIASES.items() if alias not in names}
+        if cls.model_config.get("extra") != "allow":
+            reject_unknown(values, names.keys() | aliases.keys(), cls.__name__)
+        values = _with_aliases({names.get(name, name): value for name, value in values.items()}, aliases)
         _reject_flags(cls, values)
         provider = values.get("provider")
         if isinstance(provider, OllamaProvider):
@@ -391,15 +392,15 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
     return _with_aliases({name: value for name, value in given.items() if value is not None})
 
 
-def _names_in_constructor(cls: type[BaseModel]) -> frozenset[str]:
-    """The names under which a class takes its fields, with the aliases that a subclass of a user's may have."""
-    names = set(cls.model_fields)
-    for field in cls.model_fields.values():
+def _names_in_constructor(cls: type[BaseModel]) -> dict[str, str]:
+    """The names under which a class takes its fields, each with the field; a subclass of a user's may have aliases."""
+    names: dict[Any, str] = {name: name for name in cls.model_fields}
+    for name, field in cls.model_fields.items():
         for alias in (field.alias, field.validation_alias):
             choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-            names.update(choice for choice in choices if isinstance(choice, str))
-            names.update(str(choice.path[0]) for choice in choices if isinstance(choice, AliasPath))
-    return frozenset(names)
+            names.update((choice, name) for choice in choices if isinstance(choice, str) and choice not in names)
+            names.update((choice.path[0], str(choice.path[0])) for choice in choices if isinstance(choice, AliasPath))
+    return names
 
 
 def _reject_flags(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
