@@ -47,7 +47,6 @@ from langchain_namel3ss_ollama.structured import (
 )
 from langchain_namel3ss_ollama.tool_choice import core_tool_choice
 from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, fetch_image, run_sync
-from namel3ss_ollama.tools import tool_definition
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -420,8 +419,6 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         for tool in tools:
             _refuse_foreign(tool)
         definitions = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
-        for definition in definitions:
-            tool_definition(definition)  # one that is wrong is an error here, not at the first call
         if tool_choice is not None:
             core_tool_choice(tool_choice, definitions)  # a wrong one is an error here, not at the first call
             kwargs["tool_choice"] = tool_choice

@@ -11,17 +11,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from pydantic import SecretStr
 
 from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
-from namel3ss_ollama.address import DEFAULT_URL, Address, resolve_address
 
 if TYPE_CHECKING:
     from langchain_namel3ss_ollama.settings import OllamaSettings
 
-__all__ = ["address_in_environment", "check_sharing", "connect", "split_userinfo"]
+__all__ = ["check_sharing", "connect", "key_in_environment", "split_userinfo"]
 
 _PASSED_ON = ("verify", "cert", "proxy", "trust_env")
 _OF_A_PROVIDER = ("max_retries", "retry", "headers", "userinfo", "client_kwargs", "sync_client_kwargs",
@@ -37,17 +35,9 @@ def split_userinfo(url: str) -> tuple[str, str | None]:
     return (f"{scheme}{separator}{host}{slash}{path}", userinfo) if at else (url, None)
 
 
-def address_in_environment() -> tuple[str | None, str | None]:
-    """The address that the environment names and the `user:password` in it, as the core reads them; None for neither.
-
-    Raises:
-        ValueError: OLLAMA_BASE_URL is malformed.
-    """
-    address = resolve_address(None, os.environ)
-    if address == Address(DEFAULT_URL):
-        return None, None
-    userinfo = None if address.user is None else f"{quote(address.user, '')}:{quote(address.password or '', '')}"
-    return address.url, userinfo
+def key_in_environment() -> str | None:
+    """The key that OLLAMA_API_KEY holds, if any."""
+    return os.environ.get("OLLAMA_API_KEY", "").strip() or None
 
 
 def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
@@ -96,6 +86,8 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
         retry = replace(retry or RetryPolicy(), attempts=settings.max_retries + 1)
     key = settings.api_key  # a text where it was set after the constructor
     key = key.get_secret_value() if isinstance(key, SecretStr) else key
+    if key == key_in_environment():
+        key = None  # the core reads it there, and a password in the environment's address before it
     made: dict[str, Any] = {"on_truncation": settings.on_truncation} if settings.on_truncation is not None else {}
     return OllamaProvider(
         settings.model,

@@ -8,7 +8,6 @@ that a wrong one is an error there and not at the first call.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -26,7 +25,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from langchain_namel3ss_ollama.connection import address_in_environment, check_sharing, connect, split_userinfo
+from langchain_namel3ss_ollama.connection import check_sharing, connect, key_in_environment, split_userinfo
 from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig, run_sync
 
 __all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reject_unknown"]
@@ -54,8 +53,8 @@ class OllamaSettings(BaseModel):
     """The model's name, such as "llama3.2"; may be left out where `provider` is given."""
 
     base_url: str | None = None
-    """Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. A `user:password@` in
-    it is taken out and kept in `userinfo`."""
+    """Where the server is; None or "" for OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. A
+    `user:password@` in it is taken out and kept in `userinfo`."""
 
     userinfo: SecretStr | None = Field(default=None, exclude=True, repr=False)
     """The `user:password` for a server that wants one, as it stood in `base_url`."""
@@ -221,7 +220,8 @@ class OllamaSettings(BaseModel):
         aliases = {alias: name for alias, name in ALIASES.items() if alias not in names}
         if cls.model_config.get("extra") != "allow":
             reject_unknown(values, names.keys() | aliases.keys(), cls.__name__)
-        values = _with_aliases({names.get(name, name): value for name, value in values.items()}, aliases)
+        named = {names.get(name) or name: value for name, value in values.items()}
+        values = _with_aliases(named, aliases)
         _reject_flags(cls, values)
         provider = values.get("provider")
         if isinstance(provider, OllamaProvider):
@@ -230,18 +230,13 @@ class OllamaSettings(BaseModel):
                 values["model"] = provider.model
             values["base_url"], values["api_key"] = provider.base_url, None
             return values
-        url = values.get("base_url")
-        if url is None or (isinstance(url, str) and not url.strip()):
-            url, userinfo = address_in_environment()
-        elif isinstance(url, str):
+        if isinstance(url := values.get("base_url"), str):
             url, userinfo = split_userinfo(url)
-        else:
-            userinfo = None  # pydantic says what is wrong
-        values["base_url"] = url
-        if userinfo is not None:
-            values["userinfo"] = userinfo
+            values["base_url"] = url.strip() or None  # then the core reads the environment
+            if userinfo is not None:
+                values["userinfo"] = userinfo
         if values.get("api_key") is None and values.get("userinfo") is None:
-            values["api_key"] = os.environ.get("OLLAMA_API_KEY", "").strip() or None
+            values["api_key"] = key_in_environment()
         return values
 
     @model_validator(mode="after")
@@ -394,12 +389,17 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names_in_constructor(cls: type[BaseModel]) -> dict[str, str]:
     """The names under which a class takes its fields, each with the field; a subclass of a user's may have aliases."""
-    names: dict[Any, str] = {name: name for name in cls.model_fields}
-    for name, field in cls.model_fields.items():
+    fields = cls.model_fields
+    names = dict(zip(fields, fields, strict=True))
+    for name, field in fields.items():
+        if field.alias is None and field.validation_alias is None:
+            continue
         for alias in (field.alias, field.validation_alias):
-            choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-            names.update((choice, name) for choice in choices if isinstance(choice, str) and choice not in names)
-            names.update((choice.path[0], str(choice.path[0])) for choice in choices if isinstance(choice, AliasPath))
+            for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+                if isinstance(choice, AliasPath):
+                    names[str(choice.path[0])] = str(choice.path[0])  # pydantic finds the field within
+                elif choice is not None:
+                    names.setdefault(choice, name)
     return names
 
 
