@@ -27,7 +27,16 @@ from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats
-from namel3ss_ollama.types import EmbedResponse, Image, LLMResponse, Message, StreamChunk, ToolCall, Usage
+from namel3ss_ollama.types import (
+    EmbedResponse,
+    Image,
+    InvalidToolCall,
+    LLMResponse,
+    Message,
+    StreamChunk,
+    ToolCall,
+    Usage,
+)
 
 __all__ = [
     "AuthenticationError",
@@ -35,6 +44,7 @@ __all__ = [
     "ContextWindowExceededError",
     "EmbedResponse",
     "Image",
+    "InvalidToolCall",
     "LLMConnectionError",
     "LLMError",
     "LLMResponse",

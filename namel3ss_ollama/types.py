@@ -18,6 +18,7 @@ from typing import Any, Literal
 __all__ = [
     "EmbedResponse",
     "Image",
+    "InvalidToolCall",
     "LLMResponse",
     "Message",
     "Role",
@@ -159,9 +160,32 @@ class ToolCall:
         if not self.name:
             raise ValueError("tool_calls: a tool call needs a name")
 
+    @property
+    def error(self) -> str | None:
+        """Why the call cannot be made, to answer the model with; None when it can."""
+        return None if self.invalid_arguments is None else "the arguments are not a JSON object"
+
     def __repr__(self) -> str:
         # What a model wrote is private, and a repr ends up in logs.
         return f"ToolCall({self.name!r}, {len(self.arguments)} arguments, id={self.id!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class InvalidToolCall:
+    """What came as a call of a tool, but names none.
+
+    Attributes:
+        text: The call as it was sent, as JSON.
+        id: As that of a `ToolCall`.
+        error: Why the call cannot be made, to answer the model with.
+    """
+
+    text: str
+    id: str = field(default_factory=new_call_id)
+    error: str = "the call names no tool"
+
+    def __repr__(self) -> str:
+        return f"InvalidToolCall({len(self.text)} characters, id={self.id!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -176,6 +200,7 @@ class Message:
         tool_calls: The calls that an assistant's turn asked for.
         tool_name: In a tool's turn: which tool answered.
         tool_call_id: In a tool's turn: which call it answers.
+        invalid_tool_calls: What came as calls with an assistant's turn, but names no tool.
 
     Raises:
         ValueError: The role is unknown.
@@ -188,6 +213,7 @@ class Message:
     tool_calls: Sequence[ToolCall] = ()
     tool_name: str | None = None
     tool_call_id: str | None = None
+    invalid_tool_calls: Sequence[InvalidToolCall] = ()
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -209,7 +235,7 @@ class StreamChunk:
         raw: The server's line, decoded. Read it, do not change it.
     """
 
-    __slots__ = ("content", "raw", "response", "thinking", "tool_calls")
+    __slots__ = ("_invalid_tool_calls", "content", "raw", "response", "thinking", "tool_calls")
 
     content: str
     thinking: str
@@ -230,6 +256,16 @@ class StreamChunk:
         self.tool_calls = tool_calls
         self.raw = raw
         self.response = response
+
+    @property
+    def invalid_tool_calls(self) -> tuple[InvalidToolCall, ...]:
+        """What came as calls with this piece, but names no tool."""
+        found: tuple[InvalidToolCall, ...] = getattr(self, "_invalid_tool_calls", ())  # set where there are any
+        return found
+
+    @invalid_tool_calls.setter
+    def invalid_tool_calls(self, calls: tuple[InvalidToolCall, ...]) -> None:
+        self._invalid_tool_calls = calls
 
     @property
     def done(self) -> bool:
@@ -279,6 +315,7 @@ class LLMResponse:
         parsed: The answer as the type given as `format`; None when the answer asks for tools first.
         logprobs: Log probabilities of all tokens, where asked for and sent.
         truncated_prompt: Whether the server cut the prompt to fit its context window.
+        invalid_tool_calls: What came as calls, but names no tool.
     """
 
     content: str
@@ -291,6 +328,7 @@ class LLMResponse:
     parsed: Any = None
     logprobs: list[dict[str, Any]] | None = None
     truncated_prompt: bool = False
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -300,6 +338,7 @@ class LLMResponse:
             content=self.content,
             thinking=self.thinking or None,
             tool_calls=self.tool_calls,
+            invalid_tool_calls=self.invalid_tool_calls,
         )
 
     def __repr__(self) -> str:
