@@ -19,6 +19,8 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.fetching import fetch_image
+from namel3ss_ollama.formats import json_in
+from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
 from namel3ss_ollama.retrier import instant_retries
@@ -74,5 +76,7 @@ __all__ = [
     "__version__",
     "fetch_image",
     "instant_retries",
+    "json_in",
+    "name_tool_answers",
     "run_sync",
 ]

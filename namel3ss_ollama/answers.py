@@ -41,8 +41,10 @@ class Answer:
         formatted: Whether a format was asked for, so that the answer is JSON.
     """
 
-    __slots__ = ("_forced", "_forced_seen", "_held", "_ids", "_kind", "_logprobs", "_parts", "_splitter", "_thoughts",
-                 "_unusual", "calls", "final", "formatted", "invalid_calls", "model", "time_to_first_token")  # fmt: skip
+    __slots__ = (
+        "_forced", "_forced_seen", "_held", "_ids", "_kind", "_logprobs", "_parts", "_splitter", "_thoughts",
+        "_unusual", "calls", "final", "formatted", "invalid_calls", "model", "time_to_first_token",
+    )  # fmt: skip
 
     def __init__(self, kind: Kind, forced: Collection[str] = (), *, formatted: bool = False) -> None:
         self._kind = kind
@@ -103,11 +105,7 @@ class Answer:
         content, thinking, calls = self._read(line)
         if calls is _NO_CALLS:
             return StreamChunk(content, thinking, (), line)
-        chunk = StreamChunk(content, thinking, _valid(calls), line)
-        if invalid := _invalid(calls):
-            chunk.invalid_tool_calls = invalid
-            self.invalid_calls += invalid  # here, to spare `deliver` a look for them at each token
-        return chunk
+        return StreamChunk(content, thinking, _valid(calls), line, None, _invalid(calls))
 
     def deliver(self, chunk: StreamChunk) -> None:
         """The chunk goes to the caller: it is part of the answer from now on."""
@@ -117,6 +115,8 @@ class Answer:
             self._thoughts.append(chunk.thinking)
         if chunk.tool_calls:
             self.calls += chunk.tool_calls
+        if chunk.invalid_tool_calls:
+            self.invalid_calls += chunk.invalid_tool_calls
         if "logprobs" in chunk.raw:
             self._logprobs.extend(chunk.raw["logprobs"] or ())
 

@@ -28,7 +28,7 @@ def read_tool_calls(raw: Any, taken: set[str] | None = None) -> tuple[AnyCall, .
     """
     ids = set[str]() if taken is None else taken
     calls: list[AnyCall] = []
-    for entry in cast("list[Any]", raw) if isinstance(raw, list) else [raw]:
+    for entry in raw if isinstance(raw, list) else [raw]:
         call = read_tool_call(entry, id_of(entry) or new_call_id())
         if call.id in ids:
             call = replace(call, id=new_call_id())

@@ -54,8 +54,8 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 _NO_SUCH_MODEL = re.compile(
-    r"\bmodel(?::?\s+['\"`][^'\"`]*['\"`]|\s+\S+)\s+((was )?not found|(does not|doesn't) exist)|\bmodel (was )?not found|"
-    r"\bno such model\b|\bunknown model\b|try pulling",
+    r"\bmodel(?::?\s+['\"`][^'\"`]*['\"`]|\s+\S+)\s+((was )?not found|(does not|doesn't) exist)|"
+    r"\bmodel (was )?not found|\bno such model\b|\bunknown model\b|try pulling",
     re.IGNORECASE,
 )
 _CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
@@ -143,9 +143,9 @@ def _access_advice(status: int, body: bytes) -> str:
     advice = "check api_key or OLLAMA_API_KEY, or the user and password in base_url"
     if status == 403 and not body.strip():
         return (
-            "Ollama answers so, without a reason, when it does not take the request's Host or Origin: on the server set "
-            "OLLAMA_HOST=0.0.0.0 if base_url has a name of its own for it, or OLLAMA_ORIGINS for an Origin, or send "
-            f"headers={{'Host': 'localhost'}}; if a proxy wants a key, {advice}"
+            "without a reason: Ollama refuses a Host or an Origin that it does not know. On the server, set "
+            "OLLAMA_HOST=0.0.0.0 (or let the proxy send 'Host: localhost'), and OLLAMA_ORIGINS for an Origin; if it is "
+            f"a proxy that refuses, {advice}"
         )
     return advice
 

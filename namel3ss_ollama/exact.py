@@ -1,8 +1,8 @@
 """JSON that keeps what orjson does not. No I/O.
 
-orjson is quick, but reads an integer of more than 64 bits as a float, refuses to write one, and refuses a text with half
-of a surrogate pair in it, which servers in JavaScript send when they cut a text by UTF-16 units. Models and servers in
-Python write NaN and Infinity. So orjson comes first, and the standard library where orjson gives up or would round.
+orjson is quick, but reads an integer of more than 64 bits as a float, refuses to write one, and refuses a text with
+half of a surrogate pair in it, as servers in JavaScript send it. Models and servers in Python write NaN and Infinity.
+So orjson comes first, and the standard library where orjson gives up or would round.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import orjson
 
 __all__ = ["UnreadNumber", "has_long_integer", "is_plain", "read", "read_unusual", "whole_characters", "write"]
 
-_LONG = 19
-"""Digits of the longest integer that fits 64 bits with its sign; from here on orjson may round."""
-_LONG_BYTES = re.compile(rb"\d{%d}" % _LONG)
-_LONG_TEXT = re.compile(r"\d{%d}" % _LONG)
+_LONG_BYTES = re.compile(rb"\d{19}")
+_LONG_TEXT = re.compile(r"\d{19}")
+"""Integers of so many digits may not fit 64 bits, and orjson would round them."""
 _LEAST, _MOST = -(2**63), 2**64 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -92,7 +91,7 @@ def is_plain(value: Any) -> bool:
         if isinstance(inner, dict):
             left.extend(cast("dict[str, Any]", inner).values())
         elif isinstance(inner, list):
-            left.extend(cast("list[Any]", inner))
+            left.extend(inner)
         elif isinstance(inner, UnreadNumber):
             return False
     return True
@@ -119,7 +118,7 @@ def _whole_characters(value: Any) -> Any:
         items = cast("dict[str, Any]", value).items()
         return {_whole_characters(key): _whole_characters(inner) for key, inner in items}
     if isinstance(value, list):
-        return [_whole_characters(inner) for inner in cast("list[Any]", value)]
+        return [_whole_characters(inner) for inner in value]
     return value
 
 
@@ -145,9 +144,9 @@ def write(value: Any) -> bytes:
 def _writable(value: Any) -> Any:
     """The value with each number that orjson refuses as a piece of JSON."""
     if isinstance(value, dict):
-        return {key: _writable(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+        return {key: _writable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_writable(inner) for inner in cast("list[Any]", value)]
+        return [_writable(inner) for inner in value]
     if isinstance(value, UnreadNumber):
         return orjson.Fragment(value.text)
     if isinstance(value, int) and not _LEAST <= value <= _MOST:
@@ -167,13 +166,13 @@ def _problems(value: Any, place: str) -> Iterator[tuple[str, str]]:
                 ),
             )
     elif isinstance(value, dict):
-        for key, inner in cast("dict[Any, Any]", value).items():
+        for key, inner in value.items():
             if not isinstance(key, str):
                 yield place, f"a key is of type {type(key).__name__}, and those of JSON are texts"
             yield from _problems(key, place)
             yield from _problems(inner, f"{place}.{key}" if place else str(key))
     elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(cast("list[Any]", value)):
+        for index, inner in enumerate(value):
             yield from _problems(inner, f"{place}[{index}]")
     else:
         try:

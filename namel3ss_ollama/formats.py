@@ -7,6 +7,7 @@ the answer is validated against the full one.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import typing
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from namel3ss_ollama.types import LLMResponse
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["ParseAs", "parsed", "read_format", "without_reasoning"]
+__all__ = ["ParseAs", "json_in", "parsed", "read_format", "without_reasoning"]
 
 _MOST_PLACES = 5
 _BLOCK = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL | re.IGNORECASE)
@@ -94,10 +95,9 @@ def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
         try:
             return parse_as.adapter.validate_json(text)
         except ValidationError:
-            readable = _readable(text)
-            if readable is None:
+            if (found := json_in(text)) == text:
                 raise
-            return parse_as.adapter.validate_json(readable)
+            return parse_as.adapter.validate_json(found)
     except ValidationError as error:
         # Pydantic's own text would quote the answer: only the places are named.
         known = _names_in(parse_as.adapter.json_schema())
@@ -127,15 +127,19 @@ def without_reasoning(response: LLMResponse) -> None:
             response.thinking = response.thinking or thought
 
 
-def _readable(text: str) -> bytes | None:
-    """JSON as pydantic reads it, out of a text that holds it in a block of Markdown, or with halves of characters."""
-    blocks = _BLOCK.findall(text)
-    if len(blocks) > 1 or not (blocks or "\\u" in text):
-        return None
-    try:
-        return exact.write(exact.read(blocks[0] if blocks else text))
-    except ValueError:
-        return None
+def json_in(text: str) -> str:
+    """The JSON in an answer that should be nothing else: without reasoning, a fence of Markdown, halves of characters.
+
+    A text that has none of these comes back as it is.
+    """
+    found = split_reasoning(text)[1]
+    blocks = _BLOCK.findall(found)
+    if len(blocks) == 1:
+        found = blocks[0]
+    if "\\ud" in found.lower():
+        with contextlib.suppress(ValueError):
+            found = exact.write(exact.read(found)).decode()
+    return found
 
 
 def _place(steps: tuple[int | str, ...], known: set[str]) -> str:

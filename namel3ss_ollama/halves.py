@@ -1,6 +1,6 @@
-"""Characters that a server cut in two: servers in JavaScript cut texts by UTF-16 units, and a character outside the
-Basic Multilingual Plane has two of them. No I/O.
+"""Characters that a server cut in two. No I/O.
 
+Servers in JavaScript cut texts by UTF-16 units, and a character outside the Basic Multilingual Plane has two of them.
 The first half at the end of a piece waits for the next line. If that begins with the second half, the character comes
 with it; else U+FFFD does. Halves anywhere else become U+FFFD at once.
 """

@@ -15,7 +15,7 @@ from namel3ss_ollama.calls import AnyCall, id_of, read_tool_call
 from namel3ss_ollama.settings import reject_unknown
 from namel3ss_ollama.types import ROLES, Image, InvalidToolCall, Message, ToolCall
 
-__all__ = ["MessageLike", "encode_images", "encode_messages", "has_files"]
+__all__ = ["MessageLike", "encode_images", "encode_messages", "has_files", "name_tool_answers"]
 
 MessageLike = Message | Mapping[str, Any]
 _NAMELESS = "unknown"
@@ -35,7 +35,7 @@ def encode_messages(messages: Iterable[MessageLike]) -> list[dict[str, Any]]:
     encoded = [_encode(i, message) for i, message in enumerate(messages)]
     if not encoded:
         raise ValueError("messages: there must be at least one (to load a model without one: preload())")
-    _name_tool_answers(encoded)
+    name_tool_answers(encoded)
     return encoded
 
 
@@ -136,7 +136,7 @@ def _id(value: object) -> str | None:
 
 
 def _read_call(index: int, call: Any) -> AnyCall:
-    """A call of a history. What a server sent, and somebody kept as it was, goes back; a mistake of a caller does not."""
+    """A call of a history: one that a server sent, whatever is missing in it, but no mistake of the caller's."""
     if isinstance(call, (ToolCall, InvalidToolCall)):
         return call
     if call is None or _is_call(call):
@@ -158,7 +158,7 @@ def _encode_message(message: Message) -> dict[str, Any]:
         encoded["thinking"] = message.thinking
     if message.images:
         encoded["images"] = encode_images(message.images)
-    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    calls: list[AnyCall] = [*message.tool_calls, *message.invalid_tool_calls]
     if calls:
         encoded["tool_calls"] = [_encode_call(i, call) for i, call in enumerate(calls)]
         broken = [call.invalid_arguments if isinstance(call, ToolCall) else call.text for call in calls]
@@ -179,8 +179,8 @@ def _encode_call(index: int, call: AnyCall) -> dict[str, Any]:
     return encoded
 
 
-def _name_tool_answers(messages: list[dict[str, Any]]) -> None:
-    """Give a tool's answer its tool's name, where only the call's id was given.
+def name_tool_answers(messages: Iterable[dict[str, Any]]) -> None:
+    """Give the answers of tools their tools' names, where only a call's id was given. Messages are dicts.
 
     Some servers give all calls of a turn one id: the first answer to it is then of the first call. Some clients answer
     with the tool's name as the id.
@@ -189,9 +189,9 @@ def _name_tool_answers(messages: list[dict[str, Any]]) -> None:
     for message in messages:
         called: dict[str, list[str]] = {}
         for call in message.get("tool_calls", ()):
-            name = call["function"]["name"]
-            called.setdefault(call.get("id") or name, []).append(name)
-            names.setdefault(name, [name])
+            if isinstance(call, Mapping) and isinstance(name := call["function"].get("name"), str):
+                called.setdefault(str(call.get("id") or name), []).append(name)
+                names.setdefault(name, [name])
         names.update(called)
         if message["role"] != "tool":
             continue

@@ -1,7 +1,7 @@
 """The reason in a body or a line that reports an error, wherever a server puts it. No I/O.
 
-Ollama has `{"error": "..."}`; gateways and compatible servers have `detail`, `message`, an object under `error`, a list of
-what is wrong with a request, JSON within a text, or a page of HTML.
+Ollama has `{"error": "..."}`; gateways and compatible servers have `detail`, `message`, an object under `error`, a list
+of what is wrong with a request, JSON within a text, or a page of HTML.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def reason_in(value: object, depth: int = 0) -> str:
     if isinstance(value, Mapping):
         return _in_object(cast("Mapping[str, Any]", value), depth)
     if isinstance(value, list):
-        found = (_in_item(item, depth + 1) for item in cast("list[Any]", value)[:_MOST_ITEMS])
+        found = (_in_item(item, depth + 1) for item in value[:_MOST_ITEMS])
         return "; ".join(filter(None, found))
     return ""
 
@@ -86,7 +86,7 @@ def _in_text(text: str, depth: int) -> str:
         except ValueError:
             return text
         if isinstance(value, list) and not depth:
-            value = [item for item in cast("list[Any]", value) if isinstance(item, Mapping)]
+            value = [item for item in value if isinstance(item, Mapping)]
         return reason_in(value, depth + 1) or (text if depth else "")
     return text
 
@@ -117,5 +117,5 @@ def _in_item(item: object, depth: int) -> str:
     text = reason_in(item, depth)
     place = cast("Mapping[str, Any]", item).get("loc") if isinstance(item, Mapping) else None
     if text and isinstance(place, list) and place:
-        return f"{'.'.join(str(step) for step in cast('list[Any]', place)[:_DEEPEST])}: {text}"
+        return f"{'.'.join(str(step) for step in place[:_DEEPEST])}: {text}"
     return text

@@ -1,8 +1,9 @@
 """From bytes to chunks, and the deadlines on the way.
 
 Three parts, the first two without I/O. `LineDecoder` cuts bytes, however they arrive, into lines at byte 0x0A
-alone: an answer may hold any Unicode line separator. `LineParser` makes an object of a line. `Watch` bounds every wait of one exchange with a single timer, so that a token costs a clock reading and
-no more: the timer looks at when the present wait began, and cancels the waiting task if that is too long ago.
+alone: an answer may hold any Unicode line separator. `LineParser` makes an object of a line. `Watch` bounds every
+wait of one exchange with a single timer, so that a token costs a clock reading and no more: the timer looks at when
+the present wait began, and cancels the waiting task if that is too long ago.
 
 The caller's time counts for no deadline but `stream_timeout`, because a wait begins only when the caller has
 come back for more.

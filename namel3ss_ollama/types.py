@@ -232,16 +232,18 @@ class StreamChunk:
         content: The text of this piece; may be empty.
         thinking: Reasoning text of this piece; may be empty.
         tool_calls: Calls that arrived whole with this piece.
+        invalid_tool_calls: What came as calls with this piece, but names no tool.
         raw: The server's line, decoded. Read it, do not change it.
     """
 
-    __slots__ = ("_invalid_tool_calls", "content", "raw", "response", "thinking", "tool_calls")
+    __slots__ = ("content", "invalid_tool_calls", "raw", "response", "thinking", "tool_calls")
 
     content: str
     thinking: str
     tool_calls: tuple[ToolCall, ...]
     raw: dict[str, Any]
     response: LLMResponse | None
+    invalid_tool_calls: tuple[InvalidToolCall, ...]
 
     def __init__(
         self,
@@ -250,22 +252,14 @@ class StreamChunk:
         tool_calls: tuple[ToolCall, ...],
         raw: dict[str, Any],
         response: LLMResponse | None = None,
+        invalid_tool_calls: tuple[InvalidToolCall, ...] = (),
     ) -> None:
         self.content = content
         self.thinking = thinking
         self.tool_calls = tool_calls
         self.raw = raw
         self.response = response
-
-    @property
-    def invalid_tool_calls(self) -> tuple[InvalidToolCall, ...]:
-        """What came as calls with this piece, but names no tool."""
-        found: tuple[InvalidToolCall, ...] = getattr(self, "_invalid_tool_calls", ())  # set where there are any
-        return found
-
-    @invalid_tool_calls.setter
-    def invalid_tool_calls(self, calls: tuple[InvalidToolCall, ...]) -> None:
-        self._invalid_tool_calls = calls
+        self.invalid_tool_calls = invalid_tool_calls
 
     @property
     def done(self) -> bool:

@@ -36,6 +36,7 @@ from langchain_namel3ss_ollama.settings import (
     normalised,
     reject_unknown,
 )
+from langchain_namel3ss_ollama.stand_ins import in_graph
 from langchain_namel3ss_ollama.structured import (
     format_of,
     is_pydantic_class,
@@ -44,7 +45,7 @@ from langchain_namel3ss_ollama.structured import (
     tool_parser,
 )
 from langchain_namel3ss_ollama.tool_choice import core_tool_choice
-from namel3ss_ollama import LLMError, Message, OllamaProvider, fetch_image, run_sync
+from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, fetch_image, run_sync
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -68,6 +69,7 @@ class _Call(NamedTuple):
     provider: OllamaProvider
     model: str
     reasoning: bool
+    stand_ins: bool
     settings: dict[str, Any]
 
 
@@ -209,7 +211,9 @@ class ChatOllama(OllamaSettings, BaseChatModel):
                 form = None  # that of the constructor gives way to the call that is forced
         if form is not None:
             settings["format"] = form
-        return _Call(self._provider_for(sync=True), model, thinks is not False, settings)
+        # A forced call answers a program's question; nobody would ask the model again.
+        stand_ins = "tools" in settings and "tool_choice" not in settings and in_graph()
+        return _Call(self._provider_for(sync=True), model, thinks is not False, stand_ins, settings)
 
     def _form(self, given: Mapping[str, Any]) -> Any:
         form = given.get("format")
@@ -248,8 +252,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             response = call.provider.chat(self._messages(messages), **call.settings)
         except LLMError as error:
             raise translated(error) from error
-        v1 = self.output_version == "v1"
-        return ChatResult(generations=[generation_of(response, v1=v1, reasoning=call.reasoning)])
+        return self._result(response, call)
 
     async def _agenerate(
         self,
@@ -268,8 +271,12 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             if run_manager is not None:
                 await run_manager.on_llm_error(error, response=LLMResult(generations=[[]]))
             raise
+        return self._result(response, call)
+
+    def _result(self, response: LLMResponse, call: _Call) -> ChatResult:
         v1 = self.output_version == "v1"
-        return ChatResult(generations=[generation_of(response, v1=v1, reasoning=call.reasoning)])
+        generation = generation_of(response, v1=v1, reasoning=call.reasoning, stand_ins=call.stand_ins)
+        return ChatResult(generations=[generation])
 
     # Streams. LangChain calls the callbacks for what these yield; they must not.
 
@@ -281,7 +288,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning)
+        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, stand_ins=call.stand_ins)
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -300,7 +307,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning)
+        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, stand_ins=call.stand_ins)
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:
@@ -322,7 +329,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> Iterator[MessagesData]:
         """The protocol events of an answer, without a message object a token."""
         call = self._request(stop, kwargs)
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning)
+        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, stand_ins=call.stand_ins)
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -341,7 +348,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> AsyncIterator[MessagesData]:
         """As `_stream_chat_model_events`."""
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning)
+        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, stand_ins=call.stand_ins)
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:

@@ -7,7 +7,7 @@ Ollama cannot take after that (audio, documents, video) is an error that says so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.messages import (
@@ -20,8 +20,9 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_namel3ss_ollama.arguments import original_arguments
-from namel3ss_ollama import Image, Message, ToolCall
+from langchain_namel3ss_ollama.arguments import json_arguments, original_arguments
+from langchain_namel3ss_ollama.stand_ins import names_of_stand_ins
+from namel3ss_ollama import Image, InvalidToolCall, Message, ToolCall
 
 __all__ = ["image_urls", "to_core_messages"]
 
@@ -45,8 +46,9 @@ def to_core_messages(messages: Sequence[BaseMessage], pictures: Pictures | None 
         TypeError: Not one of LangChain's messages.
     """
     converted: list[Message] = []
+    stand_ins = names_of_stand_ins(messages)
     for message in messages:
-        converted.extend(_convert(message, pictures or {}))
+        converted.extend(_convert(message, pictures or {}, stand_ins))
     return converted
 
 
@@ -71,14 +73,13 @@ def _image_blocks(content: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
                 yield from _image_blocks(block["content"])
 
 
-def _convert(message: BaseMessage, pictures: Pictures) -> list[Message]:
+def _convert(message: BaseMessage, pictures: Pictures, stand_ins: Container[str]) -> list[Message]:
     if isinstance(message, AIMessage):
-        return [_assistant(message, pictures)]
+        return [_assistant(message, pictures, stand_ins)]
     if isinstance(message, ToolMessage):
         text, images = _read(message, message.content, pictures)
-        return [
-            Message("tool", text, images, tool_name=message.name or None, tool_call_id=message.tool_call_id or None)
-        ]
+        tool = None if message.name in stand_ins else message.name or None
+        return [Message("tool", text, images, tool_name=tool, tool_call_id=message.tool_call_id or None)]
     if isinstance(message, HumanMessage):
         return _user(message, pictures)
     if isinstance(message, SystemMessage):
@@ -113,14 +114,25 @@ def _user(message: HumanMessage, pictures: Pictures) -> list[Message]:
     return converted
 
 
-def _assistant(message: AIMessage, pictures: Pictures) -> Message:
-    calls = [ToolCall(call["name"], call["args"], call["id"] or "") for call in message.tool_calls]
+def _assistant(message: AIMessage, pictures: Pictures, stand_ins: Container[str]) -> Message:
+    calls: list[ToolCall] = []
+    nameless: list[InvalidToolCall] = []
+    for call in message.tool_calls:
+        if not call["name"]:
+            nameless.append(InvalidToolCall(json_arguments(call["args"]), call["id"] or ""))
+        elif call["name"] not in stand_ins:
+            calls.append(ToolCall(call["name"], call["args"], call["id"] or ""))
     for broken in message.invalid_tool_calls:
-        text = original_arguments(broken.get("args") or "")
-        calls.append(ToolCall(broken.get("name") or "unknown", {}, broken.get("id") or "", text))
+        text, call_id = original_arguments(broken.get("args") or ""), broken.get("id") or ""
+        if name := broken.get("name"):
+            calls.append(ToolCall(name, {}, call_id, text))
+        else:
+            nameless.append(InvalidToolCall(text, call_id))
     thinking = message.additional_kwargs.get("reasoning_content")
     if isinstance(message.content, str):
-        return Message("assistant", message.content, thinking=thinking or None, tool_calls=tuple(calls))
+        return Message(
+            "assistant", message.content, thinking=thinking or None, tool_calls=calls, invalid_tool_calls=nameless
+        )
     texts: list[str] = []
     images: list[Image] = []
     thoughts: list[str] = []
@@ -131,8 +143,8 @@ def _assistant(message: AIMessage, pictures: Pictures) -> Message:
         elif kind == "non_standard":
             texts.append(str(cast("Mapping[str, Any]", block).get("value", "")))
         elif kind in _SILENT:
-            if not message.tool_calls and (call := _call_in_block(cast("Mapping[str, Any]", block))) is not None:
-                calls.append(call)
+            if not message.tool_calls and (found := _call_in_block(cast("Mapping[str, Any]", block))) is not None:
+                calls.append(found)
         elif kind != "redacted_thinking":  # nobody but who wrote it can read that
             _read_block(message, block, texts, images, pictures)
     return Message(
@@ -140,7 +152,8 @@ def _assistant(message: AIMessage, pictures: Pictures) -> Message:
         "".join(texts),  # the pieces of one answer
         images,
         thinking=thinking or "".join(thoughts) or None,
-        tool_calls=tuple(calls),
+        tool_calls=calls,
+        invalid_tool_calls=nameless,
     )
 
 
