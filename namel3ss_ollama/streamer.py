@@ -117,20 +117,20 @@ class LineParser:
         except orjson.JSONDecodeError as error:
             if not line.strip():
                 return None
-            value = self._unusual(line, error)
+            return self._unusual(line, error)
         if not isinstance(value, dict):
             raise MalformedResponseError(
                 f"the server sent JSON that is not an object but {type(value).__name__}; is this an Ollama server?"
             )
         return self._halves.join(value) if self._halves.waiting else value
 
-    def _unusual(self, line: bytes, error: orjson.JSONDecodeError) -> Any:
+    def _unusual(self, line: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
         """What a line holds that orjson refuses: halves of characters, numbers that are none."""
         try:
             value = exact.read_unusual(line)
             if not isinstance(value, dict) or not (_OF_ANSWERS & value.keys() or exact.is_plain(value)):
                 raise ValueError("no line of an answer")
-            return value if self._halves.waiting else self._halves.join(value)
+            return self._halves.join(value)
         except ValueError:
             raise MalformedResponseError(
                 f"the server sent a line that is not JSON ({error.msg} at byte {error.pos} of {len(line)}); "
