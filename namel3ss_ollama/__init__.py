@@ -19,10 +19,10 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.fetching import fetch_image
-from namel3ss_ollama.formats import json_in
 from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
+from namel3ss_ollama.reasoning import json_in
 from namel3ss_ollama.retrier import instant_retries
 from namel3ss_ollama.settings import RetryPolicy, StreamConfig
 from namel3ss_ollama.stream import Stream

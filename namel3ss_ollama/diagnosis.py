@@ -48,6 +48,9 @@ _REQUEST_AT_FAULT = re.compile(
 )
 _GATEWAYS = frozenset({502, 504, *range(520, 525), 529, 530})
 """What stands between could not reach the server, or not for now; beyond 511 they are Cloudflare's."""
+_HTTP_FLAW = re.compile(
+    r"Got more than \d+ bytes|Too many headers|Duplicate [A-Za-z-]+|[A-Za-z-]+ can't be present with [A-Za-z-]+"
+)
 _GRAMMAR = re.compile(r"JSON schema in format|sampling context|grammar", re.IGNORECASE)
 _TOO_LONG = re.compile(
     r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
@@ -237,9 +240,18 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
     if isinstance(error, httpx.HTTPError) or type(error).__module__.partition(".")[0] == "aiohttp":
         return MalformedResponseError(
             # Neither its text nor itself is passed on: it quotes what was sent, which may be an answer.
-            f"{url} sent what is not HTTP ({type(error).__name__}); is this address an Ollama server?"
+            f"{url} sent what is not HTTP ({type(error).__name__}); {_flaw_in_http(error)}"
         )
     return None
+
+
+def _flaw_in_http(error: Exception) -> str:
+    """What aiohttp did not take, where it says so without quoting; and what to do."""
+    cause = error if error.__cause__ is None else error.__cause__
+    found = _HTTP_FLAW.match(str(getattr(cause, "message", "")))
+    if found is None:
+        return "is this address an Ollama server?"
+    return f"{found[0]}; a proxy before the server may add that. transport='httpx' is less strict"
 
 
 def _never_connected(cause: BaseException | None) -> bool:

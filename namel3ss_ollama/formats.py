@@ -7,25 +7,21 @@ the answer is validated against the full one.
 
 from __future__ import annotations
 
-import contextlib
-import re
 import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from namel3ss_ollama import exact
 from namel3ss_ollama.errors import OutputValidationError
-from namel3ss_ollama.reasoning import split_reasoning
+from namel3ss_ollama.reasoning import json_in, split_reasoning
 from namel3ss_ollama.schemas import portable_schema
 from namel3ss_ollama.types import LLMResponse
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["ParseAs", "json_in", "parsed", "read_format", "without_reasoning"]
+__all__ = ["ParseAs", "parsed", "read_format", "without_reasoning"]
 
 _MOST_PLACES = 5
-_BLOCK = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL | re.IGNORECASE)
 _LONGEST_NAME = 100
 
 
@@ -125,21 +121,6 @@ def without_reasoning(response: LLMResponse) -> None:
         if thought and rest:
             response.content = rest
             response.thinking = response.thinking or thought
-
-
-def json_in(text: str) -> str:
-    """The JSON in an answer that should be nothing else: without reasoning, a fence of Markdown, halves of characters.
-
-    A text that has none of these comes back as it is.
-    """
-    found = split_reasoning(text)[1]
-    blocks = _BLOCK.findall(found)
-    if len(blocks) == 1:
-        found = blocks[0]
-    if "\\ud" in found.lower():
-        with contextlib.suppress(ValueError):
-            found = exact.write(exact.read(found)).decode()
-    return found
 
 
 def _place(steps: tuple[int | str, ...], known: set[str]) -> str:

@@ -1,11 +1,16 @@
-"""Reasoning that a model writes into its text: `<think>...</think>` before the answer. No I/O."""
+"""What a model writes around its answer: `<think>...</think>` before it, a fence of Markdown around JSON. No I/O."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Literal
 
-__all__ = ["ReasoningSplitter", "split_reasoning"]
+from namel3ss_ollama import exact
 
+__all__ = ["ReasoningSplitter", "json_in", "split_reasoning"]
+
+_BLOCK = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL | re.IGNORECASE)
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -76,3 +81,18 @@ def split_reasoning(text: str) -> tuple[str, str]:
         before, found, behind = rest.partition(_CLOSE)
         return (before, behind.lstrip()) if found else ("", rest)
     return thought, rest
+
+
+def json_in(text: str) -> str:
+    """The JSON in an answer that should be nothing else: without reasoning, a fence of Markdown, halves of characters.
+
+    A text that has none of these comes back as it is.
+    """
+    found = split_reasoning(text)[1]
+    blocks = _BLOCK.findall(found)
+    if len(blocks) == 1:
+        found = blocks[0]
+    if "\\ud" in found.lower():
+        with contextlib.suppress(ValueError):
+            found = exact.write(exact.read(found)).decode()
+    return found

@@ -96,7 +96,7 @@ def _in_object(value: Mapping[str, Any], depth: int) -> str:
     for key in _KEYS:
         text = reason_in(value.get(key), depth + 1)
         if text and not any(text in other for other in found):
-            found.append(text)
+            found = [*(other for other in found if other not in text), text]
         if len(found) == 2:  # what kind of error, and what about it
             break
     if not found:  # Ollama 0.11 once had the kind of error as the key: {"error parsing tool call": "..."}
