@@ -5,9 +5,10 @@ Only the schema tells `'["x"]'` that is a list from `'["x"]'` that is a text: wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
+
+from namel3ss_ollama import exact
 
 __all__ = ["Parameters", "parameters_of", "unwrapped"]
 
@@ -59,14 +60,10 @@ def _parsed(text: str, wanted: tuple[type, ...]) -> Any:
     if not wanted:
         return text
     try:
-        value = json.loads(text, parse_constant=_refused)  # unlike orjson's, with integers of any size
-    except (ValueError, RecursionError):
+        value = exact.read(text)
+    except ValueError:
         return text
-    return value if isinstance(value, wanted) else text
-
-
-def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    return value if isinstance(value, wanted) and exact.is_plain(value) else text
 
 
 def _branches(schema: object, root: Mapping[str, Any], depth: int = 0) -> list[Mapping[str, Any]]:

@@ -29,7 +29,7 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.exchange import Exchange
-from namel3ss_ollama.formats import ParseAs, parsed
+from namel3ss_ollama.formats import ParseAs, parsed, without_reasoning
 from namel3ss_ollama.guards import ContextGuard, ReloadGuard
 from namel3ss_ollama.limiter import Limiter, Slot
 from namel3ss_ollama.retrier import Retrier
@@ -88,9 +88,9 @@ class Request:
         """What OpenTelemetry's conventions call this; "load" is none of theirs."""
         return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
 
-    def answer(self) -> Answer:
-        """Its answer, empty yet."""
-        return Answer(self.kind, self.forced, self.parameters)
+    def begin_answer(self) -> Answer:
+        """Its answer, of which nothing has come."""
+        return Answer(self.kind, self.forced, self.parameters, formatted="format" in self.body)
 
     def without_content(self) -> Request:
         """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
@@ -245,7 +245,7 @@ class Runner:
         return await self.client.chat(describe_in_prompt(request.body), watch)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
-        answer = request.answer()
+        answer = request.begin_answer()
         try:
             async with await self.open(request, turn.watch) as exchange:
                 while (lines := await exchange.lines()) is not None:
@@ -276,6 +276,8 @@ class Runner:
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
+        if answer.formatted:
+            without_reasoning(response)
         options = request.body.get("options") or {}
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if request.on_truncation != "ignore":

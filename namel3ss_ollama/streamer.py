@@ -1,9 +1,9 @@
 """From bytes to chunks, and the deadlines on the way.
 
 Three parts, the first two without I/O. `LineDecoder` cuts bytes, however they arrive, into lines at byte 0x0A
-alone: an answer may hold any Unicode line separator. `parse_line` and the two readers make an object of
-a line. `Watch` bounds every wait of one exchange with a single timer, so that a token costs a clock reading and
-no more: the timer looks at when the present wait began, and cancels the waiting task if that is too long ago.
+alone: an answer may hold any Unicode line separator. `LineParser` makes an object of a line. `Watch` bounds every
+wait of one exchange with a single timer, so that a token costs a clock reading and no more: the timer looks at when
+the present wait began, and cancels the waiting task if that is too long ago.
 
 The caller's time counts for no deadline but `stream_timeout`, because a wait begins only when the caller has
 come back for more.
@@ -12,16 +12,19 @@ come back for more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
 import orjson
 
+from namel3ss_ollama import exact
 from namel3ss_ollama.cancellation import cancel, pending_cancellations, take_back
 from namel3ss_ollama.errors import LLMTimeoutError, MalformedResponseError
+from namel3ss_ollama.halves import Halves
 from namel3ss_ollama.settings import StreamConfig
 
-__all__ = ["LineDecoder", "LineTooLongError", "Watch", "is_cut", "parse_line"]
+__all__ = ["LineDecoder", "LineParser", "LineTooLongError", "Watch", "is_cut", "parse_line"]
 
 T = TypeVar("T")
 _TURNS = 10
@@ -93,27 +96,60 @@ class LineDecoder:
         )
 
 
+class LineParser:
+    """Parses the lines of one answer, which a character may be spread over."""
+
+    __slots__ = ("_halves",)
+
+    def __init__(self) -> None:
+        self._halves = Halves()
+
+    def parse(self, line: bytes) -> dict[str, Any] | None:
+        """A line as an object; None for a blank line.
+
+        Raises:
+            MalformedResponseError: The line is no JSON object.
+        """
+        try:
+            value = orjson.loads(line)
+            if b"tool_calls" in line and exact.has_long_integer(line):
+                with contextlib.suppress(ValueError):  # nested too deep for it
+                    value = exact.read_unusual(line)
+        except orjson.JSONDecodeError as error:
+            if not line.strip():
+                return None
+            return self._unusual(line, error)
+        if not isinstance(value, dict):
+            raise MalformedResponseError(
+                f"the server sent JSON that is not an object but {type(value).__name__}; is this an Ollama server?"
+            )
+        return self._halves.join(value) if self._halves.waiting else value
+
+    def _unusual(self, line: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
+        """What a line holds that orjson refuses: halves of characters, numbers that are none."""
+        try:
+            value = exact.read_unusual(line)
+            if not isinstance(value, dict) or not (_OF_ANSWERS & value.keys() or exact.is_plain(value)):
+                raise ValueError("no line of an answer")
+            return self._halves.join(value)
+        except ValueError:
+            raise MalformedResponseError(
+                f"the server sent a line that is not JSON ({error.msg} at byte {error.pos} of {len(line)}); "
+                "is this address an Ollama server, and nothing between that changes its answers?",
+                original_error=error,
+            ) from error
+
+
+_OF_ANSWERS = frozenset({"message", "response", "done"})
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A line of an answer as an object; None for a blank line.
+    """A line that stands for itself as an object; None for a blank line.
 
     Raises:
         MalformedResponseError: The line is no JSON object.
     """
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        if not line.strip():
-            return None
-        raise MalformedResponseError(
-            f"the server sent a line that is not JSON ({error.msg} at byte {error.pos} of {len(line)}); "
-            "is this address an Ollama server, and nothing between that changes its answers?",
-            original_error=error,
-        ) from error
-    if not isinstance(value, dict):
-        raise MalformedResponseError(
-            f"the server sent JSON that is not an object but {type(value).__name__}; is this an Ollama server?"
-        )
-    return value
+    return LineParser().parse(line)
 
 
 def is_cut(line: bytes) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 __all__ = [
     "EmbedResponse",
     "Image",
+    "InvalidToolCall",
     "LLMResponse",
     "Message",
     "Role",
@@ -161,6 +162,11 @@ class ToolCall:
         if not self.name:
             raise ValueError("tool_calls: a tool call needs a name")
 
+    @property
+    def error(self) -> str | None:
+        """Why the call cannot be made, to answer the model with; None when it can."""
+        return None if self.invalid_arguments is None else "the arguments are not a JSON object"
+
     def __repr__(self) -> str:
         # What a model wrote is private, and a repr ends up in logs.
         return f"ToolCall({self.name!r}, {len(self.arguments)} arguments, id={self.id!r})"
@@ -184,6 +190,24 @@ def checked_role(role: object, where: str = "role:") -> str:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class InvalidToolCall:
+    """What came as a call of a tool, but names none.
+
+    Attributes:
+        text: The call as it was sent, as JSON.
+        id: As that of a `ToolCall`.
+        error: Why the call cannot be made, to answer the model with.
+    """
+
+    text: str
+    id: str = field(default_factory=new_call_id)
+    error: str = "the call names no tool"
+
+    def __repr__(self) -> str:
+        return f"InvalidToolCall({len(self.text)} characters, id={self.id!r})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Message:
     """One turn of a conversation.
 
@@ -195,6 +219,7 @@ class Message:
         tool_calls: The calls that an assistant's turn asked for.
         tool_name: In a tool's turn: which tool answered.
         tool_call_id: In a tool's turn: which call it answers.
+        invalid_tool_calls: What came as calls with an assistant's turn, but names no tool.
 
     Raises:
         TypeError: The content is no text.
@@ -208,6 +233,7 @@ class Message:
     tool_calls: Sequence[ToolCall] = ()
     tool_name: str | None = None
     tool_call_id: str | None = None
+    invalid_tool_calls: Sequence[InvalidToolCall] = ()
 
     def __post_init__(self) -> None:
         checked_role(self.role)
@@ -225,16 +251,18 @@ class StreamChunk:
         content: The text of this piece; may be empty.
         thinking: Reasoning text of this piece; may be empty.
         tool_calls: Calls that arrived whole with this piece.
+        invalid_tool_calls: What came as calls with this piece, but names no tool.
         raw: The server's line, decoded. Read it, do not change it.
     """
 
-    __slots__ = ("content", "raw", "response", "thinking", "tool_calls")
+    __slots__ = ("content", "invalid_tool_calls", "raw", "response", "thinking", "tool_calls")
 
     content: str
     thinking: str
     tool_calls: tuple[ToolCall, ...]
     raw: dict[str, Any]
     response: LLMResponse | None
+    invalid_tool_calls: tuple[InvalidToolCall, ...]
 
     def __init__(
         self,
@@ -243,12 +271,14 @@ class StreamChunk:
         tool_calls: tuple[ToolCall, ...],
         raw: dict[str, Any],
         response: LLMResponse | None = None,
+        invalid_tool_calls: tuple[InvalidToolCall, ...] = (),
     ) -> None:
         self.content = content
         self.thinking = thinking
         self.tool_calls = tool_calls
         self.raw = raw
         self.response = response
+        self.invalid_tool_calls = invalid_tool_calls
 
     @property
     def done(self) -> bool:
@@ -298,6 +328,7 @@ class LLMResponse:
         parsed: The answer as the type given as `format`; None when the answer asks for tools first.
         logprobs: Log probabilities of all tokens, where asked for and sent.
         truncated_prompt: Whether the server cut the prompt to fit its context window.
+        invalid_tool_calls: What came as calls, but names no tool.
     """
 
     content: str
@@ -310,6 +341,7 @@ class LLMResponse:
     parsed: Any = None
     logprobs: list[dict[str, Any]] | None = None
     truncated_prompt: bool = False
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -319,6 +351,7 @@ class LLMResponse:
             content=self.content,
             thinking=self.thinking or None,
             tool_calls=self.tool_calls,
+            invalid_tool_calls=self.invalid_tool_calls,
         )
 
     def __repr__(self) -> str:

@@ -88,7 +88,9 @@ def test_a_deep_value_of_a_recursive_schema_ends() -> None:
 def test_an_answer_knows_the_tools_of_its_request() -> None:
     tools = [{"function": {"name": "add", "parameters": one(LIST)}}, {"function": {"name": "now"}}]
     answer = Answer("chat", (), parameters_of(tools))
-    calls = [{"id": "1", "function": {"name": name, "arguments": {"x": '["x"]'}}} for name in ("add", "now", "unknown")]
+    calls = [
+        {"id": name, "function": {"name": name, "arguments": {"x": '["x"]'}}} for name in ("add", "now", "unknown")
+    ]
     chunk = answer.chunk({"message": {"content": "", "tool_calls": calls}, "done": False})
     assert [call.arguments["x"] for call in chunk.tool_calls] == [["x"], '["x"]', '["x"]']
-    assert [call.id for call in chunk.tool_calls] == ["1", "1", "1"]
+    assert [call.id for call in chunk.tool_calls] == ["add", "now", "unknown"]

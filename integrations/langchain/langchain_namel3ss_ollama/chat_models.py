@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -38,6 +37,7 @@ from langchain_namel3ss_ollama.settings import (
     normalised,
     reject_unknown,
 )
+from langchain_namel3ss_ollama.stand_ins import WantedCalls, in_graph
 from langchain_namel3ss_ollama.structured import (
     format_of,
     is_pydantic_class,
@@ -72,12 +72,13 @@ class _Call(NamedTuple):
     provider: OllamaProvider
     model: str
     reasoning: bool
+    stand_ins: bool
     most_calls: int | None
     settings: dict[str, Any]
 
-    def limited(self, response: LLMResponse) -> LLMResponse:
-        """The answer with no more calls of tools than are wanted."""
-        return replace(response, tool_calls=response.tool_calls[: self.most_calls])
+    def wanted(self) -> WantedCalls:
+        """Which calls of tools are passed on, for one answer."""
+        return WantedCalls(stand_ins=self.stand_ins, most=self.most_calls)
 
 
 class ChatOllama(OllamaSettings, BaseChatModel):
@@ -231,8 +232,10 @@ class ChatOllama(OllamaSettings, BaseChatModel):
                 form = None  # that of the constructor gives way to the call that is forced
         if form is not None:
             settings["format"] = form
+        # A forced call answers a program's question; nobody would ask the model again.
+        stand_ins = "tools" in settings and "tool_choice" not in settings and in_graph()
         most_calls = _most_calls(given.get("parallel_tool_calls"))
-        return _Call(self._provider_for(sync=True), model, thinks is not False, most_calls, settings)
+        return _Call(self._provider_for(sync=True), model, thinks is not False, stand_ins, most_calls, settings)
 
     def _form(self, given: Mapping[str, Any]) -> Any:
         form = given.get("format")
@@ -271,8 +274,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             response = call.provider.chat(self._messages(messages), **call.settings)
         except LLMError as error:
             raise translated(error) from error
-        v1 = self.output_version == "v1"
-        return ChatResult(generations=[generation_of(call.limited(response), v1=v1, reasoning=call.reasoning)])
+        return self._result(response, call)
 
     async def _agenerate(
         self,
@@ -286,8 +288,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             response = await call.provider.achat(await self._amessages(messages), **call.settings)
         except LLMError as error:
             raise translated(error) from error
-        v1 = self.output_version == "v1"
-        return ChatResult(generations=[generation_of(call.limited(response), v1=v1, reasoning=call.reasoning)])
+        return self._result(response, call)
 
     async def _agenerate_with_cache(
         self,
@@ -304,6 +305,10 @@ class ChatOllama(OllamaSettings, BaseChatModel):
                 await run_manager.on_llm_error(error, response=LLMResult(generations=[[]]))
             raise
 
+    def _result(self, response: LLMResponse, call: _Call) -> ChatResult:
+        v1 = self.output_version == "v1"
+        return ChatResult(generations=[generation_of(response, v1=v1, reasoning=call.reasoning, calls=call.wanted())])
+
     # Streams. LangChain calls the callbacks for what these yield; they must not.
 
     def _stream(
@@ -314,7 +319,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, most_calls=call.most_calls)
+        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, calls=call.wanted())
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -333,7 +338,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, most_calls=call.most_calls)
+        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, calls=call.wanted())
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:
@@ -355,7 +360,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> Iterator[MessagesData]:
         """The protocol events of an answer, without a message object a token."""
         call = self._request(stop, kwargs)
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, most_calls=call.most_calls)
+        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, calls=call.wanted())
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -374,7 +379,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> AsyncIterator[MessagesData]:
         """As `_stream_chat_model_events`."""
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, most_calls=call.most_calls)
+        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, calls=call.wanted())
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:

@@ -6,7 +6,7 @@ and its reasoning. Nothing that is handed in is changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -19,16 +19,15 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_namel3ss_ollama.arguments import original_arguments
+from langchain_namel3ss_ollama.arguments import json_arguments, original_arguments
 from langchain_namel3ss_ollama.blocks import SILENT, Pictures, picture_addresses, read_answer_block, read_content
-from namel3ss_ollama import Image, Message, ToolCall
+from langchain_namel3ss_ollama.stand_ins import names_of_stand_ins
+from namel3ss_ollama import Image, InvalidToolCall, Message, ToolCall
 
 __all__ = ["image_urls", "to_core_messages"]
 
 _ROLES = {"human": "user", "ai": "assistant", "model": "assistant", "developer": "system", "function": "tool"}
 _THOUGHTS = frozenset({"reasoning", "thinking", "reasoning_content"})
-_NAMELESS = "unknown"
-"""The name of a call that a model made without one."""
 
 
 def to_core_messages(messages: Sequence[BaseMessage], pictures: Pictures | None = None) -> list[Message]:
@@ -43,8 +42,9 @@ def to_core_messages(messages: Sequence[BaseMessage], pictures: Pictures | None 
         TypeError: Not one of LangChain's messages.
     """
     converted: list[Message] = []
+    stand_ins = names_of_stand_ins(messages)
     for message in messages:
-        converted.extend(_convert(message, pictures or {}))
+        converted.extend(_convert(message, pictures or {}, stand_ins))
     return converted
 
 
@@ -54,14 +54,15 @@ def image_urls(messages: Iterable[BaseMessage]) -> list[str]:
     return list(dict.fromkeys(address for content in contents for address in picture_addresses(content)))
 
 
-def _convert(message: BaseMessage, pictures: Pictures) -> list[Message]:
+def _convert(message: BaseMessage, pictures: Pictures, stand_ins: Container[str]) -> list[Message]:
     if isinstance(message, AIMessage):
-        return [_assistant(message, pictures)]
+        return [_assistant(message, pictures, stand_ins)]
     if isinstance(message, HumanMessage):
         return _user(message, pictures)
     name, call_id = None, None
     if isinstance(message, ToolMessage):
-        role, name, call_id = "tool", message.name, message.tool_call_id
+        role, call_id = "tool", message.tool_call_id
+        name = None if message.name in stand_ins else message.name
     elif isinstance(message, SystemMessage):
         role = "system"
     elif isinstance(message, ChatMessage):
@@ -93,11 +94,8 @@ def _user(message: HumanMessage, pictures: Pictures) -> list[Message]:
     return converted
 
 
-def _assistant(message: AIMessage, pictures: Pictures) -> Message:
-    calls = [ToolCall(call["name"] or _NAMELESS, call["args"], call["id"] or "") for call in message.tool_calls]
-    for broken in message.invalid_tool_calls:
-        text = original_arguments(broken.get("args") or "")
-        calls.append(ToolCall(broken.get("name") or _NAMELESS, {}, broken.get("id") or "", text))
+def _assistant(message: AIMessage, pictures: Pictures, stand_ins: Container[str]) -> Message:
+    calls, nameless = _calls(message, stand_ins)
     thoughts: list[str] = []
     texts: list[str] = []
     images: list[Image] = []
@@ -106,15 +104,33 @@ def _assistant(message: AIMessage, pictures: Pictures) -> Message:
         if isinstance(block, Mapping) and kind in _THOUGHTS:
             thoughts.append(_thought(block))
         elif isinstance(block, Mapping) and kind in SILENT:
-            if not message.tool_calls and (call := _call_in_block(block)) is not None:
-                calls.append(call)
+            if not message.tool_calls and (found := _call_in_block(block)) is not None:
+                calls.append(found)
         else:
             read_answer_block(block, texts, images, pictures)
     more = message.additional_kwargs
     text = "".join(texts) or _said_elsewhere(more)  # the pieces of one answer
     thinking = more.get("reasoning_content")
     thinking = thinking if isinstance(thinking, str) and thinking else "".join(thoughts)
-    return Message("assistant", text, images, thinking=thinking or None, tool_calls=tuple(calls))
+    return Message("assistant", text, images, thinking=thinking or None, tool_calls=calls, invalid_tool_calls=nameless)
+
+
+def _calls(message: AIMessage, stand_ins: Container[str]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """The calls of an answer, and those that name no tool."""
+    calls: list[ToolCall] = []
+    nameless: list[InvalidToolCall] = []
+    for call in message.tool_calls:
+        if not call["name"]:
+            nameless.append(InvalidToolCall(json_arguments(call["args"]), call["id"] or ""))
+        elif call["name"] not in stand_ins:
+            calls.append(ToolCall(call["name"], call["args"], call["id"] or ""))
+    for broken in message.invalid_tool_calls:
+        text, call_id = original_arguments(broken.get("args") or ""), broken.get("id") or ""
+        if name := broken.get("name"):
+            calls.append(ToolCall(name, {}, call_id, text))
+        else:
+            nameless.append(InvalidToolCall(text, call_id))
+    return calls, nameless
 
 
 def _said_elsewhere(more: Mapping[str, Any]) -> str:
