@@ -27,6 +27,7 @@ from namel3ss_ollama.settings import StreamConfig
 __all__ = ["LineDecoder", "LineParser", "LineTooLongError", "Watch", "is_cut", "parse_line"]
 
 T = TypeVar("T")
+_BRACKET = ord("[")
 _TURNS = 10
 """Turns of the event loop from bytes in a socket to a line that is read; httpx takes the most, some five."""
 Deadline = Literal["first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout", "timeout"]
@@ -112,7 +113,8 @@ class LineParser:
         """
         try:
             value = orjson.loads(line)
-            if b"tool_calls" in line and exact.has_long_integer(line):
+            # Calls are a list: a line without a bracket, as those of tokens are, has none. A single byte is found quickly.
+            if _BRACKET in line and b"tool_calls" in line and exact.has_long_integer(line):
                 with contextlib.suppress(ValueError):  # nested too deep for it
                     value = exact.read_unusual(line)
         except orjson.JSONDecodeError as error:
