@@ -19,15 +19,26 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.fetching import fetch_image
+from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
+from namel3ss_ollama.reasoning import json_in
 from namel3ss_ollama.retrier import instant_retries
 from namel3ss_ollama.settings import RetryPolicy, StreamConfig
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats
-from namel3ss_ollama.types import EmbedResponse, Image, LLMResponse, Message, StreamChunk, ToolCall, Usage
+from namel3ss_ollama.types import (
+    EmbedResponse,
+    Image,
+    InvalidToolCall,
+    LLMResponse,
+    Message,
+    StreamChunk,
+    ToolCall,
+    Usage,
+)
 
 __all__ = [
     "AuthenticationError",
@@ -35,6 +46,7 @@ __all__ = [
     "ContextWindowExceededError",
     "EmbedResponse",
     "Image",
+    "InvalidToolCall",
     "LLMConnectionError",
     "LLMError",
     "LLMResponse",
@@ -64,5 +76,7 @@ __all__ = [
     "__version__",
     "fetch_image",
     "instant_retries",
+    "json_in",
+    "name_tool_answers",
     "run_sync",
 ]

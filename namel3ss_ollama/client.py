@@ -15,15 +15,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, BinaryIO
 
 import httpx
-import orjson
 
+from namel3ss_ollama import exact
 from namel3ss_ollama.address import EMBEDDED_URL, Address
 from namel3ss_ollama.cancellation import in_own_task
 from namel3ss_ollama.connections import Connections
-from namel3ss_ollama.diagnosis import error_for_line, error_for_status, reported
+from namel3ss_ollama.diagnosis import error_for_line, error_for_status
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.exchange import Exchange, translated
 from namel3ss_ollama.pooling import StaleConnectionError
+from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.streamer import Watch, parse_line
 from namel3ss_ollama.transport import HTTPSettings
 
@@ -147,8 +148,8 @@ class Client:
         async with await self.open("POST", path, body, watch, model=body.get("model")) as exchange:
             while (lines := await exchange.lines()) is not None:
                 for line in lines:
-                    if "error" in line:
-                        raise error_for_line(reported(line["error"]), url=self.url)
+                    if (said := reason_in_line(line)) is not None:
+                        raise error_for_line(said, url=self.url)
                     yield line
 
     # One request, one answer
@@ -170,7 +171,10 @@ class Client:
         """
         async with await self.open(method, path, body, watch, model=model, on_resend=on_resend) as exchange:
             data = await exchange.body(_LONGEST_JSON_BODY)
-            return (parse_line(data) or {}) if data else {}
+            answer = (parse_line(data) or {}) if data else {}
+            if answer.get("error") and (said := reason_in_line(answer)) is not None:  # under status 200
+                raise error_for_line(said, url=self.url)
+            return answer
 
     async def embed(self, body: Json, watch: Watch) -> Json:
         """POST /api/embed."""
@@ -239,12 +243,9 @@ def encode(body: Json | None) -> bytes | None:
     if body is None:
         return None
     try:
-        return orjson.dumps(body)
-    except TypeError as error:
-        raise ValueError(
-            f"the request cannot be written as JSON: {error}; check the texts for lone surrogates "
-            "(text.encode('utf-8', 'replace').decode()) and the options for objects"
-        ) from error
+        return exact.write(body)
+    except ValueError as error:
+        raise ValueError(f"the request cannot be written as JSON: {error}") from error
 
 
 def basic_auth(user: str, password: str) -> str:

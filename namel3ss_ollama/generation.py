@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from typing_extensions import Self
 
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
+from namel3ss_ollama.arguments import Parameters
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
@@ -28,7 +29,7 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.exchange import Exchange
-from namel3ss_ollama.formats import ParseAs, parsed
+from namel3ss_ollama.formats import ParseAs, parsed, without_reasoning
 from namel3ss_ollama.guards import ContextGuard, ReloadGuard
 from namel3ss_ollama.limiter import Limiter, Slot
 from namel3ss_ollama.retrier import Retrier
@@ -56,6 +57,7 @@ class Request:
         config: Deadlines and limits.
         timeout: A bound on the call, retries and the wait for a slot included, in seconds.
         forced: Names of the tools of which one must be called.
+        parameters: The schemas of the tools' arguments.
         parse_as: The type that the answer must validate against.
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
@@ -67,6 +69,7 @@ class Request:
     config: StreamConfig
     timeout: float | None = None
     forced: frozenset[str] = field(default_factory=frozenset[str])
+    parameters: Parameters = field(default_factory=dict[str, Mapping[str, Any]])
     parse_as: ParseAs | None = None
     on_truncation: Truncation = "warn"
     content: bytes | None = None
@@ -84,6 +87,10 @@ class Request:
     def operation(self) -> str:
         """What OpenTelemetry's conventions call this; "load" is none of theirs."""
         return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
+
+    def begin_answer(self) -> Answer:
+        """Its answer, of which nothing has come."""
+        return Answer(self.kind, self.forced, self.parameters, formatted="format" in self.body)
 
     def without_content(self) -> Request:
         """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
@@ -183,7 +190,8 @@ class Runner:
         streaming: bool = False,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
-        watch = Watch(config, timeout, remedy=_AT_ONCE if body.get("stream") is False else None)
+        remedy = _AT_ONCE if body.get("stream") is False else None
+        watch = Watch(config, timeout, remedy, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming)
         return Turn(self.limiter, self.telemetry, call, watch)
 
@@ -237,7 +245,7 @@ class Runner:
         return await self.client.chat(describe_in_prompt(request.body), watch)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
-        answer = Answer(request.kind, request.forced)
+        answer = request.begin_answer()
         try:
             async with await self.open(request, turn.watch) as exchange:
                 while (lines := await exchange.lines()) is not None:
@@ -268,6 +276,8 @@ class Runner:
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
+        if answer.formatted:
+            without_reasoning(response)
         options = request.body.get("options") or {}
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if request.on_truncation != "ignore":

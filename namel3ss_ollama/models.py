@@ -37,6 +37,7 @@ from namel3ss_ollama.settings import (
     StreamConfig,
     check_positive,
     merge_options,
+    read_keep_alive,
     reject_unknown,
 )
 from namel3ss_ollama.streamer import Watch
@@ -290,6 +291,8 @@ class ModelManagement:
         check_positive("timeout", timeout)
         if keep_alive is None:
             keep_alive = self._defaults.options.get("keep_alive")
+        if keep_alive is not None:
+            keep_alive = read_keep_alive(keep_alive)
         common: Json = {"model": self._name(model)}
         for name, value in (("truncate", truncate), ("dimensions", dimensions), ("keep_alive", keep_alive)):
             if value is not None:

@@ -8,12 +8,12 @@ import ssl
 
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
-__all__ = ["PLAIN_HTTP_TO_TLS", "of_a_handshake", "of_a_refusal", "of_a_transfer"]
+__all__ = ["of_a_handshake", "of_a_refusal", "of_a_transfer"]
 
-_NOPLAIN_HTTP_TO_TLS = re.compile(
+_PLAIN_HTTP = re.compile(
     r"wrong[_ ]version[_ ]number|record layer failure|packet length too long|http[_ ]request", re.I
 )
-PLAIN_HTTP_TO_TLS = re.compile(
+_PLAIN_TO_TLS = re.compile(
     r"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS|plain HTTP to an SSL-enabled", re.IGNORECASE
 )
 _UNTRUSTED = re.compile(r"certificate[_ ]verify[_ ]failed", re.IGNORECASE)
@@ -35,7 +35,7 @@ def of_a_handshake(error: BaseException | None) -> str:
         error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
     if error is None:
         return ""
-    if _NOPLAIN_HTTP_TO_TLS.search(str(error)):
+    if _PLAIN_HTTP.search(str(error)):
         return "The server there speaks plain HTTP: use http:// instead of https://"
     if _UNTRUSTED.search(str(error)):
         return "Its certificate is not trusted: set SSL_CERT_FILE to a file with its CA, or give that as verify"
@@ -58,7 +58,7 @@ def of_a_transfer(said: str) -> str:
 
 def of_a_refusal(said: str) -> str:
     """What to do when a server refuses a request with these words; empty when they say it themselves."""
-    if PLAIN_HTTP_TO_TLS.search(said):
+    if _PLAIN_TO_TLS.search(said):
         return "the server there speaks TLS: use https:// instead of http://"
     if option := _OPTION.search(said):
         near = difflib.get_close_matches(option[1], RUNTIME_OPTIONS, n=1)

@@ -89,7 +89,9 @@ def deadlines(request_timeout: float | None, config: StreamConfig | None) -> Str
     if config is not None:
         raise ValueError("request_timeout: is one of the deadlines in stream_config; give one of the two")
     seconds = float(request_timeout)
-    return StreamConfig(connect_timeout=seconds, first_chunk_timeout=seconds, chunk_timeout=seconds)
+    return StreamConfig(
+        connect_timeout=seconds, first_chunk_timeout=seconds, chunk_timeout=seconds, tool_call_timeout=seconds
+    )
 
 
 def one_layer(fields: Mapping[str, Any], extra: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
