@@ -113,7 +113,7 @@ class LineParser:
         """
         try:
             value = orjson.loads(line)
-            # Calls are a list: a line without a bracket, as those of tokens are, has none. One byte is found quickly.
+            # Calls are a list: a line without a bracket, as a token has it, holds none. One byte is found quickly.
             if _BRACKET in line and b"tool_calls" in line and exact.has_long_integer(line):
                 with contextlib.suppress(ValueError):  # nested too deep for it
                     value = exact.read_unusual(line)

@@ -166,7 +166,7 @@ def test_arguments_are_not_reinterpreted(chat: Make, ollama_server: OllamaServer
         assert answer.tool_calls[0]["args"] == args
 
 
-@pytest.mark.parametrize("text", ['{"a": ', '{"a": 1', '{"a": 1}}', "{'a': 1}", "nonsense", '"text"'])
+@pytest.mark.parametrize("text", ['{"a": ', '{"a": 1', '{"a": 1}}', "{'a': 1}", "nonsense", '"text"', "[1]"])
 def test_broken_arguments_stay_broken(chat: Make, ollama_server: OllamaServer, text: str) -> None:
     ollama_server.reply(tool_calls=[ToolCall("add", text)])
     pieces = list(chat().stream("Hi"))
