@@ -46,6 +46,7 @@ __all__ = ["Request", "Runner", "Turn"]
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
 _AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
+_EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)"
 _LARGE_FIELDS = ("messages", "prompt", "images", "system", "suffix", "context", "tools", "format")
 
 
@@ -189,7 +190,8 @@ class Runner:
         context: Context | None = None,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
-        watch = Watch(config, timeout, remedy=_AT_ONCE if body.get("stream") is False else None)
+        at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
+        watch = Watch(config, timeout, remedy=at_once)
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
         return Turn(self.limiter, self.telemetry, call, watch)
 

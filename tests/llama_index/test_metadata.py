@@ -36,9 +36,17 @@ def test_it_does_no_io(monkeypatch: pytest.MonkeyPatch) -> None:
     ("settings", "window", "output"),
     [
         ({}, 3900, 256),
-        ({"context_window": 1000}, 1000, 256),
-        ({"additional_kwargs": {"num_ctx": 500, "num_predict": -1}}, 500, 256),
+        ({"context_window": 1024}, 1024, 256),
+        ({"context_window": 1000}, 1000, 250),
+        ({"additional_kwargs": {"num_ctx": 500, "num_predict": -1}}, 500, 125),
         ({"context_window": 1000, "additional_kwargs": {"num_ctx": 500, "max_tokens": 9}}, 500, 9),
+        ({"additional_kwargs": {"num_predict": 3700}}, 3900, 975),
+        ({"max_tokens": 100}, 3900, 100),
+        ({"max_tokens": 100, "additional_kwargs": {"num_predict": 50}}, 3900, 50),
+        ({"num_ctx": 8192, "max_tokens": 100_000}, 8192, 2048),
+        ({"context_window": 1}, 1, 1),
+        ({"provider": OllamaProvider("llama3.2", num_ctx=2000, max_tokens=40)}, 2000, 40),
+        ({"provider": OllamaProvider("llama3.2", options={"num_ctx": 2000, "num_predict": 40})}, 2000, 40),
     ],
 )
 def test_what_the_user_sets(settings: dict[str, Any], window: int, output: int) -> None:

@@ -67,16 +67,12 @@ def test_without_tools_none_are_sent(llm: Ollama, sent: Any) -> None:
     assert "tools" not in sent()[0]
 
 
-def test_parallel_calls_have_ids_of_their_own_in_both_representations(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_parallel_calls_have_ids_of_their_own(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(["Let me see."], tool_calls=TWO)
     for response in ways(llm, allow_parallel_tool_calls=True):
         blocks = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         assert [(block.tool_name, block.tool_kwargs) for block in blocks] == [("add", {"a": 1, "b": 2})] * 2
         assert len({block.tool_call_id for block in blocks}) == 2
-        assert response.message.additional_kwargs["tool_calls"] == [
-            {"id": block.tool_call_id, "type": "function", "function": {"name": "add", "arguments": block.tool_kwargs}}
-            for block in blocks
-        ]
         assert response.message.content == "Let me see."
         selections = llm.get_tool_calls_from_response(response)
         assert [selection.tool_id for selection in selections] == [block.tool_call_id for block in blocks]
@@ -97,9 +93,9 @@ def test_a_single_call_is_held_in_every_way_and_in_each_item(
     ollama_server.reply(tool_calls=calls, tool_calls_in_one_line=in_one_line)
     for response in ways(llm):  # LlamaIndex's default is one call
         assert len(llm.get_tool_calls_from_response(response)) == 1
-        assert len(response.message.additional_kwargs["tool_calls"]) == 1
     for item in llm.stream_chat_with_tools(TOOLS, user_msg="1+2?"):
         assert len(llm.get_tool_calls_from_response(item, error_on_no_tool_call=False)) <= 1
+        assert len(item.message.additional_kwargs.get("tool_calls", [])) <= 1
     assert llm.predict_and_call(TOOLS, user_msg="1+2?").response == "3"
 
 
@@ -138,7 +134,6 @@ def test_a_forced_call_is_forced(
     for response in ways(make_llm(json_mode=True), **settings):
         selection = make_llm().get_tool_calls_from_response(response)[0]
         assert selection.tool_name == names[0]
-        assert isinstance(response.message.additional_kwargs["tool_calls"], list)
         assert response.message.content == ""
     for body in sent():
         choices = body["format"].get("anyOf", [body["format"]])
