@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -263,7 +263,7 @@ class OllamaEmbedding(BaseEmbedding):
         """
         if not texts:
             return []
-        tasks = [asyncio.ensure_future(self._embed(batch, start)) for start, batch in self._batches(texts)]
+        tasks = [asyncio.ensure_future(self._embed(batch, start, texts)) for start, batch in self._batches(texts)]
         try:
             found = await asyncio.gather(*tasks)
         finally:
@@ -316,19 +316,27 @@ class OllamaEmbedding(BaseEmbedding):
             room -= len(text)
         return batches
 
-    async def _embed(self, texts: list[str], start: int) -> list[list[float]]:
-        """The vectors of one request, or of several where it is refused; `start` is the index of the first text."""
+    async def _embed(self, batch: list[str], start: int, texts: list[str]) -> list[list[float]]:
+        """The vectors of one request, or of several where it is refused.
+
+        Args:
+            batch: What to send.
+            start: The index of its first text.
+            texts: All of the call.
+        """
         try:
-            return (await self._request(texts)).embeddings
+            return (await self._request(batch)).embeddings
         except _REFUSALS as error:
             if len(texts) == 1 or error.temporary:
                 raise
-            return await self._by_halves(texts, start, error)
+            return await self._by_halves(batch, start, texts, error)
 
-    async def _by_halves(self, texts: list[str], start: int, refused: LLMError) -> list[list[float]]:
-        """The vectors of a batch that the server refused as a whole."""
+    async def _by_halves(self, batch: list[str], start: int, texts: list[str], refused: LLMError) -> list[list[float]]:
+        """The vectors of a batch that the server refused as a whole; arguments as of `_embed`."""
+        if len(batch) == 1:
+            await self._blame(start, texts, refused, refused, known=False)
         vectors: list[list[float]] = []
-        parts = _halves(texts)
+        parts = _halves(batch)
         while parts:
             part = parts.pop(0)
             try:
@@ -339,10 +347,26 @@ class OllamaEmbedding(BaseEmbedding):
                 if len(part) > 1:
                     parts = [*_halves(part), *parts]
                     continue
-                if not vectors and not await self._takes(texts[-1]):
-                    raise refused from error  # it is not this text's fault
-                raise _bad_input(part[0], start + len(vectors), error) from error
+                await self._blame(start + len(vectors), texts, error, refused, known=bool(vectors))
         return vectors
+
+    async def _blame(
+        self, index: int, texts: list[str], error: LLMError, refused: LLMError, *, known: bool
+    ) -> NoReturn:
+        """Raise for a text that was refused by itself: as its own fault, if the server takes others.
+
+        Args:
+            index: Which of the texts.
+            texts: All of the call.
+            error: The server's word on it.
+            refused: The server's word on the batch.
+            known: Whether the server is known to take others.
+        """
+        if not (known or isinstance(error, ContextWindowExceededError)):
+            other = texts[-1] if index < len(texts) - 1 else texts[0]
+            if not await self._takes(other):
+                raise refused from (error.__cause__ if error is refused else error)
+        raise _bad_input(texts[index], index, error) from error
 
     async def _takes(self, text: str) -> bool:
         try:

@@ -237,7 +237,7 @@ class Ollama(StructuredOutputs):
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
         one_layer({}, self.additional_kwargs, {}, CHAT_FIELDS)
-        check_options({"max_tokens": max_tokens})
+        check_options(self._options())
         self._provider = connect(
             self.model,
             provider,
@@ -293,7 +293,7 @@ class Ollama(StructuredOutputs):
     def metadata(self) -> LLMMetadata:
         """What LlamaIndex sizes prompts and memory by. Never any I/O.
 
-        `num_output` is at most a quarter of the window, whatever `num_predict` is: it is what LlamaIndex takes away
+        `num_output` is at most an eighth of the window, or 256, whatever `num_predict` is: LlamaIndex takes it away
         from the room for a prompt.
         """
         window = self.get_context_window()

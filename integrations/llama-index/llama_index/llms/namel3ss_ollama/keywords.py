@@ -20,22 +20,27 @@ CHAT_FIELDS = frozenset(CallOptions.__annotations__) - _OPTIONS - {"options"}
 EMBED_FIELDS = frozenset({"dimensions", "keep_alive", "truncate"})
 """Those of a request for embeddings."""
 _ELSEWHERE = {
-    "context_window": "context_window= of the constructor, or num_ctx",
+    "api_key": "api_key= of the constructor",
+    "base_url": "base_url= of the constructor",
+    "context_window": "num_ctx, or context_window= of the constructor",
     "extra_headers": "headers= of the constructor, or extra_headers= of a call",
     "headers": "headers= of the constructor, or extra_headers= of a call",
-    "json_mode": "json_mode= of the constructor, or 'format': 'json'",
-    "messages": "a call",
+    "images": "image blocks in a message",
+    "json_mode": "'format': 'json', or json_mode= of the constructor",
+    "messages": "the first argument of a call",
     "model": "model= of the constructor or of a call",
+    "prompt": "the first argument of a call",
     "request_timeout": "request_timeout= of the constructor",
     "response_format": "'format'",
-    "stream": "a choice of the method: chat or stream_chat",
+    "stream": "chat or stream_chat, complete or stream_complete",
+    "stream_config": "stream_config= of the constructor or of a call",
     "system": "system_prompt= of the constructor",
-    "thinking": "thinking= of the constructor, or 'think'",
+    "thinking": "'think', or thinking= of the constructor",
     "timeout": "request_timeout= of the constructor, or timeout= of a call",
     "tool_choice": "tool_choice= of a call",
     "tools": "tools= of a call",
 }
-"""What is no runtime option, and where it belongs; a server would take no notice of it."""
+"""What is no runtime option, and what to use instead; a server would take no notice of it."""
 
 
 def split(
@@ -62,8 +67,8 @@ def split(
         if name in fields:
             continue
         if name in _ELSEWHERE or name in CHAT_FIELDS:
-            place = f"; it belongs into {_ELSEWHERE[name]}" if name in _ELSEWHERE else " of this kind of request"
-            raise ValueError(f"{where}: {name!r} is no runtime option{place}")
+            advice = f"use {_ELSEWHERE[name]}" if name in _ELSEWHERE else "a request for embeddings has no such field"
+            raise ValueError(f"{where}: {name!r} is not a runtime option; {advice}")
     request = {name: value for name, value in given.items() if name in fields}
     return request, {_sent(name): value for name, value in given.items() if name not in fields}
 
@@ -85,8 +90,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         TypeError, ValueError: A value cannot be right.
     """
-    if options:
-        OllamaProvider("unused", "http://localhost", api_key="", **dict(options))
+    given = {name: value for name, value in options.items() if value is not None}
+    if given:
+        OllamaProvider("unused", "http://localhost", api_key="", **given)
 
 
 def one_layer(

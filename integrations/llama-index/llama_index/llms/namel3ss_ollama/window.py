@@ -12,8 +12,8 @@ __all__ = ["Windows", "num_output"]
 
 _PATIENCE = 2.0
 """Seconds that asking for the context window may take after an answer; it is asked for once."""
-_SHARE = 4
-"""An answer is taken to need a part of the window, one in so many at most."""
+_SHARE = 8
+"""An answer is taken to need a part of the window, one in so many at most, or what LlamaIndex takes by default."""
 
 
 def num_output(limit: object, window: int) -> int:
@@ -27,7 +27,7 @@ def num_output(limit: object, window: int) -> int:
         window: The context window in tokens.
     """
     wanted = limit if isinstance(limit, int) and limit > 0 else DEFAULT_NUM_OUTPUTS
-    return max(1, min(wanted, window // _SHARE))
+    return max(1, min(wanted, max(window // _SHARE, DEFAULT_NUM_OUTPUTS), window // 2))
 
 
 class Windows:
