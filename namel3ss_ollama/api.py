@@ -24,7 +24,7 @@ from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
 from namel3ss_ollama.reasoning import json_in
 from namel3ss_ollama.retrier import instant_retries
-from namel3ss_ollama.settings import RetryPolicy, StreamConfig
+from namel3ss_ollama.settings import CallOptions, RetryPolicy, RuntimeOptions, StreamConfig
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
@@ -43,6 +43,7 @@ from namel3ss_ollama.types import (
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "CallOptions",
     "ContextWindowExceededError",
     "EmbedResponse",
     "Image",
@@ -61,6 +62,7 @@ __all__ = [
     "QueueFullError",
     "QuotaExceededError",
     "RetryPolicy",
+    "RuntimeOptions",
     "ServerBusyError",
     "ServerError",
     "Stats",

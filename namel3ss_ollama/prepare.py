@@ -14,6 +14,7 @@ from namel3ss_ollama.arguments import parameters_of
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.generation import Request
+from namel3ss_ollama.headers import checked_headers
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
@@ -232,4 +233,5 @@ def _request(
         parse_as=parse_as,
         on_truncation=on_truncation,
         content=encode(body),
+        headers=checked_headers(call.get("headers")),
     )
