@@ -31,6 +31,9 @@ Kind = Literal["text", "embedding"]
 _WORKING_MEMORY = 256 * 1024 * 1024
 """Bytes that loading takes beside the weights and the context, roughly."""
 
+_WINDOW_STEP = 256
+"""Tokens: llama.cpp makes each window a multiple of it."""
+
 _MEMORY = Path("/proc/meminfo")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LONGEST_PLACE = 70
@@ -48,17 +51,45 @@ class Server(Protocol):
         ...
 
 
-def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> None:
+def complete(server: Server, request: Json, window: int, take: Callable[[Json], bool]) -> None:
     """Continue a prompt.
 
     Args:
         server: The model.
         request: The engine's fields: prompt, n_predict, temperature and so on.
+        window: The context window, in tokens. llama.cpp's own is the next multiple of 256.
         take: Gets what comes, a token at a time, and while the prompt is computed events without text; True ends it.
 
     Raises:
         Refused: The engine cannot do it. What `take` raises comes out, too.
     """
+    if window % _WINDOW_STEP:
+        room = window - _prompt_tokens(server, request, window)
+        wanted = request.get("n_predict", -1)
+        request = {**request, "n_predict": room if wanted < 0 else min(wanted, room)}
+    _run(server, request, take)
+
+
+def _prompt_tokens(server: Server, request: Json, window: int) -> int:
+    """How many tokens a prompt has: the first event tells, before any of them is computed.
+
+    Raises:
+        Refused: They leave no room for an answer.
+    """
+    found = 0
+
+    def first(event: Json) -> bool:
+        nonlocal found
+        found = int(event["prompt_progress"]["total"])
+        return True
+
+    _run(server, request, first)
+    if found >= window:
+        raise _too_long(found, window)
+    return found
+
+
+def _run(server: Server, request: Json, take: Callable[[Json], bool]) -> None:
     failed: list[BaseException] = []
 
     def look(event: Json) -> bool:
@@ -114,13 +145,14 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
     settings.model.path = str(model.path)
     settings.n_ctx = options.num_ctx * slots
     settings.n_parallel = slots
-    settings.n_batch = settings.n_ubatch = options.num_batch
+    # A batch takes at least a token of each slot; with less, llama.cpp ends the process.
+    settings.n_batch = settings.n_ubatch = max(options.num_batch, slots)
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.num_thread or _cores()
     if options.num_gpu is not None:
         settings.n_gpu_layers = options.num_gpu
     if kind == "embedding":
         settings.embedding = True
-        settings.n_batch = settings.n_ubatch = options.num_ctx  # a text is one batch
+        settings.n_batch = settings.n_ubatch = max(options.num_ctx, slots)  # a text is one batch
         if not model.header.embeds_only:
             settings.pooling_type = binding.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     settings.verbosity = 0
@@ -186,14 +218,17 @@ def _as_dict(device: Any) -> Mapping[str, Any]:
 def _refusal(error: Mapping[str, Any]) -> Refused:
     message = str(error.get("message", "unknown error"))
     if error.get("type") == "exceed_context_size_error":
-        return Refused(
-            400,
-            f"the prompt of {error.get('n_prompt_tokens')} tokens exceeds the context window of {error.get('n_ctx')} "
-            "tokens: raise num_ctx, or shorten it",
-        )
+        return _too_long(error.get("n_prompt_tokens"), error.get("n_ctx"))
     if "too large to process" in message:
         return Refused(400, "the input length exceeds the context length: raise num_ctx, or shorten it")
     return Refused(int(error.get("code") or 500), message)
+
+
+def _too_long(tokens: object, window: object) -> Refused:
+    return Refused(
+        400,
+        f"the prompt of {tokens} tokens exceeds the context window of {window} tokens: raise num_ctx, or shorten it",
+    )
 
 
 def _cores() -> int:

@@ -73,7 +73,7 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
     answer = _Answer(work, model.name, chat, outputs, whole_json=whole)
     keep = work.keep_alive()
     with work.engine.use(model, loading, "text", work.job, keep) as (server, waited):
-        complete(server, fields, answer.take)
+        complete(server, fields, loading.num_ctx, answer.take)
     if work.job.cancelled:
         raise Cancelled
     answer.finish(waited)

@@ -107,6 +107,13 @@ def test_a_model_for_embeddings(xllamacpp: Xllamacpp, model: Model, tmp_path: Pa
     assert not hasattr(vectors, "pooling_type")  # its own
 
 
+@pytest.mark.parametrize("kind", ["text", "embedding"])
+def test_a_batch_has_room_for_each_slot(xllamacpp: Xllamacpp, model: Model, kind: binding.Kind) -> None:
+    binding.start(model, LoadOptions(num_ctx=1, num_batch=1), kind, 4)
+    (settings,) = xllamacpp.settings
+    assert (settings.n_batch, settings.n_ubatch) == (4, 4)
+
+
 @unix
 def test_it_listens_where_nobody_can_come(
     xllamacpp: Xllamacpp, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
