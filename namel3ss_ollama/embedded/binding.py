@@ -110,17 +110,20 @@ def _run(server: Server, request: Json, take: Callable[[Json], bool]) -> None:
         raise failed.pop()  # kept in this frame as well, it would keep the model in memory
 
 
-def embed(server: Server, texts: list[str]) -> tuple[list[list[float]], int]:
-    """Vectors of length 1, one a text, and how many tokens the texts were.
+def embed(server: Server, text: str, window: int) -> tuple[list[float], int]:
+    """A vector of length 1, and how many tokens the text has.
 
     Raises:
-        Refused: The engine cannot do it.
+        Refused: The engine cannot do it, or these are more than the window.
     """
-    answer = server.handle_embeddings({"input": texts})
+    answer = server.handle_embeddings({"input": [text]})
     if "error" in answer:
         raise _refusal(answer["error"])
-    vectors = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
-    return vectors, int(answer["usage"]["prompt_tokens"])
+    tokens = int(answer["usage"]["prompt_tokens"])
+    if tokens > window:
+        raise _too_long_to_embed()
+    vector: list[float] = answer["data"][0]["embedding"]
+    return vector, tokens
 
 
 def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
@@ -152,7 +155,8 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
         settings.n_gpu_layers = options.num_gpu
     if kind == "embedding":
         settings.embedding = True
-        settings.n_batch = settings.n_ubatch = max(options.num_ctx, slots)  # a text is one batch
+        # A text is one batch. Pooling divides it by the slots; with a rest, llama.cpp ends the process.
+        settings.n_batch = settings.n_ubatch = -(-options.num_ctx // slots) * slots
         if not model.header.embeds_only:
             settings.pooling_type = binding.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     settings.verbosity = 0
@@ -220,7 +224,7 @@ def _refusal(error: Mapping[str, Any]) -> Refused:
     if error.get("type") == "exceed_context_size_error":
         return _too_long(error.get("n_prompt_tokens"), error.get("n_ctx"))
     if "too large to process" in message:
-        return Refused(400, "the input length exceeds the context length: raise num_ctx, or shorten it")
+        return _too_long_to_embed()
     return Refused(int(error.get("code") or 500), message)
 
 
@@ -229,6 +233,10 @@ def _too_long(tokens: object, window: object) -> Refused:
         400,
         f"the prompt of {tokens} tokens exceeds the context window of {window} tokens: raise num_ctx, or shorten it",
     )
+
+
+def _too_long_to_embed() -> Refused:
+    return Refused(400, "the input length exceeds the context length: raise num_ctx, or shorten it")
 
 
 def _cores() -> int:

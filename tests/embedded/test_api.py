@@ -325,6 +325,13 @@ async def test_a_model_that_is_kept_very_long_is_shown(ask: Ask, keep: Any) -> N
 # Embeddings
 
 
+async def test_a_text_of_more_tokens_than_the_window(ask: Ask) -> None:
+    assert "exceeds the context length" in await ask(
+        "/api/embed", status=400, model="vectors", input="a", options={"num_ctx": 1}
+    )
+    await ask("/api/embed", model="vectors", input="a", options={"num_ctx": 2})
+
+
 async def test_embed(ask: Ask, binding: FakeBinding) -> None:
     answer = await ask("/api/embed", model="vectors", input=["a", "", "b"])
     assert answer["embeddings"] == [[3.0, 4.0]] * 3

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from namel3ss_ollama.embedded import options
-from namel3ss_ollama.embedded.api import ROUTES
+from namel3ss_ollama.embedded.api import handler_of
 from namel3ss_ollama.embedded.engine import Engine, Job
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.work import Work
@@ -64,7 +64,9 @@ def answered(engine: Engine, path: str, given: dict[str, Any]) -> str:
     request = {"model": MODEL, "prompt": PROMPT, "input": PROMPT, "raw": True, "stream": False, "options": bounded}
     lines: list[dict[str, Any]] = []
     try:
-        ROUTES["POST", path](Work(engine, Job(engine), request, lines.append))
+        handler = handler_of("POST", path)
+        assert handler is not None
+        handler(Work(engine, Job(engine), request, lines.append))
     except Refused as refused:
         return f"refused {refused.status} {refused}"
     vectors = lines[-1].get("embeddings", [])
@@ -75,7 +77,7 @@ def main(seed: int, count: int) -> None:
     engine = Engine(slots=2, max_queue=2)
     engine.lease()
     for number, given in enumerate(cases(seed, count)):
-        path = "/api/embed" if number % 25 == 24 else "/api/generate"
+        path = "/api/embed" if number % 8 == 7 else "/api/generate"
         print(path, json.dumps(given), end=" -> ", flush=True)
         print(answered(engine, path, given), flush=True)
     engine.release()
