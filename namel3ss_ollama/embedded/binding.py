@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from namel3ss_ollama.embedded.digests import check
 from namel3ss_ollama.embedded.openmp import waiting_asleep
 from namel3ss_ollama.embedded.options import LoadOptions
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
+from namel3ss_ollama.embedded.weights import memory
 
 __all__ = ["Json", "Kind", "Server", "complete", "embed", "start"]
 
@@ -143,6 +145,8 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
             binding = importlib.import_module("xllamacpp")
     except ImportError as error:
         raise Refused(500, "the embedded engine needs xllamacpp: pip install 'namel3ss-ollama[embedded]'") from error
+    if model.sha256:
+        check(model.path, model.sha256, memory())
     _check_memory(binding, model, options, slots)
     settings = binding.CommonParams()
     settings.model.path = str(model.path)
