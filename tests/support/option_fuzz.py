@@ -1,16 +1,14 @@
 """Options at random and at their bounds for the engine in this process, which must survive them.
 
-    python tests/support/option_fuzz.py SEED COUNT
-
 Prints each case before it runs, and then what came of it: run in a child process, the last line tells what ended it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import random
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -85,4 +83,8 @@ def main(seed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("count", type=int, help="how many cases at random")
+    arguments = parser.parse_args()
+    main(arguments.seed, arguments.count)
