@@ -26,7 +26,7 @@ from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
 from namel3ss_ollama.embedded.weights import memory
 
-__all__ = ["Json", "Kind", "Server", "complete", "embed", "start"]
+__all__ = ["Json", "Kind", "Server", "complete", "embed", "fitted", "start"]
 
 Json = dict[str, Any]
 Kind = Literal["text", "embedding"]
@@ -53,31 +53,28 @@ class Server(Protocol):
         ...
 
 
-def complete(server: Server, request: Json, window: int, take: Callable[[Json], bool]) -> None:
-    """Continue a prompt.
+def fitted(server: Server, request: Json, window: int) -> Json:
+    """A request whose answer ends where the context window does.
+
+    llama.cpp makes each window a multiple of 256; within one of another size, this counts.
 
     Args:
         server: The model.
         request: The engine's fields: prompt, n_predict, temperature and so on.
-        window: The context window, in tokens. llama.cpp's own is the next multiple of 256.
-        take: Gets what comes, a token at a time, and while the prompt is computed events without text; True ends it.
+        window: The context window, in tokens.
 
     Raises:
-        Refused: The engine cannot do it. What `take` raises comes out, too.
+        Refused: The prompt leaves no room for an answer.
     """
-    if window % _WINDOW_STEP:
-        room = window - _prompt_tokens(server, request, window)
-        wanted = request.get("n_predict", -1)
-        request = {**request, "n_predict": room if wanted < 0 else min(wanted, room)}
-    _run(server, request, take)
+    if window % _WINDOW_STEP == 0:
+        return request
+    room = window - _prompt_tokens(server, request, window)
+    wanted = request.get("n_predict", -1)
+    return {**request, "n_predict": room if wanted < 0 else min(wanted, room)}
 
 
 def _prompt_tokens(server: Server, request: Json, window: int) -> int:
-    """How many tokens a prompt has: the first event tells, before any of them is computed.
-
-    Raises:
-        Refused: They leave no room for an answer.
-    """
+    """How many tokens a prompt has: the first event tells, before any of them is computed."""
     found = 0
 
     def first(event: Json) -> bool:
@@ -85,13 +82,23 @@ def _prompt_tokens(server: Server, request: Json, window: int) -> int:
         found = int(event["prompt_progress"]["total"])
         return True
 
-    _run(server, request, first)
+    complete(server, request, first)
     if found >= window:
         raise _too_long(found, window)
     return found
 
 
-def _run(server: Server, request: Json, take: Callable[[Json], bool]) -> None:
+def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> None:
+    """Continue a prompt.
+
+    Args:
+        server: The model.
+        request: The engine's fields, as for `fitted`.
+        take: Gets what comes, a token at a time, and while the prompt is computed events without text; True ends it.
+
+    Raises:
+        Refused: The engine cannot do it. What `take` raises comes out, too.
+    """
     failed: list[BaseException] = []
 
     def look(event: Json) -> bool:
