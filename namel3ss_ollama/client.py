@@ -7,17 +7,17 @@ it was answered, and it says nothing about the server.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
-import anyio
 import httpx
 import orjson
 
-from namel3ss_ollama.address import Address
+from namel3ss_ollama.address import EMBEDDED_URL, Address
 from namel3ss_ollama.cancellation import in_own_task
 from namel3ss_ollama.connections import Connections
 from namel3ss_ollama.diagnosis import error_for_line, error_for_status, reported
@@ -48,6 +48,8 @@ class Client:
     def __init__(self, address: Address, headers: Mapping[str, str], http: HTTPSettings) -> None:
         http.check(address.url)
         self.url = address.url
+        # httpx parses URLs that it is to send to, and needs a host in them.
+        self._base = f"{EMBEDDED_URL}engine" if address.url == EMBEDDED_URL else address.url
         self.http = http
         self._headers = dict(headers)
         self.connections = Connections(
@@ -100,7 +102,7 @@ class Client:
         if http is None:
             http = await watch.guard(self.connections.get, idle=False)
         request = http.build_request(
-            method, self.url + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
+            method, self._base + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
         )
         watch.restart()
         while True:
@@ -207,7 +209,7 @@ class Client:
             LLMError: As `request`.
             OSError: The file cannot be read.
         """
-        digest = await anyio.to_thread.run_sync(_digest, source)
+        digest = await asyncio.to_thread(_digest, source)
         path = f"/api/blobs/{digest}"
         try:
             await (await self._send("HEAD", path, None, self._headers, watch)).aclose()
@@ -255,10 +257,14 @@ def _digest(source: bytes | os.PathLike[str]) -> str:
     if isinstance(source, bytes):
         sha.update(source)
     else:
-        with open(source, "rb") as file:  # noqa: PTH123 -- any os.PathLike
+        with _open(source) as file:
             while piece := file.read(_BLOB_PIECE):
                 sha.update(piece)
     return f"sha256:{sha.hexdigest()}"
+
+
+def _open(source: os.PathLike[str]) -> BinaryIO:
+    return open(source, "rb")  # noqa: PTH123 -- any os.PathLike; closed by the caller
 
 
 async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterator[bytes]:
@@ -268,7 +274,7 @@ async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterat
             yield source[start : start + _BLOB_PIECE]
             watch.alive()
         return
-    async with await anyio.open_file(source, "rb") as file:
-        while piece := await file.read(_BLOB_PIECE):
+    with _open(source) as file:
+        while piece := await asyncio.to_thread(file.read, _BLOB_PIECE):
             yield piece
             watch.alive()

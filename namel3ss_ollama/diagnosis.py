@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import email.utils
 import re
-import ssl
 import time
 from collections.abc import Mapping
 
@@ -30,6 +29,7 @@ from namel3ss_ollama.errors import (
     ServerError,
     StreamInterruptedError,
 )
+from namel3ss_ollama.remedies import PLAIN_HTTP_TO_TLS, of_a_handshake, of_a_refusal, of_a_transfer
 from namel3ss_ollama.streamer import timeout_error
 
 __all__ = ["error_for_exception", "error_for_line", "error_for_status", "reported", "retry_after_seconds"]
@@ -47,7 +47,6 @@ _REQUEST_AT_FAULT = re.compile(
     r"unable to create sampling context|failed to parse grammar|template:|does not support",
     re.IGNORECASE,
 )
-_GRAMMAR = re.compile(r"JSON schema in format|sampling context|grammar", re.IGNORECASE)
 _TOO_LONG = re.compile(
     r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
     re.IGNORECASE,
@@ -55,7 +54,6 @@ _TOO_LONG = re.compile(
 _NO_SUCH_MODEL = re.compile(
     r"\bmodel\s+(['\"][^'\"]*['\"]|\S+)\s+(was )?not found|\bmodel not found|try pulling", re.IGNORECASE
 )
-_CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
 _QUOTA = re.compile(r"quota|(monthly|weekly|daily|hourly|usage|plan) limit|billing|upgrade", re.IGNORECASE)
 
 
@@ -150,13 +148,10 @@ def _bad_request(status: int | None, said: str) -> LLMError:
             f"the prompt does not fit the context window ({said}); raise num_ctx, or shorten the prompt",
             status_code=status,
         )
-    if _CANNOT.search(said):
-        advice = "; choose a model that can (show_model() lists its capabilities)"
-    elif _GRAMMAR.search(said):
-        advice = "; the server can make no grammar of this schema: simplify `format` or the tool's parameters"
-    else:
-        advice = ""
-    return BadRequestError(f"the server refused the request ({_with_status(status, said)}){advice}", status_code=status)
+    advice = of_a_refusal(said)
+    return BadRequestError(
+        f"the server refused the request ({_with_status(status, said)}){advice and '; ' + advice}", status_code=status
+    )
 
 
 def _with_status(status: int | None, said: str) -> str:
@@ -170,7 +165,8 @@ def _server_failed(status: int | None, said: str, url: str) -> LLMError:
         return _bad_request(status, said)
     temporary = bool(_CAN_HEAL.search(said)) if status in (None, 500) else status in (502, 504)
     what = _with_status(status, said) or "no reason given"
-    return ServerError(f"{url} failed ({what}); the server's log says more", status_code=status, temporary=temporary)
+    advice = of_a_transfer(said) or "the server's log says more"
+    return ServerError(f"{url} failed ({what}); {advice}", status_code=status, temporary=temporary)
 
 
 def _server_text(body: bytes) -> str:
@@ -181,7 +177,8 @@ def _server_text(body: bytes) -> str:
         # Without byte order marks and the zeros of UTF-16, which some servers put before and into a page.
         text = body.decode("utf-8", "replace").replace("\0", "").lstrip("\ufeff\ufffd").strip()
         if text.startswith("<"):
-            return "an HTML page, not Ollama's answer"
+            page = "an HTML page, not Ollama's answer"
+            return f"{page}: {found[0]}" if (found := PLAIN_HTTP_TO_TLS.search(text)) else page
     else:
         text = reported(value.get("error")) if isinstance(value, dict) else ""
     return " ".join(text.split())[:_LONGEST_QUOTE]
@@ -217,10 +214,14 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
         return timeout_error("connect", connect_timeout or 0.0, error)
     if isinstance(error, (httpx.ConnectError, httpx.ProxyError)) or _never_connected(cause):
         what = f"through the proxy to {url}" if isinstance(error, httpx.ProxyError) else f"to {url}"
+        tls = of_a_handshake(cause or error)
+        advice = tls or (
+            "Is Ollama running? Start it with `ollama serve`, or set base_url (or OLLAMA_HOST) to where it runs"
+        )
         return LLMConnectionError(
-            f"cannot connect {what} ({_brief(_reason(cause) or error)}). Is Ollama running? Start it with "
-            "`ollama serve`, or set base_url (or OLLAMA_HOST) to where it runs",
+            f"cannot connect {what} ({_brief(_reason(cause) or error)}). {advice}",
             original_error=error,
+            temporary=not tls,
         )
     if isinstance(error, httpx.UnsupportedProtocol):
         return BadRequestError(f"base_url: {url} is not an address to send to", original_error=error)
@@ -258,7 +259,7 @@ def _never_connected(cause: BaseException | None) -> bool:
 def _reason(cause: BaseException | None) -> BaseException | None:
     # aiohttp's own text repeats the address, and speaks of ssl for http too; what the system said is enough.
     reason = getattr(cause, "os_error", None)
-    return reason if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError) else cause
+    return reason if isinstance(reason, OSError) else cause
 
 
 def _is_timeout(cause: BaseException | None) -> bool:
