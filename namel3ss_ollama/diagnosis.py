@@ -44,10 +44,10 @@ _CAN_HEAL = re.compile(
 )
 _REQUEST_AT_FAULT = re.compile(
     r"^option \"|json: cannot unmarshal|invalid (character|option|JSON schema|format)|"
-    r"unable to create sampling context|failed to parse grammar|template:|does not support",
+    r"unable to create sampling context|failed to parse grammar|JSON schema conversion|template:|does not support",
     re.IGNORECASE,
 )
-_GRAMMAR = re.compile(r"JSON schema in format|sampling context|grammar", re.IGNORECASE)
+_GRAMMAR = re.compile(r"JSON schema (in format|conversion)|sampling context|grammar", re.IGNORECASE)
 _TOO_LONG = re.compile(
     r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
     re.IGNORECASE,

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from namel3ss_ollama.patterns import portable_pattern
 
-__all__ = ["Schema", "hoist", "portable_schema"]
+__all__ = ["ANYTHING", "Schema", "hoist", "portable_schema"]
 
 Schema = dict[str, Any]
 _DROPPED = frozenset(
@@ -44,6 +44,8 @@ _LEAST_COUNTS = frozenset({"minLength", "minItems"})
 _MOST_COUNTS = frozenset({"maxLength", "maxItems"})
 _LARGEST_COUNT = 2000
 _TYPES = ("object", "array", "string", "number", "boolean", "null")
+ANYTHING: Schema = {"type": [*_TYPES]}
+"""A node that accepts any value."""
 _SHAPES = frozenset(
     {"$ref", "allOf", "anyOf", "const", "enum", "items", "oneOf", "pattern", "prefixItems", "properties", "type"}
 )
@@ -57,7 +59,7 @@ def portable_schema(schema: Mapping[str, Any]) -> Schema:
     """A JSON schema for `format` that a server's grammar compiler takes. The argument is not changed.
 
     Raises:
-        ValueError: A reference points to nothing in the schema.
+        ValueError: A reference points to nothing in the schema, or it is nested too deeply.
     """
     definitions: dict[str, Schema] = {}
     root = hoist(schema, definitions)
@@ -72,9 +74,12 @@ def hoist(schema: Mapping[str, Any], definitions: dict[str, Schema]) -> Schema:
     """The schema rewritten, with all that its references point to put into `definitions` under short names.
 
     Raises:
-        ValueError: A reference points to nothing in the schema.
+        ValueError: A reference points to nothing in the schema, or it is nested too deeply.
     """
-    return _Rewriting(schema, definitions).node(schema)
+    try:
+        return _Rewriting(schema, definitions).node(schema)
+    except RecursionError as error:
+        raise ValueError("a JSON schema is nested too deeply") from error
 
 
 class _Rewriting:
