@@ -7,7 +7,8 @@ with some patterns it crashes or never returns (seen on 0.9.3). So a schema is r
   compiler fails on some names (an underscore in the name of a recursive definition).
 - Annotations are dropped: a node of nothing but a title is refused.
 - A node that accepts anything names all types: the compiler refuses `true`, and takes `{}` for an object.
-- Unions take in what stands beside them, which the compiler would overlook, and `allOf` becomes one schema.
+- Unions take in what stands beside them, which the compiler would overlook; `oneOf` becomes `anyOf`, which is the same
+  to a grammar, and `allOf` becomes one schema.
 - Patterns are rewritten where a plain form of them exists (`\d` becomes `[0-9]`), else dropped (`patterns.py`).
 - Conditions (`not`, `if`, ...) and unknown formats are dropped: no grammar holds them, and some compilers refuse them.
 - Bounds beyond 32 bits are dropped, because 0.9.3 takes their lower half, and so are counts over 2,000, which newer
@@ -108,6 +109,8 @@ class _Rewriting:
             kinds = [*values.values()]
             kept["additionalProperties"] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         result = {key: value for key, old in kept.items() if (value := self._value(key, old)) is not None}
+        if "oneOf" in result and "anyOf" not in result:
+            result["anyOf"] = result.pop("oneOf")  # the same to a grammar, and some compilers refuse the former
         shaped = _SHAPES & result.keys() or result.get("format") in _SHAPED_FORMATS
         if not shaped and result.get("additionalProperties", True) is True:
             result["type"] = list(_TYPES)
