@@ -25,8 +25,9 @@ def test_what_pydantic_checks_is_named_where_the_grammar_does_not_hold_all(row: 
     assert bool(row.left) == (row.held != FULL)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.held == FULL and not isinstance(row.of, dict)])
+SOLVABLE = [row for row in ROWS if row.held == FULL and not isinstance(row.of, dict) and "pattern" not in str(row.sent)]
+
+
+@pytest.mark.parametrize("row", SOLVABLE, ids=lambda row: row.kind)
 def test_what_fits_the_sent_schema_fits_the_type(row: Row) -> None:
-    if "pattern" in str(row.sent):
-        pytest.skip("the smallest instance does not solve patterns")
     TypeAdapter(row.of).validate_python(minimal(row.sent), strict=False)
