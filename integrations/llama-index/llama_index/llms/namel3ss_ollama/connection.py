@@ -96,14 +96,14 @@ def one_layer(fields: Mapping[str, Any], extra: Mapping[str, Any], call: Mapping
     """Runtime options of an object and a call's keywords as one set of keywords, the call's winning.
 
     Args:
-        fields: Options that are fields of the object; checked by the core.
+        fields: Options that are fields of the object; checked by the core. One that is None leaves the provider's own.
         extra: `additional_kwargs`: goes out as it is, and wins over `fields`.
         call: The keywords of a call, an `options` among them maybe.
     """
     extra = {_sent(name): value for name, value in extra.items()}
     own = dict(call.get("options") or {})
     taken = {_sent(name) for name, value in call.items() if value is not None} | own.keys()
-    settings = {name: value for name, value in fields.items() if name not in extra and name not in taken}
+    settings = {name: value for name, value in fields.items() if value is not None and name not in extra.keys() | taken}
     settings.update((name, value) for name, value in call.items() if value is not None)
     options = {name: value for name, value in extra.items() if name not in taken}
     options.update(own)
