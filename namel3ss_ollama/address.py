@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-__all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "parse_address", "resolve_address"]
+__all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "is_loopback", "parse_address", "resolve_address"]
 
 DEFAULT_URL = "http://localhost:11434"
 EMBEDDED_URL = "embedded://"
@@ -123,6 +123,19 @@ def _split_port(hostport: str, default: int, name: str, lenient: bool) -> tuple[
     if not _is_host_name(host):
         raise ValueError(f"{name}: {host!r} is not a host name")
     return host, port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or address alone (RFC 6761, 6.3, for names under `localhost`)."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback or (mapped or ip).is_unspecified
 
 
 def _is_ip(text: str) -> bool:

@@ -23,6 +23,7 @@ from namel3ss_ollama.diagnosis import error_for_line, error_for_status
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.exchange import Exchange, translated
 from namel3ss_ollama.pooling import StaleConnectionError
+from namel3ss_ollama.proxies import blaming_the_proxy, is_not_from_ollama
 from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.streamer import Watch, parse_line
 from namel3ss_ollama.transport import HTTPSettings
@@ -131,12 +132,19 @@ class Client:
         if 200 <= response.status_code < 300:
             return exchange
         async with exchange:
-            raise error_for_status(
-                response.status_code, response.headers, await exchange.start_of_body(), url=self.url, model=model
-            )
+            body = await exchange.start_of_body()
+            refusal = error_for_status(response.status_code, response.headers, body, url=self.url, model=model)
+            raise self._through_a_proxy(refusal) if is_not_from_ollama(body) else refusal
 
     def _failure(self, error: Exception, http: httpx.AsyncClient, connect_timeout: float | None) -> Exception:
-        return translated(error, url=self.url, http=http, began=False, connect_timeout=connect_timeout)
+        failure = translated(error, url=self.url, http=http, began=False, connect_timeout=connect_timeout)
+        return self._through_a_proxy(failure) if isinstance(failure, LLMError) else failure
+
+    def _through_a_proxy(self, error: LLMError) -> LLMError:
+        proxy = self.http.proxy_for(self.url)
+        if proxy is None:
+            return error
+        return blaming_the_proxy(error, proxy, self.url, given=self.http.proxy is not None)
 
     async def chat(
         self, body: Json, watch: Watch, content: bytes | None = None, headers: Mapping[str, str] | None = None

@@ -43,7 +43,7 @@ _CAN_HEAL = re.compile(
 )
 _REQUEST_AT_FAULT = re.compile(
     r"^option \"|json: cannot unmarshal|invalid (character|option|JSON schema|format)|"
-    r"unable to create sampling context|failed to parse grammar|template:|does not support",
+    r"unable to create sampling context|failed to parse grammar|JSON schema conversion|template:|does not support",
     re.IGNORECASE,
 )
 _GATEWAYS = frozenset({502, 504, *range(520, 525), 529, 530})

@@ -29,6 +29,7 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.exchange import Exchange
+from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.formats import ParseAs, parsed, without_reasoning
 from namel3ss_ollama.guards import ContextGuard, ReloadGuard
 from namel3ss_ollama.limiter import Limiter, Slot
@@ -177,12 +178,14 @@ class Runner:
         retrier: Retrier,
         telemetry: Telemetry,
         context_guard: ContextGuard,
+        fitting: Fitting,
     ) -> None:
         self.client = client
         self.limiter = limiter
         self.retrier = retrier
         self.telemetry = telemetry
         self._context_guard = context_guard
+        self._fitting = fitting
         self._reload_guard = ReloadGuard()
         self._without_tools: set[str] = set()
 
@@ -218,16 +221,30 @@ class Runner:
             LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
         """
         async with self.turn_of(request) as turn:
-            answer = await self.attempts(lambda: self._assemble(request, turn), turn)
+            answer = await self.attempts(lambda: self._assemble(request, turn), turn, request)
             response = turn.response = await self.finish(request, answer, turn.watch)
         return response
 
-    async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn) -> T:
-        """Run attempts, with the waits between them under the watch."""
+    async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn, request: Request | None = None) -> T:
+        """Run attempts, with the waits between them under the watch.
+
+        Args:
+            attempt: Makes one attempt.
+            turn: The request's turn.
+            request: What `attempt` opens. Once its schema is refused, one more attempt follows with a simpler one.
+        """
         watch, call = turn.watch, turn.call
 
         async def once() -> T:
             call.sent()
+            if request is None or "format" not in request.body:
+                return await attempt()
+            simplified = self._fitting.is_simplified(request.body)
+            try:
+                return await attempt()
+            except BadRequestError as error:
+                if simplified or not self._fitting.simplify(request.body, error):
+                    raise
             return await attempt()
 
         async def sleep(seconds: float) -> None:
@@ -241,20 +258,27 @@ class Runner:
 
     async def open(self, request: Request, watch: Watch) -> Exchange:
         """Send the request."""
+        body, content = request.body, request.content
+        if "format" in body:
+            body = await self._fitting.fitted(request.kind, request.body)
+            if body is not request.body:
+                content = None
+                if request.parse_as is not None and not body.get("think"):
+                    request.parse_as.thinking = False
         if request.kind == "generate":
-            return await self.client.generate(request.body, watch, request.content, request.headers)
+            return await self.client.generate(body, watch, content, request.headers)
         if not request.forced:
-            return await self.client.chat(request.body, watch, request.content, request.headers)
+            return await self.client.chat(body, watch, content, request.headers)
         # A call that a grammar forces needs no template that knows tools, but such a model's server refuses them.
         if request.model not in self._without_tools:
             try:
-                return await self.client.chat(request.body, watch, request.content, request.headers)
+                return await self.client.chat(body, watch, content, request.headers)
             except BadRequestError as error:
                 if "does not support tools" not in error.message:
                     raise
                 self._without_tools.add(request.model)
                 logger.info("%s has no template for tools: they are described in its system message", request.model)
-        return await self.client.chat(describe_in_prompt(request.body), watch, headers=request.headers)
+        return await self.client.chat(describe_in_prompt(body), watch, headers=request.headers)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
         answer = request.begin_answer()

@@ -14,6 +14,7 @@ from namel3ss_ollama.arguments import parameters_of
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.generation import Request
+from namel3ss_ollama.grammars import with_room
 from namel3ss_ollama.headers import checked_headers
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.settings import (
@@ -193,7 +194,7 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
     if forced:
         if call.get("format") is not None:
             raise ValueError("format: cannot go together with a tool_choice that forces a call, which is a format too")
-        body["format"] = forced_format(forced)
+        body["format"] = with_room(forced_format(forced))
         if body.get("think"):
             body["think"] = False  # the grammar of the call leaves no room for thinking
     request = _request("chat", defaults, call, body, frozenset(names_of(forced)))
@@ -208,9 +209,8 @@ def _request(
         wanted = call.get("format")
         schema, parse_as = read_format(defaults.options.get("format") if wanted is None else wanted)
         if schema is not None:
-            body["format"] = schema
-            # `think` stays as asked for. Servers that apply the grammar after the thinking do both; on 0.9.3, where it
-            # applies from the first token on, the answer fails, and the error then says what to do.
+            body["format"] = with_room(schema) if isinstance(schema, dict) else schema
+            # `think` stays as asked for here: whether a server can do both is its version's matter (`fitting.py`).
             if parse_as is not None and body.get("think"):
                 parse_as.thinking = True
     if call.get("stream_internally") is False:

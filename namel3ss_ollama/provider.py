@@ -19,6 +19,7 @@ from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.guards import ContextGuard
 from namel3ss_ollama.headers import headers_of_all
@@ -179,7 +180,8 @@ class OllamaProvider(ModelManagement):
         self._traced = telemetry
         self._telemetry = Telemetry(address.url, capture_content=capture_content, enabled=telemetry)
         guard = ContextGuard(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
-        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard)
+        fitting = Fitting(lambda: self._client_quickly(self._client.version))
+        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard, fitting)
 
     @property
     def model(self) -> str:

@@ -25,7 +25,7 @@ _NO_WAY_OUT = re.compile(
 )
 _NO_SUCH_FILE = re.compile(r"manifest: file does not exist", re.IGNORECASE)
 _CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
-_GRAMMAR = re.compile(r"JSON schema in format|sampling context|grammar", re.IGNORECASE)
+_GRAMMAR = re.compile(r"JSON schema (in format|conversion)|sampling context|grammar", re.IGNORECASE)
 _OPTION = re.compile(r'option "(\w+)" is not supported')
 
 

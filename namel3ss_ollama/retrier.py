@@ -43,7 +43,9 @@ def instant_retries() -> Generator[None]:
 
 
 def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, chance: float) -> float:
-    """Seconds to wait after the failed attempt number `attempt` (from 1): exponential, with full jitter.
+    """Seconds to wait after the failed attempt number `attempt` (from 1): exponential, half of it by chance.
+
+    The other half is certain, so that the waits of one request outlast a server's restart.
 
     Args:
         policy: The waits.
@@ -53,7 +55,7 @@ def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, chance
     """
     # Past 64 doublings every wait is at its maximum; larger powers would not fit a float.
     ceiling = min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 64))
-    return max(ceiling * chance, retry_after or 0.0)
+    return max(ceiling * (0.5 + 0.5 * chance), retry_after or 0.0)
 
 
 class RetryBudget:

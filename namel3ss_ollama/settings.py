@@ -200,24 +200,27 @@ class StreamConfig:
 class RetryPolicy:
     """How often and when a failed request is sent again. All times are seconds.
 
+    By default two waits of 2.25 to 4.5 s in all, so that a server that restarts within two seconds is not noticed, and
+    one that is not there is reported while somebody looks at the screen.
+
     Attributes:
         attempts: How often in all, the first included; 1 switches retries off.
-        wait_initial: The wait before the first retry is a random time up to this; it doubles each time.
+        wait_initial: The wait before the first retry is a random time from half of this to this; it doubles each time.
         wait_max: What that wait never exceeds.
         retry_after_max: The longest `Retry-After` that is waited for; a longer one fails at once.
         deadline: No retry starts later than so long after the first attempt did; None for no such bound.
         budget: How many retries each request pays for, over all requests of the provider: 0.2 lets retries
             add a fifth to the load of a server that fails for good. None for no such bound.
-        budget_reserve: Retries that are there before any request has paid.
+        budget_reserve: Retries that are there before any request has paid: as many as ten requests make.
     """
 
     attempts: int = 3
-    wait_initial: float = 0.5
+    wait_initial: float = 1.5
     wait_max: float = 10.0
     retry_after_max: float = 60.0
     deadline: float | None = None
     budget: float | None = 0.2
-    budget_reserve: int = 10
+    budget_reserve: int = 20
 
     def __post_init__(self) -> None:
         check_positive("attempts", self.attempts, integer=True, optional=False)

@@ -254,7 +254,7 @@ class Stream:
             self._answer.time_to_first_token = turn.call.first()
             return lines
 
-        lines = await self._runner.attempts(attempt, turn)
+        lines = await self._runner.attempts(attempt, turn, self._request)
         self._request = self._request.without_content()
         return lines
 

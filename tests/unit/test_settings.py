@@ -30,7 +30,7 @@ RETRY_TIMES = ["wait_initial", "wait_max", "retry_after_max"]
 
 def test_the_defaults() -> None:
     assert StreamConfig() == StreamConfig(None, 60.0, 300.0, 10.0, None, 16 * 1024 * 1024, 600.0)
-    assert RetryPolicy() == RetryPolicy(3, 0.5, 10.0, 60.0, None, 0.2, 10)
+    assert RetryPolicy() == RetryPolicy(3, 1.5, 10.0, 60.0, None, 0.2, 20)
     assert RetryPolicy.off() == RetryPolicy(attempts=1)
 
 
