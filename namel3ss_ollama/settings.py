@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 Truncation = Literal["warn", "error", "ignore"]
+EmbedTruncation = Literal["warn", "error", "ignore", "split"]
 
 
 class NotGiven(enum.Enum):
