@@ -79,7 +79,8 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
     if settings.max_retries is not None:
         retry = replace(retry or RetryPolicy(), attempts=settings.max_retries + 1)
     key = settings.api_key.get_secret_value() if settings.api_key is not None else None
-    made: dict[str, Any] = {"on_truncation": settings.on_truncation} if settings.on_truncation is not None else {}
+    policy = settings.policy_of_provider()
+    made: dict[str, Any] = {"on_truncation": policy} if policy is not None else {}
     return OllamaProvider(
         settings.model,
         _with_userinfo(settings.base_url, settings.userinfo),
