@@ -17,7 +17,7 @@ PARTS = ["generation", "streaming", "concurrency", "system_prompts", "errors", "
 PRINTS = {
     "cancellable_stream": ["cancelled: end='cancelled'", "left: end='cancelled', slots taken: 0"],
     "custom_monitoring": ["answers: 2, failures: 1, retries: 0", "llm.generation.success", "gen_ai.client.token.usage"],
-    "inference_service": ["4 answers, 1 failed, ", "['(ModelNotFoundError)']"],
+    "inference_service": ["3 answers, 1 failed, ", "['(ModelNotFoundError)']"],
     "model_fallback": ["a-model-that-is-not-there: ModelNotFoundError", "smollm2:135m: The capital of France is Paris"],
     "model_router": ["[talk] The capital of France is Paris", "[tools] convert({'amount': "],
     "ollama_production_example": [*(f"== {part}" for part in PARTS), "model not found: ", "no connection: cannot"],

@@ -161,6 +161,22 @@ def test_what_is_set_is_sent(ollama_server: OllamaServer, make_llm: Any, sent: A
     assert (body["format"], body["think"], body["keep_alive"], body["truncate"]) == ("json", "low", -1, False)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_providers_settings_hold_where_the_llm_says_nothing(
+    ollama_server: OllamaServer, sent: Any, streamed: bool
+) -> None:
+    settings = {"temperature": 0, "num_ctx": 777, "top_k": 3, "think": False, "keep_alive": "9m", "format": "json"}
+    with OllamaProvider("llama3.2", ollama_server.url, **settings) as provider:
+        llm = Ollama("llama3.2", provider=provider)
+        if streamed:
+            list(llm.stream_chat(ASK))
+        else:
+            llm.chat(ASK)
+    body = sent()[0]
+    assert body["options"] == {"temperature": 0, "num_ctx": 777, "top_k": 3}
+    assert (body["think"], body["keep_alive"], body["format"]) == (False, "9m", "json")
+
+
 def test_additional_kwargs_win_over_fields(make_llm: Any, sent: Any) -> None:
     make_llm(temperature=0.5, context_window=2048, additional_kwargs={"temperature": 0.1, "num_ctx": 99}).chat(ASK)
     assert sent()[0]["options"] == {"temperature": 0.1, "num_ctx": 99}

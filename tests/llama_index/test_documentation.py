@@ -16,7 +16,7 @@ CLASSES = [Ollama, OllamaEmbedding]
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_every_field_has_a_description(cls: type[Any]) -> None:
-    own = {name for base in cls.__mro__ if "namel3ss" in base.__module__ for name in vars(base)["__annotations__"]}
+    own = {name for base in cls.__mro__ if "namel3ss" in base.__module__ for name in inspect.get_annotations(base)}
     fields = {name: field.description for name, field in cls.model_fields.items() if name in own}
     assert len(fields) > 15
     assert [name for name, said in fields.items() if not said or not said.endswith(".")] == []

@@ -1,4 +1,4 @@
-"""What type checkers see of the LlamaIndex adapter: right programs, and wrong lines marked with the code of mypy's error."""
+"""What type checkers see of the LlamaIndex adapter: right lines, and wrong ones marked with the code of the error."""
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.prompts import PromptTemplate
@@ -39,10 +39,12 @@ def embeddings(provider: OllamaProvider) -> list[OllamaEmbedding]:
 
 
 def answers(llm: Ollama) -> None:
-    response: ChatResponse = llm.chat(ASK, temperature=0, extra_headers={"a": "b"})
-    completion: CompletionResponse = llm.complete("hi")
+    response = llm.chat(ASK, temperature=0, extra_headers={"a": "b"})
+    completion = llm.complete("hi")
+    assert_type(response, ChatResponse)
+    assert_type(completion, CompletionResponse)
     for part in llm.stream_chat(ASK):
-        print(part.delta)
+        assert_type(part, ChatResponse)
     print(response.message.content, completion.text)
     assert_type(llm.structured_predict(City, PromptTemplate("x")), City)
     assert_type(llm.provider, OllamaProvider)
@@ -52,7 +54,8 @@ def answers(llm: Ollama) -> None:
 
 async def asynchronously(llm: Ollama, embedding: OllamaEmbedding) -> None:
     async for part in await llm.astream_chat(ASK):
-        print(part.delta)
+        assert_type(part, ChatResponse)
+    assert_type(await llm.acomplete("hi"), CompletionResponse)
     assert_type(await llm.astructured_predict(City, PromptTemplate("x")), City)
     assert_type(await embedding.aget_general_text_embeddings(["a"]), list[list[float]])
     assert_type(await llm.aload(), Ollama)
@@ -81,5 +84,7 @@ def errors(llm: Ollama) -> None:
     Ollama("m", thinking="very")  # error: arg-type
     OllamaEmbedding("m", dimensions="128")  # error: arg-type
     llm.load(True)  # error: call-arg
+    llm.complete(3)  # error: arg-type
+    llm.chat(ASK).nothing()  # error: attr-defined
     llm.provider.nothing()  # error: attr-defined
     llm.structured_predict(str, PromptTemplate("x"))  # error: type-var

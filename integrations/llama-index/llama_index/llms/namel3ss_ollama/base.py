@@ -8,9 +8,9 @@ the core's and its answers LlamaIndex's. LlamaIndex's decorators emit its events
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -78,6 +78,16 @@ _HOOKS = {
     "client": "pass provider=",
 }
 """What llama-index-llms-ollama calls and subclasses may override; nothing here would call it."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _chat(method: F) -> F:
+    """LlamaIndex's events and callbacks around a method that keeps its type, which their decorator does not."""
+    return cast(F, llm_chat_callback()(method))
+
+
+def _completion(method: F) -> F:
+    return cast(F, llm_completion_callback()(method))
 
 
 class _Ask(NamedTuple):
@@ -237,7 +247,7 @@ class Ollama(StructuredOutputs):
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
         one_layer({}, self.additional_kwargs, {}, CHAT_FIELDS)
-        check_options(self._options())
+        check_options({"max_tokens": max_tokens})
         self._provider = connect(
             self.model,
             provider,
@@ -468,7 +478,7 @@ class Ollama(StructuredOutputs):
 
     # LlamaIndex's interface
 
-    @llm_chat_callback()
+    @_chat
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The next turn of a conversation.
 
@@ -483,12 +493,12 @@ class Ollama(StructuredOutputs):
         """
         return run_sync(self._answer(self._ask(messages, kwargs)))
 
-    @llm_chat_callback()
+    @_chat
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """As `chat`."""
         return await self._answer(await self._aask(messages, kwargs))
 
-    @llm_chat_callback()
+    @_chat
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """As `chat`, as it comes: each response has the whole message so far and in `delta` what is new.
 
@@ -497,12 +507,12 @@ class Ollama(StructuredOutputs):
         """
         return self._stream(self._ask(messages, kwargs))
 
-    @llm_chat_callback()
+    @_chat
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """As `stream_chat`: `async for response in await llm.astream_chat(messages)`."""
         return self._astream(await self._aask(messages, kwargs))
 
-    @llm_completion_callback()
+    @_completion
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt, sent as a user's message.
 
@@ -513,12 +523,12 @@ class Ollama(StructuredOutputs):
         """
         return completion_of(run_sync(self._answer(self._ask(self._prompt(prompt, formatted), kwargs))))
 
-    @llm_completion_callback()
+    @_completion
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """As `complete`."""
         return completion_of(await self._answer(self._ask(self._prompt(prompt, formatted), kwargs)))
 
-    @llm_completion_callback()
+    @_completion
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """As `complete`, as it comes."""
         responses = self._stream(self._ask(self._prompt(prompt, formatted), kwargs))
@@ -529,7 +539,7 @@ class Ollama(StructuredOutputs):
 
         return completions()
 
-    @llm_completion_callback()
+    @_completion
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """As `stream_complete`: `async for response in await llm.astream_complete(prompt)`."""
         responses = self._astream(self._ask(self._prompt(prompt, formatted), kwargs))

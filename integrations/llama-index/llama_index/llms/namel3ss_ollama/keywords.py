@@ -101,7 +101,7 @@ def one_layer(
     """Runtime options of an object and a call's keywords as one set of keywords, the call's winning.
 
     Args:
-        fields: Options that are fields of the object; checked by the core.
+        fields: Options that are fields of the object; checked by the core. One that is None leaves the provider's own.
         extra: `additional_kwargs`: its options go out as they are, and win over `fields`.
         call: The keywords of a call, an `options` among them maybe.
         request_fields: As of `split`.
@@ -112,7 +112,8 @@ def one_layer(
     request, extra = split(extra, request_fields)
     own = dict(call.get("options") or {})
     taken = {_sent(name) for name, value in call.items() if value is not None} | {_sent(name) for name in own}
-    settings = {name: value for name, value in fields.items() if _sent(name) not in extra and _sent(name) not in taken}
+    set_before = {_sent(name) for name in extra} | taken
+    settings = {name: value for name, value in fields.items() if value is not None and _sent(name) not in set_before}
     settings.update(request)
     settings.update((name, value) for name, value in call.items() if value is not None)
     options = {name: value for name, value in extra.items() if name not in taken}
