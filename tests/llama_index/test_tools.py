@@ -1,4 +1,4 @@
-"""Tools: definitions, forced and single calls, ids, both representations, histories."""
+"""Tools: definitions, forced and single calls, ids, histories, programs."""
 
 # No `from __future__ import annotations`: LlamaIndex reads the tools' annotations as they are.
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
+from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
@@ -22,6 +23,13 @@ class Place(BaseModel):
 
     city: str
     country: str | None = None
+
+
+class Sum(BaseModel):
+    """A sum."""
+
+    a: int
+    b: int
 
 
 def add(a: int, b: int = 0) -> int:
@@ -216,3 +224,30 @@ def test_a_round_with_a_tool(ollama_server: OllamaServer, llm: Ollama, sent: Any
     ids = [call["id"] for call in assistant["tool_calls"]]
     assert len(set(ids)) == 2
     assert tools == [{"role": "tool", "content": "3", "tool_name": "add", "tool_call_id": one} for one in ids]
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_what_goes_into_a_history_has_its_calls_in_blocks_alone(
+    ollama_server: OllamaServer, llm: Ollama, forced: bool
+) -> None:
+    """Other integrations take what is beside them for calls in a form of their own, and send it twice or as it is."""
+    if not forced:
+        ollama_server.reply(["Let me see."], tool_calls=TWO[:1])
+    for response in ways(llm, tool_required=forced):
+        assert [block.tool_name for block in response.message.blocks if isinstance(block, ToolCallBlock)] == ["add"]
+        assert response.message.additional_kwargs == {}
+        assert response.raw["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_streaming_program_of_llamaindex_finds_its_calls(
+    ollama_server: OllamaServer, llm: Ollama, forced: bool
+) -> None:
+    if not forced:
+        ollama_server.reply(tool_calls=[ToolCall("Sum", {"a": 1, "b": 2})])
+    program = FunctionCallingProgram.from_defaults(
+        output_cls=Sum, prompt_template_str="1+2?", llm=llm, tool_choice="required" if forced else None
+    )
+    *_, last = program.stream_call()
+    assert isinstance(last, Sum)
+    assert forced or last == Sum(a=1, b=2)
