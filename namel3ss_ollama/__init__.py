@@ -22,7 +22,7 @@ from namel3ss_ollama.fetching import fetch_image
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
 from namel3ss_ollama.retrier import instant_retries
-from namel3ss_ollama.settings import RetryPolicy, StreamConfig
+from namel3ss_ollama.settings import CallOptions, RetryPolicy, RuntimeOptions, StreamConfig
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
@@ -32,6 +32,7 @@ from namel3ss_ollama.types import EmbedResponse, Image, LLMResponse, Message, St
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "CallOptions",
     "ContextWindowExceededError",
     "EmbedResponse",
     "Image",
@@ -49,6 +50,7 @@ __all__ = [
     "QueueFullError",
     "QuotaExceededError",
     "RetryPolicy",
+    "RuntimeOptions",
     "ServerBusyError",
     "ServerError",
     "Stats",

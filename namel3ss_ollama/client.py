@@ -7,7 +7,6 @@ it was answered, and it says nothing about the server.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -27,7 +26,7 @@ from namel3ss_ollama.pooling import StaleConnectionError
 from namel3ss_ollama.streamer import Watch, parse_line
 from namel3ss_ollama.transport import HTTPSettings
 
-__all__ = ["Client", "basic_auth", "encode"]
+__all__ = ["Client", "encode"]
 
 Json = dict[str, Any]
 _LONGEST_JSON_BODY = 256 * 1024 * 1024
@@ -43,6 +42,9 @@ class Client:
         address: Where the server is.
         headers: Headers of every request, credentials included.
         http: How connections are made.
+
+    Attributes:
+        refusal: Why no request may be sent, if none may: the text of the `ValueError` that each raises.
     """
 
     def __init__(self, address: Address, headers: Mapping[str, str], http: HTTPSettings) -> None:
@@ -50,6 +52,7 @@ class Client:
         self.url = address.url
         self.http = http
         self._headers = dict(headers)
+        self.refusal: str | None = None
         self.connections = Connections(
             lambda: http.make_client(self.url), lambda: http.to_import(self.url), owned=http.client is None
         )
@@ -65,6 +68,7 @@ class Client:
         *,
         model: str | None = None,
         content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
         on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
         """Send a request and check the status of its answer; the caller closes the exchange.
@@ -76,14 +80,15 @@ class Client:
             watch: The deadlines.
             model: The model that is asked for, for error messages.
             content: `body` as it was encoded before, if it was.
+            headers: Headers of this request alone, names in lower case.
             on_resend: Called when the request goes out again because a pooled connection was closed.
 
         Raises:
             LLMError: No connection, a deadline passed, or a status other than 2xx.
         """
         content = encode(body) if content is None else content
-        headers = {**self._headers, **_JSON} if content is not None else self._headers
-        return await self._send(method, path, content, headers, watch, model, on_resend)
+        sent = {**self._headers, **(headers or {}), **(_JSON if content is not None else {})}
+        return await self._send(method, path, content, sent, watch, model, on_resend)
 
     async def _send(
         self,
@@ -95,6 +100,8 @@ class Client:
         model: str | None = None,
         on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
+        if self.refusal is not None:
+            raise ValueError(self.refusal)
         connect = watch.config.connect_timeout
         http = self.connections.current()
         if http is None:
@@ -128,13 +135,19 @@ class Client:
     def _failure(self, error: Exception, http: httpx.AsyncClient, connect_timeout: float | None) -> Exception:
         return translated(error, url=self.url, http=http, began=False, connect_timeout=connect_timeout)
 
-    async def chat(self, body: Json, watch: Watch, content: bytes | None = None) -> Exchange:
+    async def chat(
+        self, body: Json, watch: Watch, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Exchange:
         """POST /api/chat."""
-        return await self.open("POST", "/api/chat", body, watch, model=body.get("model"), content=content)
+        model = body.get("model")
+        return await self.open("POST", "/api/chat", body, watch, model=model, content=content, headers=headers)
 
-    async def generate(self, body: Json, watch: Watch, content: bytes | None = None) -> Exchange:
+    async def generate(
+        self, body: Json, watch: Watch, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Exchange:
         """POST /api/generate."""
-        return await self.open("POST", "/api/generate", body, watch, model=body.get("model"), content=content)
+        model = body.get("model")
+        return await self.open("POST", "/api/generate", body, watch, model=model, content=content, headers=headers)
 
     async def progress(self, path: str, body: Json, watch: Watch) -> AsyncIterator[Json]:
         """POST to an endpoint that reports progress (pull, push, create): its objects, one by one.
@@ -243,11 +256,6 @@ def encode(body: Json | None) -> bytes | None:
             f"the request cannot be written as JSON: {error}; check the texts for lone surrogates "
             "(text.encode('utf-8', 'replace').decode()) and the options for objects"
         ) from error
-
-
-def basic_auth(user: str, password: str) -> str:
-    """The value of an Authorization header (RFC 7617)."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
 def _digest(source: bytes | os.PathLike[str]) -> str:

@@ -89,8 +89,8 @@ class LLMError(Exception):
         return error
 
 
-class LLMConnectionError(LLMError):
-    """No connection to the server, or it broke before anything of the answer came."""
+class LLMConnectionError(LLMError, ConnectionError):
+    """No connection to the server, or it broke before anything of the answer came; a builtin `ConnectionError` too."""
 
     temporary = True
 

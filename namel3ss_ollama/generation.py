@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Self
 
@@ -38,11 +38,15 @@ from namel3ss_ollama.telemetry import Call, Outcome, Telemetry
 from namel3ss_ollama.tools import describe_in_prompt
 from namel3ss_ollama.types import LLMResponse, Usage
 
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
 __all__ = ["Request", "Runner", "Turn"]
 
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
 _AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
+_EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)"
 _LARGE_FIELDS = ("messages", "prompt", "images", "system", "suffix", "context", "tools", "format")
 
 
@@ -59,6 +63,7 @@ class Request:
         parse_as: The type that the answer must validate against.
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
+        headers: Headers beside those of every request.
         loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
     """
 
@@ -70,6 +75,7 @@ class Request:
     parse_as: ParseAs | None = None
     on_truncation: Truncation = "warn"
     content: bytes | None = None
+    headers: Mapping[str, str] | None = None
     loads_only: bool = False
 
     @property
@@ -181,15 +187,22 @@ class Runner:
         timeout: float | None,
         *,
         streaming: bool = False,
+        context: Context | None = None,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
-        watch = Watch(config, timeout, remedy=_AT_ONCE if body.get("stream") is False else None)
-        call = self.telemetry.begin(operation, body, streaming=streaming)
+        at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
+        watch = Watch(config, timeout, remedy=at_once)
+        call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
         return Turn(self.limiter, self.telemetry, call, watch)
 
-    def turn_of(self, request: Request, *, streaming: bool = False) -> Turn:
-        """The turn of a generation."""
-        return self.turn(request.operation, request.body, request.config, request.timeout, streaming=streaming)
+    def turn_of(self, request: Request) -> Turn:
+        """The turn of a generation whose answer comes whole."""
+        return self.turn(request.operation, request.body, request.config, request.timeout)
+
+    def turn_of_stream(self, request: Request, context: Context | None) -> Turn:
+        """The turn of a stream; `context` is the trace of the call that made it."""
+        config, timeout = request.config, request.timeout
+        return self.turn(request.operation, request.body, config, timeout, streaming=True, context=context)
 
     async def complete(self, request: Request) -> LLMResponse:
         """The answer, when it is complete.
@@ -222,19 +235,19 @@ class Runner:
     async def open(self, request: Request, watch: Watch) -> Exchange:
         """Send the request."""
         if request.kind == "generate":
-            return await self.client.generate(request.body, watch, request.content)
+            return await self.client.generate(request.body, watch, request.content, request.headers)
         if not request.forced:
-            return await self.client.chat(request.body, watch, request.content)
+            return await self.client.chat(request.body, watch, request.content, request.headers)
         # A call that a grammar forces needs no template that knows tools, but such a model's server refuses them.
         if request.model not in self._without_tools:
             try:
-                return await self.client.chat(request.body, watch, request.content)
+                return await self.client.chat(request.body, watch, request.content, request.headers)
             except BadRequestError as error:
                 if "does not support tools" not in error.message:
                     raise
                 self._without_tools.add(request.model)
                 logger.info("%s has no template for tools: they are described in its system message", request.model)
-        return await self.client.chat(describe_in_prompt(request.body), watch)
+        return await self.client.chat(describe_in_prompt(request.body), watch, headers=request.headers)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
         answer = Answer(request.kind, request.forced)

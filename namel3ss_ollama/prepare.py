@@ -12,6 +12,7 @@ from typing import Any
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.generation import Request
+from namel3ss_ollama.headers import checked_headers
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
@@ -229,4 +230,5 @@ def _request(
         parse_as=parse_as,
         on_truncation=on_truncation,
         content=encode(body),
+        headers=checked_headers(call.get("headers")),
     )

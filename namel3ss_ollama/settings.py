@@ -101,6 +101,7 @@ class ChatOptions(CallOptions, total=False):
     """What `achat` and `stream_chat` take beside the messages."""
 
     model: str | None
+    headers: Mapping[str, str] | None
     tools: Sequence[Any] | None
     tool_choice: str | Mapping[str, Any] | None
 
@@ -109,6 +110,7 @@ class GenerateOptions(CallOptions, total=False):
     """What `agenerate` and `stream_generate` take beside the prompt."""
 
     model: str | None
+    headers: Mapping[str, str] | None
     system: str | None
     images: Sequence[Any] | None
     suffix: str | None

@@ -47,6 +47,7 @@ class Stream:
 
     def __init__(self, runner: Runner, request: Request | Callable[[], Request]) -> None:
         self._runner = runner
+        self._context = runner.telemetry.context()  # by the first step the caller's span may be over
         self._make = None if isinstance(request, Request) else request  # reads files, so a thread does it
         if isinstance(request, Request):
             self._begin(request)
@@ -189,7 +190,7 @@ class Stream:
             return False
         if self._make is not None and not await self._prepare(self._make):
             return False
-        turn = self._turn = self._turn or self._runner.turn_of(self._request, streaming=True)
+        turn = self._turn = self._turn or self._runner.turn_of_stream(self._request, self._context)
         self._filling = True
         try:
             if self._broken is not None:

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index.embeddings.namel3ss_ollama import BadInputError, OllamaEmbedding
+from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import (
     AuthenticationError,
     BadRequestError,
+    ContextWindowExceededError,
     LLMTimeoutError,
     MalformedResponseError,
     ModelNotFoundError,
@@ -219,6 +222,29 @@ def test_the_first_text_is_blamed_where_another_is_taken(
     assert inputs(sent) == [["bad", "b", "c", "d"], ["bad", "b"], ["bad"], ["d"]]
 
 
+@pytest.mark.parametrize("settings", [{}, {"embed_batch_size": 1}, {"max_batch_chars": 10}], ids=str)
+@pytest.mark.parametrize("too_long", [[1], [0], [0, 2], [2]], ids=str)
+def test_a_text_that_is_too_long_is_named(
+    ollama_server: OllamaServer, settings: dict[str, int], too_long: list[int]
+) -> None:
+    ollama_server.fault("status", status=400, message="the input length exceeds the context length", contains="long")
+    texts = [f"a long text {n}" if n in too_long else f"ok {n}" for n in range(3)]
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, truncate=False, **settings)
+    with pytest.raises(BadInputError, match=r"raise num_ctx|shorten") as caught:
+        embedding.get_general_text_embeddings(texts)
+    assert caught.value.index in too_long
+    assert caught.value.text == texts[caught.value.index]
+    assert isinstance(caught.value.__cause__, ContextWindowExceededError)
+
+
+def test_a_text_in_a_request_of_its_own_is_named_where_others_are_taken(ollama_server: OllamaServer) -> None:
+    ollama_server.fault("status", status=500, message="NaN", contains="bad")
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=1)
+    with pytest.raises(BadInputError) as caught:
+        embedding.get_general_text_embeddings(["a", "b", "bad"])
+    assert (caught.value.text, caught.value.index) == ("bad", 2)
+
+
 def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
     ollama_server.fault("status", status=400, contains="bad")
     with pytest.raises(BadRequestError) as caught:
@@ -270,16 +296,42 @@ def test_client_kwargs(ollama_server: OllamaServer) -> None:
         OllamaEmbedding("all-minilm", client_kwargs={"event_hooks": {}})
 
 
-def test_deadlines(ollama_server: OllamaServer) -> None:
+@pytest.mark.parametrize("headers", [{"X-Team": "blue"}, [("X-Team", "blue")], httpx.Headers({"X-Team": "blue"})])
+def test_headers_in_any_form_that_an_http_client_takes(ollama_server: OllamaServer, headers: Any) -> None:
+    OllamaEmbedding("all-minilm", ollama_server.url, client_kwargs={"headers": headers}).get_text_embedding("a")
+    assert ollama_server.requests[0].headers["x-team"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"client_kwargs": {"timeout": 0.2}}, "request_timeout"),
+        ({"client_kwargs": {"timeout": httpx.Timeout(0.2)}}, "request_timeout"),
+        ({"client_kwargs": {"timeout": httpx.Timeout(None, read=0.2)}}, "request_timeout"),
+        ({"client_kwargs": {"timeout": (5, 0.2, 5, 5)}}, "request_timeout"),
+        ({"request_timeout": 0.2}, "request_timeout"),
+        ({"stream_config": StreamConfig(first_chunk_timeout=0.2)}, "first_chunk_timeout"),
+    ],
+    ids=str,
+)
+def test_deadlines(ollama_server: OllamaServer, settings: dict[str, Any], advice: str) -> None:
     gate = Gate()
     ollama_server.on(path="/api/embed").reply(lambda _: Reply(embeddings=[[1.0]], gate=gate))
-    for settings in (
-        {"client_kwargs": {"timeout": 0.2}},
-        {"request_timeout": 0.2},
-        {"stream_config": StreamConfig(first_chunk_timeout=0.2)},
-    ):
-        with pytest.raises(LLMTimeoutError):
-            OllamaEmbedding("all-minilm", ollama_server.url, **settings).get_text_embedding("a")
+    with pytest.raises(LLMTimeoutError, match=rf"; .*raise {advice}, .*\(embed_batch_size\)$") as caught:
+        OllamaEmbedding("all-minilm", ollama_server.url, **settings).get_text_embedding("a")
+    assert (caught.value.deadline, caught.value.seconds) == ("first_chunk_timeout", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [("soon", TypeError), ([], TypeError), (0, ValueError), (-1, ValueError)]
+)
+def test_timeouts_that_cannot_be_right(timeout: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="client_kwargs: timeout"):
+        OllamaEmbedding("all-minilm", client_kwargs={"timeout": timeout})
+
+
+def test_an_empty_address_is_none() -> None:
+    assert OllamaEmbedding("all-minilm", "").base_url == Ollama("llama3.2", "").base_url == "http://localhost:11434"
 
 
 def test_settings_that_cannot_be_right() -> None:

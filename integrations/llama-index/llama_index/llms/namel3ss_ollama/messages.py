@@ -1,7 +1,8 @@
 """LlamaIndex's messages into the core's: roles, blocks, tool calls, old forms. Input is never changed.
 
 The text blocks of a message go out as one text without anything between them, as all of LlamaIndex's integrations
-do. What the API can't take is refused by name rather than left out.
+do. What the API can't take is refused by name rather than left out; but for audio or documents in an answer, which
+another provider's model made in a conversation that goes on here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from llama_index.llms.namel3ss_ollama.pictures import web_address
+from llama_index.llms.namel3ss_ollama.pictures import data_url, web_address
 from namel3ss_ollama import Image
 
 __all__ = ["to_core"]
@@ -68,7 +69,7 @@ class _Translation:
 
     def result(self) -> dict[str, Any]:
         message = self._message
-        role = _ROLES[message.role]
+        role = self._role = _ROLES.get(message.role, str(message.role.value))
         for block in message.blocks:
             self._take(block)
         if not self._calls:  # streamed and older answers have the calls here as well
@@ -100,7 +101,7 @@ class _Translation:
                 self._take(inner)
         elif isinstance(block, CitationBlock):
             self._take(block.cited_content)
-        elif not isinstance(block, CachePoint):
+        elif not isinstance(block, CachePoint) and self._role != "assistant":
             name = type(block).__name__
             raise ValueError(f"{self._where}: Ollama's API takes text and pictures, not a block of type {name}")
 
@@ -115,7 +116,7 @@ class _Translation:
                 return Image(block.path)
             url = web_address(block)
             if url is None:
-                return Image(str(block.url or ""))
+                return Image(data_url(block))
             if url not in self._fetched:
                 raise ValueError(
                     "the picture is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
@@ -126,13 +127,19 @@ class _Translation:
             raise ValueError(f"{self._where}: {error}") from error
 
     def _legacy_call(self, call: Any) -> dict[str, Any]:
-        """A call out of `additional_kwargs`: a dict in OpenAI's or Ollama's shape, or an SDK's object of that shape."""
+        """A call out of `additional_kwargs`: a dict in the shape of OpenAI, Ollama and others, or an SDK's object."""
         if not isinstance(call, Mapping) and hasattr(call, "model_dump"):
             call = call.model_dump()
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping):
             raise ValueError(f"{self._where}: a tool call needs {{'function': {{'name': ..., 'arguments': ...}}}}")
-        return {"id": call.get("id"), "function": dict(function)}
+        return {
+            "id": _first(call, "id", "call_id", "tool_call_id", "tool_id", "toolUseId"),
+            "function": {
+                "name": _first(function, "name", "tool_name"),
+                "arguments": _first(function, "arguments", "input", "args", "tool_kwargs"),
+            },
+        }
 
     def _remember_names(self) -> None:
         for call in self._calls:
@@ -151,3 +158,8 @@ class _Translation:
             result["tool_name"] = str(name)
         if call_id:
             result["tool_call_id"] = str(call_id)
+
+
+def _first(values: Mapping[str, Any], *names: str) -> Any:
+    """The value under the first of these names that has one."""
+    return next((values[name] for name in names if values.get(name) is not None), None)

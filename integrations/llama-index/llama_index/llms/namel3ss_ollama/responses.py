@@ -58,7 +58,10 @@ def chat_response(response: LLMResponse, *, single_call: bool) -> ChatResponse:
     raw: dict[str, Any] = {"model": response.model, "message": message, "done": True, **response.metadata}
     _add_totals(raw, response)
     return ChatResponse(
-        message=_message(blocks, wire_calls), raw=raw, logprobs=_logprobs(response.logprobs), additional_kwargs={}
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
+        raw=raw,
+        logprobs=_logprobs(response.logprobs),
+        additional_kwargs={},
     )
 
 
@@ -69,7 +72,7 @@ class GrowingAnswer:
         single_call: Whether only the first tool call counts.
     """
 
-    __slots__ = ("_calls", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
+    __slots__ = ("_calls", "_last", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
 
     def __init__(self, *, single_call: bool) -> None:
         self._single_call = single_call
@@ -78,6 +81,7 @@ class GrowingAnswer:
         self._thought: ThinkingBlock | None = None
         self._calls: list[ToolCallBlock] = []
         self._plain_calls: list[dict[str, Any]] = []
+        self._last: ChatResponse | None = None
 
     def add(self, chunk: StreamChunk) -> ChatResponse:
         """The answer with this chunk."""
@@ -102,12 +106,34 @@ class GrowingAnswer:
             logprobs = chunk.response.logprobs
         elif "logprobs" in raw:
             logprobs = chunk.logprobs
-        return ChatResponse(
-            message=_message(blocks, self._plain_calls),
+        # LlamaIndex's agents read the blocks, its streaming programs look for this key.
+        settled = chunk.response is not None and not chunk.tool_calls
+        extra = {"tool_calls": self._plain_calls} if self._calls and not settled else {}
+        response = ChatResponse(
+            message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra),
             delta=chunk.content,
             raw=raw,
             logprobs=_logprobs(logprobs) if logprobs else None,
             additional_kwargs={"thinking_delta": chunk.thinking or None},
+        )
+        self._last = response if extra else None
+        return response
+
+    def settled(self) -> ChatResponse | None:
+        """One more response, if the last one has the key that programs look for: the same without it.
+
+        The last message of a stream goes into histories, and other integrations take what is under that key for calls
+        in a form of their own, beside the blocks.
+        """
+        if self._last is None:
+            return None
+        blocks = self._last.message.blocks
+        return ChatResponse(
+            message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
+            delta="",
+            raw=self._last.raw,
+            logprobs=self._last.logprobs,
+            additional_kwargs={"thinking_delta": None},
         )
 
     def _add_calls(self, calls: Sequence[ToolCall]) -> None:
@@ -149,12 +175,6 @@ def completion_of(response: ChatResponse) -> CompletionResponse:
         logprobs=response.logprobs,
         additional_kwargs={**response.message.additional_kwargs, **response.additional_kwargs},
     )
-
-
-def _message(blocks: list[ContentBlock], calls: list[dict[str, Any]]) -> ChatMessage:
-    # LlamaIndex's agents read the blocks, its streaming programs look for this key.
-    extra = {"tool_calls": calls} if calls else {}
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
 
 
 def _call_block(call: ToolCall) -> ToolCallBlock:
