@@ -301,3 +301,13 @@ async def test_the_warning_names_ten_texts_at_most(provider: OllamaProvider, cap
     assert "input[9]" in record.getMessage()
     assert "and 4 more" in record.getMessage()
     assert "input[10]" not in record.getMessage()
+
+
+async def test_a_server_that_refuses_what_it_should_cut(provider: OllamaProvider, server: OllamaServer) -> None:
+    message = "input exceeds maximum context length and cannot be truncated further"
+    server.fault("status", status=400, message=message, contains="word1 ")
+    for policy in ("warn", "ignore"):
+        with pytest.raises(ContextWindowExceededError, match=r"^input\[1\] .*cannot be truncated") as caught:
+            await provider.embed([SHORT, LONG], on_truncation=policy)
+        assert caught.value.index == 1
+    assert len((await provider.embed([SHORT, LONG.replace("word1 ", "")], on_truncation="split")).embeddings) == 2
