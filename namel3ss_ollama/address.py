@@ -15,8 +15,8 @@ from urllib.parse import unquote
 __all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "parse_address", "resolve_address"]
 
 DEFAULT_URL = "http://localhost:11434"
-EMBEDDED_URL = "embedded://engine"
-"""The address of the engine in this process, `embedded://` for short; URLs need a host to be parsed everywhere."""
+EMBEDDED_URL = "embedded://"
+"""The address of the engine in this process."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -71,7 +71,7 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
         raise ValueError(f"{name}: an address must be like {DEFAULT_URL}, without spaces or control characters")
     scheme, separator, rest = text.partition("://")
     if scheme.lower() == "embedded" and rest in ("", "/", "engine"):
-        return Address(EMBEDDED_URL)
+        return Address(EMBEDDED_URL)  # "engine" was its host in former pickles
     if not separator:
         scheme, rest, default_port = "http", text, 11434
         if rest == "ollama.com":

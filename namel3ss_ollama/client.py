@@ -7,22 +7,23 @@ it was answered, and it says nothing about the server.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
-import anyio
 import httpx
-import orjson
 
-from namel3ss_ollama.address import Address
+from namel3ss_ollama import exact
+from namel3ss_ollama.address import EMBEDDED_URL, Address
 from namel3ss_ollama.cancellation import in_own_task
 from namel3ss_ollama.connections import Connections
-from namel3ss_ollama.diagnosis import error_for_line, error_for_status, reported
+from namel3ss_ollama.diagnosis import error_for_line, error_for_status
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.exchange import Exchange, translated
 from namel3ss_ollama.pooling import StaleConnectionError
+from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.streamer import Watch, parse_line
 from namel3ss_ollama.transport import HTTPSettings
 
@@ -50,6 +51,8 @@ class Client:
     def __init__(self, address: Address, headers: Mapping[str, str], http: HTTPSettings) -> None:
         http.check(address.url)
         self.url = address.url
+        # httpx parses URLs that it is to send to, and needs a host in them.
+        self._base = f"{EMBEDDED_URL}engine" if address.url == EMBEDDED_URL else address.url
         self.http = http
         self._headers = dict(headers)
         self.refusal: str | None = None
@@ -107,7 +110,7 @@ class Client:
         if http is None:
             http = await watch.guard(self.connections.get, idle=False)
         request = http.build_request(
-            method, self.url + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
+            method, self._base + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
         )
         watch.restart()
         while True:
@@ -158,8 +161,8 @@ class Client:
         async with await self.open("POST", path, body, watch, model=body.get("model")) as exchange:
             while (lines := await exchange.lines()) is not None:
                 for line in lines:
-                    if "error" in line:
-                        raise error_for_line(reported(line["error"]), url=self.url)
+                    if (said := reason_in_line(line)) is not None:
+                        raise error_for_line(said, url=self.url)
                     yield line
 
     # One request, one answer
@@ -181,7 +184,10 @@ class Client:
         """
         async with await self.open(method, path, body, watch, model=model, on_resend=on_resend) as exchange:
             data = await exchange.body(_LONGEST_JSON_BODY)
-            return (parse_line(data) or {}) if data else {}
+            answer = (parse_line(data) or {}) if data else {}
+            if answer.get("error") and (said := reason_in_line(answer)) is not None:  # under status 200
+                raise error_for_line(said, url=self.url)
+            return answer
 
     async def embed(self, body: Json, watch: Watch) -> Json:
         """POST /api/embed."""
@@ -220,7 +226,7 @@ class Client:
             LLMError: As `request`.
             OSError: The file cannot be read.
         """
-        digest = await anyio.to_thread.run_sync(_digest, source)
+        digest = await asyncio.to_thread(_digest, source)
         path = f"/api/blobs/{digest}"
         try:
             await (await self._send("HEAD", path, None, self._headers, watch)).aclose()
@@ -250,12 +256,9 @@ def encode(body: Json | None) -> bytes | None:
     if body is None:
         return None
     try:
-        return orjson.dumps(body)
-    except TypeError as error:
-        raise ValueError(
-            f"the request cannot be written as JSON: {error}; check the texts for lone surrogates "
-            "(text.encode('utf-8', 'replace').decode()) and the options for objects"
-        ) from error
+        return exact.write(body)
+    except ValueError as error:
+        raise ValueError(f"the request cannot be written as JSON: {error}") from error
 
 
 def _digest(source: bytes | os.PathLike[str]) -> str:
@@ -263,10 +266,14 @@ def _digest(source: bytes | os.PathLike[str]) -> str:
     if isinstance(source, bytes):
         sha.update(source)
     else:
-        with open(source, "rb") as file:  # noqa: PTH123 -- any os.PathLike
+        with _open(source) as file:
             while piece := file.read(_BLOB_PIECE):
                 sha.update(piece)
     return f"sha256:{sha.hexdigest()}"
+
+
+def _open(source: os.PathLike[str]) -> BinaryIO:
+    return open(source, "rb")  # noqa: PTH123 -- any os.PathLike; closed by the caller
 
 
 async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterator[bytes]:
@@ -276,7 +283,7 @@ async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterat
             yield source[start : start + _BLOB_PIECE]
             watch.alive()
         return
-    async with await anyio.open_file(source, "rb") as file:
-        while piece := await file.read(_BLOB_PIECE):
+    with _open(source) as file:
+        while piece := await asyncio.to_thread(file.read, _BLOB_PIECE):
             yield piece
             watch.alive()

@@ -24,9 +24,9 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.generation import Runner, Turn
 from namel3ss_ollama.limiter import patiently
-from namel3ss_ollama.pieces import halves, mean_vector
+from namel3ss_ollama.pieces import cut_in_two, mean_vector
 from namel3ss_ollama.prepare import Defaults, checked_model
-from namel3ss_ollama.settings import LOAD_OPTIONS, EmbedTruncation, check_positive, merge_options
+from namel3ss_ollama.settings import LOAD_OPTIONS, EmbedTruncation, check_positive, merge_options, read_keep_alive
 from namel3ss_ollama.streamer import Watch
 from namel3ss_ollama.types import EmbedResponse, usage_of
 
@@ -101,6 +101,8 @@ class Embeddings:
             policy = "ignore" if truncate else "error"
         if keep_alive is None:
             keep_alive = self._defaults.options.get("keep_alive")
+        if keep_alive is not None:
+            keep_alive = read_keep_alive(keep_alive)
         body: Json = {"model": self._defaults.model if model is None else checked_model(model)}
         for name, value in (("truncate", truncate), ("dimensions", dimensions), ("keep_alive", keep_alive)):
             if value is not None:
@@ -353,7 +355,7 @@ def _parts(piece: _Piece) -> list[_Piece]:
     """
     if len(piece.text) < 2:
         raise _name(ContextWindowExceededError("not one character fits the context window; raise num_ctx"), piece)
-    both = halves(piece.text)
+    both = cut_in_two(piece.text)
     return [_Piece(piece.index, text) for text in both if text.strip()] or [_Piece(piece.index, text) for text in both]
 
 

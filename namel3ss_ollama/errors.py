@@ -99,7 +99,8 @@ class LLMTimeoutError(LLMError, TimeoutError):
     """A deadline passed.
 
     Attributes:
-        deadline: Which one: "connect", "first_chunk_timeout", "chunk_timeout", "stream_timeout" or "timeout".
+        deadline: Which one: "connect", "first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout" or
+            "timeout".
         seconds: How long it was.
     """
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import Self
 
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
+from namel3ss_ollama.arguments import Parameters
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
@@ -28,7 +29,7 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.exchange import Exchange
-from namel3ss_ollama.formats import ParseAs, parsed
+from namel3ss_ollama.formats import ParseAs, parsed, without_reasoning
 from namel3ss_ollama.guards import ContextGuard, ReloadGuard
 from namel3ss_ollama.limiter import Limiter, Slot
 from namel3ss_ollama.retrier import Retrier
@@ -60,6 +61,7 @@ class Request:
         config: Deadlines and limits.
         timeout: A bound on the call, retries and the wait for a slot included, in seconds.
         forced: Names of the tools of which one must be called.
+        parameters: The schemas of the tools' arguments.
         parse_as: The type that the answer must validate against.
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
@@ -72,6 +74,7 @@ class Request:
     config: StreamConfig
     timeout: float | None = None
     forced: frozenset[str] = field(default_factory=frozenset[str])
+    parameters: Parameters = field(default_factory=dict[str, Mapping[str, Any]])
     parse_as: ParseAs | None = None
     on_truncation: Truncation = "warn"
     content: bytes | None = None
@@ -90,6 +93,10 @@ class Request:
     def operation(self) -> str:
         """What OpenTelemetry's conventions call this; "load" is none of theirs."""
         return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
+
+    def begin_answer(self) -> Answer:
+        """Its answer, of which nothing has come."""
+        return Answer(self.kind, self.forced, self.parameters, formatted="format" in self.body)
 
     def without_content(self) -> Request:
         """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
@@ -191,7 +198,7 @@ class Runner:
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
         at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
-        watch = Watch(config, timeout, remedy=at_once)
+        watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
         return Turn(self.limiter, self.telemetry, call, watch)
 
@@ -250,7 +257,7 @@ class Runner:
         return await self.client.chat(describe_in_prompt(request.body), watch, headers=request.headers)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
-        answer = Answer(request.kind, request.forced)
+        answer = request.begin_answer()
         try:
             async with await self.open(request, turn.watch) as exchange:
                 while (lines := await exchange.lines()) is not None:
@@ -281,6 +288,8 @@ class Runner:
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
+        if answer.formatted:
+            without_reasoning(response)
         options = request.body.get("options") or {}
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if request.on_truncation != "ignore":

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.settings import LOAD_OPTIONS
 
 __all__ = ["ContextGuard", "ReloadGuard", "Window", "window_of"]
@@ -176,7 +176,7 @@ class ReloadGuard:
 
     def after_fork(self) -> None:
         """A thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def check(self, model: str, options: Mapping[str, Any], load_duration: object) -> list[str]:
         """Look at one answer; returns the options that were told of now.

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["halves", "mean_vector"]
+__all__ = ["cut_in_two", "mean_vector"]
 
 _PARAGRAPH = re.compile(r"\n\s*\n\s*")
 _SENTENCE = re.compile(
@@ -17,7 +17,7 @@ _WORD = re.compile(r"\s+")
 _JOINER = "\u200d"
 
 
-def halves(text: str) -> tuple[str, str]:
+def cut_in_two(text: str) -> tuple[str, str]:
     """A text cut in two, near its middle: at the end of a paragraph, else of a sentence, else of a word, else anywhere.
 
     A cut is near the middle when neither part is shorter than a quarter of the text. The parts joined are the text.

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from namel3ss_ollama.arguments import parameters_of
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.generation import Request
@@ -24,6 +26,7 @@ from namel3ss_ollama.settings import (
     check_positive,
     check_think,
     merge_options,
+    read_keep_alive,
     reject_unknown,
 )
 from namel3ss_ollama.tools import choose, forced_format, names_of, tool_definition
@@ -120,8 +123,7 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
         value = call.get(name)
         value = defaults.options.get(name) if value is None else value
         if value is not None:
-            _check_field(name, value)
-            body[name] = value
+            body[name] = _checked_field(name, value)
     if body.get("top_logprobs"):
         body["logprobs"] = True  # the one means nothing without the other
     if options := merge_options(defaults.options, call):
@@ -129,12 +131,11 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
     return body
 
 
-def _check_field(name: str, value: Any) -> None:
+def _checked_field(name: str, value: Any) -> Any:
     if name == "think":
         check_think(value)
     elif name == "keep_alive":
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise TypeError(f"keep_alive: expected '5m' or seconds, not {value!r}")
+        return read_keep_alive(value)
     elif name == "top_logprobs":
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"top_logprobs: expected an integer, not {value!r}")
@@ -142,6 +143,7 @@ def _check_field(name: str, value: Any) -> None:
             raise ValueError(f"top_logprobs: must be from 0 to 20, not {value!r}")
     elif not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, not {value!r}")
+    return value
 
 
 def generate_request(defaults: Defaults, prompt: str, call: Mapping[str, Any]) -> Request:
@@ -194,7 +196,8 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
         body["format"] = forced_format(forced)
         if body.get("think"):
             body["think"] = False  # the grammar of the call leaves no room for thinking
-    return _request("chat", defaults, call, body, frozenset(names_of(forced)))
+    request = _request("chat", defaults, call, body, frozenset(names_of(forced)))
+    return replace(request, parameters=parameters_of(definitions)) if definitions else request
 
 
 def _request(

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar
 
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class RetryBudget:
 
     def after_fork(self) -> None:
         """A thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def deposit(self) -> None:
         """A request begins."""

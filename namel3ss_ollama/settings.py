@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import enum
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,7 @@ __all__ = [
     "StreamConfig",
     "check_positive",
     "merge_options",
+    "read_keep_alive",
     "reject_unknown",
 ]
 
@@ -153,6 +155,10 @@ _MINIMUM = {
 _MAXIMUM = {"top_p": 1, "min_p": 1, "mirostat": 2}
 _PASS_ON = "options={...} passes on what has no keyword"
 _THINK_LEVELS = ("low", "medium", "high", "max")
+_DIGITS = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_NUMBER = re.compile(rf"[-+]?{_DIGITS}")
+_DURATION = re.compile(rf"[-+]?(?:{_DIGITS}(?:ns|us|µs|ms|s|m|h))+")
+"""What a server, written in Go, reads as a duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,8 @@ class StreamConfig:
         connect_timeout: Making the connection.
         max_chunks: End the stream, without an error, after so many chunks. Off by default.
         max_line_bytes: The longest line taken; a longer one is an error, not memory.
+        tool_call_timeout: In a request with `tools`, the wait for any chunk, the first included, where this is longer
+            than `first_chunk_timeout` or `chunk_timeout`: a server sends nothing while the model writes a call.
     """
 
     stream_timeout: float | None = None
@@ -174,9 +182,16 @@ class StreamConfig:
     connect_timeout: float | None = 10.0
     max_chunks: int | None = None
     max_line_bytes: int = 16 * 1024 * 1024
+    tool_call_timeout: float | None = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("stream_timeout", "chunk_timeout", "first_chunk_timeout", "connect_timeout"):
+        for name in (
+            "stream_timeout",
+            "chunk_timeout",
+            "first_chunk_timeout",
+            "tool_call_timeout",
+            "connect_timeout",
+        ):
             check_positive(name, getattr(self, name))
         check_positive("max_chunks", self.max_chunks, integer=True)
         check_positive("max_line_bytes", self.max_line_bytes, integer=True, optional=False)
@@ -343,3 +358,24 @@ def check_think(value: object) -> None:
     """
     if not isinstance(value, bool) and value not in _THINK_LEVELS:
         raise ValueError(f"think: expected True, False or one of {', '.join(_THINK_LEVELS)}, not {value!r}")
+
+
+def read_keep_alive(value: object) -> str | float:
+    """A `keep_alive` as the API takes it: a duration, or seconds as a number, also where they came as text.
+
+    Raises:
+        TypeError: It is neither text nor a number.
+        ValueError: It is text that is no duration, or a number that is not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise TypeError(f"keep_alive: expected '5m' or seconds, not {value!r}")
+    if isinstance(value, str):
+        text = value.strip()
+        if _NUMBER.fullmatch(text):
+            return float(text) if "." in text else int(text)
+        if _DURATION.fullmatch(text):
+            return text
+        raise ValueError(f"keep_alive: expected a duration such as '5m' or '1h30m', or seconds, not {value!r:.40}")
+    if not _is_finite(value):
+        raise ValueError(f"keep_alive: must be finite, not {value!r}; -1 keeps the model loaded for good")
+    return value

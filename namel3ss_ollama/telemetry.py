@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from urllib.parse import urlsplit
 
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -174,7 +174,7 @@ class Telemetry:
 
     def after_fork(self) -> None:
         """A thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def stats(self, *, running: int, queued: int) -> Stats:
         """A copy of the numbers."""

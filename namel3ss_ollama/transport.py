@@ -83,9 +83,11 @@ class HTTPSettings:
         return self.transport == "aiohttp" and not self._needs_socks(url)
 
     def to_import(self, url: str) -> str | None:
-        """What `make_client` has still to import for that address: aiohttp takes longer than all the rest together."""
-        needed = _EMBEDDED if url == EMBEDDED_URL else _AIOHTTP if self._over_aiohttp(url) else None
-        return needed if self.client is None and needed not in sys.modules else None
+        """What `make_client` has still to import for that address: that takes long."""
+        if not self._is_default:
+            return None
+        needed = _EMBEDDED if url == EMBEDDED_URL else _AIOHTTP if self._over_aiohttp(url) else "httpcore"
+        return None if needed in sys.modules else needed
 
     def unfit_for_pickling(self) -> str | None:
         """What of this has no place in a pickle, since it is secret or bound to this process; None if nothing has."""

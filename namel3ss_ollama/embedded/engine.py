@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from namel3ss_ollama.embedded.binding import Kind, Server, start
 from namel3ss_ollama.embedded.options import LoadOptions
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
+from namel3ss_ollama.greenlets import allocate_lock, make_condition
 
 __all__ = ["SHUT_DOWN", "Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
 
@@ -91,7 +91,7 @@ class Engine:
     def __init__(self, slots: int, max_queue: int) -> None:
         self.slots = slots
         self._max_queue = max_queue
-        self._changed = threading.Condition()
+        self._changed = make_condition()
         self._loaded: dict[_Key, Loaded] = {}
         self._waiting: dict[Job, _Key] = {}
         self._leases = 0
@@ -203,7 +203,7 @@ class Engine:
 
     def after_fork_in_child(self) -> None:
         """Begin anew, if nobody computed at that time: the threads that did are not in this process."""
-        self._changed = threading.Condition()
+        self._changed = make_condition()
         if self._loaded:
             self._ended = "this process was forked while a model computed: start it by spawning, not by forking"
         self._loaded, self._waiting, self._jobs = {}, {}, set()
@@ -291,7 +291,7 @@ class _Process:
     """The one engine of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._engine: Engine | None = None
 
     def engine(self) -> Engine:
@@ -303,7 +303,7 @@ class _Process:
 
     def after_fork(self) -> None:
         """In a child: the lock may have been held by a thread that is gone."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
 
 _process = _Process()

@@ -8,7 +8,6 @@ the response, or cancelling the wait for it, ends the computation with the next 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -20,6 +19,7 @@ from namel3ss_ollama.embedded.api import ROUTES
 from namel3ss_ollama.embedded.engine import SHUT_DOWN, Cancelled, Engine, Job, shared_engine
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.work import Handler, Json, Work
+from namel3ss_ollama.greenlets import start_thread
 
 __all__ = ["EmbeddedTransport"]
 
@@ -113,7 +113,7 @@ class _Running:
         self._ended = ended
         self._over = False
         self._failure: BaseException | None = None
-        threading.Thread(target=self._run, name="namel3ss-ollama-embedded", daemon=True).start()
+        start_thread(self._run, name="namel3ss-ollama-embedded")
 
     async def next(self) -> Json:
         """The first object.

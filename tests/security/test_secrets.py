@@ -303,8 +303,15 @@ def test_what_had_none_gets_none_out_of_a_pickle(
 def test_what_may_be_secret_and_has_no_place_in_an_environment_is_not_pickled(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TypeError, match="a provider made with headers"):
-        pickles(make, "header", monkeypatch, "http://box")
+    if make not in (Ollama, OllamaEmbedding):
+        with pytest.raises(TypeError, match="a provider made with headers"):
+            pickles(make, "header", monkeypatch, "http://box")
+        return
+    # What raises there LlamaIndex drops in silence from whatever holds it, so these raise when they are used.
+    pickled = pickles(make, "header", monkeypatch, "http://box")
+    assert hidden(pickled.decode("latin-1"))
+    with pytest.raises(ValueError, match="a provider made with headers"):
+        _ = pickle.loads(pickled).provider
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from namel3ss_ollama.pieces import halves, mean_vector
+from namel3ss_ollama.pieces import cut_in_two, mean_vector
 
 TEXTS = st.text(min_size=2) | st.text(" \n.!a\u0301\u200d\u3002x", min_size=2, max_size=400)
 
 
 @given(TEXTS)
 def test_nothing_is_lost_and_both_halves_are_shorter(text: str) -> None:
-    left, right = halves(text)
+    left, right = cut_in_two(text)
     assert left + right == text
     assert left
     assert right
@@ -40,19 +40,19 @@ def test_nothing_is_lost_and_both_halves_are_shorter(text: str) -> None:
     ],
 )
 def test_where_a_text_is_cut(text: str, left: str) -> None:
-    assert halves(text)[0] == left
+    assert cut_in_two(text)[0] == left
 
 
 @pytest.mark.parametrize("text", ["", "a"])
 def test_what_is_too_short_is_not_cut(text: str) -> None:
     with pytest.raises(ValueError, match="can't be cut"):
-        halves(text)
+        cut_in_two(text)
 
 
 @pytest.mark.parametrize("char", [".", " ", "\n", '"', "\u3002", "\u0301", ". ", "\n "])
 def test_a_long_run_of_anything_is_cut_at_once(char: str) -> None:
     began = time.process_time()
-    halves(char * 300_000)
+    cut_in_two(char * 300_000)
     assert time.process_time() - began < 5, "quadratic, it would take minutes"
 
 

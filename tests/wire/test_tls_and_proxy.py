@@ -18,6 +18,7 @@ import pytest
 import trustme
 
 from namel3ss_ollama import AuthenticationError, LLMConnectionError, LLMError, OllamaProvider, RetryPolicy
+from namel3ss_ollama.testing import OllamaServer
 
 ANSWER = b'{"version":"1.2.3"}'
 Handler = Callable[[str, dict[str, str]], bytes]
@@ -71,6 +72,44 @@ async def test_tls_is_verified_and_can_be_told_whom_to_trust(transport: str, tmp
         for verify in (trusting, False):
             async with OllamaProvider("m", url, transport=transport, verify=verify) as provider:
                 assert await provider.version() == "1.2.3"
+
+
+async def test_tls_where_there_is_none_says_what_to_write(transport: str) -> None:
+    with OllamaServer() as server:
+        url = server.url.replace("http://", "https://")
+        async with OllamaProvider("m", url, transport=transport) as provider:
+            with pytest.raises(LLMConnectionError, match="use http:// instead of https://") as caught:
+                await provider.version()
+    assert "Is Ollama running" not in str(caught.value)
+    assert not caught.value.temporary
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",  # Go's servers
+        b"<html><h1>The plain HTTP request was sent to HTTPS port</h1></html>",
+    ],
+    ids=["text", "page"],
+)
+async def test_plain_http_where_there_is_tls_says_what_to_write(transport: str, body: bytes) -> None:
+    async with (
+        serving(lambda *_: ok(body, "400 Bad Request")) as port,
+        OllamaProvider("m", f"http://127.0.0.1:{port}", transport=transport) as provider,
+    ):
+        with pytest.raises(LLMError, match="use https:// instead of http://"):
+            await provider.version()
+
+
+async def test_a_certificate_that_is_not_trusted_says_what_to_set(transport: str) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    async with (
+        serving(lambda *_: ok(), tls) as port,
+        OllamaProvider("m", f"https://127.0.0.1:{port}", transport=transport) as provider,
+    ):
+        with pytest.raises(LLMConnectionError, match="SSL_CERT_FILE"):
+            await provider.version()
 
 
 async def test_a_proxy_is_used(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:

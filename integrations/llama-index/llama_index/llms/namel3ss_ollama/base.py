@@ -581,11 +581,17 @@ class Ollama(StructuredOutputs):
     ) -> list[ToolSelection]:
         """The tools that a response asks to run.
 
+        Without `error_on_no_tool_call`, as agents have it, a call that cannot be made asks for a tool that does not
+        exist, whose name says what is wrong; an agent tells the model so and goes on.
+
         Raises:
             ValueError: There are none, and `error_on_no_tool_call`.
-            OutputValidationError: The arguments of one are no JSON object.
+            OutputValidationError: A call cannot be made, and `error_on_no_tool_call`.
         """
-        return selections(response, error_on_no_tool_call=error_on_no_tool_call)
+        calls = selections(response, strict=error_on_no_tool_call or self._calls_must_be_valid)
+        if not calls and error_on_no_tool_call:
+            raise ValueError("Expected at least one tool call, but got 0 tool calls.")
+        return calls
 
 
 def _of_client(

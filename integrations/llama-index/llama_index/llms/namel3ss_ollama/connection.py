@@ -127,7 +127,7 @@ def deadlines(request_timeout: Any, config: StreamConfig | None, name: str = "re
     else:
         connect = read = request_timeout
     connect, read = _seconds(connect, name), _seconds(read, name)
-    return StreamConfig(connect_timeout=connect, first_chunk_timeout=read, chunk_timeout=read)
+    return StreamConfig(connect_timeout=connect, first_chunk_timeout=read, chunk_timeout=read, tool_call_timeout=read)
 
 
 def _seconds(value: Any, name: str) -> float | None:

@@ -10,7 +10,7 @@ objects are made without; a test holds that they equal what the constructors mak
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -25,11 +25,12 @@ from llama_index.core.base.llms.types import (
 )
 from pydantic import BaseModel
 
-from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
+from namel3ss_ollama import InvalidToolCall, LLMResponse, StreamChunk, ToolCall
 
 __all__ = ["GrowingAnswer", "chat_response", "completion_of"]
 
 M = TypeVar("M", bound=BaseModel)
+AnyCall: TypeAlias = ToolCall | InvalidToolCall
 _BLOCK_FIELDS = dict(TextBlock(text="").__dict__)
 _MESSAGE_FIELDS = dict(ChatMessage(role=MessageRole.ASSISTANT, blocks=[]).__dict__)
 _RESPONSE_FIELDS = dict(ChatResponse(message=ChatMessage()).__dict__)
@@ -43,7 +44,9 @@ def chat_response(response: LLMResponse, *, single_call: bool) -> ChatResponse:
         response: The core's.
         single_call: Whether only the first tool call counts.
     """
-    calls = response.tool_calls[:1] if single_call else response.tool_calls
+    calls: Sequence[AnyCall] = (*response.tool_calls, *response.invalid_tool_calls)
+    if single_call:
+        calls = calls[:1]
     blocks: list[ContentBlock] = []
     if response.thinking:
         blocks.append(ThinkingBlock(content=response.thinking))
@@ -90,8 +93,8 @@ class GrowingAnswer:
         if chunk.thinking:
             self._thoughts += chunk.thinking
             self._thought = ThinkingBlock(content=self._thoughts)
-        if chunk.tool_calls:
-            self._add_calls(chunk.tool_calls)
+        if chunk.tool_calls or chunk.invalid_tool_calls:
+            self._add_calls((*chunk.tool_calls, *chunk.invalid_tool_calls))
         if chunk.response is None and self._thought is None and not self._calls and "logprobs" not in chunk.raw:
             return _text_response(self._text, chunk)
         blocks: list[ContentBlock] = [TextBlock(text=self._text)]
@@ -136,7 +139,7 @@ class GrowingAnswer:
             additional_kwargs={"thinking_delta": None},
         )
 
-    def _add_calls(self, calls: Sequence[ToolCall]) -> None:
+    def _add_calls(self, calls: Sequence[AnyCall]) -> None:
         if self._single_call:
             calls = calls[: 1 - len(self._calls)]
         # New lists: those that were handed out stay as they were.
@@ -177,16 +180,21 @@ def completion_of(response: ChatResponse) -> CompletionResponse:
     )
 
 
-def _call_block(call: ToolCall) -> ToolCallBlock:
-    broken = call.invalid_arguments
-    return ToolCallBlock(
-        tool_call_id=call.id, tool_name=call.name, tool_kwargs=dict(call.arguments) if broken is None else broken
-    )
+def _call_block(call: AnyCall) -> ToolCallBlock:
+    name, arguments = _name_and_arguments(call)
+    return ToolCallBlock(tool_call_id=call.id, tool_name=name, tool_kwargs=arguments)
 
 
-def _plain_call(call: ToolCall) -> dict[str, Any]:
-    arguments = dict(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+def _plain_call(call: AnyCall) -> dict[str, Any]:
+    name, arguments = _name_and_arguments(call)
+    return {"id": call.id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _name_and_arguments(call: AnyCall) -> tuple[str, dict[str, Any] | str]:
+    """Arguments that are no object are text; what names no tool is all text, under an empty name."""
+    if isinstance(call, InvalidToolCall):
+        return "", call.text
+    return call.name, dict(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
 
 
 def _add_totals(raw: dict[str, Any], response: LLMResponse) -> None:

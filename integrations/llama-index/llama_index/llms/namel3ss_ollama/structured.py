@@ -15,7 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, cast
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock
+from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # it is re-exported there
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
@@ -30,7 +31,7 @@ from llama_index.core.types import BasePydanticProgram, Model, PydanticProgramMo
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from namel3ss_ollama import OutputValidationError
+from namel3ss_ollama import OutputValidationError, json_in
 
 __all__ = ["StructuredOutputError", "StructuredOutputs", "an_answer_came"]
 
@@ -49,6 +50,9 @@ class StructuredOutputError(OutputValidationError, ValueError):
 
 class StructuredOutputs(FunctionCallingLLM):
     """What an LLM needs to answer in objects; `chat` and its siblings come from the subclass."""
+
+    _calls_must_be_valid: bool = PrivateAttr(default=False)
+    """Whether a call that cannot be made is an error even where none is needed."""
 
     def structured_predict(
         self,
@@ -219,9 +223,11 @@ class StructuredOutputs(FunctionCallingLLM):
     def _program(
         self, output_cls: type[Model], prompt: BasePromptTemplate, **settings: Any
     ) -> BasePydanticProgram[Model]:
-        # A copy, since programs write into the prompt that they are given.
+        # Copies: programs write into the prompt that they are given, and in a stream a broken call is none to them.
+        llm = self.model_copy()
+        llm._calls_must_be_valid = True
         mode = self.pydantic_program_mode
-        return get_program_for_llm(output_cls, prompt.model_copy(), self, pydantic_program_mode=mode, **settings)
+        return get_program_for_llm(output_cls, prompt.model_copy(), llm, pydantic_program_mode=mode, **settings)
 
     def _forcing(self) -> dict[str, Any]:
         """What makes a program force its call in a stream, where LlamaIndex does not."""
@@ -254,16 +260,28 @@ class _Plan(Generic[Model]):
         """
         text = (response.message.content if response else None) or ""
         try:
-            return self.parse(text)
+            return self._parsed(text)
         except ValueError as error:
             raise self._failure(text, response, error) from None  # a traceback would quote the answer
+
+    def _parsed(self, text: str) -> Model:
+        found = json_in(text)
+        try:
+            return self.parse(found if self.in_text else text)
+        except ValueError:
+            if self.in_text or found == text:
+                raise
+            return self.parse(found)
 
     def _failure(self, text: str, response: ChatResponse | None, error: ValueError) -> StructuredOutputError:
         raw = response.raw if response is not None and isinstance(response.raw, dict) else {}
         places = "the whole"
         if isinstance(error, ValidationError):
             places = ", ".join(sorted({".".join(map(str, e["loc"])) or places for e in error.errors()})[:5])
-        if not text:
+        thought = response is not None and any(isinstance(b, ThinkingBlock) for b in response.message.blocks)
+        if (not text and thought) or (text and not json_in(text)):
+            why = "the model wrote nothing but its thinking: ask again, or pass think=False"
+        elif not text:
             why = "it is empty"
         elif raw.get("done_reason") == "length":
             why = "it was cut by the token limit: raise num_predict (max_tokens)"
@@ -355,6 +373,7 @@ class _GrowingObject(Generic[Model]):
             return None
         self._length = len(text)
         if self._plan.in_text:
+            text = json_in(text)
             text = text[max(text.find("{"), 0) : text.rfind("}") + 1 or None]
         try:
             value = from_json(text, allow_partial="trailing-strings")
