@@ -113,7 +113,7 @@ def checked_truncation(value: object) -> Truncation:
     for known in TRUNCATION:
         if value == known:
             return known
-    raise ValueError(f"on_truncation: {value!r} is not one of {', '.join(TRUNCATION)}")
+    raise ValueError(f"on_truncation: {value!r} is not one of {', '.join(TRUNCATION)}; 'split' is for embed() alone")
 
 
 def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client
+from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.generation import Runner
@@ -82,7 +83,7 @@ class _Batch(Protocol):
     def __get__(self, instance: object, owner: type | None = None) -> _BoundBatch: ...
 
 
-class OllamaProvider(ModelManagement):
+class OllamaProvider(ModelManagement, Embeddings):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 Truncation = Literal["warn", "error", "ignore"]
+EmbedTruncation = Literal["warn", "error", "ignore", "split"]
 
 
 class NotGiven(enum.Enum):

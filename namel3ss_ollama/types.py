@@ -372,11 +372,15 @@ class EmbedResponse:
         embeddings: One vector a text, in the order of the texts.
         model: The model, as the server names it.
         usage: prompt_tokens and total_tokens of all texts together.
+        truncated: Indices of the texts that were cut to the context window (`on_truncation="warn"`).
+        metadata: The server's total_duration and load_duration in nanoseconds, each the sum of all requests.
     """
 
     embeddings: list[list[float]]
     model: str
     usage: Usage
+    truncated: tuple[int, ...] = ()
+    metadata: dict[str, int] = field(default_factory=dict[str, int])
 
     def __repr__(self) -> str:
         return f"EmbedResponse(model={self.model!r}, {len(self.embeddings)} vectors, usage={self.usage})"

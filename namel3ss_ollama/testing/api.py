@@ -31,9 +31,10 @@ from .generation import default_reply, default_tool_call, generation, idle
 from .models import Model
 from .record import Record
 from .registry import ROUTES as _REGISTRY
-from .replies import Reply, tokens_of
+from .replies import Reply
 from .spoil import spoil_answer, spoil_reply
 from .values import as_object
+from .windows import TooLong, fitting_text, has_dimensions, seen_prompt, shortened
 
 __all__ = ["State", "respond"]
 
@@ -114,11 +115,16 @@ def _generated(
     problem = _format(payload, state.version)
     if problem is not None:
         return error(500, problem) if payload.get("stream") is False else lines([{"error": problem}])
-    load(state, name_of(payload), payload)
-    reply = default_reply(record, model, state.version) if scripted.reply is None else scripted.reply
+    window = load(state, model, payload)
+    try:
+        prompt = seen_prompt(payload, record.text, chat, window)
+    except TooLong as problem:
+        raise Refused(400, str(problem)) from None
+    reply = default_reply(record, model, state.version, prompt) if scripted.reply is None else scripted.reply
     if scripted.fault is not None:
         reply = spoil_reply(scripted.fault, reply, default_tool_call(record))
-    return generation(record, reply, chat, state.tokens_per_second)
+    reply = shortened(reply, payload, len(prompt), window)
+    return generation(record, reply, chat, state.tokens_per_second, len(prompt))
 
 
 def _chat(state: State, record: Record, scripted: Scripted) -> Answer:
@@ -138,7 +144,7 @@ def _chat(state: State, record: Record, scripted: Scripted) -> Answer:
         needs(model, "thinking", name)
     check_options(payload)
     if not payload.get("messages"):
-        load(state, name, payload)
+        load(state, model, payload)
         return idle(name, True, "unload" if keep == 0 else "load")
     return _generated(state, record, payload, model, scripted, True)
 
@@ -158,7 +164,7 @@ def _generate(state: State, record: Record, scripted: Scripted) -> Answer:
         needs(model, "thinking", name)
     check_options(payload)
     if not payload.get("prompt"):
-        load(state, name, payload)
+        load(state, model, payload)
         return idle(name, False, "unload" if keep == 0 else "load")
     return _generated(state, record, payload, model, scripted, False)
 
@@ -188,16 +194,22 @@ def _embed(state: State, record: Record, scripted: Scripted) -> Answer:
     if not all(isinstance(one, str) for one in texts):
         raise Refused(400, "invalid input type")
     model = _embedding_model(state, payload)
-    load(state, name_of(payload), payload)
+    window = load(state, model, payload)
     if not texts:
         return unary({"model": payload["model"], "embeddings": []})
     asked = payload.get("dimensions")
-    size = asked if isinstance(asked, int) and 0 < asked < model.embedding_length else model.embedding_length
+    size = model.embedding_length
+    if isinstance(asked, int) and 0 < asked < size and has_dimensions(state.version):
+        size = asked
+    try:
+        seen = [fitting_text(one, payload.get("truncate") is not False, window) for one in cast("list[str]", texts)]
+    except TooLong as problem:
+        raise Refused(400, str(problem)) from None
     reply = scripted.reply or Reply()
     vectors: list[list[float]] = [list(one) for one in reply.embeddings or ()]
     if reply.embeddings is None:
-        vectors = [list(_vector(one, size)) for one in cast("list[str]", texts)]
-    count = sum(max(1, len(tokens_of(one))) for one in cast("list[str]", texts))
+        vectors = [list(_vector("".join(one), size)) for one in seen]
+    count = sum(max(1, len(one)) for one in seen)
     counters: dict[str, int | None] = {
         "total_duration": 25_000_000,
         "load_duration": 20_000_000 if reply.load_duration is None else reply.load_duration,
@@ -211,7 +223,7 @@ def _embed(state: State, record: Record, scripted: Scripted) -> Answer:
 def _embeddings(state: State, record: Record, scripted: Scripted) -> Answer:
     payload = payload_of(record, "EmbeddingRequest")
     model = _embedding_model(state, payload)
-    load(state, name_of(payload), payload)
+    load(state, model, payload)
     prompt = payload.get("prompt")
     if not isinstance(prompt, str) or not prompt:
         return unary({"embedding": []})

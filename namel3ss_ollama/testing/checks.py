@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 from .answers import Answer, error
 from .faults import Fault
@@ -19,6 +19,7 @@ from .models import Model, Models, canonical
 from .record import Record
 from .replies import Reply
 from .values import as_object
+from .windows import Window, window_of
 
 __all__ = [
     "Handler",
@@ -71,15 +72,25 @@ SHAPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
+class Loaded(NamedTuple):
+    """A model in memory."""
+
+    until: float
+    """When it is to be unloaded, seconds since the epoch."""
+    window: int
+    """Tokens."""
+
+
 @dataclass
 class State:
     """What a server knows beside its script."""
 
     models: Models
     version: str = "0.9.3"
+    context_length: int | None = None
+    """OLLAMA_CONTEXT_LENGTH in tokens; None is the default of that version."""
     tokens_per_second: float | None = None
-    loaded: dict[str, float] = field(default_factory=dict[str, float])
-    """When each loaded model is to be unloaded, seconds since the epoch."""
+    loaded: dict[str, Loaded] = field(default_factory=dict[str, "Loaded"])
     blobs: set[str] = field(default_factory=set[str])
 
 
@@ -180,11 +191,13 @@ def seconds_of(keep_alive: object) -> float:
     raise Refused(400, f'time: invalid duration "{keep_alive}"')
 
 
-def load(state: State, name: str, payload: dict[str, object]) -> float:
-    """Take the model as loaded, or unloaded, as `keep_alive` says; gives that in seconds."""
+def load(state: State, model: Model, payload: dict[str, object]) -> Window:
+    """Take the model as loaded, or unloaded, as `keep_alive` says; gives its context window."""
+    window = window_of(payload, model, state.version, state.context_length)
+    name = canonical(name_of(payload))
     keep = seconds_of(payload.get("keep_alive"))
     if keep == 0:
-        state.loaded.pop(canonical(name), None)
+        state.loaded.pop(name, None)
     else:
-        state.loaded[canonical(name)] = time.time() + (keep if keep > 0 else 1e9)
-    return keep
+        state.loaded[name] = Loaded(time.time() + (keep if keep > 0 else 1e9), window.length)
+    return window

@@ -24,7 +24,7 @@ _PROMPT_NS = 1_000_000
 _TOKEN_NS = 10_000_000
 
 
-def default_reply(record: Record, model: Model, version: str) -> Reply:
+def default_reply(record: Record, model: Model, version: str, prompt: list[str]) -> Reply:
     """What a server without a script says: the last words of the prompt back, or JSON that fits `format`."""
     payload = record.payload
     wanted = payload.get("format")
@@ -32,7 +32,7 @@ def default_reply(record: Record, model: Model, version: str) -> Reply:
         schema = as_object(wanted)
         words = tokens_of(written(dumps(minimal(schema) if schema else {}), version))
     else:
-        words = tokens_of(f"You said: {record.text.rsplit(chr(10), 1)[-1][-500:]}")
+        words = tokens_of(f"You said: {''.join(prompt).rsplit(chr(10), 1)[-1][-500:]}")
     thinking = ""
     if payload.get("think") and "thinking" in model.capabilities:
         thinking = "The user said something; I say it back."
@@ -63,8 +63,8 @@ def idle(name: str, chat: bool, reason: str) -> Answer:
     return Answer([Piece(line.encode())], headers={"Content-Type": JSON_TYPE})
 
 
-def generation(record: Record, reply: Reply, chat: bool, tokens_per_second: float | None) -> Answer:
-    """The reply to one request, streamed unless it says `stream: false`."""
+def generation(record: Record, reply: Reply, chat: bool, tokens_per_second: float | None, prompt: int) -> Answer:
+    """The reply to one request with a prompt of so many tokens, streamed unless it says `stream: false`."""
     name = dumps(record.payload.get("model"))
     rate = reply.tokens_per_second or tokens_per_second
     thinking, words = tokens_of(reply.thinking), tokens_of(reply.text)
@@ -73,7 +73,7 @@ def generation(record: Record, reply: Reply, chat: bool, tokens_per_second: floa
         calls = [",".join(calls)]
     count = len(thinking) + len(words) + len(calls)
     logprobs = _logprobs(record, reply, words)
-    tail = _tail(record, reply, count, rate, chat)
+    tail = _tail(record, reply, max(prompt, 1), count, rate, chat)
     build = _stream if record.payload.get("stream") is not False else _whole
     if reply.error is not None:
         tail = ""
@@ -145,9 +145,8 @@ def _with_error(answer: Answer, message: str) -> Answer:
     return answer
 
 
-def _tail(record: Record, reply: Reply, count: int, rate: float | None, chat: bool) -> str:
+def _tail(record: Record, reply: Reply, prompt: int, count: int, rate: float | None, chat: bool) -> str:
     """The end of the last line: done, its reason and the counters. A NUL stands where logprobs go."""
-    prompt = len(tokens_of(record.text)) or 1
     values: dict[str, int | None] = {
         "total_duration": 0,
         "load_duration": _LOAD_NS if reply.load_duration is None else reply.load_duration,

@@ -14,6 +14,7 @@ from .answers import Answer, error, lines, now, text, unary
 from .checks import Handler, Refused, Scripted, State, name_of, payload_of
 from .models import Model
 from .record import Record
+from .windows import tells_context_length
 
 __all__ = ["ROUTES"]
 
@@ -56,7 +57,7 @@ def _tags(state: State, record: Record, scripted: Scripted) -> Answer:
 
 def _ps(state: State, record: Record, scripted: Scripted) -> Answer:
     running: list[object] = []
-    for name, until in list(state.loaded.items()):
+    for name, (until, window) in list(state.loaded.items()):
         model = state.models.get(name)
         if model is None or until < time.time():
             state.loaded.pop(name, None)
@@ -70,6 +71,7 @@ def _ps(state: State, record: Record, scripted: Scripted) -> Answer:
                 "details": _details(model),
                 "expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until)),
                 "size_vram": 0,
+                **({"context_length": window} if tells_context_length(state.version) else {}),
             }
         )
     return unary({"models": running})

@@ -24,6 +24,7 @@ from .protocol import Connection
 from .record import Record
 from .replies import Reply
 from .script import Rule, Scripted
+from .versions import numbers
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -40,9 +41,11 @@ class OllamaServer:
     """An Ollama server on a loopback port, for tests.
 
     `models` are the models it has: names or `Model`s, `None` for one that accepts any name. `version` is what
-    `/api/version` says. `tokens_per_second` slows every stream down (None: as fast as it goes). `keep_alive=False`
-    closes each connection after its answer. `port` 0 takes a free one. Raises `ValueError` for a value that makes no
-    sense, `OSError` from `start()` when the port is taken.
+    `/api/version` says, and decides how an input that is too long is cut or refused. `context_length` is the window
+    in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
+    default). `tokens_per_second` slows every stream down (None: as fast as it goes). `keep_alive=False` closes each
+    connection after its answer. `port` 0 takes a free one. Raises `ValueError` for a value that makes no sense,
+    `OSError` from `start()` when the port is taken.
 
     Use it as a context manager, or call `start()` and `stop()`. Leaving the `with` block raises `RuntimeError` if a
     predicate or reply function of the test, or the server itself, failed while answering.
@@ -53,6 +56,7 @@ class OllamaServer:
         models: Iterable[str | Model] | None = DEFAULT_MODELS,
         *,
         version: str = "0.9.3",
+        context_length: int | None = None,
         tokens_per_second: float | None = None,
         keep_alive: bool = True,
         port: int = 0,
@@ -61,7 +65,10 @@ class OllamaServer:
             raise ValueError(f"tokens_per_second: {tokens_per_second} is not positive")
         if not 0 <= port <= 65535:
             raise ValueError(f"port: {port} is no port")
-        state = State(Models(models), version, tokens_per_second)
+        if context_length is not None and context_length < 1:
+            raise ValueError(f"context_length: {context_length} is not positive")
+        numbers(version)
+        state = State(Models(models), version, context_length, tokens_per_second)
         self._hub = Hub(state, keep_alive, self._close_port)
         self._wanted_port = port
         self._port: int | None = None

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from llama_index.embeddings.namel3ss_ollama import BadInputError, OllamaEmbedding
+from llama_index.embeddings.namel3ss_ollama import BadInputError, OllamaEmbedding, TooLongInputError
 from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import (
     AuthenticationError,
@@ -69,9 +69,11 @@ async def test_sync_calls_work_inside_a_running_loop_and_in_threads(embedding: O
     assert list(results) == [expected] * 8
 
 
-def test_what_is_not_set_is_not_sent(embedding: OllamaEmbedding, sent: Sent) -> None:
-    embedding.get_text_embedding("a")
+def test_what_is_not_set_is_not_sent(ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent) -> None:
+    OllamaEmbedding("all-minilm", ollama_server.url, on_truncation="ignore").get_text_embedding("a")
     assert sent("/api/embed") == [{"model": "all-minilm", "input": ["a"]}]
+    embedding.get_text_embedding("a")
+    assert sent("/api/embed")[1:] == [{"model": "all-minilm", "input": ["a"], "truncate": False}]
 
 
 def test_what_is_set_is_sent(ollama_server: OllamaServer, sent: Sent) -> None:
@@ -172,14 +174,13 @@ def test_a_bad_input_is_found_by_halving_and_reported(
     ollama_server.fault("status", status=status, message="NaN", contains="bad")
     texts = [f"text {n}" for n in range(10)]
     texts[6] = "a bad one"
-    with pytest.raises(BadInputError, match=r"text 6 of its batch \(9 characters.*NaN") as caught:
+    with pytest.raises(BadInputError, match=r"^input\[6\] \(9 characters\): .*NaN") as caught:
         embedding.get_text_embedding_batch(texts)
     error = caught.value
     assert (error.text, error.index, error.status_code) == ("a bad one", 6, status)
     assert "a bad one" not in str(error)
     assert isinstance(error.__cause__, (BadRequestError, ServerError))
-    assert [len(batch) for batch in inputs(sent)] == [10, 5, 5, 2, 1, 1][: len(inputs(sent))]
-    assert len(inputs(sent)) <= 6
+    assert [len(batch) for batch in inputs(sent)] == [10, 5, 2, 1, 1]
 
 
 def test_a_batch_that_is_fine_in_halves_is_fine(ollama_server: OllamaServer, sent: Sent) -> None:
@@ -219,7 +220,7 @@ def test_the_first_text_is_blamed_where_another_is_taken(
     with pytest.raises(BadInputError) as caught:
         embedding.get_text_embedding_batch(["bad", "b", "c", "d"])
     assert (caught.value.text, caught.value.index) == ("bad", 0)
-    assert inputs(sent) == [["bad", "b", "c", "d"], ["bad", "b"], ["bad"], ["d"]]
+    assert inputs(sent) == [["bad", "b", "c", "d"], ["bad", "b"], ["bad"], ["a"]]
 
 
 @pytest.mark.parametrize("settings", [{}, {"embed_batch_size": 1}, {"max_batch_chars": 10}], ids=str)
@@ -243,6 +244,57 @@ def test_a_text_in_a_request_of_its_own_is_named_where_others_are_taken(ollama_s
     with pytest.raises(BadInputError) as caught:
         embedding.get_general_text_embeddings(["a", "b", "bad"])
     assert (caught.value.text, caught.value.index) == ("bad", 2)
+
+
+LONG = " ".join(f"word{index}" for index in range(3000))
+
+
+@pytest.fixture(params=["synchronously", "asynchronously"])
+def vectors_of(request: pytest.FixtureRequest) -> Callable[[OllamaEmbedding, list[str]], list[list[float]]]:
+    def synchronously(embedding: OllamaEmbedding, texts: list[str]) -> list[list[float]]:
+        return embedding.get_text_embedding_batch(texts)
+
+    def asynchronously(embedding: OllamaEmbedding, texts: list[str]) -> list[list[float]]:
+        return asyncio.run(embedding.aget_text_embedding_batch(texts))
+
+    return synchronously if request.param == "synchronously" else asynchronously
+
+
+def test_what_becomes_of_texts_that_are_too_long(
+    ollama_server: OllamaServer, vectors_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def made(**settings: Any) -> OllamaEmbedding:
+        return OllamaEmbedding("all-minilm", ollama_server.url, **settings)
+
+    texts = ["short", LONG]
+    ignored = vectors_of(made(on_truncation="ignore"), texts)
+    assert caplog.records == []
+    assert vectors_of(made(), texts) == ignored
+    assert f"input[1] ({len(LONG):,} characters)" in caplog.text
+    assert vectors_of(made(ollama_additional_kwargs={"on_truncation": "ignore"}), texts) == ignored
+    split = vectors_of(made(on_truncation="split"), texts)
+    assert (split[0], split[1] != ignored[1]) == (ignored[0], True)
+    for settings in ({"on_truncation": "error"}, {"truncate": False}, {"truncate": False, "on_truncation": "split"}):
+        with pytest.raises(TooLongInputError, match=r"^input\[1\]") as caught:
+            vectors_of(made(**settings), texts)
+        assert isinstance(caught.value, ContextWindowExceededError)
+        assert (caught.value.index, caught.value.text) == (1, LONG)
+    assert vectors_of(made(truncate=True, on_truncation="error"), texts) == ignored
+
+
+def test_a_query_that_is_too_long(ollama_server: OllamaServer) -> None:
+    strict = OllamaEmbedding("all-minilm", ollama_server.url, on_truncation="error")
+    with pytest.raises(ContextWindowExceededError):
+        strict.get_query_embedding(LONG)
+    with OllamaProvider("all-minilm", ollama_server.url, on_truncation="error") as provider:
+        with pytest.raises(ContextWindowExceededError):
+            OllamaEmbedding(provider=provider).get_query_embedding(LONG)
+        assert len(OllamaEmbedding(provider=provider, on_truncation="split").get_query_embedding(LONG)) == 384
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="'warn', 'error', 'ignore' or 'split'"):
+        OllamaEmbedding("all-minilm", on_truncation="cut")  # type: ignore[arg-type]  # what is refused
 
 
 def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:

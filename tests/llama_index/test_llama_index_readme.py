@@ -36,7 +36,14 @@ def test_it_runs(
         if "vectors" in namespace:
             assert len(namespace["vectors"]) == 2
     printed = capsys.readouterr().out
-    for expected in ("You said: Why is the sky blue?", "2.7 million.", "Rome 3", "name='Oslo' people=1", "ollama pull"):
+    for expected in (
+        "It is sunny.",
+        "You said: Why is the sky blue?",
+        "2.7 million.",
+        "Rome 3",
+        "name='Oslo' people=1",
+        "ollama pull",
+    ):
         assert expected in printed
     assert printed.count("A river is the Tiber.") == 3
     assert "It is sunny." in printed

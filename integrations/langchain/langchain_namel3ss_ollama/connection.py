@@ -88,7 +88,8 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
     key = key.get_secret_value() if isinstance(key, SecretStr) else key
     if key == key_in_environment():
         key = None  # the core reads it there, and a password in the environment's address before it
-    made: dict[str, Any] = {"on_truncation": settings.on_truncation} if settings.on_truncation is not None else {}
+    policy = settings.policy_of_provider()
+    made: dict[str, Any] = {"on_truncation": policy} if policy is not None else {}
     return OllamaProvider(
         settings.model,
         _with_userinfo(settings.base_url, settings.userinfo),

@@ -257,10 +257,13 @@ class OllamaSettings(BaseModel):
         checked: dict[str, Any] = self._runtime_options()
         if self.options is not None:
             checked["options"] = _with_aliases(self.options)
-        for name in ("keep_alive", "on_truncation", "timeout"):
-            if (value := getattr(self, name)) is not None:
-                checked[name] = value
+        values = {"keep_alive": self.keep_alive, "on_truncation": self.policy_of_provider(), "timeout": self.timeout}
+        checked.update({name: value for name, value in values.items() if value is not None})
         return checked
+
+    def policy_of_provider(self) -> str | None:
+        """What a provider of this object's own does about truncation; None for the default."""
+        return self.on_truncation
 
     def _provider_for(self, *, sync: bool) -> OllamaProvider:
         """The provider of synchronous or of asynchronous calls: mostly the same one."""

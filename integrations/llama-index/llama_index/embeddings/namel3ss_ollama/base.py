@@ -1,15 +1,14 @@
 """`OllamaEmbedding`: embeddings for LlamaIndex on the namel3ss-ollama core.
 
 LlamaIndex cuts texts into batches of `embed_batch_size` and hands over all of them at once; how many are sent at a
-time is the provider's `max_concurrent`. A batch is cut further where its texts are long. When the server refuses a
-batch, it is halved until the text that it refuses is found, since one bad text among a thousand is worth knowing.
+time is the provider's `max_concurrent`. A batch is cut further where its texts are long. The core finds the text that a
+server refuses; here its error becomes one that holds the text.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -40,12 +39,12 @@ from namel3ss_ollama import (
     run_sync,
 )
 
-__all__ = ["BadInputError", "OllamaEmbedding"]
+__all__ = ["BadInputError", "OllamaEmbedding", "TooLongInputError"]
 
 _TRANSPORT = ("verify", "cert", "proxy", "trust_env")
 _REFUSALS = (BadRequestError, ContextWindowExceededError, ServerError)
 """What may be one text's fault."""
-_NAMES = {"batch_size": "embed_batch_size"}
+_NAMES = {"batch_size": "embed_batch_size", "batch_chars": "max_batch_chars"}
 """Names in the core's errors that are others here."""
 _HOOKS = {"_async_client": "pass provider=", "_client": "pass provider="}
 """What llama-index-embeddings-ollama calls and subclasses may override; nothing here would call it."""
@@ -60,7 +59,10 @@ class BadInputError(BadRequestError):
     """
 
     text: str = ""
-    index: int = 0
+
+
+class TooLongInputError(BadInputError, ContextWindowExceededError):
+    """A text of a batch does not fit the context window, and is not to be cut."""
 
 
 class OllamaEmbedding(BaseEmbedding):
@@ -81,7 +83,11 @@ class OllamaEmbedding(BaseEmbedding):
             as of an HTTP client; for compatibility.
         keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
         dimensions: How long the vectors shall be, for models that can choose.
-        truncate: Whether a text that is too long is cut (the server's default) or refused.
+        truncate: Sent as it is: True has the server cut texts that are too long, without a word; False makes them an
+            error. By default `on_truncation` decides.
+        on_truncation: What becomes of a text that does not fit the context window: "warn" (its beginning is embedded, a
+            warning is logged), "error", "ignore", or "split" (it is embedded in pieces, and its vector is their mean).
+            By default as the provider says: "warn".
         max_batch_chars: How many characters go into one request; a longer text goes alone.
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
@@ -115,6 +121,9 @@ class OllamaEmbedding(BaseEmbedding):
     keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
     dimensions: int | None = Field(default=None, description="How long the vectors shall be.", gt=0)
     truncate: bool | None = Field(default=None, description="Whether a text that is too long is cut or refused.")
+    on_truncation: Literal["warn", "error", "ignore", "split"] | None = Field(
+        default=None, description="What becomes of a text that does not fit the context window."
+    )
     max_batch_chars: int = Field(default=200_000, description="How many characters go into one request.", gt=0)
     headers: dict[str, str] | None = Field(
         default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
@@ -157,6 +166,7 @@ class OllamaEmbedding(BaseEmbedding):
         *,
         dimensions: int | None = None,
         truncate: bool | None = None,
+        on_truncation: Literal["warn", "error", "ignore", "split"] | None = None,
         max_batch_chars: int = 200_000,
         headers: dict[str, str] | None = None,
         api_key: str | None = None,
@@ -185,6 +195,7 @@ class OllamaEmbedding(BaseEmbedding):
             "keep_alive": keep_alive,
             "dimensions": dimensions,
             "truncate": truncate,
+            "on_truncation": on_truncation,
             "max_batch_chars": max_batch_chars,
             "headers": headers,
             "api_key": api_key,
@@ -257,20 +268,14 @@ class OllamaEmbedding(BaseEmbedding):
         """As `get_general_text_embeddings`.
 
         Raises:
+            TooLongInputError: A text does not fit the context window, and is not to be cut.
             BadInputError: The server refuses one of several texts.
             MalformedResponseError: It sent vectors of another number or length than it should.
             LLMError: It failed.
         """
         if not texts:
             return []
-        tasks = [asyncio.ensure_future(self._embed(batch, start, texts)) for start, batch in self._batches(texts)]
-        try:
-            found = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        vectors = [vector for batch in found for vector in batch]
+        vectors = (await self._request(texts)).embeddings
         self._check_lengths(vectors)
         return vectors
 
@@ -304,85 +309,29 @@ class OllamaEmbedding(BaseEmbedding):
 
     # Requests
 
-    def _batches(self, texts: list[str]) -> list[tuple[int, list[str]]]:
-        """The texts in batches, each with the index of its first."""
-        batches: list[tuple[int, list[str]]] = []
-        room = 0
-        for index, text in enumerate(texts):
-            if not batches or len(batches[-1][1]) == self.embed_batch_size or len(text) > room:
-                batches.append((index, []))
-                room = self.max_batch_chars
-            batches[-1][1].append(text)
-            room -= len(text)
-        return batches
-
-    async def _embed(self, batch: list[str], start: int, texts: list[str]) -> list[list[float]]:
-        """The vectors of one request, or of several where it is refused.
-
-        Args:
-            batch: What to send.
-            start: The index of its first text.
-            texts: All of the call.
-        """
-        try:
-            return (await self._request(batch)).embeddings
-        except _REFUSALS as error:
-            if len(texts) == 1 or error.temporary:
-                raise
-            return await self._by_halves(batch, start, texts, error)
-
-    async def _by_halves(self, batch: list[str], start: int, texts: list[str], refused: LLMError) -> list[list[float]]:
-        """The vectors of a batch that the server refused as a whole; arguments as of `_embed`."""
-        if len(batch) == 1:
-            await self._blame(start, texts, refused, refused, known=False)
-        vectors: list[list[float]] = []
-        parts = _halves(batch)
-        while parts:
-            part = parts.pop(0)
-            try:
-                vectors += (await self._request(part)).embeddings
-            except _REFUSALS as error:
-                if error.temporary:
-                    raise
-                if len(part) > 1:
-                    parts = [*_halves(part), *parts]
-                    continue
-                await self._blame(start + len(vectors), texts, error, refused, known=bool(vectors))
-        return vectors
-
-    async def _blame(
-        self, index: int, texts: list[str], error: LLMError, refused: LLMError, *, known: bool
-    ) -> NoReturn:
-        """Raise for a text that was refused by itself: as its own fault, if the server takes others.
-
-        Args:
-            index: Which of the texts.
-            texts: All of the call.
-            error: The server's word on it.
-            refused: The server's word on the batch.
-            known: Whether the server is known to take others.
-        """
-        if not (known or isinstance(error, ContextWindowExceededError)):
-            other = texts[-1] if index < len(texts) - 1 else texts[0]
-            if not await self._takes(other):
-                raise refused from (error.__cause__ if error is refused else error)
-        raise _bad_input(texts[index], index, error) from error
-
-    async def _takes(self, text: str) -> bool:
-        try:
-            await self._request([text])
-        except _REFUSALS:
-            return False
-        return True
-
     async def _request(self, texts: list[str]) -> EmbedResponse:
-        fields = {"truncate": self.truncate, "dimensions": self.dimensions, "keep_alive": self.keep_alive}
+        fields = {
+            "truncate": self.truncate,
+            "on_truncation": self.on_truncation,
+            "dimensions": self.dimensions,
+            "keep_alive": self.keep_alive,
+        }
         settings = one_layer(fields, self.ollama_additional_kwargs, {}, EMBED_FIELDS)
         try:
-            return await self.provider.embed(texts, model=self.model_name, batch_size=len(texts), **settings)
+            return await self.provider.embed(
+                texts,
+                model=self.model_name,
+                batch_size=self.embed_batch_size,
+                batch_chars=self.max_batch_chars,
+                **settings,
+            )
         except LLMTimeoutError as error:
             in_words_of(_NAMES, error, one_deadline=self.stream_config is None)
             raise
+        except _REFUSALS as error:
+            if error.index is None:
+                raise
+            raise _bad_input(texts[error.index], error.index, error) from error
 
     def _check_lengths(self, vectors: list[list[float]]) -> None:
         """Refuse vectors that don't go with each other, or with those that came before: an index cannot hold them."""
@@ -395,17 +344,9 @@ class OllamaEmbedding(BaseEmbedding):
                 )
 
 
-def _halves(texts: list[str]) -> list[list[str]]:
-    middle = len(texts) // 2
-    return [texts[:middle], texts[middle:]]
-
-
 def _bad_input(text: str, index: int, error: LLMError) -> BadInputError:
-    bad = BadInputError(
-        f"the server refuses text {index} of its batch ({len(text)} characters, in `text`): {error.message}",
-        status_code=error.status_code,
-        original_error=error,
-    )
+    cls = TooLongInputError if isinstance(error, ContextWindowExceededError) else BadInputError
+    bad = cls(error.message, status_code=error.status_code, original_error=error)
     bad.text, bad.index = text, index
     return bad
 

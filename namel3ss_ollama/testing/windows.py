@@ -1,0 +1,183 @@
+"""What a server does with an input that is longer than the context window: the rules of old and new versions.
+
+Read from Ollama's source; each rule names the file and the versions. Nothing here does I/O. Tokens are those of
+`tokens_of`, without a template and without special tokens, so an embedded text may fill the window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from .models import Model
+from .replies import Reply, tokens_of
+from .values import as_list, as_object
+from .versions import at_least
+
+__all__ = [
+    "TooLong",
+    "Window",
+    "default_context_length",
+    "fitting_messages",
+    "fitting_prompt",
+    "fitting_text",
+    "has_dimensions",
+    "seen_prompt",
+    "shortened",
+    "tells_context_length",
+    "window_of",
+]
+
+_NUM_KEEP = 4  # api.DefaultOptions in api/types.go
+_SMALLEST = 4  # server/sched.go raises a smaller num_ctx to this
+
+
+class TooLong(Exception):
+    """The server refuses an input for its length, with status 400 and this text."""
+
+
+class Window(NamedTuple):
+    """A context window of a request: its length in tokens, and the version whose rules hold."""
+
+    length: int
+    version: str
+
+
+def default_context_length(version: str) -> int:
+    """The window in tokens where neither request nor model set one and OLLAMA_CONTEXT_LENGTH is unset.
+
+    envconfig/config.go: 2048, and 4096 since 0.6.7. Since 0.15.5 it is 4096, 32768 or 262144 by the video memory, here
+    as on a machine without any.
+    """
+    return 4096 if at_least(version, "0.6.7") else 2048
+
+
+def window_of(payload: Mapping[str, object], model: Model, version: str, context_length: int | None) -> Window:
+    """The window of a request: `num_ctx` of its options, of the model's parameters, or the server's own setting.
+
+    It is never longer than the model's context length (llm/server.go, server/sched.go).
+    """
+    wanted = as_object(payload.get("options")).get("num_ctx")
+    if wanted is None:
+        for line in model.parameters.splitlines():
+            name, _, value = line.partition(" ")
+            if name == "num_ctx" and value.strip().isdigit():
+                wanted = int(value)
+    if not isinstance(wanted, (int, float)):
+        wanted = default_context_length(version) if context_length is None else context_length
+    return Window(min(max(int(wanted), _SMALLEST), model.context_length), version)
+
+
+def tells_context_length(version: str) -> bool:
+    """Whether `/api/ps` says `context_length` (api/types.go, ProcessModelResponse, since 0.10.0)."""
+    return at_least(version, "0.10.0")
+
+
+def has_dimensions(version: str) -> bool:
+    """Whether `/api/embed` knows `dimensions` (api/types.go, EmbedRequest, since 0.11.11); before, it is ignored."""
+    return at_least(version, "0.11.11")
+
+
+def seen_prompt(payload: Mapping[str, object], text: str, chat: bool, window: Window) -> list[str]:
+    """The tokens the model gets of a prompt or a chat; `text` is all that was written. Raises `TooLong`."""
+    if chat and _may_cut(payload, window):
+        text = _written(fitting_messages(as_list(payload.get("messages")), window.length))
+    return fitting_prompt(tokens_of(text), payload, window)
+
+
+def _written(messages: Sequence[object]) -> str:
+    contents = [as_object(one).get("content") for one in messages]
+    return "\n".join(one for one in contents if isinstance(one, str))
+
+
+def _may_cut(payload: Mapping[str, object], window: Window) -> bool:
+    """api/types.go: chat and generate know `truncate` since 0.12.6, and ignore it before."""
+    return not (at_least(window.version, "0.12.6") and payload.get("truncate") is False)
+
+
+def _may_shift(payload: Mapping[str, object], window: Window) -> bool:
+    """api/types.go: chat and generate know `shift` since 0.12.6, and ignore it before."""
+    return not (at_least(window.version, "0.12.6") and payload.get("shift") is False)
+
+
+def fitting_messages(messages: Sequence[object], window: int) -> list[object]:
+    """A chat without the oldest messages that are too many; system messages and the last one stay.
+
+    server/prompt.go, chatPrompt: the same in 0.9.3 and 0.33.0.
+    """
+    for start in range(len(messages)):
+        system = [one for one in messages[:start] if as_object(one).get("role") == "system"]
+        kept = [*system, *messages[start:]]
+        if start == len(messages) - 1 or len(tokens_of(_written(kept))) <= window:
+            return kept
+    return list(messages)
+
+
+def fitting_prompt(tokens: Sequence[str], payload: Mapping[str, object], window: Window) -> list[str]:
+    """A prompt as the runner takes it: its first `num_keep` tokens and its end, where it is too long.
+
+    Up to 0.30.0 it is cut to the window (runner/ollamarunner/runner.go, NewSequence). llama-server, of which
+    Ollama makes use since 0.30.0, wants one token left for the answer; since 0.30.11 the cut frees half of the window
+    (llm/llama_server.go, completionPromptForRequest).
+    """
+    length, version = window
+    native = at_least(version, "0.30.0")
+    limit = length - 1 if native else length
+    if len(tokens) <= limit:
+        return list(tokens)
+    if not _may_cut(payload, window):
+        raise TooLong(_refusal(len(tokens), window))
+    if at_least(version, "0.30.9") and not _may_shift(payload, window):
+        raise TooLong(
+            "the prompt is longer than the context length currently available to the model; shorten the prompt, "
+            "adjust the context length in settings, or use a model with a longer context length"
+        )
+    keep = as_object(payload.get("options")).get("num_keep", _NUM_KEEP)
+    keep = keep if isinstance(keep, int) and keep >= 0 else len(tokens)
+    keep = min(keep, length - 1)
+    if at_least(version, "0.30.11"):
+        limit = length - max((length - keep) // 2, 1)
+    return [*tokens[:keep], *tokens[len(tokens) - (limit - keep) :]]
+
+
+def _refusal(count: int, window: Window) -> str:
+    """The answer to `truncate: false`: the runner's words, or llama-server's JSON as it came (llm/llama_server.go)."""
+    if not at_least(window.version, "0.30.0"):
+        return "the input length exceeds the context length"
+    message = f"request ({count} tokens) exceeds the available context size ({window.length} tokens), try increasing it"
+    kind = {"type": "exceed_context_size_error", "n_prompt_tokens": count, "n_ctx": window.length}
+    return json.dumps({"error": {"code": 400, "message": message, **kind}}, separators=(",", ":"))
+
+
+def shortened(reply: Reply, payload: Mapping[str, object], prompt: int, window: Window) -> Reply:
+    """A reply as far as the window has room for it beside `prompt` tokens, where the request says `shift: false`.
+
+    Otherwise the server drops the oldest half of what it holds and goes on, and the counts keep growing
+    (runner/ollamarunner/runner.go since 0.12.6, llama-server's --context-shift since 0.30.0).
+    """
+    if _may_shift(payload, window):
+        return reply
+    thinking, words = tokens_of(reply.thinking), tokens_of(reply.text)
+    room = max(window.length - prompt, 0)
+    if len(thinking) + len(words) + len(reply.calls) <= room:
+        return reply
+    thinking = thinking[:room]
+    words = words[: room - len(thinking)]
+    calls = reply.calls[: room - len(thinking) - len(words)]
+    return replace(reply, thinking=thinking, text=words, tool_calls=calls, done_reason="length")
+
+
+def fitting_text(text: str, cut: bool, window: Window) -> list[str]:
+    """The tokens of a text to embed: the first ones, as many as fit. Raises `TooLong` where `cut` is false.
+
+    server/routes.go, EmbedHandler: the text of the refusal is another since 0.12.0 and since 0.13.3.
+    """
+    tokens = tokens_of(text)
+    if len(tokens) <= window.length or cut:
+        return tokens[: window.length]
+    if at_least(window.version, "0.13.3"):
+        raise TooLong("the input length exceeds the context length")
+    length = "" if at_least(window.version, "0.12.0") else " length"
+    raise TooLong(f"input{length} exceeds maximum context length")
