@@ -73,12 +73,14 @@ class GrowingAnswer:
 
     Args:
         single_call: Whether only the first tool call counts.
+        for_program: Whether a program of LlamaIndex reads it, which takes the text for the object without its key.
     """
 
-    __slots__ = ("_calls", "_last", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
+    __slots__ = ("_calls", "_for_program", "_last", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
 
-    def __init__(self, *, single_call: bool) -> None:
+    def __init__(self, *, single_call: bool, for_program: bool = False) -> None:
         self._single_call = single_call
+        self._for_program = for_program
         self._text = ""
         self._thoughts = ""
         self._thought: ThinkingBlock | None = None
@@ -110,7 +112,7 @@ class GrowingAnswer:
         elif "logprobs" in raw:
             logprobs = chunk.logprobs
         # LlamaIndex's agents read the blocks, its streaming programs look for this key.
-        settled = chunk.response is not None and not chunk.tool_calls
+        settled = chunk.response is not None and not chunk.tool_calls and not self._for_program
         extra = {"tool_calls": self._plain_calls} if self._calls and not settled else {}
         response = ChatResponse(
             message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra),
@@ -128,7 +130,7 @@ class GrowingAnswer:
         The last message of a stream goes into histories, and other integrations take what is under that key for calls
         in a form of their own, beside the blocks.
         """
-        if self._last is None:
+        if self._last is None or self._for_program:
             return None
         blocks = self._last.message.blocks
         return ChatResponse(
