@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> object:
     if not name.startswith("__") or name in ("__all__", "__version__"):
-        from importlib import import_module  # not `from namel3ss_ollama import api`, which would ask here for it
+        from importlib import import_module, util  # not `from namel3ss_ollama import api`, which would ask here for it
 
+        if name.islower() and util.find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f"{__name__}.{name}")  # a module of ours that another one imports from here
         api = import_module("namel3ss_ollama.api")
         if name == "__all__" or name in api.__all__:
             value: object = getattr(api, name)

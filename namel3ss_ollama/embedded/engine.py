@@ -29,6 +29,8 @@ __all__ = ["SHUT_DOWN", "Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
 
 SHUT_DOWN = "the engine was shut down"
 _MOST_LOADED = 3
+_MOST_SLOTS = 256
+"""llama.cpp's own bound."""
 
 
 _Key = tuple[Path, Kind]
@@ -297,7 +299,9 @@ class _Process:
     def engine(self) -> Engine:
         with self._lock:
             if self._engine is None:
-                self._engine = Engine(_number("OLLAMA_NUM_PARALLEL", 2), _number("OLLAMA_MAX_QUEUE", 512))
+                self._engine = Engine(
+                    _number("OLLAMA_NUM_PARALLEL", 2, _MOST_SLOTS), _number("OLLAMA_MAX_QUEUE", 512, 2**31 - 1)
+                )
                 atexit.register(self._engine.shut_down)
             return self._engine
 
@@ -331,13 +335,13 @@ def shared_engine() -> Engine:
     """The process's engine: OLLAMA_NUM_PARALLEL slots (2) and a queue of OLLAMA_MAX_QUEUE (512).
 
     Raises:
-        Refused: One of these is no positive number.
+        Refused: One of these is no number, or out of range.
     """
     return _process.engine()
 
 
-def _number(name: str, default: int) -> int:
+def _number(name: str, default: int, most: int) -> int:
     text = os.environ.get(name, "").strip() or str(default)
-    if not text.isdigit() or int(text) < 1:
-        raise Refused(500, f"{name} is {text!r}: it must be a positive number")
+    if not text.isdecimal() or len(text) > len(str(most)) or not 1 <= int(text) <= most:
+        raise Refused(500, f"{name} is {text!r}: it must be a number from 1 to {most}")
     return int(text)
