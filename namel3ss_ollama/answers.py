@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
-from namel3ss_ollama import exact
 from namel3ss_ollama.arguments import Parameters, unwrapped
 from namel3ss_ollama.calls import AnyCall, id_of, read_arguments, read_tool_call, read_tool_calls
 from namel3ss_ollama.errors import LLMError, MalformedResponseError, OutputValidationError
+from namel3ss_ollama.exact import read_json
 from namel3ss_ollama.reasoning import ReasoningSplitter, json_in, split_reasoning
 from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.types import InvalidToolCall, LLMResponse, StreamChunk, ToolCall, new_call_id, usage_of
@@ -225,7 +225,7 @@ class Answer:
         try:
             if thought := split_reasoning(text)[0]:  # that lacks its opening tag
                 self._thoughts.append(thought)
-            value = exact.read(json_in(text))
+            value = read_json(json_in(text))
             if not {"name", "arguments"} <= value.keys():
                 raise ValueError("no call")
             call = read_tool_call(value, id_of(value) or new_call_id())

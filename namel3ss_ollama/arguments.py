@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from namel3ss_ollama import exact
+from namel3ss_ollama.exact import is_plain, read_json
 
 __all__ = ["Parameters", "parameters_of", "unwrapped"]
 
@@ -60,10 +60,10 @@ def _parsed(text: str, wanted: tuple[type, ...]) -> Any:
     if not wanted:
         return text
     try:
-        value = exact.read(text)
+        value = read_json(text)
     except ValueError:
         return text
-    return value if isinstance(value, wanted) and exact.is_plain(value) else text
+    return value if isinstance(value, wanted) and is_plain(value) else text
 
 
 def _branches(schema: object, root: Mapping[str, Any], depth: int = 0) -> list[Mapping[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
-from namel3ss_ollama import exact
+from namel3ss_ollama.exact import is_plain, read_json, write_json
 from namel3ss_ollama.types import InvalidToolCall, ToolCall, new_call_id
 
 __all__ = ["AnyCall", "id_of", "read_arguments", "read_tool_call", "read_tool_calls"]
@@ -66,7 +66,7 @@ def read_arguments(value: Any) -> tuple[dict[str, Any], str | None]:
     parsed = _parsed(value) if isinstance(value, str) else value
     if isinstance(parsed, Mapping):
         arguments = dict(cast("Mapping[str, Any]", parsed))
-        if exact.is_plain(arguments):
+        if is_plain(arguments):
             return arguments, None
     elif parsed is None or parsed in ("", []):
         return {}, None
@@ -76,8 +76,8 @@ def read_arguments(value: Any) -> tuple[dict[str, Any], str | None]:
 def _parsed(text: str) -> Any:
     """What a text holds as JSON, or the text itself, stripped. An object may be written into a text twice."""
     try:
-        value = exact.read(text)
-        inner = exact.read(value) if isinstance(value, str) and value.lstrip().startswith("{") else None
+        value = read_json(text)
+        inner = read_json(value) if isinstance(value, str) and value.lstrip().startswith("{") else None
     except ValueError:
         return text.strip()
     return inner if isinstance(inner, dict) else value
@@ -85,7 +85,7 @@ def _parsed(text: str) -> Any:
 
 def _text(value: Any) -> str:
     try:
-        plain = exact.is_plain(value)
-        return json.dumps(value, ensure_ascii=False) if plain else exact.write(value).decode()
+        plain = is_plain(value)
+        return json.dumps(value, ensure_ascii=False) if plain else write_json(value).decode()
     except (ValueError, TypeError, RecursionError):
         return f"<{type(value).__name__} that is nested too deep to be written>"

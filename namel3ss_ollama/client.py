@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 
 import httpx
 
-from namel3ss_ollama import exact
 from namel3ss_ollama.address import EMBEDDED_URL, Address
 from namel3ss_ollama.cancellation import in_own_task
 from namel3ss_ollama.connections import Connections
 from namel3ss_ollama.diagnosis import error_for_line, error_for_status
 from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.exact import write_json
 from namel3ss_ollama.exchange import Exchange, translated
 from namel3ss_ollama.pooling import StaleConnectionError
 from namel3ss_ollama.proxies import blaming_the_proxy, is_not_from_ollama
@@ -264,7 +264,7 @@ def encode(body: Json | None) -> bytes | None:
     if body is None:
         return None
     try:
-        return exact.write(body)
+        return write_json(body)
     except ValueError as error:
         raise ValueError(f"the request cannot be written as JSON: {error}") from error
 

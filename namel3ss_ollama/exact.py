@@ -15,7 +15,15 @@ from typing import Any, cast
 
 import orjson
 
-__all__ = ["UnreadNumber", "has_long_integer", "is_plain", "read", "read_unusual", "whole_characters", "write"]
+__all__ = [
+    "UnreadNumber",
+    "has_long_integer",
+    "is_plain",
+    "read_json",
+    "read_unusual",
+    "whole_characters",
+    "write_json",
+]
 
 _LONG_BYTES = re.compile(rb"\d{19}")
 _LONG_TEXT = re.compile(r"\d{19}")
@@ -43,7 +51,7 @@ def has_long_integer(data: bytes) -> bool:
     return _LONG_BYTES.search(data) is not None
 
 
-def read(data: str) -> Any:
+def read_json(data: str) -> Any:
     """The value that a JSON text holds, integers exact, halves of characters replaced by U+FFFD.
 
     Raises:
@@ -58,7 +66,7 @@ def read(data: str) -> Any:
 
 
 def read_unusual(data: bytes | str) -> Any:
-    """As `read`, by the standard library, and with halves of characters as they are.
+    """As `read_json`, by the standard library, and with halves of characters as they are.
 
     Raises:
         ValueError: It is no JSON even so.
@@ -122,7 +130,7 @@ def _whole_characters(value: Any) -> Any:
     return value
 
 
-def write(value: Any) -> bytes:
+def write_json(value: Any) -> bytes:
     """A value as JSON, integers exact.
 
     Raises:

@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import Literal
 
-from namel3ss_ollama import exact
+from namel3ss_ollama.exact import read_json, write_json
 
 __all__ = ["ReasoningSplitter", "json_in", "split_reasoning"]
 
@@ -94,5 +94,5 @@ def json_in(text: str) -> str:
         found = blocks[0]
     if "\\ud" in found.lower():
         with contextlib.suppress(ValueError):
-            found = exact.write(exact.read(found)).decode()
+            found = write_json(read_json(found)).decode()
     return found

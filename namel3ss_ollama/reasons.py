@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from namel3ss_ollama import exact
+from namel3ss_ollama.exact import read_json
 
 __all__ = ["LONGEST_QUOTE", "reason_in", "reason_in_body", "reason_in_line", "shortened", "sign_in_page"]
 
@@ -54,7 +54,7 @@ def reason_in_line(line: Mapping[str, Any]) -> str | None:
 def sign_in_page(body: bytes) -> str:
     """Where the owner of a server signs in, as Ollama says it for models in its cloud; empty where it does not."""
     try:
-        value = exact.read(body.decode("utf-8", "replace"))
+        value = read_json(body.decode("utf-8", "replace"))
     except ValueError:
         return ""
     page = cast("Mapping[str, Any]", value).get("signin_url") if isinstance(value, Mapping) else None
@@ -82,7 +82,7 @@ def _in_text(text: str, depth: int) -> str:
         return "an HTML page, not Ollama's answer" + (f": {named}" if named else "")
     if text.startswith(("{", "[", '"')):
         try:
-            value = exact.read(text)
+            value = read_json(text)
         except ValueError:
             return text
         if isinstance(value, list) and not depth:

@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
-from namel3ss_ollama import exact
 from namel3ss_ollama.cancellation import cancel, pending_cancellations, take_back
 from namel3ss_ollama.errors import LLMTimeoutError, MalformedResponseError
+from namel3ss_ollama.exact import has_long_integer, is_plain, read_unusual
 from namel3ss_ollama.halves import Halves
 from namel3ss_ollama.settings import StreamConfig
 
@@ -114,9 +114,9 @@ class LineParser:
         try:
             value = orjson.loads(line)
             # Calls are a list: a line without a bracket, as a token has it, holds none. One byte is found quickly.
-            if _BRACKET in line and b"tool_calls" in line and exact.has_long_integer(line):
+            if _BRACKET in line and b"tool_calls" in line and has_long_integer(line):
                 with contextlib.suppress(ValueError):  # nested too deep for it
-                    value = exact.read_unusual(line)
+                    value = read_unusual(line)
         except orjson.JSONDecodeError as error:
             if not line.strip():
                 return None
@@ -130,8 +130,8 @@ class LineParser:
     def _unusual(self, line: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
         """What a line holds that orjson refuses: halves of characters, numbers that are none."""
         try:
-            value = exact.read_unusual(line)
-            if not isinstance(value, dict) or not (_OF_ANSWERS & value.keys() or exact.is_plain(value)):
+            value = read_unusual(line)
+            if not isinstance(value, dict) or not (_OF_ANSWERS & value.keys() or is_plain(value)):
                 raise ValueError("no line of an answer")
             return self._halves.join(value)
         except ValueError:

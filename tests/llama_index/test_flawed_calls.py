@@ -181,3 +181,12 @@ async def test_a_broken_call_makes_no_object_of_defaults(ollama_server: OllamaSe
         list(llm.stream_structured_predict(Options, prompt))
     with pytest.raises(OutputValidationError):
         _ = [item async for item in await llm.astream_structured_predict(Options, prompt)]
+
+
+async def test_text_beside_a_call_is_no_object_of_defaults(ollama_server: OllamaServer, llm: Ollama) -> None:
+    ollama_server.reply(flawed(call("Options", {"city": "Rome"})))
+    llm = llm.model_copy(update={"pydantic_program_mode": PydanticProgramMode.FUNCTION})
+    prompt = PromptTemplate("Which?")
+    assert list(llm.stream_structured_predict(Options, prompt))[-1] == Options(city="Rome")
+    items = [item async for item in await llm.astream_structured_predict(Options, prompt)]
+    assert items[-1] == Options(city="Rome")

@@ -25,9 +25,9 @@ values = st.recursive(
 
 @given(values, st.booleans())
 def test_what_is_written_is_read_as_it_was(value: Any, ascii_only: bool) -> None:
-    assert exact.read(exact.write(value).decode()) == value
-    assert exact.read(json.dumps(value, ensure_ascii=ascii_only)) == value
-    assert json.loads(exact.write(value)) == value
+    assert exact.read_json(exact.write_json(value).decode()) == value
+    assert exact.read_json(json.dumps(value, ensure_ascii=ascii_only)) == value
+    assert json.loads(exact.write_json(value)) == value
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**25, 10**400, 3])
@@ -51,7 +51,7 @@ def test_a_number_that_cannot_be_read_costs_no_answer_and_stays_as_it_was_writte
     (number,) = line["n"]
     assert isinstance(number, float)
     assert not math.isfinite(number)
-    assert exact.write(line["n"]) == f"[{text}]".encode()
+    assert exact.write_json(line["n"]) == f"[{text}]".encode()
     assert not exact.is_plain(line)
     with pytest.raises(MalformedResponseError):
         parse_line(f'{{"n": {text}}}'.encode())  # no line of an answer
@@ -60,7 +60,7 @@ def test_a_number_that_cannot_be_read_costs_no_answer_and_stays_as_it_was_writte
 def test_nesting_is_an_error_of_ours() -> None:
     for text in ("[" * 100_000, "[" * 5000 + "]" * 5000, '{"a":' * 2000 + '"\\ud83d"' + "}" * 2000):
         with pytest.raises(ValueError, match=r"nested|Expecting"):
-            exact.read(text)
+            exact.read_json(text)
     deep: Any = 10**25
     for _ in range(100_000):
         deep = [deep]

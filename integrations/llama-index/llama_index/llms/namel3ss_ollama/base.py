@@ -440,7 +440,7 @@ class Ollama(StructuredOutputs):
         return self._read(ask, self.provider.stream(ask.messages, **ask.settings))
 
     def _read(self, ask: _Ask, stream: SyncStream) -> ChatResponseGen:
-        answer = GrowingAnswer(single_call=ask.single_call, in_program=self._calls_must_be_valid)
+        answer = GrowingAnswer(single_call=ask.single_call, for_program=self._calls_must_be_valid)
         with self._own_words(), stream:
             for chunk in stream:
                 yield answer.add(chunk)
@@ -453,7 +453,7 @@ class Ollama(StructuredOutputs):
         return self._aread(ask, self.provider.stream_chat(ask.messages, **ask.settings))
 
     async def _aread(self, ask: _Ask, stream: Stream) -> ChatResponseAsyncGen:
-        answer = GrowingAnswer(single_call=ask.single_call, in_program=self._calls_must_be_valid)
+        answer = GrowingAnswer(single_call=ask.single_call, for_program=self._calls_must_be_valid)
         with self._own_words():
             async with stream:
                 async for chunk in stream:

@@ -73,14 +73,14 @@ class GrowingAnswer:
 
     Args:
         single_call: Whether only the first tool call counts.
-        in_program: Whether a program of LlamaIndex's makes an object of each response; none goes into a history.
+        for_program: Whether a program of LlamaIndex reads it, which takes the text for the object without its key.
     """
 
-    __slots__ = ("_calls", "_in_program", "_last", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
+    __slots__ = ("_calls", "_for_program", "_last", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
 
-    def __init__(self, *, single_call: bool, in_program: bool = False) -> None:
+    def __init__(self, *, single_call: bool, for_program: bool = False) -> None:
         self._single_call = single_call
-        self._in_program = in_program
+        self._for_program = for_program
         self._text = ""
         self._thoughts = ""
         self._thought: ThinkingBlock | None = None
@@ -112,7 +112,7 @@ class GrowingAnswer:
         elif "logprobs" in raw:
             logprobs = chunk.logprobs
         # LlamaIndex's agents read the blocks, its streaming programs look for this key.
-        settled = chunk.response is not None and not chunk.tool_calls and not self._in_program
+        settled = chunk.response is not None and not chunk.tool_calls and not self._for_program
         extra = {"tool_calls": self._plain_calls} if self._calls and not settled else {}
         response = ChatResponse(
             message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra),
@@ -121,7 +121,7 @@ class GrowingAnswer:
             logprobs=_logprobs(logprobs) if logprobs else None,
             additional_kwargs={"thinking_delta": chunk.thinking or None},
         )
-        self._last = response if extra and not self._in_program else None
+        self._last = response if extra and not self._for_program else None
         return response
 
     def settled(self) -> ChatResponse | None:
@@ -130,7 +130,7 @@ class GrowingAnswer:
         The last message of a stream goes into histories, and other integrations take what is under that key for calls
         in a form of their own, beside the blocks.
         """
-        if self._last is None:
+        if self._last is None or self._for_program:
             return None
         blocks = self._last.message.blocks
         return ChatResponse(
