@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +16,9 @@ from matplotlib import pyplot as plt
 
 _OURS = "#2a6f97"
 _OTHERS = "#adb5bd"
+_MARKERS = "osD^vP"
+_APART = 1.08
+"""By how much lines stand apart across: where they coincide, each still shows."""
 
 
 def draw(folder: Path, results: Mapping[str, Any]) -> list[Path]:
@@ -30,13 +33,13 @@ def draw(folder: Path, results: Mapping[str, Any]) -> list[Path]:
         _lines(
             folder / "performance-by-length.png",
             results["by_length"],
-            "tokens of the answer",
+            "CPU microseconds a streamed token, by the answer's length",
             "CPU microseconds a token",
         ),
         _lines(
             folder / "performance-memory-by-length.png",
             results["memory_by_length"],
-            "tokens of the answer",
+            "memory while an answer is streamed, by its length",
             "MiB that the process grows by",
         ),
     ]
@@ -46,26 +49,49 @@ def _bars(path: Path, values: Mapping[str, list[float]], title: str) -> Path:
     names = list(reversed(values))
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.3 * len(names)))
     colours = [_OURS if "**" in LABELS[name] else _OTHERS for name in names]
-    bars = axes.barh([_label(name) for name in names], [median(values[name]) for name in names], color=colours)
-    axes.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
-    axes.set_title(title, fontsize=10)
+    rows = [values[name] for name in names]
+    axes.barh([_label(name) for name in names], list(map(median, rows)), color=colours)
+    axes.errorbar(list(map(median, rows)), range(len(rows)), xerr=_spread(rows), fmt="none", ecolor="black", capsize=2)
+    for place, row in enumerate(rows):
+        axes.annotate(f"{median(row):.3g}", (max(row), place), (5, 0), textcoords="offset points", va="center", size=8)
+    figure.suptitle(f"{title} (median, least and most)", fontsize=10)
     axes.tick_params(labelsize=8)
+    axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     return _saved(figure, path)
 
 
-def _lines(path: Path, values: Mapping[str, Mapping[str, list[float]]], across: str, up: str) -> Path:
-    figure, axes = plt.subplots(figsize=(8, 3.6))
-    for name, row in values.items():
-        style = "-" if "**" in LABELS[name] else "--"
-        axes.plot([int(x) for x in row], [median(y) for y in row.values()], style, marker="o", ms=3, label=_label(name))
-    axes.set_xlabel(across, fontsize=8)
+def _lines(path: Path, values: Mapping[str, Mapping[str, list[float]]], title: str, up: str) -> Path:
+    figure, axes = plt.subplots(figsize=(8, 3.8))
+    lengths = sorted({int(length) for row in values.values() for length in row})
+    for number, (name, row) in enumerate(values.items()):
+        shift = _APART ** (number - (len(values) - 1) / 2)
+        axes.errorbar(
+            [int(x) * shift for x in row],
+            list(map(median, row.values())),
+            yerr=_spread(list(row.values())),
+            linestyle="-" if "**" in LABELS[name] else "--",
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=5,
+            capsize=2,
+            label=_label(name),
+        )
+    figure.suptitle(f"{title} (median, least and most)", fontsize=10)
+    axes.set_xlabel("tokens of the answer (logarithmic)", fontsize=8)
     axes.set_ylabel(up, fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, list(map(str, lengths)))
+    axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return _saved(figure, path)
+
+
+def _spread(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+    """How far the least and the most are from the median."""
+    return [[median(row) - min(row) for row in rows], [max(row) - median(row) for row in rows]]
 
 
 def _saved(figure: Any, path: Path) -> Path:

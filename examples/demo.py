@@ -6,6 +6,7 @@ OLLAMA_MODEL or the smallest model there that can chat. Where none does, a small
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterable
@@ -57,6 +58,8 @@ def show(title: str, pieces: Iterable[str], provider: OllamaProvider) -> None:
 
 
 def main() -> None:
+    layout = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=layout).parse_args()
     base_url, chat, embed = find_models()
     settings = {"temperature": 0, "max_tokens": 60}
 

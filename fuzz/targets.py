@@ -17,6 +17,7 @@ from namel3ss_ollama.diagnosis import error_for_line, error_for_status
 from namel3ss_ollama.errors import LLMError, MalformedResponseError
 from namel3ss_ollama.messages import encode_messages
 from namel3ss_ollama.streamer import LineDecoder, LineTooLongError, is_cut, parse_line
+from namel3ss_ollama.types import ToolCall
 
 LIMIT = 64
 
@@ -74,7 +75,7 @@ def messages(data: bytes) -> None:
             assert _outcome(_absorb, whole, line) == _outcome(_deliver, streamed, line)
         assert whole.text == streamed.text
         assert repr(whole.response())
-        encode_messages([{"role": "assistant", "content": whole.text, "tool_calls": list(whole.calls)}])
+        encode_messages([whole.response().message])
     for line in _objects(data):
         with contextlib.suppress(ValueError, TypeError):
             encode_messages([line])
@@ -84,10 +85,11 @@ def messages(data: bytes) -> None:
 
 
 def tool_calls(data: bytes) -> None:
-    """Any JSON is tool calls or a malformed answer; any text is arguments or kept as it is."""
-    with contextlib.suppress(orjson.JSONDecodeError, MalformedResponseError):
+    """Any JSON is tool calls, those without a name as text; any text is arguments or kept as it is."""
+    with contextlib.suppress(orjson.JSONDecodeError):
         calls = read_tool_calls(orjson.loads(data))
-        assert all(call.name and call.id for call in calls)
+        assert all(call.id and (call.name if isinstance(call, ToolCall) else call.text) for call in calls)
+        assert len({call.id for call in calls}) == len(calls)
         encode_messages([{"role": "assistant", "content": "", "tool_calls": list(calls)}])
     text = data.decode("utf-8", "surrogatepass" if data.isascii() else "replace")
     arguments, broken = read_arguments(text)

@@ -1,68 +1,29 @@
-"""Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it."""
+"""Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it.
 
-from namel3ss_ollama._version import __version__
-from namel3ss_ollama.blocking import SyncIterator
-from namel3ss_ollama.errors import (
-    AuthenticationError,
-    BadRequestError,
-    ContextWindowExceededError,
-    LLMConnectionError,
-    LLMError,
-    LLMTimeoutError,
-    MalformedResponseError,
-    ModelNotFoundError,
-    OutputValidationError,
-    QueueFullError,
-    QuotaExceededError,
-    ServerBusyError,
-    ServerError,
-    StreamInterruptedError,
-)
-from namel3ss_ollama.fetching import fetch_image
-from namel3ss_ollama.preflight import Preflight, Problem
-from namel3ss_ollama.provider import OllamaProvider, SyncProvider
-from namel3ss_ollama.retrier import instant_retries
-from namel3ss_ollama.settings import RetryPolicy, StreamConfig
-from namel3ss_ollama.stream import Stream
-from namel3ss_ollama.sync import SyncStream
-from namel3ss_ollama.sync import run as run_sync
-from namel3ss_ollama.telemetry import Stats
-from namel3ss_ollama.types import EmbedResponse, Image, LLMResponse, Message, StreamChunk, ToolCall, Usage
+The names are those of `namel3ss_ollama.api`, which is imported when the first of them is asked for. So the command can
+see to Ctrl-C before it begins with half a second of imports.
+"""
 
-__all__ = [
-    "AuthenticationError",
-    "BadRequestError",
-    "ContextWindowExceededError",
-    "EmbedResponse",
-    "Image",
-    "LLMConnectionError",
-    "LLMError",
-    "LLMResponse",
-    "LLMTimeoutError",
-    "MalformedResponseError",
-    "Message",
-    "ModelNotFoundError",
-    "OllamaProvider",
-    "OutputValidationError",
-    "Preflight",
-    "Problem",
-    "QueueFullError",
-    "QuotaExceededError",
-    "RetryPolicy",
-    "ServerBusyError",
-    "ServerError",
-    "Stats",
-    "Stream",
-    "StreamChunk",
-    "StreamConfig",
-    "StreamInterruptedError",
-    "SyncIterator",
-    "SyncProvider",
-    "SyncStream",
-    "ToolCall",
-    "Usage",
-    "__version__",
-    "fetch_image",
-    "instant_retries",
-    "run_sync",
-]
+TYPE_CHECKING = False  # as in `typing`, whose import is not needed for that
+if TYPE_CHECKING:
+    from namel3ss_ollama.api import *  # noqa: F403
+    from namel3ss_ollama.api import __all__ as __all__
+    from namel3ss_ollama.api import __version__ as __version__
+
+
+def __getattr__(name: str) -> object:
+    if not name.startswith("__") or name in ("__all__", "__version__"):
+        from importlib import import_module, util  # not `from namel3ss_ollama import api`, which would ask here for it
+
+        if name.islower() and util.find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f"{__name__}.{name}")  # a module of ours that another one imports from here
+        api = import_module("namel3ss_ollama.api")
+        if name == "__all__" or name in api.__all__:
+            value: object = getattr(api, name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})  # type: ignore[misc] # a list of names

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-__all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "parse_address", "resolve_address"]
+__all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "is_loopback", "parse_address", "resolve_address"]
 
 DEFAULT_URL = "http://localhost:11434"
-EMBEDDED_URL = "embedded://engine"
-"""The address of the engine in this process, `embedded://` for short; URLs need a host to be parsed everywhere."""
+EMBEDDED_URL = "embedded://"
+"""The address of the engine in this process."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -71,7 +71,7 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
         raise ValueError(f"{name}: an address must be like {DEFAULT_URL}, without spaces or control characters")
     scheme, separator, rest = text.partition("://")
     if scheme.lower() == "embedded" and rest in ("", "/", "engine"):
-        return Address(EMBEDDED_URL)
+        return Address(EMBEDDED_URL)  # "engine" was its host in former pickles
     if not separator:
         scheme, rest, default_port = "http", text, 11434
         if rest == "ollama.com":
@@ -123,6 +123,19 @@ def _split_port(hostport: str, default: int, name: str, lenient: bool) -> tuple[
     if not _is_host_name(host):
         raise ValueError(f"{name}: {host!r} is not a host name")
     return host, port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or address alone (RFC 6761, 6.3, for names under `localhost`)."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback or (mapped or ip).is_unspecified
 
 
 def _is_ip(text: str) -> bool:

@@ -36,6 +36,8 @@ __all__ = ["AiohttpClient"]
 
 _LARGE_BODY = 1024 * 1024
 """Bytes of a body that aiohttp wants to get as a file, to write it in pieces."""
+_LONGEST_HEADER = 64 * 1024
+"""Bytes of a header; aiohttp's 8 KiB are less than some gateways send, in cookies and policies."""
 _connecting: ContextVar[list[bool]] = ContextVar("namel3ss_ollama_connecting")
 """Filled when the request of this task makes a connection, rather than taking one from the pool."""
 
@@ -77,7 +79,12 @@ class AiohttpClient(HttpxAiohttpClient):
 class _Transport(AiohttpTransport):
     def get_client(self) -> aiohttp.ClientSession:
         connector = _Connector(limit=0, ssl=self.ssl_context, keepalive_timeout=KEEPALIVE_SECONDS)
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=_LONGEST_HEADER,
+            max_field_size=_LONGEST_HEADER,
+        )
         session._retry_connection = False
         return session
 

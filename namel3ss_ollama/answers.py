@@ -4,22 +4,25 @@ The endpoints differ in where a line keeps its text (`message.content` or `respo
 one pass: `absorb` only collects (for calls that want the whole), `chunks` makes one small object a line.
 
 When a tool call was forced by a grammar, the text of the answer is that call, or will be: it is held back, and
-comes out as a tool call at the end, whichever way the server returned it.
+comes out as a tool call at the end, whichever way the server returned it. Where a format was asked for, reasoning that
+the model writes before its JSON is reasoning, and no part of the text.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
-import orjson
-
-from namel3ss_ollama.diagnosis import reported
+from namel3ss_ollama.arguments import Parameters, unwrapped
+from namel3ss_ollama.calls import AnyCall, id_of, read_arguments, read_tool_call, read_tool_calls
 from namel3ss_ollama.errors import LLMError, MalformedResponseError, OutputValidationError
-from namel3ss_ollama.types import LLMResponse, StreamChunk, ToolCall, new_call_id, usage_of
+from namel3ss_ollama.exact import read_json
+from namel3ss_ollama.reasoning import ReasoningSplitter, json_in, split_reasoning
+from namel3ss_ollama.reasons import reason_in_line
+from namel3ss_ollama.types import InvalidToolCall, LLMResponse, StreamChunk, ToolCall, new_call_id, usage_of
 
-__all__ = ["Answer", "ServerReportedError", "read_tool_calls"]
+__all__ = ["Answer", "ServerReportedError", "read_arguments", "read_tool_calls"]
 
 Kind = Literal["chat", "generate"]
 _COUNTS = ("prompt_eval_count", "eval_count")
@@ -37,20 +40,37 @@ class Answer:
     Args:
         kind: Which endpoint answers.
         forced: The names of the tools of which one must be called, when a grammar enforces that.
+        parameters: The schemas of the tools' arguments.
+        formatted: Whether a format was asked for, so that the answer is JSON.
     """
 
-    __slots__ = ("_forced", "_forced_seen", "_held", "_kind", "_logprobs", "_parts", "_thoughts", "calls", "final",
-                 "model", "time_to_first_token")  # fmt: skip
+    __slots__ = (
+        "_forced", "_forced_seen", "_held", "_ids", "_kind", "_logprobs", "_parameters", "_parts", "_splitter",
+        "_thoughts", "_unusual", "calls", "final", "formatted", "invalid_calls", "model", "time_to_first_token",
+    )  # fmt: skip
 
-    def __init__(self, kind: Kind, forced: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        forced: Collection[str] = (),
+        parameters: Parameters | None = None,
+        *,
+        formatted: bool = False,
+    ) -> None:
         self._kind = kind
+        self._parameters = parameters or {}
         self._forced = frozenset(forced)
-        self._forced_seen: tuple[ToolCall, ...] = ()  # read, though maybe not delivered yet
+        self.formatted = formatted
+        self._splitter = ReasoningSplitter() if formatted or forced else None
+        self._unusual = bool(forced) or formatted
+        self._forced_seen: tuple[AnyCall, ...] = ()  # read, though maybe not delivered yet
+        self._ids: set[str] = set()
         self._parts: list[str] = []
         self._held: list[str] = []
         self._thoughts: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
         self.calls: tuple[ToolCall, ...] = ()
+        self.invalid_calls: tuple[InvalidToolCall, ...] = ()
         self.final: dict[str, Any] | None = None
         self.model = ""
         self.time_to_first_token: float | None = None
@@ -80,7 +100,7 @@ class Answer:
             if thinking:
                 self._thoughts.append(thinking)
             if calls:
-                self.calls += calls
+                self._add(calls)
             if "logprobs" in line:
                 self._logprobs.extend(line["logprobs"] or ())
             if line.get("done"):
@@ -94,7 +114,9 @@ class Answer:
             As `absorb`.
         """
         content, thinking, calls = self._read(line)
-        return StreamChunk(content, thinking, calls, line)
+        if calls is _NO_CALLS:
+            return StreamChunk(content, thinking, (), line)
+        return StreamChunk(content, thinking, _valid(calls), line, None, _invalid(calls))
 
     def deliver(self, chunk: StreamChunk) -> None:
         """The chunk goes to the caller: it is part of the answer from now on."""
@@ -104,13 +126,19 @@ class Answer:
             self._thoughts.append(chunk.thinking)
         if chunk.tool_calls:
             self.calls += chunk.tool_calls
+        if chunk.invalid_tool_calls:
+            self.invalid_calls += chunk.invalid_tool_calls
         if "logprobs" in chunk.raw:
             self._logprobs.extend(chunk.raw["logprobs"] or ())
 
-    def _read(self, line: dict[str, Any]) -> tuple[str, str, tuple[ToolCall, ...]]:
+    def _add(self, calls: tuple[AnyCall, ...]) -> None:
+        self.calls += _valid(calls)
+        self.invalid_calls += _invalid(calls)
+
+    def _read(self, line: dict[str, Any]) -> tuple[str, str, tuple[AnyCall, ...]]:
         try:
-            if "error" in line:
-                raise ServerReportedError(reported(line["error"]))
+            if "error" in line and (said := reason_in_line(line)) is not None:
+                raise ServerReportedError(said)
             if self._kind == "chat":
                 message = line["message"]
                 content = message.get("content") or ""
@@ -120,6 +148,8 @@ class Answer:
             thinking = message.get("thinking") or ""
             calls = message.get("tool_calls")
         except (KeyError, AttributeError, TypeError) as error:
+            if (said := reason_in_line(line)) is not None:
+                raise ServerReportedError(said) from None
             if line.get("done"):  # a bare last line: nothing but the reason and the counters
                 content, thinking, calls = "", "", None
             else:
@@ -128,16 +158,18 @@ class Answer:
             raise _misshapen(self._kind)
         if not self.model:
             self.model = str(line.get("model") or "")
-        if not calls and not self._forced and not line.get("done") and "logprobs" not in line:
-            return content, thinking, ()
+        if not calls and not self._unusual and not line.get("done") and "logprobs" not in line:
+            return content, thinking, _NO_CALLS
         return self._read_rest(line, content, thinking, calls)
 
     def _read_rest(
         self, line: dict[str, Any], content: str, thinking: str, raw_calls: Any
-    ) -> tuple[str, str, tuple[ToolCall, ...]]:
-        calls = read_tool_calls(raw_calls) if raw_calls else ()
+    ) -> tuple[str, str, tuple[AnyCall, ...]]:
+        calls = read_tool_calls(raw_calls, self._ids) if raw_calls else _NO_CALLS
         if not isinstance(line.get("logprobs") or [], list):
             raise _misshapen(self._kind)
+        if self._splitter is not None:
+            content, thinking = self._split(content, thinking, last=bool(line.get("done")))
         if self._forced:
             self._held.append(content)
             content = ""
@@ -151,20 +183,67 @@ class Answer:
             self.model = str(line.get("model") or self.model)
             if self._forced:
                 calls = self._forced_calls(calls, str(line.get("done_reason")))
-        return content, thinking, calls
+        return content, thinking, tuple(map(self._typed, calls))
 
-    def _forced_calls(self, calls: tuple[ToolCall, ...], reason: str) -> tuple[ToolCall, ...]:
+    def _typed(self, call: AnyCall) -> AnyCall:
+        """A call with its arguments in the types that its tool's schema wants."""
+        if not isinstance(call, ToolCall) or (schema := self._parameters.get(call.name)) is None:
+            return call
+        arguments = unwrapped(call.arguments, schema)
+        return call if arguments is call.arguments else replace(call, arguments=arguments)
+
+    def _split(self, content: str, thinking: str, *, last: bool) -> tuple[str, str]:
+        """Text and reasoning of a line whose text may be reasoning."""
+        splitter = self._splitter
+        if splitter is None:
+            return content, thinking
+        thought, content = splitter.feed(content)
+        if last:
+            rest_of_thought, rest = splitter.finish()
+            thought, content = thought + rest_of_thought, content + rest
+        if splitter.state == "after":
+            self._splitter = None
+            self._unusual = bool(self._forced)
+        return content, thinking + thought
+
+    def _forced_calls(self, calls: tuple[AnyCall, ...], reason: str) -> tuple[AnyCall, ...]:
         """The calls that come out with the last line, when a call was forced."""
         if not self._forced_seen:
-            self._forced_seen = calls = (_call_in_text(self.held_text, reason),)
+            self._forced_seen = calls = (self._call_in_text(reason),)
         for call in self._forced_seen:
-            if call.name not in self._forced:
+            if not isinstance(call, ToolCall) or call.name not in self._forced:
                 raise OutputValidationError(
                     f"tool_choice asked for {' or '.join(sorted(self._forced))}, the model called another tool; "
                     "the server ignores `format`: is it an Ollama server of version 0.5 or newer?",
                     text=self.held_text,
                 )
         return calls
+
+    def _call_in_text(self, reason: str) -> ToolCall:
+        """The forced call that the server returned as text."""
+        text = self.held_text
+        try:
+            if thought := split_reasoning(text)[0]:  # that lacks its opening tag
+                self._thoughts.append(thought)
+            value = read_json(json_in(text))
+            if not {"name", "arguments"} <= value.keys():
+                raise ValueError("no call")
+            call = read_tool_call(value, id_of(value) or new_call_id())
+            if not isinstance(call, ToolCall):
+                raise ValueError(call.error)
+            return call
+        except (AttributeError, ValueError) as error:
+            if reason == "length":
+                advice = "it was cut by the token limit: raise max_tokens"
+            elif not text and self._splitter is not None and self._splitter.state == "inside":
+                advice = "the model began to think and did not end: pass think=False"
+            else:
+                advice = "the server did not hold to `format`"
+            raise OutputValidationError(
+                f"the forced tool call did not come out whole ({len(text)} characters); {advice}",
+                original_error=error,
+                text=text,
+            ) from error
 
     def response(self) -> LLMResponse:
         """The response as far as it has come; whole once `final` is there."""
@@ -186,11 +265,12 @@ class Answer:
             thinking="".join(self._thoughts),
             tool_calls=self.calls,
             logprobs=self._logprobs or None,
+            invalid_tool_calls=self.invalid_calls,
         )
 
     def is_empty(self) -> bool:
         """Whether nothing has arrived."""
-        return not (self._parts or self._held or self._thoughts or self.calls or self.final)
+        return not (self._parts or self._held or self._thoughts or self.calls or self.invalid_calls or self.final)
 
 
 def _all(values: Iterable[object], *types: type) -> bool:
@@ -206,64 +286,15 @@ def _add_rates(metadata: dict[str, Any]) -> None:
             metadata[rate] = metadata[count] / metadata[duration] * 1e9
 
 
-def read_tool_calls(raw: Any) -> tuple[ToolCall, ...]:
-    """Tool calls as the server sends them. Arguments that are no JSON object stay text, marked as such.
-
-    Raises:
-        MalformedResponseError: A call has no function or no name.
-    """
-    try:
-        return tuple(_read_tool_call(call) for call in raw)
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise MalformedResponseError(
-            "the server sent a tool call without a function's name", original_error=error
-        ) from error
+_NO_CALLS: tuple[AnyCall, ...] = ()
 
 
-def _read_tool_call(raw: dict[str, Any]) -> ToolCall:
-    function = raw["function"]
-    arguments, invalid = read_arguments(function.get("arguments"))
-    return ToolCall(_name(function["name"]), arguments, raw.get("id") or new_call_id(), invalid)
+def _valid(calls: tuple[AnyCall, ...]) -> tuple[ToolCall, ...]:
+    return tuple(call for call in calls if isinstance(call, ToolCall))
 
 
-def _name(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a function's name is text")
-    return value
-
-
-def read_arguments(value: Any) -> tuple[dict[str, Any], str | None]:
-    """Arguments as an object and None, or an empty object and the text that is no JSON object."""
-    if isinstance(value, Mapping):
-        return dict(value), None
-    if value is None or value == "":
-        return {}, None
-    if not isinstance(value, str):
-        return {}, json.dumps(value, ensure_ascii=False)
-    try:
-        parsed = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return {}, value
-    return (parsed, None) if isinstance(parsed, dict) else ({}, value)
-
-
-def _call_in_text(text: str, reason: str) -> ToolCall:
-    """The forced call that the server returned as text."""
-    try:
-        value = orjson.loads(text)
-        arguments, invalid = read_arguments(value["arguments"])
-        return ToolCall(_name(value["name"]), arguments, invalid_arguments=invalid)
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        advice = (
-            "it was cut by the token limit: raise max_tokens"
-            if reason == "length"
-            else "the server did not hold to `format`"
-        )
-        raise OutputValidationError(
-            f"the forced tool call did not come out whole ({len(text)} characters); {advice}",
-            original_error=error,
-            text=text,
-        ) from error
+def _invalid(calls: tuple[AnyCall, ...]) -> tuple[InvalidToolCall, ...]:
+    return tuple(call for call in calls if isinstance(call, InvalidToolCall))
 
 
 def _misshapen(kind: Kind) -> LLMError:

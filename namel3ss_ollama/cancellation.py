@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -17,7 +18,8 @@ __all__ = ["cancel", "in_own_task", "pending_cancellations", "take_back", "to_th
 T = TypeVar("T")
 
 if sys.version_info >= (3, 11):
-    pending_cancellations: Callable[[asyncio.Task[Any]], int] = asyncio.Task.cancelling
+    # Not `Task.cancelling` itself: nest_asyncio puts another class in the place of `Task`.
+    pending_cancellations: Callable[[asyncio.Task[Any]], int] = operator.methodcaller("cancelling")
     """How many cancellations of the task are under way; for `take_back`."""
 
     def cancel(task: asyncio.Task[Any]) -> None:

@@ -7,27 +7,28 @@ it was answered, and it says nothing about the server.
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
-import anyio
 import httpx
-import orjson
 
-from namel3ss_ollama.address import Address
+from namel3ss_ollama.address import EMBEDDED_URL, Address
 from namel3ss_ollama.cancellation import in_own_task
 from namel3ss_ollama.connections import Connections
-from namel3ss_ollama.diagnosis import error_for_line, error_for_status, reported
+from namel3ss_ollama.diagnosis import error_for_line, error_for_status
 from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.exact import write_json
 from namel3ss_ollama.exchange import Exchange, translated
 from namel3ss_ollama.pooling import StaleConnectionError
+from namel3ss_ollama.proxies import blaming_the_proxy, is_not_from_ollama
+from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.streamer import Watch, parse_line
 from namel3ss_ollama.transport import HTTPSettings
 
-__all__ = ["Client", "basic_auth", "encode"]
+__all__ = ["Client", "encode"]
 
 Json = dict[str, Any]
 _LONGEST_JSON_BODY = 256 * 1024 * 1024
@@ -43,13 +44,19 @@ class Client:
         address: Where the server is.
         headers: Headers of every request, credentials included.
         http: How connections are made.
+
+    Attributes:
+        refusal: Why no request may be sent, if none may: the text of the `ValueError` that each raises.
     """
 
     def __init__(self, address: Address, headers: Mapping[str, str], http: HTTPSettings) -> None:
         http.check(address.url)
         self.url = address.url
+        # httpx parses URLs that it is to send to, and needs a host in them.
+        self._base = f"{EMBEDDED_URL}engine" if address.url == EMBEDDED_URL else address.url
         self.http = http
         self._headers = dict(headers)
+        self.refusal: str | None = None
         self.connections = Connections(
             lambda: http.make_client(self.url), lambda: http.to_import(self.url), owned=http.client is None
         )
@@ -65,6 +72,7 @@ class Client:
         *,
         model: str | None = None,
         content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
         on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
         """Send a request and check the status of its answer; the caller closes the exchange.
@@ -76,14 +84,15 @@ class Client:
             watch: The deadlines.
             model: The model that is asked for, for error messages.
             content: `body` as it was encoded before, if it was.
+            headers: Headers of this request alone, names in lower case.
             on_resend: Called when the request goes out again because a pooled connection was closed.
 
         Raises:
             LLMError: No connection, a deadline passed, or a status other than 2xx.
         """
         content = encode(body) if content is None else content
-        headers = {**self._headers, **_JSON} if content is not None else self._headers
-        return await self._send(method, path, content, headers, watch, model, on_resend)
+        sent = {**self._headers, **(headers or {}), **(_JSON if content is not None else {})}
+        return await self._send(method, path, content, sent, watch, model, on_resend)
 
     async def _send(
         self,
@@ -95,12 +104,14 @@ class Client:
         model: str | None = None,
         on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
+        if self.refusal is not None:
+            raise ValueError(self.refusal)
         connect = watch.config.connect_timeout
         http = self.connections.current()
         if http is None:
             http = await watch.guard(self.connections.get, idle=False)
         request = http.build_request(
-            method, self.url + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
+            method, self._base + path, content=content, headers=headers, timeout=httpx.Timeout(None, connect=connect)
         )
         watch.restart()
         while True:
@@ -121,20 +132,33 @@ class Client:
         if 200 <= response.status_code < 300:
             return exchange
         async with exchange:
-            raise error_for_status(
-                response.status_code, response.headers, await exchange.start_of_body(), url=self.url, model=model
-            )
+            body = await exchange.start_of_body()
+            refusal = error_for_status(response.status_code, response.headers, body, url=self.url, model=model)
+            raise self._through_a_proxy(refusal) if is_not_from_ollama(body) else refusal
 
     def _failure(self, error: Exception, http: httpx.AsyncClient, connect_timeout: float | None) -> Exception:
-        return translated(error, url=self.url, http=http, began=False, connect_timeout=connect_timeout)
+        failure = translated(error, url=self.url, http=http, began=False, connect_timeout=connect_timeout)
+        return self._through_a_proxy(failure) if isinstance(failure, LLMError) else failure
 
-    async def chat(self, body: Json, watch: Watch, content: bytes | None = None) -> Exchange:
+    def _through_a_proxy(self, error: LLMError) -> LLMError:
+        proxy = self.http.proxy_for(self.url)
+        if proxy is None:
+            return error
+        return blaming_the_proxy(error, proxy, self.url, given=self.http.proxy is not None)
+
+    async def chat(
+        self, body: Json, watch: Watch, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Exchange:
         """POST /api/chat."""
-        return await self.open("POST", "/api/chat", body, watch, model=body.get("model"), content=content)
+        model = body.get("model")
+        return await self.open("POST", "/api/chat", body, watch, model=model, content=content, headers=headers)
 
-    async def generate(self, body: Json, watch: Watch, content: bytes | None = None) -> Exchange:
+    async def generate(
+        self, body: Json, watch: Watch, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Exchange:
         """POST /api/generate."""
-        return await self.open("POST", "/api/generate", body, watch, model=body.get("model"), content=content)
+        model = body.get("model")
+        return await self.open("POST", "/api/generate", body, watch, model=model, content=content, headers=headers)
 
     async def progress(self, path: str, body: Json, watch: Watch) -> AsyncIterator[Json]:
         """POST to an endpoint that reports progress (pull, push, create): its objects, one by one.
@@ -145,8 +169,8 @@ class Client:
         async with await self.open("POST", path, body, watch, model=body.get("model")) as exchange:
             while (lines := await exchange.lines()) is not None:
                 for line in lines:
-                    if "error" in line:
-                        raise error_for_line(reported(line["error"]), url=self.url)
+                    if (said := reason_in_line(line)) is not None:
+                        raise error_for_line(said, url=self.url)
                     yield line
 
     # One request, one answer
@@ -168,7 +192,10 @@ class Client:
         """
         async with await self.open(method, path, body, watch, model=model, on_resend=on_resend) as exchange:
             data = await exchange.body(_LONGEST_JSON_BODY)
-            return (parse_line(data) or {}) if data else {}
+            answer = (parse_line(data) or {}) if data else {}
+            if answer.get("error") and (said := reason_in_line(answer)) is not None:  # under status 200
+                raise error_for_line(said, url=self.url)
+            return answer
 
     async def embed(self, body: Json, watch: Watch) -> Json:
         """POST /api/embed."""
@@ -207,7 +234,7 @@ class Client:
             LLMError: As `request`.
             OSError: The file cannot be read.
         """
-        digest = await anyio.to_thread.run_sync(_digest, source)
+        digest = await asyncio.to_thread(_digest, source)
         path = f"/api/blobs/{digest}"
         try:
             await (await self._send("HEAD", path, None, self._headers, watch)).aclose()
@@ -237,17 +264,9 @@ def encode(body: Json | None) -> bytes | None:
     if body is None:
         return None
     try:
-        return orjson.dumps(body)
-    except TypeError as error:
-        raise ValueError(
-            f"the request cannot be written as JSON: {error}; check the texts for lone surrogates "
-            "(text.encode('utf-8', 'replace').decode()) and the options for objects"
-        ) from error
-
-
-def basic_auth(user: str, password: str) -> str:
-    """The value of an Authorization header (RFC 7617)."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+        return write_json(body)
+    except ValueError as error:
+        raise ValueError(f"the request cannot be written as JSON: {error}") from error
 
 
 def _digest(source: bytes | os.PathLike[str]) -> str:
@@ -255,10 +274,14 @@ def _digest(source: bytes | os.PathLike[str]) -> str:
     if isinstance(source, bytes):
         sha.update(source)
     else:
-        with open(source, "rb") as file:  # noqa: PTH123 -- any os.PathLike
+        with _open(source) as file:
             while piece := file.read(_BLOB_PIECE):
                 sha.update(piece)
     return f"sha256:{sha.hexdigest()}"
+
+
+def _open(source: os.PathLike[str]) -> BinaryIO:
+    return open(source, "rb")  # noqa: PTH123 -- any os.PathLike; closed by the caller
 
 
 async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterator[bytes]:
@@ -268,7 +291,7 @@ async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterat
             yield source[start : start + _BLOB_PIECE]
             watch.alive()
         return
-    async with await anyio.open_file(source, "rb") as file:
-        while piece := await file.read(_BLOB_PIECE):
+    with _open(source) as file:
+        while piece := await asyncio.to_thread(file.read, _BLOB_PIECE):
             yield piece
             watch.alive()

@@ -12,6 +12,8 @@ from namel3ss_ollama.errors import MalformedResponseError
 __all__ = ["unpacked"]
 
 _PIECE = 64 * 1024
+_HEADER = 2
+"""Bytes of the header of zlib's format."""
 _ENCODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """The encodings of a body that are understood, and zlib's window bits for each."""
 
@@ -39,6 +41,7 @@ class _Unpacked:
         self._unpacker = zlib.decompressobj(_ENCODINGS.get(encoding, 0))
         self._left = b""
         self._more = False
+        self._undecided = encoding == "deflate"
 
     def __aiter__(self) -> Self:
         return self
@@ -52,8 +55,15 @@ class _Unpacked:
         unpacker = self._unpacker
         while True:
             while not self._more:
-                self._left = await self._source.__anext__()
+                self._left += await self._source.__anext__()
+                if self._undecided:
+                    if len(self._left) < _HEADER:
+                        continue
+                    self._undecided = False
+                    if not _has_zlib_header(self._left):
+                        self._unpacker = unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
                 self._more = not unpacker.eof  # what follows the end is no part of the body
+                self._left = self._left if self._more else b""
             try:
                 piece = unpacker.decompress(self._left, _PIECE)
             except zlib.error as error:
@@ -65,3 +75,8 @@ class _Unpacked:
             self._more = not unpacker.eof and (bool(self._left) or len(piece) == _PIECE)
             if piece:
                 return piece
+
+
+def _has_zlib_header(data: bytes) -> bool:
+    """Whether it begins as RFC 9110, 8.4.1.2 wants `deflate`; some servers leave the header out."""
+    return data[0] & 0x0F == zlib.DEFLATED and (data[0] << 8 | data[1]) % 31 == 0

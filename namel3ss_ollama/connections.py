@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
+import functools
 import importlib
 import weakref
 from collections.abc import AsyncGenerator, Callable
@@ -26,6 +28,7 @@ from typing import Protocol, runtime_checkable
 import httpx
 
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import Signal, make_signal, patched_by
 
 __all__ = ["Connections"]
 
@@ -35,7 +38,6 @@ _POLL = 0.02
 _Loop = asyncio.AbstractEventLoop
 _Held = dict[_Loop, httpx.AsyncClient]
 """Each step on it is one operation of a dict, which threads cannot tear apart."""
-_Closing = concurrent.futures.Future[None]
 
 
 @runtime_checkable
@@ -62,6 +64,9 @@ class Connections:
         self._make = make
         self._to_import = to_import
         self._owned = owned
+        if patched_by() is not None and (module := to_import()) is not None:
+            # Here, since an import may start a process, which gevent does in the main thread only.
+            importlib.import_module(module)
         self._hold_nothing()
         _all.add(self)
         renewed_after_fork(self)
@@ -105,17 +110,22 @@ class Connections:
     async def aclose(self) -> None:
         """Close every loop's client, each on its loop; a later `get` makes a new one."""
         # Each by its loop, the running one too: a pool whose closing is cancelled stays half open.
-        closings = [(loop, client, _close_on(loop, client)) for loop, client in self._take_all()]
-        for loop, client, closing in closings:
-            if closing is not None and not await _bounded_async(loop, closing):
+        here = asyncio.get_running_loop()
+        closings = []
+        for loop, client in self._take_all():
+            closed = here.create_future()
+            if _close_on(loop, client, functools.partial(_wake, closed)):
+                closings.append((loop, client, closed))
+        for loop, client, closed in closings:
+            if not await _bounded_async(loop, closed):
                 _give_up(loop, client)
 
     def close(self) -> None:
         """As `aclose`, from synchronous code; inside a running loop that loop's client is closed when it goes on."""
         here = asyncio._get_running_loop()
         for loop, client in self._take_all():
-            closing = _close_on(loop, client)
-            if loop is not here and closing is not None and not _bounded(loop, closing):
+            closed = make_signal()
+            if _close_on(loop, client, closed.set) and loop is not here and not _bounded(loop, closed):
                 _give_up(loop, client)
 
     def abort(self) -> None:
@@ -179,12 +189,11 @@ def _detach(held: _Held) -> list[tuple[_Loop, httpx.AsyncClient]]:
     return detached
 
 
-def _close_on(loop: _Loop, client: httpx.AsyncClient) -> _Closing | None:
-    """Have a loop close its client; None if the loop is closed, and the client with it.
+def _close_on(loop: _Loop, client: httpx.AsyncClient, closed: Callable[[], None]) -> bool:
+    """Have a loop close its client, then call `closed`; False if the loop is closed, and the client with it.
 
     Without a task where that can be: a loop that ends cancels tasks before their first step, or leaves them pending.
     """
-    closed: _Closing = concurrent.futures.Future()
 
     def begin() -> None:
         if isinstance(client, _Abortable):
@@ -199,7 +208,7 @@ def _close_on(loop: _Loop, client: httpx.AsyncClient) -> _Closing | None:
         _closing.pop(client, None)
         if task is not None and not task.cancelled():
             task.exception()  # a connection that breaks while it is being closed is closed
-        closed.set_result(None)
+        closed()
 
     _closing[client] = loop, None
     try:
@@ -207,8 +216,13 @@ def _close_on(loop: _Loop, client: httpx.AsyncClient) -> _Closing | None:
     except RuntimeError:
         _closing.pop(client, None)
         _abort(client)
-        return None
-    return closed
+        return False
+    return True
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there
+        waiter.get_loop().call_soon_threadsafe(waiter.set_result, None)
 
 
 _closing: dict[httpx.AsyncClient, tuple[_Loop, asyncio.Task[None] | None]] = {}
@@ -238,18 +252,17 @@ class _Patience:
         return self._loop.is_closed() or self._stopped > 2 or self._polls <= 0
 
 
-def _bounded(loop: _Loop, closing: _Closing) -> bool:
+def _bounded(loop: _Loop, closed: Signal) -> bool:
     patience = _Patience(loop)
-    while not concurrent.futures.wait([closing], _POLL).done:
+    while not closed.wait(_POLL):
         if patience.ends():
             return False
     return True
 
 
-async def _bounded_async(loop: _Loop, closing: _Closing) -> bool:
+async def _bounded_async(loop: _Loop, closed: asyncio.Future[None]) -> bool:
     patience = _Patience(loop)
-    waiting = asyncio.wrap_future(closing)
-    while not (await asyncio.wait({waiting}, timeout=_POLL))[0]:
+    while not (await asyncio.wait({closed}, timeout=_POLL))[0]:
         if patience.ends():
             return False
     return True
@@ -271,7 +284,7 @@ def _abandon(held: _Held, guards: dict[_Loop, AsyncGenerator[None, None]], owned
     """The owner was dropped. Called by the garbage collector: nothing is waited for."""
     for loop, client in _detach(held) if owned else ():
         if loop.is_running() and not (loop is asyncio._get_running_loop() and isinstance(client, _Abortable)):
-            _close_on(loop, client)
+            _close_on(loop, client, lambda: None)
         else:  # at once, also on the running loop: this may be the last step of a loop that ends
             _abort(client)
     guards.clear()

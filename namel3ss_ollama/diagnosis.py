@@ -9,12 +9,10 @@ from __future__ import annotations
 import datetime
 import email.utils
 import re
-import ssl
 import time
 from collections.abc import Mapping
 
 import httpx
-import orjson
 
 from namel3ss_ollama.address import EMBEDDED_URL
 from namel3ss_ollama.errors import (
@@ -30,11 +28,12 @@ from namel3ss_ollama.errors import (
     ServerError,
     StreamInterruptedError,
 )
+from namel3ss_ollama.reasons import reason_in_body, shortened, sign_in_page
+from namel3ss_ollama.remedies import of_a_handshake, of_a_refusal, of_a_transfer
 from namel3ss_ollama.streamer import timeout_error
 
-__all__ = ["error_for_exception", "error_for_line", "error_for_status", "reported", "retry_after_seconds"]
+__all__ = ["error_for_exception", "error_for_line", "error_for_status", "retry_after_seconds"]
 
-_LONGEST_QUOTE = 300
 _CAN_HEAL = re.compile(
     r"runner (process )?(has terminated|is not responding)|out of memory|timed out waiting for llama runner|"
     r"unexpected server status|error loading llama server|model (runner has )?unexpectedly stopped|"
@@ -44,19 +43,24 @@ _CAN_HEAL = re.compile(
 )
 _REQUEST_AT_FAULT = re.compile(
     r"^option \"|json: cannot unmarshal|invalid (character|option|JSON schema|format)|"
-    r"unable to create sampling context|failed to parse grammar|template:|does not support",
+    r"unable to create sampling context|failed to parse grammar|JSON schema conversion|template:|does not support",
     re.IGNORECASE,
 )
-_GRAMMAR = re.compile(r"JSON schema in format|sampling context|grammar", re.IGNORECASE)
+_GATEWAYS = frozenset({502, 504, *range(520, 525), 529, 530})
+"""What stands between could not reach the server, or not for now; beyond 511 they are Cloudflare's."""
+_HTTP_FLAW = re.compile(
+    r"Got more than \d+ bytes|Too many headers|Duplicate [A-Za-z-]+|[A-Za-z-]+ can't be present with [A-Za-z-]+"
+)
 _TOO_LONG = re.compile(
     r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
     re.IGNORECASE,
 )
 _SIZE = re.compile(r"(\d{1,12}) tokens")
 _NO_SUCH_MODEL = re.compile(
-    r"\bmodel\s+(['\"][^'\"]*['\"]|\S+)\s+(was )?not found|\bmodel not found|try pulling", re.IGNORECASE
+    r"\bmodel(?::?\s+['\"`][^'\"`]*['\"`]|\s+\S+)\s+((was )?not found|(does not|doesn't) exist)|"
+    r"\bmodel (was )?not found|\bno such model\b|\bunknown model\b|try pulling",
+    re.IGNORECASE,
 )
-_CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
 _QUOTA = re.compile(r"quota|(monthly|weekly|daily|hourly|usage|plan) limit|billing|upgrade", re.IGNORECASE)
 
 
@@ -70,7 +74,7 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         url: The server's address, without credentials.
         model: The model that was asked for, when one was.
     """
-    said = _server_text(body)
+    said = reason_in_body(body)
     quoted = f": {said}" if said else ""
     if 300 <= status < 400:
         return BadRequestError(
@@ -80,18 +84,16 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         )
     if status in (401, 403):
         return AuthenticationError(
-            f"{url} refused access ({status}{quoted}); check api_key or OLLAMA_API_KEY, "
-            "or the user and password in base_url",
-            status_code=status,
+            f"{url} refused access ({status}{quoted}); {_access_advice(status, body)}", status_code=status
         )
     if status == 407:
         return AuthenticationError(f"the proxy before {url} wants a login (407{quoted})", status_code=status)
-    if status == 404:
-        return _not_found(said, url, model)
-    if status in (408, 429, 503):
-        if status == 429 and _QUOTA.search(said):
+    if status == 404 or _NO_SUCH_MODEL.search(said):
+        return _not_found(status, said, url, model)
+    if status in (402, 408, 429, 503):
+        if status == 402 or (status == 429 and _QUOTA.search(said)):
             return QuotaExceededError(
-                f"a quota is used up (429{quoted}); wait until it is renewed, or use another account or model",
+                f"a quota is used up ({status}{quoted}); wait until it is renewed, or use another account or model",
                 status_code=status,
                 retry_after=retry_after_seconds(headers),
             )
@@ -106,21 +108,11 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
     return _bad_request(status, said)
 
 
-def reported(error: object) -> str:
-    """The text in `{"error": ...}`, also in that of servers that put an object there."""
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    try:
-        return str(error or "")
-    except RecursionError:  # nested deeper than can be written out
-        return ""
-
-
 def error_for_line(said: str, *, url: str) -> LLMError:
     """The error that a line `{"error": ...}` under status 200 stands for."""
-    said = " ".join(said.split())[:_LONGEST_QUOTE]
+    said = shortened(said)
     if _NO_SUCH_MODEL.search(said):
-        return _not_found(said, url, None)
+        return _not_found(404, said, url, None)
     return _server_failed(None, said, url)
 
 
@@ -129,20 +121,35 @@ def pull_command(url: str, model: str) -> str:
     return f"namel3ss-ollama models pull {model} --embedded" if url == EMBEDDED_URL else f"ollama pull {model}"
 
 
-def _not_found(said: str, url: str, model: str | None) -> LLMError:
+def _not_found(status: int, said: str, url: str, model: str | None) -> LLMError:
     if _NO_SUCH_MODEL.search(said):
         name = f"{model!r} " if model else ""
         command = pull_command(url, model or "<model>")
         return ModelNotFoundError(
             f"{url} does not have the model {name}({said}); pull it with `{command}` or "
             "`provider.pull_model()`, or see list_models() for what is there",
-            status_code=404,
+            status_code=status,
         )
     return BadRequestError(
         f"{url} does not know this path (404{': ' + said if said else ''}); is the path in base_url right, "
         "and the server new enough?",
         status_code=404,
     )
+
+
+def _access_advice(status: int, body: bytes) -> str:
+    """What to do about a refusal of access."""
+    page = sign_in_page(body)
+    if page:
+        return f"the server's account is not signed in at ollama.com: run `ollama signin` there, or open {page}"
+    advice = "check api_key or OLLAMA_API_KEY, or the user and password in base_url"
+    if status == 403 and not body.strip():
+        return (
+            "without a reason: Ollama refuses a Host or an Origin that it does not know. On the server, set "
+            "OLLAMA_HOST=0.0.0.0 (or let the proxy send 'Host: localhost'), and OLLAMA_ORIGINS for an Origin; if it is "
+            f"a proxy that refuses, {advice}"
+        )
+    return advice
 
 
 def _bad_request(status: int | None, said: str) -> LLMError:
@@ -154,13 +161,10 @@ def _bad_request(status: int | None, said: str) -> LLMError:
             tokens=tokens,
             window=window,
         )
-    if _CANNOT.search(said):
-        advice = "; choose a model that can (show_model() lists its capabilities)"
-    elif _GRAMMAR.search(said):
-        advice = "; the server can make no grammar of this schema: simplify `format` or the tool's parameters"
-    else:
-        advice = ""
-    return BadRequestError(f"the server refused the request ({_with_status(status, said)}){advice}", status_code=status)
+    advice = of_a_refusal(said)
+    return BadRequestError(
+        f"the server refused the request ({_with_status(status, said)}){advice and '; ' + advice}", status_code=status
+    )
 
 
 def _sizes(said: str) -> tuple[int | None, int | None]:
@@ -178,23 +182,10 @@ def _server_failed(status: int | None, said: str, url: str) -> LLMError:
         return _bad_request(status, said)
     if status in (None, 500) and _REQUEST_AT_FAULT.search(said):
         return _bad_request(status, said)
-    temporary = bool(_CAN_HEAL.search(said)) if status in (None, 500) else status in (502, 504)
+    temporary = bool(_CAN_HEAL.search(said)) if status in (None, 500) else status in _GATEWAYS
     what = _with_status(status, said) or "no reason given"
-    return ServerError(f"{url} failed ({what}); the server's log says more", status_code=status, temporary=temporary)
-
-
-def _server_text(body: bytes) -> str:
-    """What the server says went wrong. A proxy's page is named, not quoted."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # Without byte order marks and the zeros of UTF-16, which some servers put before and into a page.
-        text = body.decode("utf-8", "replace").replace("\0", "").lstrip("\ufeff\ufffd").strip()
-        if text.startswith("<"):
-            return "an HTML page, not Ollama's answer"
-    else:
-        text = reported(value.get("error")) if isinstance(value, dict) else ""
-    return " ".join(text.split())[:_LONGEST_QUOTE]
+    advice = of_a_transfer(said) or "the server's log says more"
+    return ServerError(f"{url} failed ({what}); {advice}", status_code=status, temporary=temporary)
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -227,10 +218,14 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
         return timeout_error("connect", connect_timeout or 0.0, error)
     if isinstance(error, (httpx.ConnectError, httpx.ProxyError)) or _never_connected(cause):
         what = f"through the proxy to {url}" if isinstance(error, httpx.ProxyError) else f"to {url}"
+        tls = of_a_handshake(cause or error)
+        advice = tls or (
+            "Is Ollama running? Start it with `ollama serve`, or set base_url (or OLLAMA_HOST) to where it runs"
+        )
         return LLMConnectionError(
-            f"cannot connect {what} ({_brief(_reason(cause) or error)}). Is Ollama running? Start it with "
-            "`ollama serve`, or set base_url (or OLLAMA_HOST) to where it runs",
+            f"cannot connect {what} ({_brief(_reason(cause) or error)}). {advice}",
             original_error=error,
+            temporary=not tls,
         )
     if isinstance(error, httpx.UnsupportedProtocol):
         return BadRequestError(f"base_url: {url} is not an address to send to", original_error=error)
@@ -255,9 +250,18 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
     if isinstance(error, httpx.HTTPError) or type(error).__module__.partition(".")[0] == "aiohttp":
         return MalformedResponseError(
             # Neither its text nor itself is passed on: it quotes what was sent, which may be an answer.
-            f"{url} sent what is not HTTP ({type(error).__name__}); is this address an Ollama server?"
+            f"{url} sent what is not HTTP ({type(error).__name__}); {_flaw_in_http(error)}"
         )
     return None
+
+
+def _flaw_in_http(error: Exception) -> str:
+    """What aiohttp did not take, where it says so without quoting; and what to do."""
+    cause = error if error.__cause__ is None else error.__cause__
+    found = _HTTP_FLAW.match(str(getattr(cause, "message", "")))
+    if found is None:
+        return "is this address an Ollama server?"
+    return f"{found[0]}; a proxy before the server may add that. transport='httpx' is less strict"
 
 
 def _never_connected(cause: BaseException | None) -> bool:
@@ -268,7 +272,7 @@ def _never_connected(cause: BaseException | None) -> bool:
 def _reason(cause: BaseException | None) -> BaseException | None:
     # aiohttp's own text repeats the address, and speaks of ssl for http too; what the system said is enough.
     reason = getattr(cause, "os_error", None)
-    return reason if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError) else cause
+    return reason if isinstance(reason, OSError) else cause
 
 
 def _is_timeout(cause: BaseException | None) -> bool:
@@ -284,5 +288,4 @@ def _broke(error: Exception) -> bool:
 
 
 def _brief(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:_LONGEST_QUOTE]
+    return shortened(str(error) or type(error).__name__)

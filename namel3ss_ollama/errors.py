@@ -42,6 +42,7 @@ class LLMError(Exception):
         retry_after: Seconds the server asked to wait, when it said so.
         temporary: Whether the same request may succeed later; only such failures are retried.
         prompt_index: In a batch: the index of the prompt that failed, from 0. None elsewhere. Not in the message.
+        index: In `embed`: the index of the text that is at fault, from 0. None elsewhere, and where no one text is.
     """
 
     temporary: bool = False
@@ -64,6 +65,7 @@ class LLMError(Exception):
         self.partial = partial
         self.retry_after = retry_after
         self.prompt_index: int | None = None
+        self.index: int | None = None
         if temporary is not None:
             self.temporary = temporary
         if original_error is not None:
@@ -87,8 +89,8 @@ class LLMError(Exception):
         return error
 
 
-class LLMConnectionError(LLMError):
-    """No connection to the server, or it broke before anything of the answer came."""
+class LLMConnectionError(LLMError, ConnectionError):
+    """No connection to the server, or it broke before anything of the answer came; a builtin `ConnectionError` too."""
 
     temporary = True
 
@@ -97,7 +99,8 @@ class LLMTimeoutError(LLMError, TimeoutError):
     """A deadline passed.
 
     Attributes:
-        deadline: Which one: "connect", "first_chunk_timeout", "chunk_timeout", "stream_timeout" or "timeout".
+        deadline: Which one: "connect", "first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout" or
+            "timeout".
         seconds: How long it was.
     """
 

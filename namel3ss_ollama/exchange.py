@@ -18,7 +18,7 @@ from namel3ss_ollama.cancellation import to_the_end
 from namel3ss_ollama.compression import unpacked
 from namel3ss_ollama.diagnosis import error_for_exception
 from namel3ss_ollama.errors import LLMConnectionError, LLMError, MalformedResponseError, StreamInterruptedError
-from namel3ss_ollama.streamer import LineDecoder, Watch, is_cut, parse_line
+from namel3ss_ollama.streamer import LineDecoder, LineParser, Watch, is_cut
 
 __all__ = ["Exchange", "translated"]
 
@@ -46,7 +46,7 @@ class Exchange:
         watch: The deadlines.
     """
 
-    __slots__ = ("_broken", "_decoder", "_ended", "_http", "_next", "_response", "_url", "_watch", "began")
+    __slots__ = ("_broken", "_decoder", "_ended", "_http", "_next", "_parser", "_response", "_url", "_watch", "began")
 
     def __init__(self, url: str, http: httpx.AsyncClient, response: httpx.Response, watch: Watch) -> None:
         self._url = url
@@ -55,6 +55,7 @@ class Exchange:
         self._watch = watch
         self._next = _reader(response)
         self._decoder = LineDecoder(watch.config.max_line_bytes)
+        self._parser = LineParser()
         self._ended = False
         self._broken: LLMError | None = None
         self.began = False
@@ -89,9 +90,10 @@ class Exchange:
                 self._ended = True
                 raw = [self._decoder.finish()]
             objects: list[Json] = []
+            parse = self._parser.parse
             for line in raw:
                 try:
-                    value = parse_line(line)
+                    value = parse(line)
                 except MalformedResponseError as error:
                     self._broken = self._explained(error, line)
                     if not objects:

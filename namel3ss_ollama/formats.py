@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from namel3ss_ollama.errors import OutputValidationError
+from namel3ss_ollama.reasoning import json_in, split_reasoning
 from namel3ss_ollama.schemas import portable_schema
 from namel3ss_ollama.types import LLMResponse
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["ParseAs", "parsed", "read_format"]
+__all__ = ["ParseAs", "parsed", "read_format", "without_reasoning"]
 
 _MOST_PLACES = 5
 _LONGEST_NAME = 100
@@ -85,14 +86,22 @@ def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
     """
     from pydantic import ValidationError
 
+    text = response.content
     try:
-        return parse_as.adapter.validate_json(response.content)
+        try:
+            return parse_as.adapter.validate_json(text)
+        except ValidationError:
+            if (found := json_in(text)) == text:
+                raise
+            return parse_as.adapter.validate_json(found)
     except ValidationError as error:
         # Pydantic's own text would quote the answer: only the places are named.
         known = _names_in(parse_as.adapter.json_schema())
         places = sorted({_place(e["loc"], known) for e in error.errors(include_url=False)})[:_MOST_PLACES]
         if response.finish_reason == "length":
             advice = "it was cut by the token limit: raise max_tokens"
+        elif not text and response.thinking:
+            advice = "the model wrote nothing but its thinking: pass think=False, or ask again"
         elif parse_as.thinking:
             advice = "this server may lose an answer by thinking under a `format`: pass think=False"
         else:
@@ -100,9 +109,18 @@ def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
         raise OutputValidationError(
             f"the answer does not match {parse_as.name} (invalid: {', '.join(places)}); {advice}",
             original_error=error,
-            text=response.content,
+            text=text,
             response=response,
         ) from None  # a traceback would quote the answer; `original_error` has it
+
+
+def without_reasoning(response: LLMResponse) -> None:
+    """Move reasoning that lacks its opening tag out of the text; only its end shows what it was."""
+    if "</think>" in response.content:
+        thought, rest = split_reasoning(response.content)
+        if thought and rest:
+            response.content = rest
+            response.thinking = response.thinking or thought
 
 
 def _place(steps: tuple[int | str, ...], known: set[str]) -> str:

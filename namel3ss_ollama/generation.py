@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Self
 
 from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
+from namel3ss_ollama.arguments import Parameters
 from namel3ss_ollama.client import Client, encode
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
@@ -28,7 +29,8 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.exchange import Exchange
-from namel3ss_ollama.formats import ParseAs, parsed
+from namel3ss_ollama.fitting import Fitting
+from namel3ss_ollama.formats import ParseAs, parsed, without_reasoning
 from namel3ss_ollama.guards import ContextGuard, Expected, Finding, ReloadGuard
 from namel3ss_ollama.limiter import Limiter, Slot
 from namel3ss_ollama.retrier import Retrier
@@ -38,11 +40,15 @@ from namel3ss_ollama.telemetry import Call, Outcome, Telemetry
 from namel3ss_ollama.tools import describe_in_prompt
 from namel3ss_ollama.types import LLMResponse, Usage
 
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
 __all__ = ["Request", "Runner", "Turn"]
 
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
 _AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
+_EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)"
 _LARGE_FIELDS = ("messages", "prompt", "images", "system", "suffix", "context", "tools", "format")
 
 
@@ -56,9 +62,11 @@ class Request:
         config: Deadlines and limits.
         timeout: A bound on the call, retries and the wait for a slot included, in seconds.
         forced: Names of the tools of which one must be called.
+        parameters: The schemas of the tools' arguments.
         parse_as: The type that the answer must validate against.
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
+        headers: Headers beside those of every request.
         loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
         refusable: Whether the server may be asked to refuse a prompt that is too long: the caller did not say
             otherwise, and wants to know.
@@ -69,9 +77,11 @@ class Request:
     config: StreamConfig
     timeout: float | None = None
     forced: frozenset[str] = field(default_factory=frozenset[str])
+    parameters: Parameters = field(default_factory=dict[str, Mapping[str, Any]])
     parse_as: ParseAs | None = None
     on_truncation: Truncation = "warn"
     content: bytes | None = None
+    headers: Mapping[str, str] | None = None
     loads_only: bool = False
     refusable: bool = False
 
@@ -99,6 +109,10 @@ class Request:
         """The same request, which lets the server cut the prompt."""
         body = {name: value for name, value in self.body.items() if name != "truncate"}
         return replace(self, body=body, content=encode(body), refusable=False)
+
+    def begin_answer(self) -> Answer:
+        """Its answer, of which nothing has come."""
+        return Answer(self.kind, self.forced, self.parameters, formatted="format" in self.body)
 
     def without_content(self) -> Request:
         """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
@@ -192,12 +206,14 @@ class Runner:
         retrier: Retrier,
         telemetry: Telemetry,
         context_guard: ContextGuard,
+        fitting: Fitting,
     ) -> None:
         self.client = client
         self.limiter = limiter
         self.retrier = retrier
         self.telemetry = telemetry
         self.context_guard = context_guard
+        self._fitting = fitting
         self._reload_guard = ReloadGuard()
         self._without_tools: set[str] = set()
         self._warned: set[tuple[str, bool]] = set()
@@ -210,15 +226,22 @@ class Runner:
         timeout: float | None,
         *,
         streaming: bool = False,
+        context: Context | None = None,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
-        watch = Watch(config, timeout, remedy=_AT_ONCE if body.get("stream") is False else None)
-        call = self.telemetry.begin(operation, body, streaming=streaming)
+        at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
+        watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
+        call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
         return Turn(self.limiter, self.telemetry, call, watch)
 
-    def turn_of(self, request: Request, *, streaming: bool = False) -> Turn:
-        """The turn of a generation."""
-        return self.turn(request.operation, request.body, request.config, request.timeout, streaming=streaming)
+    def turn_of(self, request: Request) -> Turn:
+        """The turn of a generation whose answer comes whole."""
+        return self.turn(request.operation, request.body, request.config, request.timeout)
+
+    def turn_of_stream(self, request: Request, context: Context | None) -> Turn:
+        """The turn of a stream; `context` is the trace of the call that made it."""
+        config, timeout = request.config, request.timeout
+        return self.turn(request.operation, request.body, config, timeout, streaming=True, context=context)
 
     async def complete(self, request: Request) -> LLMResponse:
         """The answer, when it is complete.
@@ -259,14 +282,28 @@ class Runner:
                 request = request.cut_allowed()
                 return await attempt(request)
 
-        return await self.attempts(once, turn)
+        return await self.attempts(once, turn, request)
 
-    async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn) -> T:
-        """Run attempts, with the waits between them under the watch."""
+    async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn, request: Request | None = None) -> T:
+        """Run attempts, with the waits between them under the watch.
+
+        Args:
+            attempt: Makes one attempt.
+            turn: The request's turn.
+            request: What `attempt` opens. Once its schema is refused, one more attempt follows with a simpler one.
+        """
         watch, call = turn.watch, turn.call
 
         async def once() -> T:
             call.sent()
+            if request is None or "format" not in request.body:
+                return await attempt()
+            simplified = self._fitting.is_simplified(request.body)
+            try:
+                return await attempt()
+            except BadRequestError as error:
+                if simplified or not self._fitting.simplify(request.body, error):
+                    raise
             return await attempt()
 
         async def sleep(seconds: float) -> None:
@@ -280,23 +317,30 @@ class Runner:
 
     async def open(self, request: Request, watch: Watch) -> Exchange:
         """Send the request."""
+        body, content = request.body, request.content
+        if "format" in body:
+            body = await self._fitting.fitted(request.kind, request.body)
+            if body is not request.body:
+                content = None
+                if request.parse_as is not None and not body.get("think"):
+                    request.parse_as.thinking = False
         if request.kind == "generate":
-            return await self.client.generate(request.body, watch, request.content)
+            return await self.client.generate(body, watch, content, request.headers)
         if not request.forced:
-            return await self.client.chat(request.body, watch, request.content)
+            return await self.client.chat(body, watch, content, request.headers)
         # A call that a grammar forces needs no template that knows tools, but such a model's server refuses them.
         if request.model not in self._without_tools:
             try:
-                return await self.client.chat(request.body, watch, request.content)
+                return await self.client.chat(body, watch, content, request.headers)
             except BadRequestError as error:
                 if "does not support tools" not in error.message:
                     raise
                 self._without_tools.add(request.model)
                 logger.info("%s has no template for tools: they are described in its system message", request.model)
-        return await self.client.chat(describe_in_prompt(request.body), watch)
+        return await self.client.chat(describe_in_prompt(body), watch, headers=request.headers)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
-        answer = Answer(request.kind, request.forced)
+        answer = request.begin_answer()
         try:
             async with await self.open(request, turn.watch) as exchange:
                 while (lines := await exchange.lines()) is not None:
@@ -327,6 +371,8 @@ class Runner:
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
+        if answer.formatted:
+            without_reasoning(response)
         options = request.body.get("options") or {}
         self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if turn.expected is not None:

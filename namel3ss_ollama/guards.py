@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from namel3ss_ollama.conversations import Conversations, beginnings
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.settings import LOAD_OPTIONS
 from namel3ss_ollama.tokens import Estimate, Measure, TokenModel, measure_messages, measure_prompt, measure_text
 from namel3ss_ollama.versions import at_least, numbers
@@ -109,7 +109,7 @@ class ContextGuard:
 
     def after_fork(self) -> None:
         """A thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def expect(self, body: Mapping[str, Any]) -> Expected:
         """What the answer to a request should count; before it is sent."""
@@ -258,7 +258,7 @@ class ReloadGuard:
 
     def after_fork(self) -> None:
         """A thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def check(self, model: str, options: Mapping[str, Any], load_duration: object) -> list[str]:
         """Look at one answer; returns the options that were told of now.

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from typing import TypeVar
 
 from namel3ss_ollama.errors import QueueFullError
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.settings import check_positive
 
 __all__ = ["Limiter", "Slot", "patiently"]
@@ -114,7 +114,7 @@ class Limiter:
 
     def after_fork(self) -> None:
         """All slots are free: their holders, and the waiters, are the parent's."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._held: dict[asyncio.AbstractEventLoop, set[Slot]] = {}
         self._running = 0
         self._waiters: OrderedDict[Slot, None] = OrderedDict()

@@ -1,4 +1,4 @@
-"""The models of a server: list, show, pull, push, create, copy, delete, load, unload; and embeddings.
+"""The models of a server: list, show, pull, push, create, copy, delete, load, unload.
 
 `ModelManagement` is the half of `OllamaProvider` that is about models rather than answers. Objects come back as the
 server sends them: plain dicts, so that what a newer server adds is there too.
@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
-from namel3ss_ollama.batch import run_batch
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.errors import (
     AuthenticationError,
@@ -25,12 +24,10 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
 )
 from namel3ss_ollama.generation import Request, Runner
-from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
-    LOAD_OPTIONS,
     RUNTIME_OPTIONS,
     RuntimeOptions,
     StreamConfig,
@@ -39,7 +36,7 @@ from namel3ss_ollama.settings import (
     reject_unknown,
 )
 from namel3ss_ollama.streamer import Watch
-from namel3ss_ollama.types import EmbedResponse, LLMResponse, usage_of
+from namel3ss_ollama.types import LLMResponse
 from namel3ss_ollama.windows import Window, window_of
 
 __all__ = ["ModelManagement"]
@@ -253,97 +250,6 @@ class ModelManagement:
         request = Request("generate", kept, config, timeout, on_truncation="ignore", loads_only=True)
         return await self._runner.complete(request)
 
-    async def embed(
-        self,
-        input: str | Iterable[str],
-        *,
-        model: str | None = None,
-        truncate: bool | None = None,
-        dimensions: int | None = None,
-        keep_alive: str | float | None = None,
-        batch_size: int = 64,
-        options: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-    ) -> EmbedResponse:
-        """Vectors of texts, in the order of the texts.
-
-        Args:
-            input: A text, or several.
-            model: The embedding model; the provider's by default.
-            truncate: Whether a text that is too long is cut (the server's default) or refused.
-            dimensions: How long the vectors shall be, for models that can choose.
-            keep_alive: How long the model stays loaded afterwards; as the provider says by default.
-            batch_size: How many texts go into one request; requests run at once as `max_concurrent` lets them.
-            options: Runtime options; of the provider's only those of loading (num_ctx, ...) go along.
-            timeout: A bound on the whole, in seconds.
-
-        Raises:
-            TypeError, ValueError: An argument is wrong; `input` is empty.
-            MalformedResponseError: The server sent another number of vectors, or vectors of different lengths.
-            LLMError: The server failed.
-        """
-        texts = [input] if isinstance(input, str) else list(input)
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"input[{index}]: expected text, not {type(text).__name__}")
-        if not texts:
-            raise ValueError("input: there must be at least one text")
-        check_positive("batch_size", batch_size, integer=True)
-        check_positive("dimensions", dimensions, integer=True)
-        check_positive("timeout", timeout)
-        if keep_alive is None:
-            keep_alive = self._defaults.options.get("keep_alive")
-        common: Json = {"model": self._name(model)}
-        for name, value in (("truncate", truncate), ("dimensions", dimensions), ("keep_alive", keep_alive)):
-            if value is not None:
-                common[name] = value
-        loading = {name: value for name, value in merge_options(self._defaults.options).items() if name in LOAD_OPTIONS}
-        if merged := {**loading, **merge_options({"options": options})}:
-            common["options"] = merged
-        batches = [{**common, "input": texts[i : i + batch_size]} for i in range(0, len(texts), batch_size)]
-        bound = self._defaults.timeout if timeout is None else timeout
-        watch = Watch(self._defaults.config, bound)
-        try:
-            answers = await watch.guard(lambda: self._embed_all(batches, bound), idle=False)
-        finally:
-            watch.close()
-        vectors = [vector for answer in answers for vector in answer["embeddings"]]
-        if len({len(vector) for vector in vectors}) > 1:
-            raise MalformedResponseError(f"{self._client.url} sent vectors of different lengths")
-        tokens = sum(usage_of(answer)["prompt_tokens"] for answer in answers)
-        usage = usage_of({"prompt_eval_count": tokens})
-        return EmbedResponse(vectors, str(answers[0].get("model", "")), usage)
-
-    async def _embed_all(self, bodies: list[Json], timeout: float | None) -> list[Json]:
-        async def ask(body: Json) -> Json:
-            with patiently():
-                return await self._embed(body, timeout)
-
-        return await run_batch(
-            bodies,
-            ask,
-            workers=min(self._runner.limiter.max_concurrent or len(bodies), len(bodies)),
-            return_exceptions=False,
-            on_result=None,
-            keep_results=True,
-        )
-
-    async def _embed(self, body: Json, timeout: float | None) -> Json:
-        runner = self._runner
-        async with runner.turn("embeddings", body, self._defaults.config, timeout) as turn:
-            answer = await runner.attempts(lambda: self._client.embed(body, turn.watch), turn)
-            vectors = answer.get("embeddings")
-            if not isinstance(vectors, list) or len(vectors) != len(body["input"]):
-                raise MalformedResponseError(
-                    f"{self._client.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
-                )
-            if not (all(map(_is_vector, vectors)) and isinstance(answer.get("prompt_eval_count") or 0, int)):
-                raise MalformedResponseError(
-                    f"{self._client.url} sent embeddings that are no lists of numbers; is this an Ollama server?"
-                )
-            turn.usage = usage_of(answer)
-        return answer
-
     async def _window(self, model: str, watch: Watch) -> Window:
         """The context window that the server tells of."""
         shown = await self._client.show(model, watch)
@@ -430,11 +336,6 @@ def _listed(answer: Json) -> list[Json]:
     if not isinstance(models, list):
         raise MalformedResponseError("the server sent something other than a list of models; is this an Ollama server?")
     return list(models)
-
-
-def _is_vector(value: object) -> bool:
-    """Whether this is a vector; the first number stands for all, of which there may be millions."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], (int, float))
 
 
 def _insecure(insecure: bool) -> Json:

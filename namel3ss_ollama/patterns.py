@@ -22,7 +22,7 @@ _PLAIN = re.compile(r"[^\W]|[ ,:;=@#%&~'!<>/-]")
 _REPETITION = re.compile(r"\{(\d{1,6})(,?)(\d{0,6})\}")
 _CHARACTER_CLASS = re.compile(r"\[(\^?)((?:[^\]\\]|\\.)+)\]", re.DOTALL)
 _MEMBER = re.compile(r"\\(?P<set>[dws])|(?P<first>\\?[^\\])(?:-(?P<last>\\?[^\\\]]))?", re.DOTALL)
-_MOST_REPETITIONS = 5000
+_MOST_REPETITIONS = 2000
 
 
 def portable_pattern(pattern: object) -> str | None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from namel3ss_ollama.arguments import parameters_of
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.generation import Request
+from namel3ss_ollama.grammars import with_room
+from namel3ss_ollama.headers import checked_headers
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
@@ -23,6 +27,7 @@ from namel3ss_ollama.settings import (
     check_positive,
     check_think,
     merge_options,
+    read_keep_alive,
     reject_unknown,
 )
 from namel3ss_ollama.tools import choose, forced_format, names_of, tool_definition
@@ -108,7 +113,7 @@ def checked_truncation(value: object) -> Truncation:
     for known in TRUNCATION:
         if value == known:
             return known
-    raise ValueError(f"on_truncation: {value!r} is not one of {', '.join(TRUNCATION)}")
+    raise ValueError(f"on_truncation: {value!r} is not one of {', '.join(TRUNCATION)}; 'split' is for embed() alone")
 
 
 def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,8 +124,7 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
         value = call.get(name)
         value = defaults.options.get(name) if value is None else value
         if value is not None:
-            _check_field(name, value)
-            body[name] = value
+            body[name] = _checked_field(name, value)
     if body.get("top_logprobs"):
         body["logprobs"] = True  # the one means nothing without the other
     if options := merge_options(defaults.options, call):
@@ -128,12 +132,11 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
     return body
 
 
-def _check_field(name: str, value: Any) -> None:
+def _checked_field(name: str, value: Any) -> Any:
     if name == "think":
         check_think(value)
     elif name == "keep_alive":
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise TypeError(f"keep_alive: expected '5m' or seconds, not {value!r}")
+        return read_keep_alive(value)
     elif name == "top_logprobs":
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"top_logprobs: expected an integer, not {value!r}")
@@ -141,6 +144,7 @@ def _check_field(name: str, value: Any) -> None:
             raise ValueError(f"top_logprobs: must be from 0 to 20, not {value!r}")
     elif not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, not {value!r}")
+    return value
 
 
 def generate_request(defaults: Defaults, prompt: str, call: Mapping[str, Any]) -> Request:
@@ -190,10 +194,11 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
     if forced:
         if call.get("format") is not None:
             raise ValueError("format: cannot go together with a tool_choice that forces a call, which is a format too")
-        body["format"] = forced_format(forced)
+        body["format"] = with_room(forced_format(forced))
         if body.get("think"):
             body["think"] = False  # the grammar of the call leaves no room for thinking
-    return _request("chat", defaults, call, body, frozenset(names_of(forced)))
+    request = _request("chat", defaults, call, body, frozenset(names_of(forced)))
+    return replace(request, parameters=parameters_of(definitions)) if definitions else request
 
 
 def _request(
@@ -204,9 +209,8 @@ def _request(
         wanted = call.get("format")
         schema, parse_as = read_format(defaults.options.get("format") if wanted is None else wanted)
         if schema is not None:
-            body["format"] = schema
-            # `think` stays as asked for. Servers that apply the grammar after the thinking do both; on 0.9.3, where it
-            # applies from the first token on, the answer fails, and the error then says what to do.
+            body["format"] = with_room(schema) if isinstance(schema, dict) else schema
+            # `think` stays as asked for here: whether a server can do both is its version's matter (`fitting.py`).
             if parse_as is not None and body.get("think"):
                 parse_as.thinking = True
     if call.get("stream_internally") is False:
@@ -231,4 +235,5 @@ def _request(
         on_truncation=on_truncation,
         content=encode(body),
         refusable=refusable,
+        headers=checked_headers(call.get("headers")),
     )

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import importlib.util
 import os
-import re
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast, overload
 
@@ -15,15 +14,17 @@ import httpx
 from typing_extensions import Self, Unpack
 
 from namel3ss_ollama import preflight
-from namel3ss_ollama._version import __version__
 from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
-from namel3ss_ollama.client import Client, basic_auth
+from namel3ss_ollama.client import Client
 from namel3ss_ollama.counting import TokenCounting
+from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.guards import ContextGuard
+from namel3ss_ollama.headers import headers_of_all
 from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
@@ -84,7 +85,7 @@ class _Batch(Protocol):
     def __get__(self, instance: object, owner: type | None = None) -> _BoundBatch: ...
 
 
-class OllamaProvider(ModelManagement, TokenCounting):
+class OllamaProvider(ModelManagement, Embeddings, TokenCounting):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
@@ -116,6 +117,8 @@ class OllamaProvider(ModelManagement, TokenCounting):
         proxy: A proxy, as in httpx.
         trust_env: Whether HTTP_PROXY and the like count, as in httpx.
         capture_content: Whether OpenTelemetry spans carry prompts and answers.
+        telemetry: Whether OpenTelemetry gets spans and metrics; False where another instrumentation has the same calls,
+            so that tokens are not counted twice. `stats()` counts in any case.
         **options: Defaults for every call: runtime options (temperature, num_ctx, max_tokens, ...), `options`,
             `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`. What is not set is not sent.
 
@@ -153,6 +156,7 @@ class OllamaProvider(ModelManagement, TokenCounting):
         proxy: Any = None,
         trust_env: bool = True,
         capture_content: bool = False,
+        telemetry: bool = True,
         **options: Unpack[CallOptions],
     ) -> None:
         reject_unknown(options, _KEYWORDS, "OllamaProvider")
@@ -163,17 +167,25 @@ class OllamaProvider(ModelManagement, TokenCounting):
         if address.url == EMBEDDED_URL and importlib.util.find_spec("xllamacpp") is None:
             raise ModuleNotFoundError("base_url: 'embedded://' needs pip install 'namel3ss-ollama[embedded]'")
         http = HTTPSettings(transport, http_client, verify, cert, proxy, trust_env)
-        sent = _headers(headers, api_key, address.user, address.password)
+        sent = headers_of_all(
+            headers,
+            api_key=api_key,
+            environment_key=os.environ.get("OLLAMA_API_KEY", "").strip(),
+            user=address.user,
+            password=address.password,
+        )
         self._own_headers = sorted(headers or ())
         self._authorized = "authorization" in sent
         self._client = Client(address, sent, http)
         self._limiter = Limiter(max_concurrent, max_queue, queue_timeout)
         self._retrier = Retrier(retry or RetryPolicy())
         self._capture_content = capture_content
-        self._telemetry = Telemetry(address.url, capture_content=capture_content)
+        self._traced = telemetry
+        self._telemetry = Telemetry(address.url, capture_content=capture_content, enabled=telemetry)
         windows = Windows(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
         guard = ContextGuard(windows, self._version_quickly)
-        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard)
+        fitting = Fitting(lambda: self._client_quickly(self._client.version))
+        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard, fitting)
 
     @property
     def model(self) -> str:
@@ -206,7 +218,7 @@ class OllamaProvider(ModelManagement, TokenCounting):
 
         Credentials come from the environment where it is read: OLLAMA_API_KEY, or the user and password of an
         OLLAMA_BASE_URL or OLLAMA_HOST that names the same server. Where a provider had some and there are none,
-        reading the pickle raises a `ValueError`; a provider that had none gets none.
+        its first request raises a `ValueError`; a provider that had none gets none.
 
         Raises:
             TypeError: It was made with what may hold a secret and has no place in the environment (`headers`, a
@@ -232,6 +244,7 @@ class OllamaProvider(ModelManagement, TokenCounting):
             "proxy": http.proxy,
             "trust_env": http.trust_env,
             "capture_content": self._capture_content,
+            "telemetry": self._traced,
             **self._defaults.options,
         }
         return _made_anew, (type(self), settings, self._authorized)
@@ -260,9 +273,10 @@ class OllamaProvider(ModelManagement, TokenCounting):
             stream_config: Deadlines and limits for this call; the provider's by default, and where it is None.
             on_truncation: For this call: "warn", "error" or "ignore"; the provider's by default, and where it is None.
             stream: The former name of `stream_internally`.
-            **options: `system`, `images`, `suffix`, `template`, `raw`, `context`, `model`, and all that the constructor
-                takes as options; the call's win, and None takes back the provider's. `format` is "json", a JSON
-                schema, or any type that pydantic knows: a model, list[City], Literal[...], a TypeAdapter.
+            **options: `system`, `images`, `suffix`, `template`, `raw`, `context`, `model`, `headers` (more of them, for
+                this call), and all that the constructor takes as options; the call's win, and None takes back the
+                provider's. `format` is "json", a JSON schema, or any type that pydantic knows: a model, list[City],
+                Literal[...], a TypeAdapter.
 
         Raises:
             TypeError, ValueError: An argument is wrong; nothing was sent.
@@ -295,9 +309,9 @@ class OllamaProvider(ModelManagement, TokenCounting):
             on_truncation: As in `agenerate`.
             stream: As in `agenerate`.
             **options: `tools`, `tool_choice` ("auto", "required", "none", a tool's name, or OpenAI's form of one),
-                `model`, and all that the constructor takes as options; the call's win, and None takes back the
-                provider's. A `tool_choice` that forces a call switches `think` off, wherever it was asked for: the
-                grammar that forces the call leaves no room for thinking.
+                `model`, `headers` (more of them, for this call), and all that the constructor takes as options; the
+                call's win, and None takes back the provider's. A `tool_choice` that forces a call switches `think`
+                off, wherever it was asked for: the grammar that forces the call leaves no room for thinking.
 
         Raises:
             TypeError, ValueError: An argument is wrong; nothing was sent.
@@ -575,15 +589,13 @@ class SyncProvider(Facade):
 
 
 _KEYWORDS = frozenset(CallOptions.__annotations__)
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, 5.6.2, in lower case
-_FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade"})
 
 
 def _made_anew(cls: type[OllamaProvider], settings: dict[str, Any], authorized: bool) -> OllamaProvider:
     """A provider out of a pickle, with the credentials of this environment if it had some.
 
-    Raises:
-        ValueError: It had some, and there are none here.
+    Where it had some and there are none here, its requests raise. This does not: a pool of processes would lose the
+    task that it reads, and wait for it without end.
     """
     if not authorized:
         return cls(**settings, api_key="")
@@ -593,10 +605,13 @@ def _made_anew(cls: type[OllamaProvider], settings: dict[str, Any], authorized: 
         return cls(**{**settings, "base_url": None})
     if os.environ.get("OLLAMA_API_KEY", "").strip():
         return cls(**settings)
-    raise ValueError(
-        f"the pickled provider for {url} had a key or password, and a pickle holds none: set OLLAMA_API_KEY here, or "
-        "OLLAMA_BASE_URL to that address with user and password"
+    provider = cls(**settings, api_key="")
+    provider._authorized = True
+    provider._client.refusal = (
+        f"the pickled provider for {url} had a key or password, and a pickle holds none: set OLLAMA_API_KEY here "
+        "before it is read, or OLLAMA_BASE_URL to that address with user and password"
     )
+    return provider
 
 
 async def _numbered(prompts: AsyncIterable[Prompt]) -> AsyncGenerator[tuple[int, Prompt], None]:
@@ -631,26 +646,3 @@ def _streams_internally(new: bool | None, old: bool | None) -> bool:
     if new is not None and old is not None:
         raise TypeError("stream and stream_internally are one argument: give stream_internally")
     return next((given for given in (new, old) if given is not None), True)
-
-
-def _headers(
-    given: Mapping[str, Any] | None, api_key: str | None, user: str | None, password: str | None
-) -> dict[str, str]:
-    """The headers of every request; an `Authorization` of the caller's own wins over all."""
-    headers: dict[str, Any] = {"user-agent": f"namel3ss-ollama/{__version__}", "accept-encoding": "identity"}
-    if api_key is not None and user is not None:
-        raise ValueError("api_key: base_url holds a user and password already; give one of them")
-    key = api_key if api_key is not None else os.environ.get("OLLAMA_API_KEY", "").strip()
-    if user is not None:
-        headers["authorization"] = basic_auth(user, password or "")
-    elif key:
-        headers["authorization"] = f"Bearer {key}"
-    given_names = {name.lower(): value for name, value in (given or {}).items()}
-    headers.update(given_names)
-    for name, value in headers.items():
-        if not (_HEADER_NAME.fullmatch(name) and isinstance(value, str) and value.isascii() and value.isprintable()):
-            what = "api_key" if name == "authorization" and name not in given_names else f"headers: {name!r}"
-            raise ValueError(f"{what}: has characters that cannot be in a header (control characters, or not ASCII)")
-        if name in _FRAMING:
-            raise ValueError(f"headers: {name!r} says where a request ends, which is not the caller's to say")
-    return headers

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar
 
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def instant_retries() -> Generator[None]:
 
 
 def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, chance: float) -> float:
-    """Seconds to wait after the failed attempt number `attempt` (from 1): exponential, with full jitter.
+    """Seconds to wait after the failed attempt number `attempt` (from 1): exponential, half of it by chance.
+
+    The other half is certain, so that the waits of one request outlast a server's restart.
 
     Args:
         policy: The waits.
@@ -53,7 +55,7 @@ def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, chance
     """
     # Past 64 doublings every wait is at its maximum; larger powers would not fit a float.
     ceiling = min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 64))
-    return max(ceiling * chance, retry_after or 0.0)
+    return max(ceiling * (0.5 + 0.5 * chance), retry_after or 0.0)
 
 
 class RetryBudget:
@@ -73,7 +75,7 @@ class RetryBudget:
 
     def after_fork(self) -> None:
         """A thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def deposit(self) -> None:
         """A request begins."""

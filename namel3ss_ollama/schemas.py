@@ -7,9 +7,12 @@ with some patterns it crashes or never returns (seen on 0.9.3). So a schema is r
   compiler fails on some names (an underscore in the name of a recursive definition).
 - Annotations are dropped: a node of nothing but a title is refused.
 - A node that accepts anything names all types: the compiler refuses `true`, and takes `{}` for an object.
-- Unions and `allOf` take in what stands beside them, which the compiler would overlook.
+- Unions take in what stands beside them, which the compiler would overlook; `oneOf` becomes `anyOf`, which is the same
+  to a grammar, and `allOf` becomes one schema.
 - Patterns are rewritten where a plain form of them exists (`\d` becomes `[0-9]`), else dropped (`patterns.py`).
-- Conditions (`not`, `if`, ...) and bounds beyond 64 bits are dropped: no grammar holds them.
+- Conditions (`not`, `if`, ...) and unknown formats are dropped: no grammar holds them, and some compilers refuse them.
+- Bounds beyond 32 bits are dropped, because 0.9.3 takes their lower half, and so are counts over 2,000, which newer
+  servers refuse and older ones spend their memory on.
 
 What is dropped still holds where the answer is validated here, which is done against the full schema.
 """
@@ -22,7 +25,7 @@ from urllib.parse import unquote
 
 from namel3ss_ollama.patterns import portable_pattern
 
-__all__ = ["Schema", "hoist", "portable_schema"]
+__all__ = ["ANYTHING", "Schema", "hoist", "portable_schema"]
 
 Schema = dict[str, Any]
 _DROPPED = frozenset(
@@ -30,29 +33,41 @@ _DROPPED = frozenset(
      "default", "deprecated", "description", "discriminator", "example", "examples", "externalDocs", "readOnly",
      "title", "writeOnly", "xml",
      "contains", "dependentRequired", "dependentSchemas", "else", "if", "maxContains", "minContains", "not",
-     "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"}
+     "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties", "uniqueItems"}
 )  # fmt: skip
 """Annotations, and conditions that no grammar holds."""
 _DEFINITIONS = ("$defs", "definitions")
 _UNIONS = ("anyOf", "oneOf")
-_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
-_LARGEST_BOUND = 2**63 - 1
+_LOWER_BOUNDS = frozenset({"minimum", "exclusiveMinimum"})
+_UPPER_BOUNDS = frozenset({"maximum", "exclusiveMaximum"})
+_LARGEST_BOUND = 2**31 - 1
+_LEAST_COUNTS = frozenset({"minLength", "minItems"})
+_MOST_COUNTS = frozenset({"maxLength", "maxItems"})
+_LARGEST_COUNT = 2000
 _TYPES = ("object", "array", "string", "number", "boolean", "null")
+ANYTHING: Schema = {"type": [*_TYPES]}
+"""A node that accepts any value."""
 _SHAPES = frozenset(
     {"$ref", "allOf", "anyOf", "const", "enum", "items", "oneOf", "pattern", "prefixItems", "properties", "type"}
 )
 """Keys of which each says on its own what a value looks like."""
-_FORMATS = ("date", "date-time", "time", "uuid")
+_SHAPED_FORMATS = frozenset({"date", "date-time", "time", "uuid"})
+_FORMATS = _SHAPED_FORMATS | {"duration", "email", "hostname", "ipv4", "ipv6", "uri"}
+_UUIDS = frozenset(f"uuid{version}" for version in range(1, 9))
 
 
 def portable_schema(schema: Mapping[str, Any]) -> Schema:
     """A JSON schema for `format` that a server's grammar compiler takes. The argument is not changed.
 
     Raises:
-        ValueError: A reference points to nothing in the schema.
+        ValueError: A reference points to nothing in the schema, or it is nested too deeply.
     """
     definitions: dict[str, Schema] = {}
     root = hoist(schema, definitions)
+    if "" in root.get("properties", ()):
+        # The compiler names a rule after the path to a property, and takes the one without a name for the root.
+        definitions[f"D{len(definitions)}"] = root
+        root = {"$ref": f"#/$defs/D{len(definitions) - 1}"}
     return {**root, "$defs": definitions} if definitions else root
 
 
@@ -60,9 +75,12 @@ def hoist(schema: Mapping[str, Any], definitions: dict[str, Schema]) -> Schema:
     """The schema rewritten, with all that its references point to put into `definitions` under short names.
 
     Raises:
-        ValueError: A reference points to nothing in the schema.
+        ValueError: A reference points to nothing in the schema, or it is nested too deeply.
     """
-    return _Rewriting(schema, definitions).node(schema)
+    try:
+        return _Rewriting(schema, definitions).node(schema)
+    except RecursionError as error:
+        raise ValueError("a JSON schema is nested too deeply") from error
 
 
 class _Rewriting:
@@ -77,18 +95,53 @@ class _Rewriting:
         """A node of the schema; what is no schema at all is taken for one that accepts anything."""
         if not isinstance(node, Mapping):
             return {"type": list(_TYPES)}
-        kept = {k: v for k, v in node.items() if k not in _DROPPED and k not in _DEFINITIONS and k[:2] != "x-"}
-        kept = _flat(kept)
+        kept = self._flat(node, frozenset())
         for key in _UNIONS:
             if key in kept and len(kept) > 1:
                 kept = {key: [_merged(kept, key, branch) for branch in kept[key] if branch is not False]}
         if "prefixItems" in kept:
             kept.pop("items", None)  # the compiler would read it in place of the tuple
+        elif kept.get("type") == "array" and "items" not in kept and kept.keys() & {"minItems", "maxItems"}:
+            kept["items"] = {}  # without it the compiler overlooks them
+        values = kept.get("patternProperties")
+        if isinstance(values, Mapping) and values and not kept.keys() & {"properties", "additionalProperties"}:
+            # The compiler overlooks the patterns; the values, at least, shall be of their kind.
+            kinds = [*values.values()]
+            kept["additionalProperties"] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         result = {key: value for key, old in kept.items() if (value := self._value(key, old)) is not None}
-        shaped = _SHAPES & result.keys() or result.get("format") in _FORMATS
+        if "oneOf" in result and "anyOf" not in result:
+            result["anyOf"] = result.pop("oneOf")  # the same to a grammar, and some compilers refuse the former
+        shaped = _SHAPES & result.keys() or result.get("format") in _SHAPED_FORMATS
         if not shaped and result.get("additionalProperties", True) is True:
             result["type"] = list(_TYPES)
         return result
+
+    def _flat(self, node: Mapping[str, Any], inside: frozenset[str]) -> Schema:
+        """The node without annotations, and with its `allOf` merged in: the compiler reads that of objects only.
+
+        Args:
+            node: The node.
+            inside: The references that are being merged in, of which none may be merged into itself.
+        """
+        flat = {k: v for k, v in node.items() if k not in _DROPPED and k not in _DEFINITIONS and k[:2] != "x-"}
+        parts = flat.pop("allOf", None)
+        if not isinstance(parts, list):
+            return flat
+        references = [part for part in parts if isinstance(part, Mapping) and "$ref" in part]
+        if len(references) == len(parts) == 1 and flat.keys() <= {"type"}:
+            return {"$ref": references[0]["$ref"]}
+        for part in parts:
+            flat = _both(flat, self._part(part, inside))
+        return flat
+
+    def _part(self, part: Any, inside: frozenset[str]) -> Schema:
+        """A part of an `allOf`, flat; nothing where it is no schema, or refers to what it is a part of."""
+        if not isinstance(part, Mapping):
+            return {}
+        if "$ref" not in part:
+            return self._flat(part, inside)
+        reference = str(part["$ref"])
+        return {} if reference in inside else self._part(_resolve(self._root, part["$ref"]), inside | {reference})
 
     def _value(self, key: str, value: Any) -> Any:
         """The value of a key of a node; None where the key is to be left out."""
@@ -96,8 +149,8 @@ class _Rewriting:
             return f"#/$defs/{self._definition(value)}"
         if key in ("properties", "patternProperties") and isinstance(value, Mapping):
             return {name: self.node(each) for name, each in value.items() if each is not False}
-        if key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
-            return [self.node(each) for each in value if each is not False]
+        if key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+            return [self.node(each) for each in value if each is not False] or None
         if key == "items":
             if isinstance(value, list):
                 return [self.node(each) for each in value]
@@ -106,9 +159,9 @@ class _Rewriting:
             return self.node(value)
         if key == "pattern":
             return portable_pattern(value)
-        if key in _BOUNDS and isinstance(value, (int, float)) and abs(value) > _LARGEST_BOUND:
-            return None
-        return value
+        if key == "format":
+            return "uuid" if value in _UUIDS else value if value in _FORMATS else None
+        return _portable_limit(key, value)
 
     def _definition(self, ref: object) -> str:
         target = _resolve(self._root, ref)
@@ -120,20 +173,45 @@ class _Rewriting:
         return name
 
 
-def _flat(node: Schema) -> Schema:
-    """The node with its `allOf` merged in, where no key is there twice; the compiler reads `allOf` of objects only."""
-    parts = node.get("allOf")
-    if not isinstance(parts, list):
-        return node
-    flat = {key: value for key, value in node.items() if key != "allOf"}
-    for part in parts:
-        if not isinstance(part, Mapping):
-            return node
-        kept = {key: value for key, value in part.items() if key not in _DROPPED}
-        if any(key in flat and flat[key] != value for key, value in kept.items()) or _DEFINITIONS[0] in kept:
-            return node
-        flat.update(kept)
-    return flat if "$ref" not in flat or len(flat) == 1 or set(flat) == {"$ref", "type"} else node
+def _portable_limit(key: str, value: Any) -> Any:
+    """A bound or a count as the compiler takes it; None where it is to be left out. Anything else as it is."""
+    if key in _LOWER_BOUNDS or key in _UPPER_BOUNDS:
+        return None if isinstance(value, (int, float)) and abs(value) > _LARGEST_BOUND else value
+    if key in _LEAST_COUNTS:
+        return min(value, _LARGEST_COUNT) if isinstance(value, int) else None
+    if key in _MOST_COUNTS:
+        return value if isinstance(value, int) and value <= _LARGEST_COUNT else None
+    return value
+
+
+def _both(one: Schema, other: Schema) -> Schema:
+    """A schema for what fits both. Where no single key says so, `one` holds."""
+    both = {**other, **one}
+    for key in one.keys() & other.keys():
+        first, second = one[key], other[key]
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            if key in ("properties", "patternProperties"):
+                shared = {name: _both_of(first[name], second[name]) for name in first.keys() & second.keys()}
+                both[key] = {**first, **second, **shared}
+        elif isinstance(first, list) and isinstance(second, list):
+            if key == "required":
+                both[key] = [*first, *(name for name in second if name not in first)]
+            elif key in ("enum", "type"):
+                both[key] = [value for value in first if value in second] or first
+        elif key == "type":
+            both[key] = first if isinstance(first, str) else second
+        elif isinstance(first, (int, float)) and isinstance(second, (int, float)):
+            if key in _LOWER_BOUNDS or key in _LEAST_COUNTS:
+                both[key] = max(first, second)
+            elif key in _UPPER_BOUNDS or key in _MOST_COUNTS:
+                both[key] = min(first, second)
+    return both
+
+
+def _both_of(one: Any, other: Any) -> Any:
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and "$ref" not in one and "$ref" not in other:
+        return _both(dict(one), dict(other))
+    return other if one is True else one
 
 
 def _merged(node: Schema, union: str, branch: Any) -> Any:

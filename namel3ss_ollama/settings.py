@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import enum
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,10 +32,12 @@ __all__ = [
     "StreamConfig",
     "check_positive",
     "merge_options",
+    "read_keep_alive",
     "reject_unknown",
 ]
 
 Truncation = Literal["warn", "error", "ignore"]
+EmbedTruncation = Literal["warn", "error", "ignore", "split"]
 
 
 class NotGiven(enum.Enum):
@@ -100,6 +103,7 @@ class ChatOptions(CallOptions, total=False):
     """What `achat` and `stream_chat` take beside the messages."""
 
     model: str | None
+    headers: Mapping[str, str] | None
     tools: Sequence[Any] | None
     tool_choice: str | Mapping[str, Any] | None
 
@@ -108,6 +112,7 @@ class GenerateOptions(CallOptions, total=False):
     """What `agenerate` and `stream_generate` take beside the prompt."""
 
     model: str | None
+    headers: Mapping[str, str] | None
     system: str | None
     images: Sequence[Any] | None
     suffix: str | None
@@ -150,6 +155,10 @@ _MINIMUM = {
 _MAXIMUM = {"top_p": 1, "min_p": 1, "mirostat": 2}
 _PASS_ON = "options={...} passes on what has no keyword"
 _THINK_LEVELS = ("low", "medium", "high", "max")
+_DIGITS = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_NUMBER = re.compile(rf"[-+]?{_DIGITS}")
+_DURATION = re.compile(rf"[-+]?(?:{_DIGITS}(?:ns|us|µs|ms|s|m|h))+")
+"""What a server, written in Go, reads as a duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,8 @@ class StreamConfig:
         connect_timeout: Making the connection.
         max_chunks: End the stream, without an error, after so many chunks. Off by default.
         max_line_bytes: The longest line taken; a longer one is an error, not memory.
+        tool_call_timeout: In a request with `tools`, the wait for any chunk, the first included, where this is longer
+            than `first_chunk_timeout` or `chunk_timeout`: a server sends nothing while the model writes a call.
     """
 
     stream_timeout: float | None = None
@@ -171,9 +182,16 @@ class StreamConfig:
     connect_timeout: float | None = 10.0
     max_chunks: int | None = None
     max_line_bytes: int = 16 * 1024 * 1024
+    tool_call_timeout: float | None = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("stream_timeout", "chunk_timeout", "first_chunk_timeout", "connect_timeout"):
+        for name in (
+            "stream_timeout",
+            "chunk_timeout",
+            "first_chunk_timeout",
+            "tool_call_timeout",
+            "connect_timeout",
+        ):
             check_positive(name, getattr(self, name))
         check_positive("max_chunks", self.max_chunks, integer=True)
         check_positive("max_line_bytes", self.max_line_bytes, integer=True, optional=False)
@@ -183,24 +201,27 @@ class StreamConfig:
 class RetryPolicy:
     """How often and when a failed request is sent again. All times are seconds.
 
+    By default two waits of 2.25 to 4.5 s in all, so that a server that restarts within two seconds is not noticed, and
+    one that is not there is reported while somebody looks at the screen.
+
     Attributes:
         attempts: How often in all, the first included; 1 switches retries off.
-        wait_initial: The wait before the first retry is a random time up to this; it doubles each time.
+        wait_initial: The wait before the first retry is a random time from half of this to this; it doubles each time.
         wait_max: What that wait never exceeds.
         retry_after_max: The longest `Retry-After` that is waited for; a longer one fails at once.
         deadline: No retry starts later than so long after the first attempt did; None for no such bound.
         budget: How many retries each request pays for, over all requests of the provider: 0.2 lets retries
             add a fifth to the load of a server that fails for good. None for no such bound.
-        budget_reserve: Retries that are there before any request has paid.
+        budget_reserve: Retries that are there before any request has paid: as many as ten requests make.
     """
 
     attempts: int = 3
-    wait_initial: float = 0.5
+    wait_initial: float = 1.5
     wait_max: float = 10.0
     retry_after_max: float = 60.0
     deadline: float | None = None
     budget: float | None = 0.2
-    budget_reserve: int = 10
+    budget_reserve: int = 20
 
     def __post_init__(self) -> None:
         check_positive("attempts", self.attempts, integer=True, optional=False)
@@ -340,3 +361,24 @@ def check_think(value: object) -> None:
     """
     if not isinstance(value, bool) and value not in _THINK_LEVELS:
         raise ValueError(f"think: expected True, False or one of {', '.join(_THINK_LEVELS)}, not {value!r}")
+
+
+def read_keep_alive(value: object) -> str | float:
+    """A `keep_alive` as the API takes it: a duration, or seconds as a number, also where they came as text.
+
+    Raises:
+        TypeError: It is neither text nor a number.
+        ValueError: It is text that is no duration, or a number that is not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise TypeError(f"keep_alive: expected '5m' or seconds, not {value!r}")
+    if isinstance(value, str):
+        text = value.strip()
+        if _NUMBER.fullmatch(text):
+            return float(text) if "." in text else int(text)
+        if _DURATION.fullmatch(text):
+            return text
+        raise ValueError(f"keep_alive: expected a duration such as '5m' or '1h30m', or seconds, not {value!r:.40}")
+    if not _is_finite(value):
+        raise ValueError(f"keep_alive: must be finite, not {value!r}; -1 keeps the model loaded for good")
+    return value

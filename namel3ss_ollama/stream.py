@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from namel3ss_ollama.answers import Answer, ServerReportedError
-from namel3ss_ollama.diagnosis import reported
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.generation import Request, Runner, Turn, ended_early, outcome_of
+from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.streamer import WatchCancelled
 from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
 
@@ -47,6 +47,7 @@ class Stream:
 
     def __init__(self, runner: Runner, request: Request | Callable[[], Request]) -> None:
         self._runner = runner
+        self._context = runner.telemetry.context()  # by the first step the caller's span may be over
         self._make = None if isinstance(request, Request) else request  # reads files, so a thread does it
         if isinstance(request, Request):
             self._begin(request)
@@ -68,7 +69,7 @@ class Stream:
 
     def _begin(self, request: Request) -> None:
         self._request = request
-        self._answer = Answer(request.kind, request.forced)
+        self._answer = request.begin_answer()
 
     @property
     def text(self) -> str:
@@ -189,7 +190,7 @@ class Stream:
             return False
         if self._make is not None and not await self._prepare(self._make):
             return False
-        turn = self._turn = self._turn or self._runner.turn_of(self._request, streaming=True)
+        turn = self._turn = self._turn or self._runner.turn_of_stream(self._request, self._context)
         self._filling = True
         try:
             if self._broken is not None:
@@ -248,9 +249,8 @@ class Stream:
                 await self._exchange.aclose()
             self._exchange = await self._runner.open(request, turn.watch)
             lines = await self._exchange.lines()
-            if lines and "error" in lines[0]:
-                error = ServerReportedError(reported(lines[0]["error"]))
-                raise self._runner.with_partial(error, self._answer)
+            if lines and (said := reason_in_line(lines[0])) is not None:
+                raise self._runner.with_partial(ServerReportedError(said), self._answer)
             self._answer.time_to_first_token = turn.call.first()
             return lines
 

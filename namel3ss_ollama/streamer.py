@@ -1,9 +1,9 @@
 """From bytes to chunks, and the deadlines on the way.
 
 Three parts, the first two without I/O. `LineDecoder` cuts bytes, however they arrive, into lines at byte 0x0A
-alone: an answer may hold any Unicode line separator. `parse_line` and the two readers make an object of
-a line. `Watch` bounds every wait of one exchange with a single timer, so that a token costs a clock reading and
-no more: the timer looks at when the present wait began, and cancels the waiting task if that is too long ago.
+alone: an answer may hold any Unicode line separator. `LineParser` makes an object of a line. `Watch` bounds every
+wait of one exchange with a single timer, so that a token costs a clock reading and no more: the timer looks at when
+the present wait began, and cancels the waiting task if that is too long ago.
 
 The caller's time counts for no deadline but `stream_timeout`, because a wait begins only when the caller has
 come back for more.
@@ -12,6 +12,7 @@ come back for more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
@@ -19,14 +20,18 @@ import orjson
 
 from namel3ss_ollama.cancellation import cancel, pending_cancellations, take_back
 from namel3ss_ollama.errors import LLMTimeoutError, MalformedResponseError
+from namel3ss_ollama.exact import has_long_integer, is_plain, read_unusual
+from namel3ss_ollama.halves import Halves
 from namel3ss_ollama.settings import StreamConfig
 
-__all__ = ["LineDecoder", "LineTooLongError", "Watch", "is_cut", "parse_line"]
+__all__ = ["LineDecoder", "LineParser", "LineTooLongError", "Watch", "is_cut", "parse_line"]
 
 T = TypeVar("T")
+_BRACKET = ord("[")
 _TURNS = 10
 """Turns of the event loop from bytes in a socket to a line that is read; httpx takes the most, some five."""
-Deadline = Literal["first_chunk_timeout", "chunk_timeout", "stream_timeout", "timeout"]
+Deadline = Literal["first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout", "timeout"]
+_Silence = tuple[Deadline, float | None]
 
 
 class LineTooLongError(MalformedResponseError):
@@ -92,27 +97,61 @@ class LineDecoder:
         )
 
 
+class LineParser:
+    """Parses the lines of one answer, which a character may be spread over."""
+
+    __slots__ = ("_halves",)
+
+    def __init__(self) -> None:
+        self._halves = Halves()
+
+    def parse(self, line: bytes) -> dict[str, Any] | None:
+        """A line as an object; None for a blank line.
+
+        Raises:
+            MalformedResponseError: The line is no JSON object.
+        """
+        try:
+            value = orjson.loads(line)
+            # Calls are a list: a line without a bracket, as a token has it, holds none. One byte is found quickly.
+            if _BRACKET in line and b"tool_calls" in line and has_long_integer(line):
+                with contextlib.suppress(ValueError):  # nested too deep for it
+                    value = read_unusual(line)
+        except orjson.JSONDecodeError as error:
+            if not line.strip():
+                return None
+            return self._unusual(line, error)
+        if not isinstance(value, dict):
+            raise MalformedResponseError(
+                f"the server sent JSON that is not an object but {type(value).__name__}; is this an Ollama server?"
+            )
+        return self._halves.join(value) if self._halves.waiting else value
+
+    def _unusual(self, line: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
+        """What a line holds that orjson refuses: halves of characters, numbers that are none."""
+        try:
+            value = read_unusual(line)
+            if not isinstance(value, dict) or not (_OF_ANSWERS & value.keys() or is_plain(value)):
+                raise ValueError("no line of an answer")
+            return self._halves.join(value)
+        except ValueError:
+            raise MalformedResponseError(
+                f"the server sent a line that is not JSON ({error.msg} at byte {error.pos} of {len(line)}); "
+                "is this address an Ollama server, and nothing between that changes its answers?",
+                original_error=error,
+            ) from error
+
+
+_OF_ANSWERS = frozenset({"message", "response", "done"})
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A line of an answer as an object; None for a blank line.
+    """A line that stands for itself as an object; None for a blank line.
 
     Raises:
         MalformedResponseError: The line is no JSON object.
     """
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        if not line.strip():
-            return None
-        raise MalformedResponseError(
-            f"the server sent a line that is not JSON ({error.msg} at byte {error.pos} of {len(line)}); "
-            "is this address an Ollama server, and nothing between that changes its answers?",
-            original_error=error,
-        ) from error
-    if not isinstance(value, dict):
-        raise MalformedResponseError(
-            f"the server sent JSON that is not an object but {type(value).__name__}; is this an Ollama server?"
-        )
-    return value
+    return LineParser().parse(line)
 
 
 def is_cut(line: bytes) -> bool:
@@ -137,14 +176,17 @@ class Watch:
         config: The deadlines.
         timeout: A bound on the call, the wait for a slot included, in seconds from now.
         remedy: What to do when `first_chunk_timeout` passes, where that is not a question of loading a model.
+        tools: Whether the request has tools, so that the model may be writing a call in silence.
     """
 
     __slots__ = (
-        "_fired", "_idle", "_limit", "_limit_name", "_loop", "_overdue", "_pending", "_since", "_task", "_timer",
-        "_waited", "config", "expires", "expires_name", "expires_seconds", "remedy",
+        "_fired", "_first", "_idle", "_limit", "_limit_name", "_loop", "_next", "_overdue", "_pending", "_since",
+        "_task", "_timer", "_waited", "config", "expires", "expires_name", "expires_seconds", "remedy",
     )  # fmt: skip
 
-    def __init__(self, config: StreamConfig, timeout: float | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, config: StreamConfig, timeout: float | None = None, remedy: str | None = None, *, tools: bool = False
+    ) -> None:
         self.config = config
         self.remedy = remedy
         self._loop = _running_loop()
@@ -156,8 +198,12 @@ class Watch:
         self._overdue = 0
         self._pending = 0
         self._fired: Deadline | Literal["cancelled"] | None = None
-        self._limit_name: Deadline = "first_chunk_timeout"
-        self._limit = config.first_chunk_timeout
+        self._first: _Silence = ("first_chunk_timeout", config.first_chunk_timeout)
+        self._next: _Silence = ("chunk_timeout", config.chunk_timeout)
+        if tools:
+            of_calls: _Silence = ("tool_call_timeout", config.tool_call_timeout)
+            self._first, self._next = _longer(self._first, of_calls), _longer(self._next, of_calls)
+        self._limit_name, self._limit = self._first
         self.expires: float | None = None
         self.expires_name: Deadline = "timeout"
         self.expires_seconds = 0.0
@@ -188,14 +234,14 @@ class Watch:
     def restart(self) -> None:
         """A new attempt begins: the next chunk is a first one again."""
         self._waited = 0.0
-        self._limit_name, self._limit = "first_chunk_timeout", self.config.first_chunk_timeout
+        self._limit_name, self._limit = self._first
         self.close()
 
     def progress(self) -> None:
-        """A chunk has come: from now on, and from zero, `chunk_timeout` counts."""
+        """A chunk has come: from now on, and from zero, the wait for a further one counts."""
         self._waited = 0.0
-        if self._limit_name != "chunk_timeout":
-            self._limit_name, self._limit = "chunk_timeout", self.config.chunk_timeout
+        if self._limit_name != self._next[0]:
+            self._limit_name, self._limit = self._next
             self.close()  # the timer stands at the longer deadline of the first chunk
 
     def remaining(self) -> float | None:
@@ -323,6 +369,13 @@ class Watch:
         return timeout_error(self._fired, self._limit or 0.0, remedy=remedy)
 
 
+def _longer(one: _Silence, other: _Silence) -> _Silence:
+    """The longer of two deadlines; None is without end."""
+    if one[1] is None or (other[1] is not None and one[1] >= other[1]):
+        return one
+    return other
+
+
 def _running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
@@ -341,6 +394,7 @@ _REMEDIES = {
     "connect": "check that the address is right and the host is up",
     "first_chunk_timeout": "a large model may still be loading: raise first_chunk_timeout, or call preload() first",
     "chunk_timeout": "the server stalled: look at its log, or raise chunk_timeout",
+    "tool_call_timeout": "a server is silent while the model writes a call: raise tool_call_timeout for longer ones",
     "stream_timeout": "raise stream_timeout, or ask for fewer tokens (max_tokens)",
     "timeout": "raise timeout, or ask for fewer tokens (max_tokens)",
 }

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import threading
+import concurrent.futures
+import contextlib
 from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import Joinable, allocate_lock, make_signal, new_event_loop, patched_by, start_thread
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
 
@@ -30,9 +32,10 @@ class _Background:
     """The loop that synchronous calls run on, and its thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: Joinable | None = None
+        self._patched = patched_by()
         self.exiting = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -44,15 +47,16 @@ class _Background:
         with self._lock:
             if self.exiting:
                 raise RuntimeError("the interpreter is shutting down: no more calls")
-            if self._loop is None or self._loop.is_closed():
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_serve, args=(loop,), name="namel3ss-ollama-sync", daemon=True)
+            # A loop from before gevent or eventlet patched takes itself for one of another thread: it is left idle.
+            patched = patched_by()
+            if self._loop is None or self._loop.is_closed() or self._patched != patched:
+                loop = new_event_loop()
                 try:
-                    thread.start()
+                    thread = start_thread(_serve, loop, name="namel3ss-ollama-sync")
                 except RuntimeError:  # the main thread has ended: Python 3.12 and newer start no more threads then
                     loop.close()
                     raise
-                self._loop, self._thread = loop, thread
+                self._loop, self._thread, self._patched = loop, thread, patched
             return self._loop
 
     def after_fork(self) -> None:
@@ -73,13 +77,16 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(_end_all(asyncio.all_tasks(loop)))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+
+
+async def _end_all(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 _background = _Background()
@@ -101,12 +108,44 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         coroutine.close()
         raise
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    call = _Call(coroutine)
+    loop.call_soon_threadsafe(call.begin)
     try:
-        return future.result()
+        call.ended.wait()
     except BaseException:
-        future.cancel()  # does nothing when the coroutine itself raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and cancelled what ran on it
+            loop.call_soon_threadsafe(call.cancel)
         raise
+    return call.result()
+
+
+class _Call(Generic[T]):
+    """A coroutine on the background loop, and the signal that its caller waits for."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self.ended = make_signal()
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # asyncio would log it where the caller waits no longer
+        self.ended.set()
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def result(self) -> T:
+        task, self._task = self._task, None
+        assert task is not None
+        if task.cancelled():  # by the end of the interpreter
+            raise concurrent.futures.CancelledError
+        return task.result()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

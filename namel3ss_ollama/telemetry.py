@@ -4,6 +4,9 @@ The OpenTelemetry API is used where it is installed, and does nothing unless the
 `Telemetry.stats` has the numbers all the same. Everything is recorded when a request begins or ends: nothing is
 done for each token. No prompt and no answer is recorded unless the user switches that on (`capture_content`).
 
+Where another instrumentation counts the same calls, the spans and metrics here can be switched off: for a provider
+(`telemetry=False`), or for what runs within OpenTelemetry's own `suppress_instrumentation()`.
+
 A request may also end in a finalizer, in any thread and within any critical section; `Telemetry.dropped` takes no lock
 then, and the numbers follow at the next look.
 
@@ -15,10 +18,9 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,8 +28,10 @@ from urllib.parse import urlsplit
 
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.metrics import Counter, Histogram
     from opentelemetry.trace import Span, Tracer
 
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Stats", "Telemetry"]
 
+_SUPPRESSING = ("suppress_instrumentation", "suppress_language_model_instrumentation")
+"""What OpenTelemetry's `suppress_instrumentation()`, and instrumentations of frameworks, set in the context."""
 Outcome = Literal["success", "error", "timeout", "cancelled"]
 _REQUEST_ATTRIBUTES = {
     "temperature": "gen_ai.request.temperature",
@@ -108,6 +114,7 @@ class Call:
     model: str
     streaming: bool
     span: Span | None
+    silent: bool = False
     began: float = field(default_factory=time.perf_counter)
     slot_at: float | None = None
     sent_at: float | None = None
@@ -146,14 +153,16 @@ class Telemetry:
     Args:
         url: The server's address, without credentials.
         capture_content: Whether spans carry prompts and answers.
+        enabled: Whether OpenTelemetry gets anything.
     """
 
-    def __init__(self, url: str, *, capture_content: bool = False) -> None:
+    def __init__(self, url: str, *, capture_content: bool = False, enabled: bool = True) -> None:
         parts = urlsplit(url)
         self._server: dict[str, Any] = {"server.address": parts.hostname or url}
         if parts.port:
             self._server["server.port"] = parts.port
         self._capture = capture_content
+        self._enabled = enabled
         self.after_fork()
         renewed_after_fork(self)
         self._dropped: deque[Call] = deque()
@@ -165,7 +174,7 @@ class Telemetry:
 
     def after_fork(self) -> None:
         """A thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def stats(self, *, running: int, queued: int) -> Stats:
         """A copy of the numbers."""
@@ -179,26 +188,44 @@ class Telemetry:
                 values["tokens_per_second"] = self._timed_tokens / self._timed_seconds
         return Stats(**values)
 
-    def begin(self, operation: str, body: Mapping[str, Any], *, streaming: bool) -> Call:
-        """A request begins, with the wait for its slot."""
+    def context(self) -> Context | None:
+        """The caller's trace, for a request that begins later, when another one may be current."""
+        otel = _instruments() if self._enabled else None
+        return otel.current() if otel is not None else None
+
+    def begin(
+        self, operation: str, body: Mapping[str, Any], *, streaming: bool, context: Context | None = None
+    ) -> Call:
+        """A request begins, with the wait for its slot.
+
+        Args:
+            operation: What it is, in the words of OpenTelemetry's conventions; "load" is none of theirs.
+            body: What is sent.
+            streaming: Whether chunks are handed out.
+            context: The trace that it belongs to; the current one by default.
+        """
         model = str(body.get("model", ""))
         span: Span | None = None
-        otel = _instruments() if operation != "load" else None
-        if otel is not None:
+        otel = _instruments() if self._enabled else None
+        silent = not self._enabled or (otel is not None and otel.suppressed(context))
+        if otel is not None and not silent and operation != "load":
             span = otel.tracer.start_span(
-                f"{operation} {model}", kind=otel.client_kind, attributes=self._attributes(operation, body)
+                f"{operation} {model}",
+                context,
+                kind=otel.client_kind,
+                attributes=self._attributes(operation, body),
             )
             if self._capture and span.is_recording():
                 sent = body.get("messages") or body.get("prompt") or body.get("input")
                 span.set_attribute("gen_ai.input.messages", _as_messages(sent, "user"))
-        return Call(operation, model, streaming, span)
+        return Call(operation, model, streaming, span, silent)
 
     def retried(self, call: Call, error: LLMError) -> None:
         """The request is about to be sent again."""
         call.retries += 1
         with self._lock:
             self._stats.retries += 1
-        otel = _instruments()
+        otel = None if call.silent else _instruments()
         if otel is not None:
             otel.retries.add(1, {"model": call.model, "error.type": type(error).__name__})
 
@@ -221,7 +248,7 @@ class Telemetry:
         metadata = response.metadata if response else {}
         with self._lock:
             self._count(call, outcome, usage, metadata)
-        otel = _instruments()
+        otel = None if call.silent else _instruments()
         if otel is not None:
             self._record(otel, call, outcome, usage, response, error)
 
@@ -358,6 +385,8 @@ def _as_messages(content: Any, role: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Instruments:
+    current: Callable[[], Context]
+    value: Callable[[str, Context | None], object]
     tracer: Tracer
     client_kind: Any
     succeeded: Counter
@@ -373,12 +402,16 @@ class _Instruments:
     duration: Histogram
     first_chunk: Histogram
 
+    def suppressed(self, context: Context | None) -> bool:
+        """Whether an instrumentation around this one has asked for silence."""
+        return any(self.value(key, context) for key in _SUPPRESSING)
+
 
 @functools.cache
 def _instruments() -> _Instruments | None:
     """OpenTelemetry's instruments; None where its API is not installed."""
     with suppress(ImportError):
-        from opentelemetry import metrics, trace
+        from opentelemetry import context, metrics, trace
 
         from namel3ss_ollama._version import __version__
 
@@ -391,6 +424,8 @@ def _instruments() -> _Instruments | None:
             return meter.create_histogram(name, unit=unit, description=what)
 
         return _Instruments(
+            current=context.get_current,
+            value=context.get_value,
             tracer=trace.get_tracer("namel3ss_ollama", __version__),
             client_kind=trace.SpanKind.CLIENT,
             succeeded=counter("llm.generation.success", "Answers that came whole."),

@@ -12,10 +12,8 @@ import asyncio
 import contextlib
 import functools
 import importlib.util
-import os
 import ssl
 import sys
-import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,13 +22,13 @@ from httpx._client import ClientState
 
 from namel3ss_ollama.address import EMBEDDED_URL
 from namel3ss_ollama.pooling import KEEPALIVE_SECONDS, MAX_IDLE_CONNECTIONS, bare_transport, close_socket
+from namel3ss_ollama.proxies import check_proxy, environment_proxy
 
 __all__ = ["HTTPSettings", "TransportChoice"]
 
 TransportChoice = Literal["aiohttp", "httpx"] | httpx.AsyncBaseTransport
 _AIOHTTP = "namel3ss_ollama.aiohttp_transport"
 _EMBEDDED = "namel3ss_ollama.embedded"
-_PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _UNLIMITED = httpx.Limits(
     max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS
 )
@@ -45,8 +43,8 @@ class HTTPSettings:
         client: A client of one's own, used as it is on every loop and never closed here.
         verify: TLS verification: True, False, a CA bundle's path or an `ssl.SSLContext`.
         cert: A client certificate.
-        proxy: The proxy's URL; when None, the environment's proxies count if `trust_env`. A SOCKS proxy goes over
-            httpx and needs the package `socksio`.
+        proxy: The proxy's URL, for any address; when None, the environment's proxies count if `trust_env`, but for
+            loopback addresses. A SOCKS proxy goes over httpx and needs the package `socksio`.
         trust_env: Whether HTTP_PROXY and the like count.
     """
 
@@ -61,31 +59,35 @@ class HTTPSettings:
         """Refuse what no client can be made with.
 
         Raises:
-            ValueError: The proxy is a SOCKS proxy, and the package for those is missing.
+            ValueError: The proxy has no address of one, or is a SOCKS proxy, and the package for those is missing.
         """
-        if self._is_default and self._needs_socks(url) and importlib.util.find_spec("socksio") is None:
-            source = "proxy" if self.proxy is not None else "the proxy in the environment (ALL_PROXY or HTTP_PROXY)"
+        proxy = self.proxy_for(url)
+        if proxy is None:
+            return
+        source = "proxy" if self.proxy is not None else "the proxy in the environment (ALL_PROXY or HTTP_PROXY)"
+        if check_proxy(proxy, source).startswith("socks") and importlib.util.find_spec("socksio") is None:
             raise ValueError(f"{source}: a SOCKS proxy needs pip install 'httpx[socks]'; or set another proxy")
 
-    @property
-    def _is_default(self) -> bool:
-        return self.client is None and isinstance(self.transport, str)
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy that the server at `url` is reached through, credentials included."""
+        if self.client is not None or not isinstance(self.transport, str) or url == EMBEDDED_URL:
+            return None
+        if self.proxy is not None:
+            return str(self.proxy.url if isinstance(self.proxy, httpx.Proxy) else self.proxy)
+        return environment_proxy(url) if self.trust_env else None
 
     def _needs_socks(self, url: str) -> bool:
-        if self.proxy is not None:
-            proxy = self.proxy.url if isinstance(self.proxy, httpx.Proxy) else httpx.URL(self.proxy)
-            return proxy.scheme.startswith("socks")
-        if not self.trust_env or url == EMBEDDED_URL or not _environment_has_proxies("socks"):
-            return False
-        return (_environment_proxy(url) or "").startswith("socks")
+        return (self.proxy_for(url) or "").lower().startswith("socks")
 
     def _over_aiohttp(self, url: str) -> bool:
         return self.transport == "aiohttp" and not self._needs_socks(url)
 
     def to_import(self, url: str) -> str | None:
-        """What `make_client` has still to import for that address: aiohttp takes longer than all the rest together."""
-        needed = _EMBEDDED if url == EMBEDDED_URL else _AIOHTTP if self._over_aiohttp(url) else None
-        return needed if self.client is None and needed not in sys.modules else None
+        """What `make_client` has still to import for that address: that takes long."""
+        if self.client is not None or not isinstance(self.transport, str):
+            return None
+        needed = _EMBEDDED if url == EMBEDDED_URL else _AIOHTTP if self._over_aiohttp(url) else "httpcore"
+        return None if needed in sys.modules else needed
 
     def unfit_for_pickling(self) -> str | None:
         """What of this has no place in a pickle, since it is secret or bound to this process; None if nothing has."""
@@ -111,49 +113,29 @@ class HTTPSettings:
             from namel3ss_ollama.embedded import EmbeddedTransport
 
             return httpx.AsyncClient(transport=EmbeddedTransport(), trust_env=False)
+        proxy = self.proxy if self.proxy is not None else self.proxy_for(url)
         verify = self.verify
-        if verify is True and url.startswith("http://") and self.cert is None and not self._may_need_tls_for_a_proxy():
-            verify = _tls_that_trusts_nobody()
+        if verify is True and self.cert is None:
+            # Loading the CA bundle takes tens of milliseconds.
+            needed = proxy is not None or not url.startswith("http://")
+            verify = httpx.create_ssl_context(trust_env=self.trust_env) if needed else _tls_that_trusts_nobody()
         options: dict[str, Any] = {
             "verify": verify,
             "cert": self.cert,
-            "proxy": self.proxy,
-            "trust_env": self.trust_env,
+            "proxy": proxy,
+            "trust_env": False,  # or httpx would read the environment's proxies, its own way
             "limits": _UNLIMITED,
         }
-        if self.proxy is None and self.trust_env and _environment_has_proxies("socks") and not self._needs_socks(url):
-            # httpx would prepare for the SOCKS proxy too, which is not for this address, and miss its package.
-            options["proxy"] = _environment_proxy(url)
-            options["trust_env"] = options["proxy"] is not None
         if not self._over_aiohttp(url):
             return _HttpxClient(**options)
         from namel3ss_ollama.aiohttp_transport import AiohttpClient
 
         return AiohttpClient(**options)
 
-    def _may_need_tls_for_a_proxy(self) -> bool:
-        if self.proxy is not None:
-            return True
-        return self.trust_env and _environment_has_proxies("https:")
-
-
-def _environment_proxy(url: str) -> str | None:
-    """The environment's proxy for an address."""
-    parts = httpx.URL(url)
-    proxies = urllib.request.getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or urllib.request.proxy_bypass(parts.host):
-        return None
-    return found if "://" in found else f"http://{found}"
-
-
-def _environment_has_proxies(scheme: str) -> bool:
-    return any(os.environ.get(name, "").lower().startswith(scheme) for name in _PROXIES)
-
 
 @functools.cache
 def _tls_that_trusts_nobody() -> ssl.SSLContext:
-    """An SSL context for plain-HTTP clients: loading the CA bundle would take tens of milliseconds."""
+    """An SSL context for plain-HTTP clients."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

@@ -13,21 +13,24 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = [
     "EmbedResponse",
     "Image",
+    "InvalidToolCall",
     "LLMResponse",
     "Message",
     "Role",
     "StreamChunk",
     "ToolCall",
     "Usage",
+    "checked_role",
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
-ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
+"""The roles that every model's template knows. Some know more, such as Granite's "control"."""
+_ROLES = frozenset(get_args(Role))
 
 
 class Usage(dict[str, int]):
@@ -159,9 +162,49 @@ class ToolCall:
         if not self.name:
             raise ValueError("tool_calls: a tool call needs a name")
 
+    @property
+    def error(self) -> str | None:
+        """Why the call cannot be made, to answer the model with; None when it can."""
+        return None if self.invalid_arguments is None else "the arguments are not a JSON object"
+
     def __repr__(self) -> str:
         # What a model wrote is private, and a repr ends up in logs.
         return f"ToolCall({self.name!r}, {len(self.arguments)} arguments, id={self.id!r})"
+
+
+def checked_role(role: object, where: str = "role:") -> str:
+    """A role; one that is not known is passed on, for the model's template to know.
+
+    Args:
+        role: What was given.
+        where: How the error calls it.
+
+    Raises:
+        ValueError: It is no text, empty, or a known one in other letters, which no template would find.
+    """
+    meant = role.strip().lower() if isinstance(role, str) else ""
+    if not isinstance(role, str) or not meant or (meant in _ROLES and role != meant):
+        known = ", ".join(get_args(Role))
+        raise ValueError(f"{where} {role!r:.40} is unknown; use one of {known}, or one that the model's template knows")
+    return role
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class InvalidToolCall:
+    """What came as a call of a tool, but names none.
+
+    Attributes:
+        text: The call as it was sent, as JSON.
+        id: As that of a `ToolCall`.
+        error: Why the call cannot be made, to answer the model with.
+    """
+
+    text: str
+    id: str = field(default_factory=new_call_id)
+    error: str = "the call names no tool"
+
+    def __repr__(self) -> str:
+        return f"InvalidToolCall({len(self.text)} characters, id={self.id!r})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -169,29 +212,31 @@ class Message:
     """One turn of a conversation.
 
     Attributes:
-        role: "system", "user", "assistant" or "tool".
+        role: "system", "user", "assistant" or "tool", or another that the model's template knows.
         content: The text.
         images: Pictures, for models that can see.
         thinking: The reasoning that led to an assistant's turn, to hand it back.
         tool_calls: The calls that an assistant's turn asked for.
         tool_name: In a tool's turn: which tool answered.
         tool_call_id: In a tool's turn: which call it answers.
+        invalid_tool_calls: What came as calls with an assistant's turn, but names no tool.
 
     Raises:
-        ValueError: The role is unknown.
+        TypeError: The content is no text.
+        ValueError: The role is empty, or a known one in other letters ("User").
     """
 
-    role: Role
+    role: str
     content: str = ""
     images: Sequence[Image | bytes | os.PathLike[str] | str] = ()
     thinking: str | None = None
     tool_calls: Sequence[ToolCall] = ()
     tool_name: str | None = None
     tool_call_id: str | None = None
+    invalid_tool_calls: Sequence[InvalidToolCall] = ()
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise ValueError(f"role: {self.role!r} is unknown; use one of {', '.join(ROLES)}")
+        checked_role(self.role)
         if not isinstance(self.content, str):
             raise TypeError(f"content: expected text, not {type(self.content).__name__}")
 
@@ -206,16 +251,18 @@ class StreamChunk:
         content: The text of this piece; may be empty.
         thinking: Reasoning text of this piece; may be empty.
         tool_calls: Calls that arrived whole with this piece.
+        invalid_tool_calls: What came as calls with this piece, but names no tool.
         raw: The server's line, decoded. Read it, do not change it.
     """
 
-    __slots__ = ("content", "raw", "response", "thinking", "tool_calls")
+    __slots__ = ("content", "invalid_tool_calls", "raw", "response", "thinking", "tool_calls")
 
     content: str
     thinking: str
     tool_calls: tuple[ToolCall, ...]
     raw: dict[str, Any]
     response: LLMResponse | None
+    invalid_tool_calls: tuple[InvalidToolCall, ...]
 
     def __init__(
         self,
@@ -224,12 +271,14 @@ class StreamChunk:
         tool_calls: tuple[ToolCall, ...],
         raw: dict[str, Any],
         response: LLMResponse | None = None,
+        invalid_tool_calls: tuple[InvalidToolCall, ...] = (),
     ) -> None:
         self.content = content
         self.thinking = thinking
         self.tool_calls = tool_calls
         self.raw = raw
         self.response = response
+        self.invalid_tool_calls = invalid_tool_calls
 
     @property
     def done(self) -> bool:
@@ -281,6 +330,7 @@ class LLMResponse:
         truncated_prompt: Whether the server cut the prompt to fit its context window.
         shifted_context: Whether prompt and answer together were longer than the context window, so that the server
             dropped the oldest half of what the model had read while it answered.
+        invalid_tool_calls: What came as calls, but names no tool.
     """
 
     content: str
@@ -294,6 +344,7 @@ class LLMResponse:
     logprobs: list[dict[str, Any]] | None = None
     truncated_prompt: bool = False
     shifted_context: bool = False
+    invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
 
     @property
     def message(self) -> Message:
@@ -303,6 +354,7 @@ class LLMResponse:
             content=self.content,
             thinking=self.thinking or None,
             tool_calls=self.tool_calls,
+            invalid_tool_calls=self.invalid_tool_calls,
         )
 
     def __repr__(self) -> str:
@@ -323,11 +375,15 @@ class EmbedResponse:
         embeddings: One vector a text, in the order of the texts.
         model: The model, as the server names it.
         usage: prompt_tokens and total_tokens of all texts together.
+        truncated: Indices of the texts that were cut to the context window (`on_truncation="warn"`).
+        metadata: The server's total_duration and load_duration in nanoseconds, each the sum of all requests.
     """
 
     embeddings: list[list[float]]
     model: str
     usage: Usage
+    truncated: tuple[int, ...] = ()
+    metadata: dict[str, int] = field(default_factory=dict[str, int])
 
     def __repr__(self) -> str:
         return f"EmbedResponse(model={self.model!r}, {len(self.embeddings)} vectors, usage={self.usage})"

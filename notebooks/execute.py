@@ -1,20 +1,23 @@
 """Run the notebooks from top to bottom and store what they print and plot.
 
-    python notebooks/execute.py [NAME ...]
-
 What differs from run to run without meaning anything (times of execution, widgets' ids) is not stored.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
+import tempfile
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 HERE = Path(__file__).parent
+_WITHOUT_WIDGETS = "ignore:IProgress not found"
+"""A progress bar of text is what can be stored; tqdm advises widgets then."""
 _KEPT = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
 
@@ -29,8 +32,16 @@ def execute(path: Path, timeout: float = 300.0) -> NotebookNode:
         nbclient.exceptions.CellExecutionError: A cell failed.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": str(path.parent)}})
-    return client.execute()
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        # Over TCP a kernel warns that anybody on this machine could listen; its sockets are files then.
+        sockets = {"transport": "ipc", "ip": str(Path(folder) / "kernel")} if os.name == "posix" else {}
+        client = NotebookClient(
+            notebook,
+            timeout=timeout,
+            resources={"metadata": {"path": str(path.parent)}},
+            config=Config({"KernelManager": sockets}),
+        )
+        return client.execute(env={**os.environ, "PYTHONWARNINGS": _WITHOUT_WIDGETS})
 
 
 def cleaned(notebook: NotebookNode) -> NotebookNode:
@@ -60,11 +71,15 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def main() -> None:
-    names = sys.argv[1:]
-    for path in sorted(HERE.glob("*.ipynb")):
-        if not names or path.stem in names:
-            print(path.name, flush=True)
-            nbformat.write(cleaned(execute(path)), path)
+    there = {path.stem: path for path in sorted(HERE.glob("*.ipynb"))}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which; all without one: {', '.join(there)}")
+    names = parser.parse_args().names or list(there)
+    if unknown := set(names) - set(there):
+        parser.error(f"there is no notebook {', '.join(sorted(unknown))}; there are {', '.join(there)}")
+    for name in names:
+        print(there[name].name, flush=True)
+        nbformat.write(cleaned(execute(there[name])), there[name])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,12 @@ error.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = (
+    False  # see `namel3ss_ollama`: what is imported here is imported before anything can be done about Ctrl-C
+)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -17,8 +22,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; ends in `SystemExit` with 0, 1 (it failed), 2 (wrong usage), 130 (Ctrl-C) or 141 (pipe).
 
     Args:
-        args: The arguments; those of the process by default.
+        args: The arguments; those of the process by default, whose handling of Ctrl-C is then the command's.
     """
+    from namel3ss_ollama.cli.process import leave_on_interrupt, open_closed_streams
+
+    if args is None:
+        leave_on_interrupt()
+    open_closed_streams()
     try:
         import rich  # noqa: F401 # imported where it is needed; here, so that its lack shows at once
         import typer  # noqa: F401

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from namel3ss_ollama import LLMResponse, Message, OllamaProvider, StreamChunk
-from namel3ss_ollama.cli.console import checked_arguments
+from namel3ss_ollama.cli.console import CommandError, checked_arguments
 from namel3ss_ollama.cli.interrupts import on_interrupt
+from namel3ss_ollama.cli.spinner import waiting
 
 __all__ = ["stream_answer"]
 
@@ -20,14 +21,16 @@ async def stream_answer(
         CommandError: A message cannot be sent as it is.
         LLMError: What kept the answer from coming.
     """
-    with checked_arguments():
+    with checked_arguments(CommandError):
         stream = provider.stream_chat(messages)
     async with provider, stream:
         with on_interrupt(stream.cancel):
-            with checked_arguments():  # an image file is read with the first step
-                first = await anext(stream, None)
-            if first is not None:
-                show(first)
-            async for chunk in stream:
-                show(chunk)
+            async with waiting(f"waiting for {provider.model}") as stop_waiting:
+                with checked_arguments(CommandError):  # an image file is read with the first step
+                    first = await anext(stream, None)
+                stop_waiting()
+                if first is not None:
+                    show(first)
+                async for chunk in stream:
+                    show(chunk)
         return stream.partial, stream.end == "cancelled"

@@ -11,14 +11,31 @@ from typing import Annotated, Any
 
 import typer
 
-from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, StreamChunk
+from namel3ss_ollama import LLMError, LLMResponse, Message, ModelNotFoundError, OllamaProvider, StreamChunk
 from namel3ss_ollama.cli.answering import stream_answer
-from namel3ss_ollama.cli.console import AnswerPrinter, CommandError, checked_arguments, note, print_json, stats_line
+from namel3ss_ollama.cli.choosing import check_chat_model, missing, pick_model
+from namel3ss_ollama.cli.console import (
+    AnswerPrinter,
+    CommandError,
+    checked_arguments,
+    note,
+    print_json,
+    stats_line,
+)
+from namel3ss_ollama.cli.history import History
 from namel3ss_ollama.cli.interrupts import run
-from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, pick_model, read_options, utf8
+from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, examples, read_options, server, utf8
 from namel3ss_ollama.cli.session import Session
+from namel3ss_ollama.cli.wording import in_the_commands_words
 
-__all__ = ["chat"]
+__all__ = ["EXAMPLES", "chat"]
+
+EXAMPLES = examples(
+    'namel3ss-ollama chat "Why is the sky blue?"',
+    "namel3ss-ollama chat -m llama3.2 -s 'Be brief.' -o temperature=0",
+    'namel3ss-ollama chat "Sum up:" < notes.txt > summary.txt',
+    'namel3ss-ollama chat --image photo.jpg "What is this?"',
+)
 
 
 def chat(
@@ -50,12 +67,21 @@ def chat(
         ),
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Tell tokens/s and the time to the first token afterwards.")
+        bool, typer.Option("--stats", help="Report tokens/s and the time to the first token afterwards.")
     ] = False,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object at the end: content, usage, finish_reason, metadata, ..."),
     ] = False,
+    history: Annotated[
+        bool,
+        typer.Option(
+            "--history/--no-history",
+            envvar="NAMEL3SS_OLLAMA_HISTORY",
+            help="Whether a conversation's questions are kept for the next one (arrow up), in "
+            "~/.local/state/namel3ss-ollama/history.",
+        ),
+    ] = True,
 ) -> None:
     """Ask a model, and print the answer as it comes.
 
@@ -63,7 +89,8 @@ def chat(
     comes after PROMPT.
 
     Without PROMPT, on a terminal, this is a conversation. Ctrl-C stops an answer; what had come of it stays part of
-    the conversation. Ctrl-D or /bye ends it, /clear forgets it, /help tells this.
+    the conversation. Ctrl-D or /bye ends it, /clear forgets it, /help lists these; a
+    question that begins and ends with three quotation marks can have several lines.
 
     Ctrl-C during a single answer ends with exit code 130, and what had come is printed; --json then has the
     finish_reason null.
@@ -77,11 +104,17 @@ def chat(
         provider = OllamaProvider(name, base_url, **settings)
     opening = [Message("system", utf8(system, "--system"))] if system else []
     if text is None:
-        Session(provider, opening, image or (), stats=stats).run()
+        run(_check(name, base_url, images=bool(image)))
+        Session(provider, opening, image or (), stats=stats, lines=History(kept=history)).run()
         return
     messages = [*opening, Message("user", text, images=image or ())]
-    if run(_answer(provider, messages, stats=stats, as_json=as_json)):
+    if run(_answer(provider, messages, base_url, stats=stats, as_json=as_json)):
         raise KeyboardInterrupt
+
+
+async def _check(name: str, base_url: str | None, *, images: bool) -> None:
+    async with server(base_url, name) as provider:
+        await check_chat_model(provider, base_url, images=images)
 
 
 def _question(prompt: str | None) -> str | None:
@@ -130,14 +163,19 @@ def read_format(value: str | None) -> Any:
     return schema
 
 
-async def _answer(provider: OllamaProvider, messages: list[Message], *, stats: bool, as_json: bool) -> bool:
+async def _answer(
+    provider: OllamaProvider, messages: list[Message], base_url: str | None, *, stats: bool, as_json: bool
+) -> bool:
     """Print one answer; whether Ctrl-C ended it."""
     printer = None if as_json else AnswerPrinter()
     try:
         response, interrupted = await stream_answer(provider, messages, printer.show if printer else _ignore)
+    except ModelNotFoundError:
+        async with server(base_url, provider.model) as asked:
+            raise await missing(asked, provider.model, base_url) from None
     except LLMError as error:
         if as_json and error.partial:
-            print_json({**_as_json(error.partial), "error": error.message})
+            print_json({**_as_json(error.partial), "error": in_the_commands_words(error.message)})
         raise
     finally:
         if printer:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from namel3ss_ollama import LLMError, OllamaProvider
+from namel3ss_ollama import LLMError, ModelNotFoundError, OllamaProvider
+from namel3ss_ollama.cli.choosing import chat_models, get_one, near
 from namel3ss_ollama.cli.models import processor
-from namel3ss_ollama.cli.options import chat_models
+from namel3ss_ollama.cli.wording import in_the_commands_words
 from namel3ss_ollama.windows import Window, window_of
 
 __all__ = ["Examination", "Finding"]
@@ -43,6 +44,7 @@ class Examination:
         make: Makes the provider for a model.
         options: The runtime options that are to be looked at, num_ctx among them.
         tell: Gets each finding.
+        base_url: What --host said, if it did.
 
     Attributes:
         facts: What was found, for programs.
@@ -55,11 +57,14 @@ class Examination:
         make: Callable[[str], OllamaProvider],
         options: Mapping[str, Any],
         tell: Callable[[Finding], None],
+        *,
+        base_url: str | None = None,
     ) -> None:
         self._promptly = promptly
         self._make = make
         self._num_ctx = options.get("num_ctx")
         self._tell = tell
+        self._base_url = base_url
         self.findings: list[Finding] = []
         self.facts: dict[str, Any] = {"base_url": promptly.base_url}
 
@@ -69,7 +74,7 @@ class Examination:
         return all(finding.status != "problem" for finding in self.findings)
 
     def _found(self, status: Status, what: str, remedy: str = "") -> None:
-        finding = Finding(status, what, remedy)
+        finding = Finding(status, what, in_the_commands_words(remedy))
         self.findings.append(finding)
         self._tell(finding)
 
@@ -83,9 +88,10 @@ class Examination:
             except LLMError as error:
                 self._found("problem", f"no Ollama server answers at {self._promptly.base_url}", str(error))
                 return
+            url = self._promptly.base_url
             self.facts["models"] = names
             if not names:
-                self._found("problem", "it has no models", f"namel3ss-ollama models pull {model or 'llama3.2'}")
+                self._found("problem", "it has no models", get_one(url, self._base_url, model))
                 return
             self._found("ok", f"it has {len(names)} model{'s' if len(names) > 1 else ''}: {', '.join(names)}")
             if model is None:
@@ -101,7 +107,13 @@ class Examination:
         async with self._make(model) as provider:
             result = await self._promptly.preflight(model, capabilities=())
             for problem in result.problems:
-                self._found("problem", problem.what, problem.remedy)
+                remedy = problem.remedy
+                if isinstance(problem.error, ModelNotFoundError):
+                    url = self._promptly.base_url
+                    meant = near(model, self.facts["models"])
+                    remedy = f"did you mean {' or '.join(meant)}? Else: " if meant else ""
+                    remedy += get_one(url, self._base_url, model)
+                self._found("problem", problem.what, remedy)
             if not result.ok:
                 return
             can = sorted(result.capabilities)
@@ -120,14 +132,11 @@ class Examination:
 
     async def _load(self, provider: OllamaProvider) -> list[dict[str, Any]]:
         """Load the model twice: the second time tells whether it stays. Returns what is loaded then."""
-        seconds = []
-        for _ in range(2):
-            start = time.perf_counter()
-            await provider.preload()
-            seconds.append(time.perf_counter() - start)
-        running = await self._promptly.running_models()
-        names = {provider.model, f"{provider.model}:latest"}
-        here = next((one for one in running if {one.get("name"), one.get("model")} & names), None)
+        seconds = [await self._seconds_to_load(provider) for _ in range(2)]
+        running, here = await self._is_loaded(provider)
+        if here is None:  # a server that others use as well may just have unloaded it for them
+            await self._seconds_to_load(provider)
+            running, here = await self._is_loaded(provider)
         where = f", on {processor(here)}" if here else ""
         self.facts["load"] = {"seconds": seconds[0], "again_seconds": seconds[1], "stays_loaded": here is not None}
         self._found("ok", f"it loads in {seconds[0]:.2f} s, and again in {seconds[1]:.2f} s{where}")
@@ -135,10 +144,21 @@ class Examination:
             self._found(
                 "problem",
                 "it does not stay loaded, so each answer has to wait for that",
-                "set keep_alive in requests or OLLAMA_KEEP_ALIVE on the server (5m, say); if they are set, memory is "
-                "short: the server's log tells",
+                "set OLLAMA_KEEP_ALIVE on the server (5m, say), and keep_alive where requests set it; if they are set, "
+                "memory is short: the server's log says so",
             )
         return running
+
+    async def _seconds_to_load(self, provider: OllamaProvider) -> float:
+        start = time.perf_counter()
+        await provider.preload()
+        return time.perf_counter() - start
+
+    async def _is_loaded(self, provider: OllamaProvider) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        running = await self._promptly.running_models()
+        names = {name.lower() for name in (provider.model, f"{provider.model}:latest")}
+        here = (one for one in running if {str(one.get(key)).lower() for key in ("name", "model")} & names)
+        return running, next(here, None)
 
     def _look_at_window(self, window: Window) -> None:
         told = self._num_ctx or window.running or window.configured
@@ -150,7 +170,7 @@ class Examination:
             "in_force": in_force,
         }
         most = f"the model's own is {window.trained} tokens" if window.trained else "the model does not tell its own"
-        setting = "num_ctx in requests, PARAMETER num_ctx in its Modelfile, or OLLAMA_CONTEXT_LENGTH on the server"
+        setting = "-o num_ctx=8192 here, PARAMETER num_ctx in its Modelfile, or OLLAMA_CONTEXT_LENGTH on the server"
         if in_force is None:
             self._found(
                 "note",
@@ -181,7 +201,7 @@ class Examination:
             self._found(
                 "problem",
                 "its answer is empty",
-                f"look whether its template is right (ollama show {provider.model} --template), or pull it anew",
+                f"look whether its template is right (ollama show {provider.model} --template), or pull it again",
             )
 
     async def _embed(self, provider: OllamaProvider) -> None:

@@ -1,7 +1,7 @@
 """How the commands write: answers as they come, tables, JSON, and lines about what happens.
 
 Standard output carries what was asked for, standard error all else. Styles only where a terminal is at the other end
-and NO_COLOR is not set.
+and NO_COLOR is not set, or where FORCE_COLOR is; on a terminal, lines are broken between words.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from namel3ss_ollama import LLMResponse, StreamChunk
+from namel3ss_ollama.cli.wording import in_the_commands_words
+from namel3ss_ollama.cli.wrapping import WordWrap, filled, width_of
 
 __all__ = [
     "AnswerPrinter",
     "CommandError",
+    "UsageError",
     "checked_arguments",
     "fail",
     "human_size",
     "note",
     "print_json",
+    "print_paragraph",
     "print_table",
     "stats_line",
     "styled",
@@ -38,29 +42,51 @@ class CommandError(Exception):
     """What ends a command with exit code 1; its text is the line to print."""
 
 
+class UsageError(CommandError):
+    """What the user typed cannot be right: exit code 2."""
+
+
 @contextlib.contextmanager
-def checked_arguments() -> Iterator[None]:
+def checked_arguments(kind: type[CommandError] = UsageError) -> Iterator[None]:
     """Around the calls that check what the user gave: what they refuse is the user's to mend, no bug."""
     try:
         yield
-    except (TypeError, ValueError, ModuleNotFoundError) as error:
-        raise CommandError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise CommandError(in_the_commands_words(str(error))) from error
+    except (TypeError, ValueError) as error:
+        raise kind(in_the_commands_words(str(error))) from error
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:
-    """The text in that style, if the stream is a terminal that shall have styles."""
-    plain = not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return text if plain else f"{STYLES[style]}{text}{_PLAIN}"
+    """The text in that style, if the stream shall have styles."""
+    if os.environ.get("NO_COLOR"):
+        wanted = False
+    elif os.environ.get("FORCE_COLOR"):
+        wanted = True
+    else:
+        wanted = stream.isatty() and os.environ.get("TERM") != "dumb"
+    return f"{STYLES[style]}{text}{_PLAIN}" if wanted else text
 
 
-def note(text: str, style: str = "dim") -> None:
-    """A line about what happens."""
-    print(styled(text, style, sys.stderr), file=sys.stderr, flush=True)
+def note(text: str, style: str = "dim", *, first: str = "", indent: str = "") -> None:
+    """A line about what happens; `first` and `indent` are what its lines begin with."""
+    print(styled(filled(text, width_of(sys.stderr), first=first, indent=indent), style, sys.stderr), file=sys.stderr)
+    sys.stderr.flush()
 
 
 def fail(text: str) -> None:
     """The line about what went wrong."""
-    print(f"{styled('error:', 'red', sys.stderr)} {' '.join(text.split())}", file=sys.stderr, flush=True)
+    what = filled(" ".join(text.split()), width_of(sys.stderr), first="error: ")
+    print(what.replace("error:", styled("error:", "red", sys.stderr), 1), file=sys.stderr, flush=True)
+
+
+def print_paragraph(text: str, *, indent: str = "", first: str | None = None, style: str = "") -> None:
+    """A paragraph on standard output; `style` is for what the first line begins with."""
+    first = indent if first is None else first
+    paragraph = filled(text, width_of(sys.stdout), indent=indent, first=first)
+    if style:
+        paragraph = styled(first.rstrip(), style, sys.stdout) + paragraph[len(first.rstrip()) :]
+    print(paragraph, flush=True)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
@@ -69,9 +95,18 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows in columns, never cut: what is piped on must be whole."""
+    """Rows in columns, never cut: what is piped on must be whole. A terminal that is too narrow gets a list a row."""
+    rows = list(rows)
     table = [list(head), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    across = width_of(sys.stdout)
+    if across is not None and sum(widths) + 2 * (len(widths) - 1) > across:
+        label = max(map(len, head[1:]))
+        for name, *cells in rows:
+            print(styled(name, "bold", sys.stdout))
+            for what, cell in zip(head[1:], cells, strict=True):
+                print(f"  {what.lower():{label}}  {cell}")
+        return
     for index, row in enumerate(table):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         print(line if index else styled(line, "bold", sys.stdout))
@@ -106,35 +141,55 @@ class AnswerPrinter:
     """Writes an answer as it comes: its text to standard output, its reasoning to standard error."""
 
     def __init__(self) -> None:
-        self._clean = sys.stdout.isatty()
-        self._column = 0  # of the text: 0 at the beginning of a line
-        self._thinking = False
+        self._text = _Outlet(sys.stdout)
+        self._thoughts = _Outlet(sys.stderr, "dim")
 
     def show(self, chunk: StreamChunk) -> None:
         """Write what a chunk brings."""
         if chunk.thinking:
-            self._thinking = True
-            thought = chunk.thinking.translate(_CONTROL) if sys.stderr.isatty() else chunk.thinking
-            self._write(styled(thought, "dim", sys.stderr), sys.stderr)
+            self._thoughts.write(chunk.thinking)
         if chunk.content:
-            if self._thinking:
-                self._end_thinking()
-            text = chunk.content.translate(_CONTROL) if self._clean else chunk.content
-            self._column = 0 if text.endswith("\n") else self._column + len(text)
-            self._write(text, sys.stdout)
+            self._thoughts.end("\n\n")
+            self._text.write(chunk.content)
 
     def end(self) -> None:
         """The answer is over, or broken off: whatever comes next begins on a line of its own."""
-        if self._thinking:
-            self._end_thinking()
-        if self._column:
-            self._column = 0
-            self._write("\n", sys.stdout)
+        self._thoughts.end("\n\n")
+        self._text.end("\n")
 
-    def _end_thinking(self) -> None:
-        self._thinking = False
-        self._write("\n\n", sys.stderr)
 
-    def _write(self, text: str, stream: TextIO) -> None:
-        stream.write(text)
-        stream.flush()
+class _Outlet:
+    """One of the streams that an answer goes to."""
+
+    def __init__(self, stream: TextIO, style: str = "") -> None:
+        self._stream = stream
+        self._style = style
+        self._is_terminal = stream.isatty()
+        self._wrap: WordWrap | None = None
+        self._open = False
+        self._at_line_start = True
+
+    def write(self, text: str) -> None:
+        if self._is_terminal:
+            if self._wrap is None:
+                self._wrap = WordWrap(lambda: width_of(self._stream) or 80)
+            text = self._wrap.feed(text.translate(_CONTROL))
+        self._open = True
+        self._put(text)
+
+    def end(self, line_end: str) -> None:
+        """Write what is held back, and a line end: for reasoning an empty line, for text one if it needs one."""
+        if not self._open:
+            return
+        self._open = False
+        if self._wrap is not None:
+            self._put(self._wrap.flush())
+            self._wrap = None
+        if self._style or not self._at_line_start:
+            self._put(line_end, plain=True)
+
+    def _put(self, text: str, *, plain: bool = False) -> None:
+        if text:
+            self._at_line_start = text.endswith("\n")
+            self._stream.write(styled(text, self._style, self._stream) if self._style and not plain else text)
+            self._stream.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from namel3ss_ollama import OllamaProvider, RetryPolicy
 from namel3ss_ollama.cli.checks import Examination, Finding
-from namel3ss_ollama.cli.console import checked_arguments, print_json, styled
+from namel3ss_ollama.cli.console import checked_arguments, print_json, print_paragraph
 from namel3ss_ollama.cli.interrupts import run
 from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, read_options, server
 
@@ -40,7 +39,7 @@ def doctor(
 
     promptly = server(base_url, model or "none", retry=RetryPolicy.off())
     make(promptly.model)  # what is wrong with the options is wrong now
-    examination = Examination(promptly, make, settings, _ignore if as_json else _print)
+    examination = Examination(promptly, make, settings, _ignore if as_json else _print, base_url=base_url)
     run(examination.run(model))
     if as_json:
         findings = [asdict(finding) for finding in examination.findings]
@@ -50,10 +49,9 @@ def doctor(
 
 
 def _print(finding: Finding) -> None:
-    status = styled(f"{finding.status:8}", _STYLES[finding.status], sys.stdout)
-    print(f"{status} {finding.what}", flush=True)
+    print_paragraph(finding.what, first=f"{finding.status:8} ", indent=" " * 9, style=_STYLES[finding.status])
     if finding.remedy:
-        print(f"{'':8} -> {finding.remedy}", flush=True)
+        print_paragraph(finding.remedy, first=f"{'':8} -> ", indent=" " * 12)
 
 
 def _ignore(finding: Finding) -> None:

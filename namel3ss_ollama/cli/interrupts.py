@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
-__all__ = ["on_interrupt", "run"]
+__all__ = ["on_interrupt", "raising_interrupts", "run"]
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.contextmanager
 def on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
-    """Let the first Ctrl-C call `stop` in the running event loop; a second one raises `KeyboardInterrupt`.
+    """Let the first Ctrl-C call `stop` in the running event loop; a second one does what it did before.
 
     Does nothing where the program was started with SIGINT ignored, and outside the main thread, where Python allows
     no handlers.
@@ -52,7 +52,7 @@ def on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
 
     def interrupted(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _restore(before)
         loop.call_soon_threadsafe(stop)
 
     if before not in (signal.SIG_IGN, None):
@@ -61,6 +61,18 @@ def on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
             loop.add_signal_handler(signal.SIGINT, _nothing)
         with contextlib.suppress(ValueError):
             signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+@contextlib.contextmanager
+def raising_interrupts() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` in the block, as Python has it, unless SIGINT is ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    if before not in (signal.SIG_IGN, None):
+        _restore(signal.default_int_handler)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from datetime import datetime, timezone
@@ -9,16 +10,30 @@ from typing import Annotated, Any
 
 import typer
 
-from namel3ss_ollama.cli.console import human_size, note, print_json, print_table, styled
+from namel3ss_ollama import BadRequestError, MalformedResponseError, ServerError
+from namel3ss_ollama.cli.choosing import get_one, shown_or_missing
+from namel3ss_ollama.cli.commands import Group
+from namel3ss_ollama.cli.console import human_size, note, print_json, print_paragraph, print_table, styled
 from namel3ss_ollama.cli.interrupts import run
-from namel3ss_ollama.cli.options import AsJson, BaseUrl, server
+from namel3ss_ollama.cli.options import AsJson, BaseUrl, examples, named, server
 from namel3ss_ollama.cli.progress import PullProgress
 from namel3ss_ollama.windows import window_of
 
 __all__ = ["app"]
 
-app = typer.Typer(rich_markup_mode=None)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name, such as llama3.2 or qwen3:8b.")]
+app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
+    epilog=examples(
+        "namel3ss-ollama models list",
+        "namel3ss-ollama models pull llama3.2",
+        "namel3ss-ollama models pull smollm2:135m --embedded",
+        "namel3ss-ollama models rm llama3.2",
+    ),
+)
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", callback=named, help="The model's name, such as llama3.2 or qwen3:8b.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -31,13 +46,14 @@ def _models(ctx: typer.Context) -> None:
 @app.command("list")
 def list_(base_url: BaseUrl = None, as_json: AsJson = False) -> None:
     """List the models that the server has."""
-    models = run(server(base_url).list_models())
+    provider = server(base_url)
+    models = run(provider.list_models())
     if as_json:
         print_json(models)
     elif models:
         print_table(["NAME", "SIZE", "PARAMETERS", "QUANTIZATION", "MODIFIED"], map(_listed, models))
     else:
-        note("the server has no models; get one: namel3ss-ollama models pull llama3.2")
+        note(f"{provider.base_url} has no models; get one: {get_one(provider.base_url, base_url)}")
 
 
 def _listed(model: dict[str, Any]) -> list[str]:
@@ -60,7 +76,7 @@ def pull(
     ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a registry without TLS.")] = False,
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="For the engine in this process: the same as --base-url embedded://.")
+        bool, typer.Option("--embedded", help="For the engine in this process: the same as --host embedded://.")
     ] = False,
 ) -> None:
     """Download a model, or what has changed of it.
@@ -69,7 +85,7 @@ def pull(
     there when asked again.
     """
     if embedded and base_url is not None:
-        raise typer.BadParameter("cannot be given together with --base-url", param_hint="--embedded")
+        raise typer.BadParameter("cannot be given together with --host", param_hint="--embedded")
     run(_pull(name, "embedded://" if embedded else base_url, as_json=as_json, insecure=insecure))
 
 
@@ -88,7 +104,7 @@ async def _pull(name: str, base_url: str | None, *, as_json: bool, insecure: boo
 @app.command()
 def show(name: Name, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
     """Show what there is to know of a model: what it can do, its context window, its parameters."""
-    shown = run(server(base_url, name).show_model())
+    shown = run(shown_or_missing(server(base_url, name), name, base_url))
     if as_json:
         print_json(shown)
         return
@@ -103,7 +119,7 @@ def show(name: Name, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
     }
     print(styled(name, "bold", sys.stdout))
     for what, value in facts.items():
-        print(f"  {what:15} {value or '?'}")
+        print_paragraph(str(value or "?"), first=f"  {what:15} ", indent=" " * 18)
     for title, text in (("Parameters", shown.get("parameters")), ("System prompt", shown.get("system"))):
         if text:
             print(f"\n{styled(title, 'bold', sys.stdout)}")
@@ -118,6 +134,8 @@ def rm(
 ) -> None:
     """Delete a model from the server."""
     provider = server(base_url, name)
+    with contextlib.suppress(ServerError, BadRequestError, MalformedResponseError):  # what is broken can be deleted
+        run(shown_or_missing(provider, name, base_url, download=False))
     if not yes:
         typer.confirm(f"Delete {name} from {provider.base_url}?", abort=True, err=True)
     run(provider.delete_model(name))

@@ -1,8 +1,7 @@
-"""What several commands share: their options, reading `key=value`, and which model is meant."""
+"""What several commands share: their options, and reading `key=value`."""
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import json
 from collections.abc import Iterable
@@ -10,14 +9,29 @@ from typing import Annotated, Any
 
 import typer
 
-from namel3ss_ollama import ModelNotFoundError, OllamaProvider, StreamConfig
-from namel3ss_ollama.cli.console import CommandError, checked_arguments, note
+from namel3ss_ollama import OllamaProvider, StreamConfig
+from namel3ss_ollama.cli.console import checked_arguments, note
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
-__all__ = ["AsJson", "BaseUrl", "ModelOption", "Options", "chat_models", "pick_model", "read_options", "server", "utf8"]
+__all__ = ["AsJson", "BaseUrl", "ModelOption", "Options", "examples", "named", "read_options", "server", "utf8"]
+
+
+def named(value: str | None) -> str | None:
+    """The value of an option that names something; a blank one is a mistake in a script.
+
+    Raises:
+        typer.BadParameter: It is blank.
+    """
+    if value is not None and not value.strip():
+        raise typer.BadParameter("is empty")
+    return value
+
 
 BaseUrl = Annotated[
-    str | None, typer.Option("--base-url", metavar="URL", help="Where the server is; embedded:// for none.")
+    str | None,
+    typer.Option(
+        "--host", "--base-url", metavar="URL", callback=named, help="Where the server is; embedded:// for none."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
 Options = Annotated[
@@ -32,7 +46,12 @@ Options = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", metavar="NAME", envvar="OLLAMA_MODEL", help="The model; the server's only chat model if unset."
+        "--model",
+        "-m",
+        metavar="NAME",
+        envvar="OLLAMA_MODEL",
+        callback=named,
+        help="The model; the server's only chat model if unset.",
     ),
 ]
 _PROMPTLY = StreamConfig(first_chunk_timeout=30.0, chunk_timeout=30.0)
@@ -42,7 +61,7 @@ def server(base_url: str | None, model: str = "none", **settings: Any) -> Ollama
     """A provider for questions that are answered promptly; a model has to be named, even where none is meant.
 
     Raises:
-        CommandError: An argument is wrong.
+        UsageError: An argument is wrong.
     """
     with checked_arguments():
         return OllamaProvider(model, base_url, stream_config=_PROMPTLY, **settings)
@@ -87,33 +106,6 @@ def read_options(pairs: Iterable[str] | None) -> dict[str, Any]:
     return {**known, "options": others} if others else known
 
 
-async def chat_models(provider: OllamaProvider) -> list[str]:
-    """The names of the server's models that can chat; those of which a server does not tell count as if they could."""
-    names = [str(model["name"]) for model in await provider.list_models()]
-    able = await asyncio.gather(*(_can_chat(provider, name) for name in names))
-    return [name for name, can in zip(names, able, strict=True) if can]
-
-
-async def _can_chat(provider: OllamaProvider, name: str) -> bool:
-    try:
-        shown = await provider.show_model(name)
-    except ModelNotFoundError:  # deleted since it was listed
-        return False
-    return "completion" in (shown.get("capabilities") or ("completion",))
-
-
-async def pick_model(asked: str | None, base_url: str | None) -> str:
-    """The model that was asked for, else the only one there is.
-
-    Raises:
-        CommandError: There are none, or several.
-    """
-    if asked:
-        return asked
-    async with server(base_url) as provider:
-        names = await chat_models(provider)
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise CommandError(f"{provider.base_url} has no chat model; get one: namel3ss-ollama models pull llama3.2")
-    raise CommandError(f"choose a model with --model or OLLAMA_MODEL; {provider.base_url} has {', '.join(names)}")
+def examples(*lines: str) -> str:
+    """The end of a help text: commands to try. The first letter is click's sign for lines that stay as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

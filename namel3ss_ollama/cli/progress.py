@@ -10,6 +10,10 @@ from typing_extensions import Self
 
 __all__ = ["PullProgress"]
 
+_ROOM_FOR_BARS = 64
+"""Columns that a bar needs beside its numbers; a narrower terminal gets the numbers alone."""
+_DOWNLOADING = ("pulling", "pushing", "downloading", "uploading")
+
 
 class PullProgress(contextlib.ExitStack):
     """Shows what the server tells of a download: a bar for each of a model's layers, whatever their order."""
@@ -20,6 +24,7 @@ class PullProgress(contextlib.ExitStack):
             BarColumn,
             DownloadColumn,
             Progress,
+            ProgressColumn,
             TaskID,
             TextColumn,
             TimeRemainingColumn,
@@ -28,15 +33,12 @@ class PullProgress(contextlib.ExitStack):
 
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
         self._layers: dict[str, TaskID] = {}
-        self._told: set[str] = set()
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
+        self._seen: set[str] = set()
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), DownloadColumn()]
+        if self._console.width >= _ROOM_FOR_BARS:
+            columns.insert(1, BarColumn(bar_width=min(40, self._console.width - 54)))
+            columns += [TransferSpeedColumn(), TimeRemainingColumn()]
+        self._bars = Progress(*columns, console=self._console)
         if self._console.is_terminal:
             self.enter_context(self._bars)
         return super().__enter__()
@@ -45,10 +47,19 @@ class PullProgress(contextlib.ExitStack):
         """Take in one line of progress."""
         status = str(update.get("status", ""))
         layer, total = update.get("digest"), update.get("total")
-        if layer and self._console.is_terminal:
+        # A layer that is verified or written after its download reports numbers of its own: those are no bar's.
+        if layer and status.startswith(_DOWNLOADING) and self._console.is_terminal:
             if layer not in self._layers:
                 self._layers[layer] = self._bars.add_task(status, total=total)
             self._bars.update(self._layers[layer], total=total, completed=update.get("completed") or 0)
-        elif status not in self._told:
-            self._told.add(status)
+        elif status not in self._seen:
+            self._seen.add(status)
+            if status == "success":
+                self._fill()
             self._console.print(status)
+
+    def _fill(self) -> None:
+        """Fill the bars: a server may say that it is done before it has counted the last bytes."""
+        for task in self._bars.tasks:
+            if task.total is not None:
+                self._bars.update(task.id, completed=task.total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +9,23 @@ from pathlib import Path
 from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider
 from namel3ss_ollama.cli.answering import stream_answer
 from namel3ss_ollama.cli.console import AnswerPrinter, CommandError, fail, note, stats_line
-from namel3ss_ollama.cli.interrupts import run
+from namel3ss_ollama.cli.history import History
+from namel3ss_ollama.cli.interrupts import raising_interrupts, run
+from namel3ss_ollama.cli.wording import in_the_commands_words
 
 __all__ = ["Session"]
 
-HELP = """/clear  forget the conversation (the system prompt stays)
-/help   this
-/bye    end; so does Ctrl-D
-Ctrl-C  stop the answer; what has come of it stays part of the conversation"""
+HELP = {
+    "/clear": "forget the conversation (the system prompt stays)",
+    "/help": "list these",
+    "/bye": "end; so does Ctrl-D",
+    "Ctrl-C": "stop the answer; what has come of it stays part of the conversation",
+    '"""': "begin a question of several lines; the same ends it",
+    "space": "a line that begins with one is sent, whatever it begins with then",
+}
+_ENDS = ("/bye", "/exit", "/quit")
+_COMMAND = re.compile(r"(/[^\W\d]\w*|/\?)(\s|$)")
+_QUOTES = '"""'
 
 
 def _text(line: str) -> str:
@@ -32,50 +40,85 @@ class Session:
         provider: Whose model answers.
         opening: What every conversation begins with: the system prompt, or nothing.
         images: Pictures, for the first question.
-        stats: Whether to tell tokens/s and the like after each answer.
+        stats: Whether to report tokens/s and the like after each answer.
+        lines: The lines of earlier conversations; none by default.
     """
 
     def __init__(
-        self, provider: OllamaProvider, opening: Sequence[Message], images: Sequence[Path], *, stats: bool
+        self,
+        provider: OllamaProvider,
+        opening: Sequence[Message],
+        images: Sequence[Path],
+        *,
+        stats: bool,
+        lines: History | None = None,
     ) -> None:
         self.history = list(opening)
         self._provider = provider
         self._opening = tuple(opening)
         self._images: tuple[Path, ...] = tuple(images)
         self._stats = stats
+        self._lines = lines or History(kept=False)
 
     def run(self) -> None:
         """Ask and answer until Ctrl-D or /bye."""
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 # `input` then has a history and edits lines
+        self._lines.open()
         note(f"{self._provider.model} at {self._provider.base_url}; /help lists what else there is")
         going_on = True
-        while going_on:
+        with raising_interrupts():
+            while going_on:
+                try:
+                    going_on = self._take(*self._read())
+                except EOFError:
+                    print()
+                    break
+                except KeyboardInterrupt:  # at the prompt, or in the moment before or after an answer
+                    print()
+                    note("Ctrl-D or /bye ends")
+        self._lines.close()
+
+    def _read(self) -> tuple[str, bool]:
+        """What is typed next, and whether it is text whatever it begins with."""
+        line = self._line(">>> ")
+        if not line.lstrip().startswith(_QUOTES):
+            return line.strip(), line[:1].isspace()
+        lines = []
+        rest = line.lstrip()[len(_QUOTES) :]
+        while not rest.rstrip().endswith(_QUOTES):
+            lines.append(rest)
             try:
-                going_on = self._take(_text(input(">>> ")).strip())
+                rest = self._line("... ")
             except EOFError:
                 print()
-                return
-            except KeyboardInterrupt:  # at the prompt, or in the moment before or after an answer
-                print()
-                note("Ctrl-D or /bye ends")
+                rest = _QUOTES
+        return "\n".join([*lines, rest.rstrip()[: -len(_QUOTES)]]).strip("\n"), True
 
-    def _take(self, line: str) -> bool:
-        """Do what a line says; whether to go on."""
-        if line == "/bye":
+    def _line(self, prompt: str) -> str:
+        line = _text(input(prompt))
+        self._lines.add(line)
+        return line
+
+    def _take(self, text: str, literal: bool) -> bool:
+        """Do what was typed; whether to go on."""
+        command = None if literal else _COMMAND.match(text)
+        if command is None:
+            if text.strip():
+                self.ask(text)
+            return True
+        if command[1] in _ENDS:
             return False
-        if re.fullmatch(r"/\w+", line):
-            self._command(line)
-        elif line:
-            self.ask(line)
+        self._command(command[1])
         return True
 
-    def _command(self, line: str) -> None:
-        if line == "/clear":
+    def _command(self, name: str) -> None:
+        if name == "/clear":
             self.history = list(self._opening)
             note("forgotten")
+        elif name in ("/help", "/?"):
+            for what, text in HELP.items():
+                note(text, first=f"{what:8}", indent=" " * 8)
         else:
-            note(HELP if line == "/help" else f"{line} is unknown; /help lists what there is")
+            note(f"{name} is unknown and was not sent; /help lists what there is")
 
     def ask(self, text: str) -> None:
         """One turn. What comes of the answer joins the history with its question; if nothing comes, neither does."""
@@ -89,7 +132,7 @@ class Session:
         except KeyboardInterrupt:  # twice: the answer did not stop at once
             interrupted = True
         except LLMError as error:
-            response, problem = error.partial, str(error)
+            response, problem = error.partial, in_the_commands_words(str(error))
         except CommandError as error:
             problem = str(error)
         printer.end()

@@ -19,17 +19,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from namel3ss_ollama.embedded.digests import check
 from namel3ss_ollama.embedded.openmp import waiting_asleep
 from namel3ss_ollama.embedded.options import LoadOptions
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
+from namel3ss_ollama.embedded.weights import memory
 
-__all__ = ["Json", "Kind", "Server", "complete", "embed", "start"]
+__all__ = ["Json", "Kind", "Server", "complete", "embed", "fitted", "start"]
 
 Json = dict[str, Any]
 Kind = Literal["text", "embedding"]
 _WORKING_MEMORY = 256 * 1024 * 1024
 """Bytes that loading takes beside the weights and the context, roughly."""
+
+_WINDOW_STEP = 256
+"""Tokens: llama.cpp makes each window a multiple of it."""
 
 _MEMORY = Path("/proc/meminfo")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -48,12 +53,47 @@ class Server(Protocol):
         ...
 
 
+def fitted(server: Server, request: Json, window: int) -> Json:
+    """A request whose answer ends where the context window does.
+
+    llama.cpp makes each window a multiple of 256; within one of another size, this counts.
+
+    Args:
+        server: The model.
+        request: The engine's fields: prompt, n_predict, temperature and so on.
+        window: The context window, in tokens.
+
+    Raises:
+        Refused: The prompt leaves no room for an answer.
+    """
+    if window % _WINDOW_STEP == 0:
+        return request
+    room = window - _prompt_tokens(server, request, window)
+    wanted = request.get("n_predict", -1)
+    return {**request, "n_predict": room if wanted < 0 else min(wanted, room)}
+
+
+def _prompt_tokens(server: Server, request: Json, window: int) -> int:
+    """How many tokens a prompt has: the first event tells, before any of them is computed."""
+    found = 0
+
+    def first(event: Json) -> bool:
+        nonlocal found
+        found = int(event["prompt_progress"]["total"])
+        return True
+
+    complete(server, request, first)
+    if found >= window:
+        raise _too_long(found, window)
+    return found
+
+
 def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> None:
     """Continue a prompt.
 
     Args:
         server: The model.
-        request: The engine's fields: prompt, n_predict, temperature and so on.
+        request: The engine's fields, as for `fitted`.
         take: Gets what comes, a token at a time, and while the prompt is computed events without text; True ends it.
 
     Raises:
@@ -79,17 +119,20 @@ def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> Non
         raise failed.pop()  # kept in this frame as well, it would keep the model in memory
 
 
-def embed(server: Server, texts: list[str]) -> tuple[list[list[float]], int]:
-    """Vectors of length 1, one a text, and how many tokens the texts were.
+def embed(server: Server, text: str, window: int) -> tuple[list[float], int]:
+    """A vector of length 1, and how many tokens the text has.
 
     Raises:
-        Refused: The engine cannot do it.
+        Refused: The engine cannot do it, or these are more than the window.
     """
-    answer = server.handle_embeddings({"input": texts})
+    answer = server.handle_embeddings({"input": [text]})
     if "error" in answer:
         raise _refusal(answer["error"])
-    vectors = [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
-    return vectors, int(answer["usage"]["prompt_tokens"])
+    tokens = int(answer["usage"]["prompt_tokens"])
+    if tokens > window:
+        raise _too_long_to_embed()
+    vector: list[float] = answer["data"][0]["embedding"]
+    return vector, tokens
 
 
 def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
@@ -109,18 +152,22 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
             binding = importlib.import_module("xllamacpp")
     except ImportError as error:
         raise Refused(500, "the embedded engine needs xllamacpp: pip install 'namel3ss-ollama[embedded]'") from error
+    if model.sha256:
+        check(model.path, model.sha256, memory())
     _check_memory(binding, model, options, slots)
     settings = binding.CommonParams()
     settings.model.path = str(model.path)
     settings.n_ctx = options.num_ctx * slots
     settings.n_parallel = slots
-    settings.n_batch = settings.n_ubatch = options.num_batch
+    # A batch takes at least a token of each slot; with less, llama.cpp ends the process.
+    settings.n_batch = settings.n_ubatch = max(options.num_batch, slots)
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.num_thread or _cores()
     if options.num_gpu is not None:
         settings.n_gpu_layers = options.num_gpu
     if kind == "embedding":
         settings.embedding = True
-        settings.n_batch = settings.n_ubatch = options.num_ctx  # a text is one batch
+        # A text is one batch. Pooling divides it by the slots; with a rest, llama.cpp ends the process.
+        settings.n_batch = settings.n_ubatch = -(-options.num_ctx // slots) * slots
         if not model.header.embeds_only:
             settings.pooling_type = binding.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     settings.verbosity = 0
@@ -186,14 +233,21 @@ def _as_dict(device: Any) -> Mapping[str, Any]:
 def _refusal(error: Mapping[str, Any]) -> Refused:
     message = str(error.get("message", "unknown error"))
     if error.get("type") == "exceed_context_size_error":
-        return Refused(
-            400,
-            f"the prompt of {error.get('n_prompt_tokens')} tokens exceeds the context window of {error.get('n_ctx')} "
-            "tokens: raise num_ctx, or shorten it",
-        )
+        return _too_long(error.get("n_prompt_tokens"), error.get("n_ctx"))
     if "too large to process" in message:
-        return Refused(400, "the input length exceeds the context length: raise num_ctx, or shorten it")
+        return _too_long_to_embed()
     return Refused(int(error.get("code") or 500), message)
+
+
+def _too_long(tokens: object, window: object) -> Refused:
+    return Refused(
+        400,
+        f"the prompt of {tokens} tokens exceeds the context window of {window} tokens: raise num_ctx, or shorten it",
+    )
+
+
+def _too_long_to_embed() -> Refused:
+    return Refused(400, "the input length exceeds the context length: raise num_ctx, or shorten it")
 
 
 def _cores() -> int:

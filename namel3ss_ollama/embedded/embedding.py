@@ -55,8 +55,8 @@ def _embedded(work: Work, model: Model, texts: list[str]) -> tuple[list[list[flo
             if work.job.cancelled:
                 raise Cancelled
             # Without a token there is nothing to average; a blank is the least that is one.
-            vector, count = binding.embed(server, [text or " "])
-            vectors += vector
+            vector, count = binding.embed(server, text or " ", loading.num_ctx)
+            vectors.append(vector)
             tokens += count
     return vectors, tokens, waited
 

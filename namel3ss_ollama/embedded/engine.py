@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -24,11 +23,14 @@ from namel3ss_ollama.embedded.binding import Kind, Server, start
 from namel3ss_ollama.embedded.options import LoadOptions
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
+from namel3ss_ollama.greenlets import allocate_lock, make_condition
 
 __all__ = ["SHUT_DOWN", "Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
 
 SHUT_DOWN = "the engine was shut down"
 _MOST_LOADED = 3
+_MOST_SLOTS = 256
+"""llama.cpp's own bound."""
 
 
 _Key = tuple[Path, Kind]
@@ -91,7 +93,7 @@ class Engine:
     def __init__(self, slots: int, max_queue: int) -> None:
         self.slots = slots
         self._max_queue = max_queue
-        self._changed = threading.Condition()
+        self._changed = make_condition()
         self._loaded: dict[_Key, Loaded] = {}
         self._waiting: dict[Job, _Key] = {}
         self._leases = 0
@@ -203,7 +205,7 @@ class Engine:
 
     def after_fork_in_child(self) -> None:
         """Begin anew, if nobody computed at that time: the threads that did are not in this process."""
-        self._changed = threading.Condition()
+        self._changed = make_condition()
         if self._loaded:
             self._ended = "this process was forked while a model computed: start it by spawning, not by forking"
         self._loaded, self._waiting, self._jobs = {}, {}, set()
@@ -291,19 +293,21 @@ class _Process:
     """The one engine of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._engine: Engine | None = None
 
     def engine(self) -> Engine:
         with self._lock:
             if self._engine is None:
-                self._engine = Engine(_number("OLLAMA_NUM_PARALLEL", 2), _number("OLLAMA_MAX_QUEUE", 512))
+                self._engine = Engine(
+                    _number("OLLAMA_NUM_PARALLEL", 2, _MOST_SLOTS), _number("OLLAMA_MAX_QUEUE", 512, 2**31 - 1)
+                )
                 atexit.register(self._engine.shut_down)
             return self._engine
 
     def after_fork(self) -> None:
         """In a child: the lock may have been held by a thread that is gone."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
 
 _process = _Process()
@@ -331,13 +335,13 @@ def shared_engine() -> Engine:
     """The process's engine: OLLAMA_NUM_PARALLEL slots (2) and a queue of OLLAMA_MAX_QUEUE (512).
 
     Raises:
-        Refused: One of these is no positive number.
+        Refused: One of these is no number, or out of range.
     """
     return _process.engine()
 
 
-def _number(name: str, default: int) -> int:
+def _number(name: str, default: int, most: int) -> int:
     text = os.environ.get(name, "").strip() or str(default)
-    if not text.isdigit() or int(text) < 1:
-        raise Refused(500, f"{name} is {text!r}: it must be a positive number")
+    if not text.isdecimal() or len(text) > len(str(most)) or not 1 <= int(text) <= most:
+        raise Refused(500, f"{name} is {text!r}: it must be a number from 1 to {most}")
     return int(text)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from namel3ss_ollama.embedded.binding import complete
+from namel3ss_ollama.embedded.binding import complete, fitted
 from namel3ss_ollama.embedded.engine import Cancelled
 from namel3ss_ollama.embedded.options import load_options, sampling
 from namel3ss_ollama.embedded.outputs import Outputs
@@ -73,7 +73,7 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
     answer = _Answer(work, model.name, chat, outputs, whole_json=whole)
     keep = work.keep_alive()
     with work.engine.use(model, loading, "text", work.job, keep) as (server, waited):
-        complete(server, fields, answer.take)
+        complete(server, fitted(server, fields, loading.num_ctx), answer.take)
     if work.job.cancelled:
         raise Cancelled
     answer.finish(waited)

@@ -9,17 +9,38 @@ from typing import Any
 
 from namel3ss_ollama.embedded.refusal import Refused
 
-__all__ = ["LoadOptions", "load_options", "sampling", "seconds"]
+__all__ = ["LoadOptions", "load_options", "merged", "sampling", "seconds"]
 
 DEFAULT_CONTEXT = 4096
-_FLOATS = frozenset(
-    {"temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty",
-     "mirostat_tau", "mirostat_eta"}
-)  # fmt: skip
-_INTEGERS = frozenset({"num_predict", "num_keep", "seed", "top_k", "repeat_last_n", "mirostat"})
-_CHOICES = {"mirostat": range(3)}
 _LARGEST_FLOAT = 3.4e38
-_LOAD = frozenset({"num_ctx", "num_batch", "num_thread", "num_gpu"})
+_LARGEST_INTEGER = 2**31 - 1
+_MOST_THREADS = 64
+"""A core each is what makes sense; far more, and the system refuses them, which ends the process."""
+
+# What is allowed, both ends included. The engine holds numbers in 32 bits; some values beyond these end the process.
+_FLOATS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0.0, 1000.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "repeat_penalty": (0.01, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "mirostat_tau": (0.0, 1000.0),
+    "mirostat_eta": (0.0, 1000.0),
+}
+_INTEGERS: Mapping[str, tuple[int, int]] = {
+    "num_predict": (-2, _LARGEST_INTEGER),
+    "num_keep": (-1, _LARGEST_INTEGER),
+    "top_k": (-1, _LARGEST_INTEGER),
+    "repeat_last_n": (-1, _LARGEST_INTEGER),
+    "mirostat": (0, 2),
+}
+_LOAD: Mapping[str, tuple[int, int]] = {
+    "num_batch": (1, _LARGEST_INTEGER),
+    "num_thread": (0, _MOST_THREADS),
+    "num_gpu": (-1, _LARGEST_INTEGER),
+}
 _NAMES = {"num_predict": "n_predict", "num_keep": "n_keep"}
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PIECE = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
@@ -49,6 +70,22 @@ class LoadOptions:
     num_gpu: int | None = None
 
 
+def merged(own: Mapping[str, Any], given: Mapping[str, Any], trained: int) -> dict[str, Any]:
+    """The options in force: a request's over its model's.
+
+    Args:
+        own: The model's. A context window that is larger than `trained` counts as that, as in Ollama: the request
+            could do nothing about it.
+        given: The request's.
+        trained: As for `load_options`.
+    """
+    options = {**own, **given}
+    window = own.get("num_ctx")
+    if "num_ctx" not in given and isinstance(window, int) and window > _widest(trained):
+        options["num_ctx"] = _widest(trained)
+    return options
+
+
 def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
     """The options of loading among a request's.
 
@@ -56,18 +93,14 @@ def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
         options: The request's, over the model's.
         trained: The context window that the model was trained for, in tokens; 0 where it is not known.
 
-    Returns:
-        How to load; the window is never larger than that, as in Ollama.
-
     Raises:
-        Refused: A value is none.
+        Refused: A value is of another type or out of range.
     """
-    given = {name: _integer(name, options[name]) for name in _LOAD & options.keys() if options[name] is not None}
-    if given.get("num_ctx", 1) < 1:
-        raise Refused(400, 'option "num_ctx" must be positive')
-    window = min(given.get("num_ctx", DEFAULT_CONTEXT), trained or DEFAULT_CONTEXT)
-    if given.get("num_batch", 1) < 1:
-        raise Refused(400, 'option "num_batch" must be positive')
+    bounds = {**_LOAD, "num_ctx": (1, _widest(trained))}
+    given = {
+        name: _integer(name, options[name], *bound) for name, bound in bounds.items() if options.get(name) is not None
+    }
+    window = given.get("num_ctx", min(DEFAULT_CONTEXT, _widest(trained)))
     threads, layers = given.get("num_thread", 0), given.get("num_gpu", -1)
     return LoadOptions(
         window,
@@ -75,6 +108,10 @@ def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
         threads if threads > 0 else None,
         layers if layers >= 0 else None,
     )
+
+
+def _widest(trained: int) -> int:
+    return trained or DEFAULT_CONTEXT
 
 
 def sampling(options: Mapping[str, Any], window: int) -> dict[str, Any]:
@@ -89,14 +126,16 @@ def sampling(options: Mapping[str, Any], window: int) -> dict[str, Any]:
     """
     fields: dict[str, Any] = dict(_DEFAULTS)
     for name, value in options.items():
-        if name in _LOAD or value is None:
+        if name in _LOAD or name == "num_ctx" or value is None:
             continue
         if name == "stop":
             fields["stop"] = _stops(value)
         elif name in _FLOATS:
-            fields[name] = _float(name, value)
+            fields[name] = _float(name, value, *_FLOATS[name])
         elif name in _INTEGERS:
-            fields[_NAMES.get(name, name)] = _integer(name, value)
+            fields[_NAMES.get(name, name)] = _integer(name, value, *_INTEGERS[name])
+        elif name == "seed":
+            fields[name] = _seed(value)
         else:
             raise Refused(400, f'option "{name}" is not supported by the embedded engine')
     if fields.get("n_predict", 0) <= 0:
@@ -135,18 +174,28 @@ def _stops(value: object) -> list[str]:
     return stops
 
 
-def _float(name: str, value: object) -> float:
+def _float(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST_FLOAT:
         raise Refused(400, f'option "{name}" must be of type float32')
-    return float(value)
+    return float(_within(name, value, low, high))
 
 
-def _integer(name: str, value: object) -> int:
-    """An integer, which the engine holds in 32 bits: beyond them it would take another one, without a word."""
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    return int(_within(name, _whole(name, value), low, high))
+
+
+def _seed(value: object) -> int:
+    seed = _whole("seed", value)
+    return seed % 2**32 if seed >= 0 else -1
+
+
+def _whole(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2**63 or value != int(value):
         raise Refused(400, f'option "{name}" must be of type integer')
-    if name == "seed":
-        return int(value) % 2**32 if value >= 0 else -1
-    if abs(value) >= 2**31 or (name in _CHOICES and value not in _CHOICES[name]):
-        raise Refused(400, f'option "{name}" is out of range')
     return int(value)
+
+
+def _within(name: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise Refused(400, f'option "{name}" is out of range: it can be {low:.10g} to {high:.10g}')
+    return value

@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
+from namel3ss_ollama.reasoning import ReasoningSplitter
+
 __all__ = ["Outputs"]
 
-_OPEN, _CLOSE = "<think>", "</think>"
 _BETWEEN = re.compile(r"(?:[\s,;]|</?tool_calls?>|\[/?TOOL_CALLS\]|<\|python_tag\|>|```(?:json)?)*")
 """What stands around calls, and between them."""
 _CALL_STARTS = ("{", "[", "<tool_call", "<|python_tag|>", "```")
@@ -29,43 +30,26 @@ class Outputs:
 
     def __init__(self, *, thinking: bool, tools: Collection[str], within: bool = False) -> None:
         self._tools = tuple(tools)  # what a model calls a name need not be hashable
-        self._state = ("inside" if within else "before") if thinking else "after"
+        self._reasoning = ReasoningSplitter(within=within) if thinking else None
         self._held = ""
         self._begun = False
 
     def feed(self, text: str) -> tuple[str, str]:
         """What can be handed on of the text so far, as reasoning and content; the rest is held back."""
+        thought = ""
+        if self._reasoning is not None:
+            thought, text = self._reasoning.feed(text)
         self._held += text
-        thought = self._thought()
-        if self._state == "between":  # the line ends behind the reasoning belong to nothing
-            self._held = self._held.lstrip("\n")
-            self._state = "after" if self._held else "between"
-        return thought, self._content() if self._state == "after" else ""
+        return thought, self._content() if text else ""
 
     def finish(self) -> tuple[str, str, list[dict[str, Any]]]:
         """What was held back at the end: reasoning, content, and the calls of tools, as the API has them."""
-        if self._state == "inside":
-            return self._held, "", []
+        thought = ""
+        if self._reasoning is not None:
+            thought, rest = self._reasoning.finish()
+            self._held += rest
         calls = self._calls() if self._tools else []
-        return "", "" if calls else self._held, calls
-
-    def _thought(self) -> str:
-        if self._state == "before":
-            begin = self._held.lstrip()
-            if begin.startswith(_OPEN):
-                self._state, self._held = "inside", begin[len(_OPEN) :]
-            elif not _OPEN.startswith(begin):
-                self._state = "after"
-        if self._state != "inside":
-            return ""
-        thought, found, rest = self._held.partition(_CLOSE)
-        if found:
-            self._state, self._held = "between", rest
-            return thought
-        kept = next((n for n in range(len(_CLOSE) - 1, 0, -1) if thought.endswith(_CLOSE[:n])), 0)
-        cut = len(thought) - kept
-        self._held = thought[cut:]
-        return thought[:cut]
+        return thought, "" if calls else self._held, calls
 
     def _content(self) -> str:
         if self._tools and not self._begun:

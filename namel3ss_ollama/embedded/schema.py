@@ -14,6 +14,9 @@ Schema = dict[str, Any]
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One layout only: given the choice, a small model fills its answer with blanks."""
 _MAPPINGS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_COUNTS = frozenset({"minItems", "maxItems"})
+_MOST_ITEMS = 10_000
+"""A grammar has a place for each item: a billion of them takes the machine's memory, and the process with it."""
 _PLAIN = frozenset({"const", "enum", "default", "examples"})
 
 
@@ -52,6 +55,8 @@ def _closed(node: Any) -> Any:
         return node
     closed: Schema = {}
     for key, value in node.items():
+        if key in _COUNTS and isinstance(value, (int, float)) and value > _MOST_ITEMS:
+            raise Refused(400, f"invalid JSON schema in format: {key} is out of range: it can be 0 to {_MOST_ITEMS}")
         if key in _PLAIN:
             closed[key] = value
         elif key in _MAPPINGS and isinstance(value, Mapping):

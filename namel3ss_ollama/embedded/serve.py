@@ -6,33 +6,63 @@ set of answers, and a client that hangs up ends its computation.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 
 import httpx
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from namel3ss_ollama.embedded.transport import EmbeddedTransport
 
-__all__ = ["serving"]
+__all__ = ["Served", "serving"]
 
 _LONGEST_REQUEST = 256 * 1024 * 1024
+_CLIENT_CLOSED = 499
+"""What nginx logs for a request whose client hung up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A request that was answered, or broken off.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path, without its query.
+        status: The HTTP status; 499 when the client hung up.
+        seconds: From the request's head to the end of its answer.
+        remote: The address that it came from.
+    """
+
+    method: str
+    path: str
+    status: int
+    seconds: float
+    remote: str
 
 
 @contextlib.asynccontextmanager
-async def serving(port: int = 11434, host: str = "127.0.0.1") -> AsyncIterator[str]:
+async def serving(
+    port: int = 11434, host: str = "127.0.0.1", *, on_request: Callable[[Served], None] | None = None
+) -> AsyncIterator[str]:
     """Serve for as long as the block runs; gives the URL.
 
     Args:
         port: The port; 0 takes a free one.
         host: The address to listen on. There is no authentication: beyond loopback, anybody can use it.
+        on_request: Called with each request when its answer has ended.
 
     Raises:
         OSError: The port is taken.
     """
     transport = EmbeddedTransport()
-    application = web.Application(client_max_size=_LONGEST_REQUEST)
+    reporting = [] if on_request is None else [_reporter(on_request)]
+    application = web.Application(client_max_size=_LONGEST_REQUEST, middlewares=reporting)
     application.router.add_route("*", "/{path:.*}", _answerer(transport))
+
     runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -45,6 +75,27 @@ async def serving(port: int = 11434, host: str = "127.0.0.1") -> AsyncIterator[s
         await transport.aclose()
 
 
+def _reporter(on_request: Callable[[Served], None]) -> Middleware:
+    @web.middleware
+    async def report(request: web.Request, handler: Handler) -> web.StreamResponse:
+        start, status = time.perf_counter(), _CLIENT_CLOSED
+        try:
+            response = await handler(request)
+            status = response.status
+        except web.HTTPException as refused:
+            status = refused.status
+            raise
+        except Exception:
+            status = 500
+            raise
+        finally:
+            path = "".join(letter if letter.isprintable() else "?" for letter in request.path)
+            on_request(Served(request.method, path, status, time.perf_counter() - start, request.remote or ""))
+        return response
+
+    return report
+
+
 def _answerer(transport: EmbeddedTransport) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def answer(request: web.Request) -> web.StreamResponse:
         method = "GET" if request.method == "HEAD" else request.method
@@ -55,10 +106,13 @@ def _answerer(transport: EmbeddedTransport) -> Callable[[web.Request], Awaitable
             return web.Response(body=response.content, status=response.status_code, headers=headers)
         out = web.StreamResponse(status=response.status_code, headers=headers)
         async with contextlib.aclosing(response):
-            await out.prepare(request)
-            async for data in response.aiter_raw():
-                await out.write(data)
-            await out.write_eof()
+            try:
+                await out.prepare(request)
+                async for data in response.aiter_raw():
+                    await out.write(data)
+                await out.write_eof()
+            except ConnectionResetError:  # the client hung up: as when aiohttp notices that first
+                raise asyncio.CancelledError from None
         return out
 
     return answer

@@ -10,15 +10,17 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from namel3ss_ollama.embedded.digests import sha256_of
 from namel3ss_ollama.embedded.gguf import GGUF, read_gguf
 from namel3ss_ollama.embedded.refusal import Refused
-from namel3ss_ollama.embedded.weights import CATALOG, kept
+from namel3ss_ollama.embedded.weights import CATALOG, kept, memory
 
 __all__ = ["Model", "all_models", "canonical", "find_model", "ollama_folder"]
 
@@ -39,6 +41,7 @@ class Model:
         parameters: Options that hold unless a request says otherwise.
         messages: What precedes every conversation.
         license: Its licence's text or name.
+        sha256: The digest that its weights should have; "" where none is known.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Model:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Mapping[str, Any], ...] = ()
     license: str = ""
+    sha256: str = ""
 
     @property
     def header(self) -> GGUF:
@@ -116,12 +120,44 @@ def _by_path(name: str) -> Model:
         path = Path(name).expanduser()
     except RuntimeError as error:  # the home folder of a user that there is not
         raise Refused(404, f"model {name!r} not found: {error}") from error
+    if path.is_dir():
+        raise Refused(400, f"{path} is a folder: name the GGUF file in it")
     if not path.is_file():
         raise Refused(404, f"model {str(path)!r} not found: there is no such file")
     read_gguf(path)
     status = path.stat()
     identity = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-    return Model(str(path), path, hashlib.sha256(identity.encode()).hexdigest())
+    _tell_of_names(path, status.st_size, status.st_mtime_ns)
+    digest = hashlib.sha256(identity.encode()).hexdigest()
+    return Model(str(path), path, digest, sha256=_digest_in(path.resolve().name))
+
+
+@lru_cache(maxsize=32)
+def _tell_of_names(path: Path, size: int, _changed: int) -> None:
+    """Say that a file's weights have a name, under which they answer to another template; once a file."""
+    names = [
+        model.name
+        for model in all_models()
+        if model.path.stat().st_size == size
+        and (model.template or model.system or model.messages)
+        and (path.samefile(model.path) or sha256_of(path, memory()) == model.sha256)
+    ]
+    if names:
+        logger.warning(
+            "%s holds the weights of %s: named by its path, a file has its own template, and no system prompt or "
+            "options; use the name to have the model's",
+            path,
+            " and ".join(names),
+        )
+
+
+def _digest_in(name: str) -> str:
+    """The digest in the name of a blob; "" in that of another file."""
+    found = _BLOB.fullmatch(name)
+    return found[1] if found else ""
+
+
+_BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 
 
 def _fetched(name: str) -> Model:
@@ -133,6 +169,7 @@ def _fetched(name: str) -> Model:
         weights.template,
         parameters=weights.parameters,
         license=weights.license,
+        sha256=weights.sha256,
     )
 
 
@@ -173,6 +210,7 @@ def _by_manifest(name: str, manifest: Path) -> Model | None:
             dict(json.loads(texts.get("params", "{}"))),
             tuple(map(dict, json.loads(texts.get("messages", "[]")))),
             texts.get("license", ""),
+            _digest_in(files["model"].name),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(500, f"the manifest of {name} in {ollama_folder()} cannot be read: {error}") from error

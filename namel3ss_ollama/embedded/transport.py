@@ -8,7 +8,6 @@ the response, or cancelling the wait for it, ends the computation with the next 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,14 +15,15 @@ from typing import Any
 import httpx
 import orjson
 
-from namel3ss_ollama.embedded.api import ROUTES
+from namel3ss_ollama.embedded.api import handler_of, is_path
 from namel3ss_ollama.embedded.engine import SHUT_DOWN, Cancelled, Engine, Job, shared_engine
+from namel3ss_ollama.embedded.framing import Framing, framing, streams
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.work import Handler, Json, Work
+from namel3ss_ollama.greenlets import start_thread
 
 __all__ = ["EmbeddedTransport"]
 
-_STREAMED = frozenset({"/api/chat", "/api/generate", "/api/pull"})
 _LONGEST_KEEP = 24 * 3600.0
 
 
@@ -46,27 +46,28 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
         path = request.url.path
         if path == "/":
             return httpx.Response(200, text="Ollama is running")
-        handler = ROUTES.get((request.method, path))
+        handler = handler_of(request.method, path)
         if handler is None:
-            if any(other == path for _, other in ROUTES):
+            if is_path(path):
                 return httpx.Response(405, text="405 method not allowed")
             return httpx.Response(404, text="404 page not found")
+        frame = framing(path)
         try:
             body = _body(await request.aread())
             engine = self._leased()
         except Refused as refused:
-            return _refusal(refused)
+            return _whole(refused.status, frame.error(refused))
         running = _Running(engine, handler, body, self._look_after)
         try:
             first = await running.next()
         except Refused as refused:
-            return _refusal(refused)
+            return _whole(refused.status, frame.error(refused))
         except BaseException:
             running.cancel()
             raise
-        if path in _STREAMED and body.get("stream") is not False:
-            headers = {"content-type": "application/x-ndjson"}
-            return httpx.Response(200, headers=headers, stream=_Body(running, first))
+        if streams(path, body):
+            headers = {"content-type": frame.content_type}
+            return httpx.Response(200, headers=headers, stream=_Body(running, first, frame))
         return _whole(200, first)
 
     async def aclose(self) -> None:
@@ -113,7 +114,7 @@ class _Running:
         self._ended = ended
         self._over = False
         self._failure: BaseException | None = None
-        threading.Thread(target=self._run, name="namel3ss-ollama-embedded", daemon=True).start()
+        start_thread(self._run, name="namel3ss-ollama-embedded")
 
     async def next(self) -> Json:
         """The first object.
@@ -128,15 +129,13 @@ class _Running:
             raise event
         return event
 
-    async def lines(self) -> list[Json]:
-        """The objects that have come since, at least one; none at the end."""
-        lines: list[Json] = []
+    async def lines(self) -> list[Json | Refused]:
+        """The objects that have come since, at least one; none at the end. A refusal is the last one."""
+        lines: list[Json | Refused] = []
         while not self._over and not (lines and self._queue.empty()):
             event = await self._queue.get()
-            if isinstance(event, dict):
+            if isinstance(event, (dict, Refused)):
                 lines.append(event)
-            elif isinstance(event, Refused):
-                lines.append({"error": str(event)})
             else:
                 self._over, self._failure = True, event
         if self._failure is not None and not lines:  # what has come goes first
@@ -173,21 +172,22 @@ class _Running:
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, running: _Running, first: Json) -> None:
+    def __init__(self, running: _Running, first: Json, frame: Framing) -> None:
         self._running = running
         self._first = first
+        self._frame = frame
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield _line(self._first)
+        last: Json | Refused = self._first
+        yield self._frame.written(last)
         while lines := await self._running.lines():
-            yield b"".join(map(_line, lines))
+            last = lines[-1]
+            yield b"".join(map(self._frame.written, lines))
+        if self._frame.end and not isinstance(last, Refused):
+            yield self._frame.end
 
     async def aclose(self) -> None:
         self._running.cancel()
-
-
-def _line(value: Json) -> bytes:
-    return orjson.dumps(value) + b"\n"
 
 
 def _body(data: bytes) -> Json:
@@ -204,7 +204,3 @@ def _body(data: bytes) -> Json:
 
 def _whole(status: int, value: Json) -> httpx.Response:
     return httpx.Response(status, headers={"content-type": "application/json"}, content=orjson.dumps(value))
-
-
-def _refusal(refused: Refused) -> httpx.Response:
-    return _whole(refused.status, {"error": str(refused)})

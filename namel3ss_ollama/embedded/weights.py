@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from namel3ss_ollama.embedded.digests import sha256_of
 from namel3ss_ollama.embedded.refusal import Refused
 
-__all__ = ["CATALOG", "Weights", "cache_folder", "fetch", "kept"]
+__all__ = ["CATALOG", "Weights", "cache_folder", "fetch", "kept", "memory"]
 
 Report = Callable[[str, int, int], bool]
 """Called with a status, bytes done and bytes in all; True ends the fetch."""
@@ -116,8 +117,13 @@ def kept(name: str) -> Path:
     return cache_folder() / Path(CATALOG[name].member).name
 
 
+def memory() -> Path:
+    """The file that remembers the digests of weights."""
+    return cache_folder() / "digests.json"
+
+
 def fetch(name: str, report: Report) -> Path:
-    """Fetch the weights of a model in `CATALOG`, unless they are there.
+    """Fetch the weights of a model in `CATALOG`, unless they are there and whole.
 
     Args:
         name: The model's name.
@@ -132,10 +138,10 @@ def fetch(name: str, report: Report) -> Path:
     """
     weights, target = CATALOG[name], kept(name)
     digest = f"pulling {weights.sha256[:12]}"
-    if target.exists():
-        report(digest, weights.size, weights.size)
-        return target
     try:
+        if target.exists() and sha256_of(target, memory()) == weights.sha256:
+            report(digest, weights.size, weights.size)
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear(target.parent)
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as folder:

@@ -12,6 +12,7 @@ from array import array
 from functools import lru_cache
 from typing import cast
 
+from . import grammar
 from .answers import NDJSON_TYPE, Answer, Part, Piece, dumps, error, lines, text, unary
 from .checks import (
     Handler,
@@ -32,6 +33,7 @@ from .record import Record
 from .registry import ROUTES as _REGISTRY
 from .replies import Reply
 from .spoil import spoil_answer, spoil_reply
+from .values import as_object
 from .windows import TooLong, fitting_text, has_dimensions, seen_prompt, shortened
 
 __all__ = ["State", "respond"]
@@ -97,18 +99,20 @@ def _override(headers: dict[str, str], reply: Reply) -> None:
         headers[name] = value
 
 
-def _format(payload: dict[str, object]) -> str | None:
+def _format(payload: dict[str, object], version: str) -> str | None:
     """What is wrong with `format`, in the server's words."""
     wanted = payload.get("format")
-    if wanted in (None, "", "json") or isinstance(wanted, dict):
+    if wanted in (None, "", "json"):
         return None
+    if isinstance(wanted, dict):
+        return grammar.problem(as_object(wanted), version)
     return f'invalid format: {dumps(dumps(wanted))}; expected "json" or a valid JSON Schema object'
 
 
 def _generated(
     state: State, record: Record, payload: dict[str, object], model: Model, scripted: Scripted, chat: bool
 ) -> Answer:
-    problem = _format(payload)
+    problem = _format(payload, state.version)
     if problem is not None:
         return error(500, problem) if payload.get("stream") is False else lines([{"error": problem}])
     window = load(state, model, payload)
@@ -116,7 +120,7 @@ def _generated(
         prompt = seen_prompt(payload, record.text, chat, window)
     except TooLong as problem:
         raise Refused(400, str(problem)) from None
-    reply = default_reply(record, model, prompt) if scripted.reply is None else scripted.reply
+    reply = default_reply(record, model, state.version, prompt) if scripted.reply is None else scripted.reply
     if scripted.fault is not None:
         reply = spoil_reply(scripted.fault, reply, default_tool_call(record))
     reply = shortened(reply, payload, len(prompt), window)

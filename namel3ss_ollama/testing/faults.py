@@ -48,6 +48,7 @@ FAULTS: Mapping[str, FaultInfo] = MappingProxyType(
         "error_line": FaultInfo('a line {"error": ...} ends the stream; a 500 where not streamed', (*_AT, "message")),
         "malformed_line": FaultInfo("a line that is no JSON", _AT),
         "invalid_utf8": FaultInfo("bytes within a string that are no UTF-8", _AT),
+        "half_character": FaultInfo("half of a surrogate pair within a string, as an escape", _AT),
         "lines_in_one_chunk": FaultInfo("all lines in one HTTP chunk"),
         "byte_chunks": FaultInfo("every byte of the body an HTTP chunk and a write of its own"),
         "huge_line": FaultInfo("a line of more than `size` bytes (1 MiB)", (*_AT, "size")),
@@ -73,6 +74,8 @@ FAULTS: Mapping[str, FaultInfo] = MappingProxyType(
         "tool_arguments_string": FaultInfo("the arguments of tool calls are JSON in a string"),
         "tool_arguments_object": FaultInfo("the arguments of tool calls are an object, as they should be"),
         "tool_arguments_broken": FaultInfo("the arguments of tool calls are a string that is cut in the middle"),
+        "tool_arguments_empty": FaultInfo("the arguments of tool calls are an empty list, in a string"),
+        "tool_name_missing": FaultInfo("the names of tool calls are empty"),
     }
 )
 """Every fault by name. Those about a place in the body take `at_token` (after that many tokens of a stream, 1 if

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .answers import JSON_TYPE, NDJSON_TYPE, Answer, Part, Piece, dumps, now
+from .grammar import written
 from .models import Model
 from .record import Record
 from .replies import Reply, ToolCall, tokens_of
@@ -23,13 +24,13 @@ _PROMPT_NS = 1_000_000
 _TOKEN_NS = 10_000_000
 
 
-def default_reply(record: Record, model: Model, prompt: list[str]) -> Reply:
+def default_reply(record: Record, model: Model, version: str, prompt: list[str]) -> Reply:
     """What a server without a script says: the last words of the prompt back, or JSON that fits `format`."""
     payload = record.payload
     wanted = payload.get("format")
     if wanted:
         schema = as_object(wanted)
-        words = tokens_of(dumps(minimal(schema) if schema else {}))
+        words = tokens_of(written(dumps(minimal(schema) if schema else {}), version))
     else:
         words = tokens_of(f"You said: {''.join(prompt).rsplit(chr(10), 1)[-1][-500:]}")
     thinking = ""

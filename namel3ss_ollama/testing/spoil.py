@@ -56,11 +56,16 @@ def spoil_reply(fault: Fault, reply: Reply, tool: ToolCall) -> Reply:
         kind = fault.name.removeprefix("tool_arguments_")
         calls = [replace(call, arguments=_arguments(call, kind)) for call in reply.calls or (tool,)]
         return replace(reply, tool_calls=calls, text=reply.text if reply.calls else "")
+    if fault.name == "tool_name_missing":
+        calls = [replace(call, name="") for call in reply.calls or (tool,)]
+        return replace(reply, tool_calls=calls, text=reply.text if reply.calls else "")
     return reply
 
 
 def _arguments(call: ToolCall, kind: str) -> dict[str, object] | str:
     given = call.arguments
+    if kind == "empty":
+        return "[]"
     if kind == "object":
         return json.loads(given) if isinstance(given, str) else dict(given)
     written = given if isinstance(given, str) else json.dumps(dict(given) or {"value": 1})
@@ -284,6 +289,7 @@ _CHANGES: dict[str, Callable[[Fault, Answer], Answer]] = {
     "error_line": _error_line,
     "malformed_line": _malformed,
     "invalid_utf8": _into_string(lambda fault: b"\xff\xfe\xc3"),
+    "half_character": _into_string(lambda fault: b"\\ud83d"),
     "lines_in_one_chunk": _one_chunk,
     "byte_chunks": _byte_chunks,
     "huge_line": _into_string(lambda fault: b"a" * (fault.size or 2**20)),

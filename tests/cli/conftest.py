@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -37,11 +38,13 @@ def server() -> Iterator[OllamaServer]:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, server: OllamaServer) -> None:
-    for name in ("OLLAMA_HOST", "OLLAMA_MODEL", "OLLAMA_API_KEY", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+def environment(monkeypatch: pytest.MonkeyPatch, server: OllamaServer, tmp_path: Path) -> None:
+    unset = ("OLLAMA_HOST", "OLLAMA_MODEL", "OLLAMA_API_KEY", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")
+    for name in (*unset, "NAMEL3SS_OLLAMA_HISTORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 Run = Callable[..., Result]
@@ -87,6 +90,14 @@ class Terminal:
             self.all += data.decode()
         before, _, self.seen = self.seen.partition(text)
         return before
+
+    def read_rest(self) -> None:
+        """Take in all that comes until the process has ended."""
+        try:
+            while data := os.read(self.master, 65536):
+                self.all += data.decode()
+        except OSError:  # how Linux says that the other end was closed
+            pass
 
     def send(self, text: str) -> None:
         os.write(self.master, text.encode())

@@ -108,7 +108,7 @@ def test_a_picture_goes_along(run, server, chats, tmp_path) -> None:
     assert run("chat", "What is this?", "--image", str(tmp_path / "b.png")).exit_code == 2
     (tmp_path / "empty.png").touch()
     result = run("chat", "What is this?", "--image", str(tmp_path / "empty.png"))
-    assert (result.exit_code, result.stderr) == (1, "error: images: the picture is empty\n")
+    assert (result.exit_code, result.stderr) == (1, "error: --image: the picture is empty\n")
 
 
 def test_stats_are_told_apart_from_the_answer(run, server) -> None:
@@ -247,16 +247,19 @@ def test_a_model_that_is_deleted_while_looked_for_and_one_that_tells_nothing(run
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["-m", "a b"], "error: model: 'a b' is not a model's name"),
-        (["-m", "tiny", "--base-url", "http://a:b"], "error: base_url: the port is not a number"),
+        (["-m", "a b"], "error: --model: 'a b' is not a model's name"),
+        (["-m", ""], "error: Invalid value for '--model' / '-m'"),
+        (["-m", "tiny", "--host", "http://a:b"], "error: --host: the port is not a number"),
+        (["-m", "tiny", "--base-url", "http://a:b"], "error: --host: the port is not a number"),
+        (["-m", "tiny", "--host", " "], "error: Invalid value for '--host'"),
         (["-m", "tiny", "-o", "temperature=hot"], "error: temperature: expected a number, not 'hot'"),
-        (["-m", "nope"], "error: http://127.0.0.1:"),
     ],
 )
-def test_arguments_that_the_core_refuses(run, args, told) -> None:
+def test_arguments_that_cannot_be_right(run, server, args, told) -> None:
     result = run("chat", "x", *args)
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(told)
+    assert not server.requests
     assert result.stderr.count("\n") == 1
 
 
@@ -282,7 +285,7 @@ def test_ctrl_c_keeps_what_came_and_closes_the_connection(process, server, chats
     assert running.stdout.read(3) == "one"
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
-    assert (running.returncode, out, err) == (130, "\n", "error: interrupted\n")
+    assert (running.returncode, out, err) == (130, "\n", "")
     server.wait_for(lambda _: chats()[0].outcome == "client_closed")
 
 
@@ -293,7 +296,7 @@ def test_ctrl_c_before_the_answer_begins(process, server, chats) -> None:
     server.wait_for(lambda _: gate.waiting == 1, timeout=60)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
-    assert (running.returncode, out, err) == (130, "", "error: interrupted\n")
+    assert (running.returncode, out, err) == (130, "", "")
     server.wait_for(lambda _: chats()[0].outcome == "client_closed")
 
 
@@ -308,9 +311,8 @@ def test_ctrl_c_with_json_prints_what_came(run, server, monkeypatch) -> None:
     answer = json.loads(result.stdout)
     assert (answer["content"], answer["finish_reason"]) == ("one", None)
     assert result.exit_code == 130
-    told, last = result.stderr.splitlines()
+    (told,) = result.stderr.splitlines()
     assert told.startswith("stopped, first token after ")
-    assert last == "error: interrupted"
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so(run, server, monkeypatch) -> None:
@@ -361,6 +363,23 @@ def test_no_styles_where_none_are_wanted(monkeypatch, name, value) -> None:
     assert console.styled("x", "red", screen) == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv(name, value)
     assert console.styled("x", "red", screen) == "x"
+
+
+@pytest.mark.parametrize(
+    ("set_to", "is_terminal", "styles"),
+    [
+        ({"FORCE_COLOR": "1"}, False, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True, False),
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, False, True),
+        ({"FORCE_COLOR": "", "NO_COLOR": ""}, True, True),
+        ({}, False, False),
+    ],
+)
+def test_which_styles_are_wanted(monkeypatch, set_to, is_terminal, styles) -> None:
+    for name, value in set_to.items():
+        monkeypatch.setenv(name, value)
+    stream = SimpleNamespace(isatty=lambda: is_terminal)
+    assert console.styled("x", "red", stream) == ("\x1b[31mx\x1b[0m" if styles else "x")
 
 
 def test_the_pipe_between_two_programs(server) -> None:

@@ -59,6 +59,9 @@ def sections(root: Any, name: str) -> Iterator[str]:
         items = [*((placeholder(p), p) for p in arguments), *((flags(p), p) for p in options)]
         if items:
             yield "\n".join(f"- `{what}`: {text(p)}" for what, p in items) + "\n"
+        if command.epilog:
+            title, *examples = command.epilog.removeprefix("\b\n").splitlines()
+            yield f"{title}\n\n```console\n{inspect.cleandoc(chr(10).join(examples))}\n```\n"
         if commands:
             yield f"Commands: {', '.join(f'`{path} {one}`' for one in commands)}\n"
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from namel3ss_ollama.testing import Model
+from namel3ss_ollama.testing import Model, Reply
 
 
 def findings(result) -> dict[str, list[str]]:
@@ -109,7 +109,7 @@ def test_a_model_that_is_not_there(run, server) -> None:
     assert result.stdout.splitlines()[1:] == [
         "ok       it has 1 model: tiny:latest",
         "problem  the server does not have nope",
-        "         -> `ollama pull nope`",
+        "         -> namel3ss-ollama models pull nope",
     ]
 
 
@@ -158,6 +158,20 @@ def test_a_model_that_does_not_stay_loaded(run, server) -> None:
     assert json.loads(result.stdout)["load"]["stays_loaded"] is False
 
 
+def test_a_model_that_somebody_else_unloaded_stays_loaded(run, server) -> None:
+    here = {"models": [{"name": "tiny:latest", "size": 10, "size_vram": 10}]}
+    server.on(path="/api/ps").sequence(Reply(json={"models": []}), Reply(json=here), Reply(json=here))
+    result = run("doctor", "--json")
+    assert "problem" not in findings(result)
+    assert json.loads(result.stdout)["load"]["stays_loaded"] is True
+
+
+def test_a_name_in_other_letters_is_the_same_model(run, server) -> None:
+    server.reply(json={"models": [{"name": "tiny:latest"}]}, path="/api/ps")
+    server.models.add(Model("TINY"))
+    assert "problem" not in findings(run("doctor", "-m", "TINY", "--json"))
+
+
 def test_a_model_that_cannot_be_loaded(run, server) -> None:
     server.fault("status", status=500, message="model requires more system memory (9 GiB)", path="/api/generate")
     result = run("doctor")
@@ -187,5 +201,5 @@ def test_an_embedding_model(run, server) -> None:
 
 def test_wrong_arguments(run, server) -> None:
     result = run("doctor", "-o", "num_ctx=0")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "error: num_ctx: must be 1 or more, not 0\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "error: num_ctx: must be 1 or more, not 0\n")
     assert not server.requests

@@ -14,14 +14,156 @@ import time
 import pytest
 
 from namel3ss_ollama import __version__
-from namel3ss_ollama.cli import app as app_module
 from namel3ss_ollama.cli import main
 from namel3ss_ollama.cli.interrupts import on_interrupt
 from namel3ss_ollama.cli.interrupts import run as run_interruptibly
+from namel3ss_ollama.cli.process import discard_output, leave_on_interrupt
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_hardly_anything_is_imported_before_ctrl_c_is_seen_to() -> None:
+    done = python(
+        "import sys; before = set(sys.modules); import namel3ss_ollama.cli\n"
+        "print(sorted(set(sys.modules) - before - {'__future__'}))"
+    )
+    assert done.stdout == "['namel3ss_ollama', 'namel3ss_ollama.cli']\n", done.stderr
+
+
+INTERRUPTED_IMPORT = """
+import importlib.abc, os, signal, sys
+
+class Presses(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(100):  # a handler runs between two steps of the interpreter
+                pass
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Presses())
+sys.argv = ["namel3ss-ollama", *{args!r}]
+from namel3ss_ollama.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "args"),
+    [
+        ("typer", ["--version"]),
+        ("namel3ss_ollama.provider", ["--version"]),
+        ("namel3ss_ollama.aiohttp_transport", ["chat", "x"]),
+        ("rich.progress", ["models", "pull", "tiny"]),
+        ("readline", ["chat"]),
+    ],
+)
+def test_ctrl_c_while_something_is_imported(terminal, process, module, args) -> None:
+    code = INTERRUPTED_IMPORT.format(module=module, args=args)
+    if args == ["chat"]:  # a conversation, which begins with that
+        screen = terminal("-c", code)
+        screen.read_rest()
+        assert "Traceback" not in screen.all
+        assert screen.wait() == 130
+        return
+    running = process("-c", code)
+    _, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "")
+
+
+def test_where_sigint_is_ignored_it_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        leave_on_interrupt()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    thread = threading.Thread(target=leave_on_interrupt)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_with_arguments_of_the_callers_ctrl_c_stays_the_callers(capsys) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [0, 1, 2]])
+def test_standard_streams_that_are_closed(server, chats, closed) -> None:
+    pipe = subprocess.PIPE
+    done = subprocess.run(
+        [sys.executable, "-m", "namel3ss_ollama.cli", "chat", "x"],
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        preexec_fn=lambda: [os.close(one) for one in closed],
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == (b"" if 1 in closed else b"You said: x\n")
+    assert len(chats()) == 1
+
+
+@pytest.mark.parametrize("args", [["chat", "x"], ["--help"]], ids=lambda args: args[0])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
+def test_a_full_disk_is_one_line(args) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "namel3ss_ollama.cli", *args],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["models", "list"], ["nope"]], ids=str)
+def test_outputs_that_nobody_reads(args) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "namel3ss_ollama.cli", *args],
+        stdin=subprocess.DEVNULL,
+        stdout=write,
+        stderr=write if args == ["nope"] else subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr or b"") == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["list"], "models list"),
+        (["pull", "llama3.2"], "models pull"),
+        (["run", "llama3.2"], "chat"),
+        (["modles"], "models"),
+        (["models", "lst"], "models list"),
+        (["models", "chat"], "chat"),
+        (["models", "delete"], "models rm"),
+    ],
+)
+def test_a_command_that_is_elsewhere_is_named(run, args, meant) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert f"did you mean `root {meant}`?" in result.stderr
+
+
+def test_the_version(run) -> None:
+    assert run("-V").stdout == run("--version").stdout == f"{__version__}\n"
+
+
+def test_help_has_examples(run) -> None:
+    for args in ([], ["chat"], ["models"], ["serve"], ["completion"]):
+        assert "Examples:\n    " in run(*args, "--help").stdout
 
 
 def test_importing_the_package_imports_neither_typer_nor_rich() -> None:
@@ -114,7 +256,7 @@ def test_a_reader_that_went_away(run, monkeypatch) -> None:
 def test_the_interpreter_flushes_into_nothing_then(monkeypatch, tmp_path) -> None:
     with (tmp_path / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        app_module._discard_output()
+        discard_output()
         print("lost")
     assert (tmp_path / "out").read_text() == ""
 

@@ -10,8 +10,10 @@ import pytest
 
 import namel3ss_ollama.cli.chat as chat_module
 from namel3ss_ollama import Message, OllamaProvider, instant_retries
+from namel3ss_ollama.cli import history
 from namel3ss_ollama.cli import session as session_module
 from namel3ss_ollama.cli.console import AnswerPrinter
+from namel3ss_ollama.cli.history import History
 from namel3ss_ollama.cli.session import Session
 from namel3ss_ollama.testing import Gate, Model, Reply
 
@@ -99,13 +101,28 @@ def roles(session: Session) -> list[tuple[str, str]]:
 
 def test_commands(converse, chats, capsys) -> None:
     session = converse(
-        "/help", "/nonsense", "", "   ", KeyboardInterrupt, "hello", "/clear", "/etc/hosts is what?", "/bye"
+        "/help",
+        "/nonsense",
+        "/set temperature 1",
+        "/?",
+        "",
+        "   ",
+        KeyboardInterrupt,
+        "hello",
+        "/clear now",
+        "/etc/hosts is what?",
+        " /set, what does it do?",
+        "/bye",
     )
-    assert roles(session) == [("user", "/etc/hosts is what?"), ("assistant", "You said: /etc/hosts is what?")]
-    assert len(chats()) == 2
+    assert [text for role, text in roles(session) if role == "user"] == [
+        "/etc/hosts is what?",
+        "/set, what does it do?",
+    ]
+    assert len(chats()) == 3
     told = capsys.readouterr().err
-    assert "/clear  forget the conversation" in told
-    assert "/nonsense is unknown" in told
+    assert told.count("/clear  forget the conversation") == 2
+    assert "/nonsense is unknown and was not sent" in told
+    assert "/set is unknown and was not sent" in told
     assert "Ctrl-D or /bye ends" in told
 
 
@@ -166,7 +183,7 @@ def test_pictures_go_with_the_first_question_that_is_answered(converse, server, 
     picture = tmp_path / "a.png"
     picture.write_bytes(b"")
     assert roles(converse("look", images=[picture])) == []
-    assert "error: images: the picture is empty" in capsys.readouterr().err
+    assert "error: --image: the picture is empty" in capsys.readouterr().err
     picture.write_bytes(b"png")
     converse("look", "again", images=[picture])
     assert [["images" in message for message in record.payload["messages"]] for record in chats()] == [
@@ -196,3 +213,138 @@ def test_the_command_starts_it_on_a_terminal(run, server, chats, monkeypatch, tm
     assert (result.exit_code, result.stdout) == (0, "You said: hello\n\n")
     assert "tokens/s" in result.stderr
     assert said(chats()[0])[0] == ("system", "Be kind.")
+
+
+@pytest.mark.parametrize("word", ["/bye", "/exit", "/quit"])
+def test_words_that_end_it(converse, chats, word) -> None:
+    converse(word, "hello")
+    assert not chats()
+
+
+@pytest.mark.parametrize(
+    ("lines", "question"),
+    [
+        (['"""', "one", "  two", "", "/three", '"""'], "one\n  two\n\n/three"),
+        (['"""one', 'two"""'], "one\ntwo"),
+        (['"""one"""'], "one"),
+        (['"""', "one", EOFError], "one"),
+        (['"""', "lost", KeyboardInterrupt, "kept"], "kept"),
+    ],
+)
+def test_questions_of_several_lines(converse, chats, lines, question) -> None:
+    converse(*lines)
+    assert [said(record)[-1] for record in chats()] == [("user", question)]
+
+
+def test_an_empty_question_of_several_lines_is_not_sent(converse, chats) -> None:
+    converse('"""', "", '"""')
+    assert not chats()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["-m", "tny"], "does not have the model 'tny'; did you mean tiny:latest?"),
+        (["-m", "vectors"], "vectors cannot chat: it can embedding"),
+        (["-m", "tiny", "--image", __file__], "tiny cannot look at pictures"),
+    ],
+)
+def test_a_model_that_cannot_do_it_is_found_before_a_conversation_opens(terminal, chats, args, told) -> None:
+    screen = terminal(*CHAT, *args)
+    assert screen.wait() == 1
+    screen.read_rest()
+    assert told in " ".join(screen.all.split())
+    assert ">>>" not in screen.all
+    assert not chats()
+
+
+def test_without_a_server_no_conversation_opens(terminal, server) -> None:
+    server.refuse()
+    screen = terminal(*CHAT, "-m", "tiny")
+    screen.read_rest()
+    assert "cannot connect" in screen.all
+    assert ">>>" not in screen.all
+    assert screen.wait() == 1
+
+
+def test_a_server_that_shows_nothing_may_answer_all_the_same(terminal, server) -> None:
+    server.fault("status", status=500, path="/api/show")
+    screen = terminal(*CHAT, "-m", "tiny")
+    screen.expect(">>> ")
+    screen.send("/bye\n")
+    assert screen.wait() == 0
+
+
+def test_something_moves_until_an_answer_begins(terminal, server) -> None:
+    gate = Gate()
+    server.reply("Hello.", gate=gate)
+    screen = terminal(*CHAT)
+    screen.expect(">>> ")
+    screen.send("Hi.\n")
+    screen.expect("| waiting for tiny:latest (")
+    screen.expect("/ waiting for tiny:latest (")
+    gate.open()
+    screen.expect("\r\x1b[KHello.\r\n>>> ")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Where the lines of conversations are kept."""
+    return tmp_path / "state" / "namel3ss-ollama" / "history"
+
+
+def converse_on(terminal, *lines: str, options: tuple[str, ...] = ()):
+    screen = terminal(*CHAT, *options)
+    screen.expect(">>> ")
+    for line in lines:
+        screen.send(f"{line}\n")
+        screen.expect(">>> ")
+    screen.send("\x04")
+    assert screen.wait() == 0
+    return screen
+
+
+def test_lines_are_there_in_the_next_conversation_for_their_owner_alone(terminal, file, chats) -> None:
+    converse_on(terminal, "one", "two", "two")
+    assert file.read_text() == "one\ntwo\n"
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    file.chmod(0o644)
+    converse_on(terminal, "\x1b[A\x1b[A")
+    assert said(chats()[-1]) == [("user", "one")]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("how", ["--no-history", "NAMEL3SS_OLLAMA_HISTORY"])
+def test_lines_need_not_be_kept(terminal, file, monkeypatch, how) -> None:
+    if not how.startswith("--"):
+        monkeypatch.setenv(how, "0")
+    converse_on(terminal, "one", options=("--no-history",) if how.startswith("--") else ())
+    assert not file.exists()
+
+
+def test_a_place_where_nothing_can_be_kept(terminal, file, tmp_path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("mine\n")
+    file.parent.mkdir(parents=True)
+    file.symlink_to(elsewhere)
+    converse_on(terminal, "one")
+    assert elsewhere.read_text() == "mine\n"
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.touch()
+    converse_on(terminal, "one")
+
+
+def test_a_long_history_is_shortened(monkeypatch, file) -> None:
+    readline = pytest.importorskip("readline")
+    monkeypatch.setattr(history, "_MOST_LINES", 3)
+    file.parent.mkdir(parents=True)
+    file.write_text("1\n2\n3\n")
+    readline.clear_history()
+    lines = History(kept=True)
+    lines.open()
+    lines.add("4")
+    lines.close()
+    readline.clear_history()
+    readline.set_auto_history(True)
+    assert file.read_text() == "2\n3\n4\n"

@@ -96,6 +96,37 @@ async def test_the_requests_options_go_before_the_models(ask: Ask, binding: Fake
     assert [options.num_ctx for _, options, _ in binding.loads] == [2048, 99]
 
 
+@pytest.mark.parametrize(
+    ("options", "room"),
+    [({"num_ctx": 99}, 89), ({"num_ctx": 99, "num_predict": 88}, 88), ({"num_ctx": 99, "num_predict": 90}, 89),
+     ({"num_ctx": 512}, -1)],
+)  # fmt: skip
+async def test_a_window_of_any_size_is_kept_to(
+    ask: Ask, binding: FakeBinding, options: dict[str, int], room: int
+) -> None:
+    binding.prompt_tokens = 10
+    await ask("/api/chat", model="small", messages=[USER], options=options)
+    assert [request["n_predict"] for request in binding.requests] == [room]
+
+
+async def test_a_prompt_that_does_not_fit_a_window_of_any_size(client: httpx.AsyncClient, binding: FakeBinding) -> None:
+    binding.prompt_tokens = 99
+    request = {"model": "small", "messages": [USER], "options": {"num_ctx": 99}}
+    answer = await client.post("/api/chat", json=request)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("the prompt of 99 tokens exceeds the context window of 99 tokens")
+    assert binding.requests == []
+
+
+async def test_a_window_larger_than_the_models(client: httpx.AsyncClient, binding: FakeBinding) -> None:
+    for path, more in (("/api/chat", {"messages": [USER]}), ("/api/embed", {"input": "a"}), ("/api/generate", {})):
+        request = {"model": "small", "options": {"num_ctx": 10**9}, **more}
+        answer = await client.post(path, json=request)
+        assert answer.status_code == 400
+        assert answer.json()["error"] == 'option "num_ctx" is out of range: it can be 1 to 2048'
+    assert binding.loads == []
+
+
 async def test_a_reason_to_end_other_than_stop(ask: Ask, binding: FakeBinding) -> None:
     binding.answer = lambda request, take: (take(token("a")), take(last("length")))[0]
     assert (await ask("/api/chat", model="small", messages=[USER]))[-1]["done_reason"] == "length"
@@ -292,6 +323,13 @@ async def test_a_model_that_is_kept_very_long_is_shown(ask: Ask, keep: Any) -> N
 
 
 # Embeddings
+
+
+async def test_a_text_of_more_tokens_than_the_window(ask: Ask) -> None:
+    assert "exceeds the context length" in await ask(
+        "/api/embed", status=400, model="vectors", input="a", options={"num_ctx": 1}
+    )
+    await ask("/api/embed", model="vectors", input="a", options={"num_ctx": 2})
 
 
 async def test_embed(ask: Ask, binding: FakeBinding) -> None:

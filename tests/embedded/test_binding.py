@@ -107,6 +107,18 @@ def test_a_model_for_embeddings(xllamacpp: Xllamacpp, model: Model, tmp_path: Pa
     assert not hasattr(vectors, "pooling_type")  # its own
 
 
+@pytest.mark.parametrize(
+    ("kind", "window", "slots", "batch"),
+    [("text", 1, 4, 4), ("text", 99, 4, 10), ("embedding", 1, 4, 4), ("embedding", 65, 2, 66), ("embedding", 9, 3, 9)],
+)  # fmt: skip
+def test_a_batch_has_as_much_room_for_each_slot(
+    xllamacpp: Xllamacpp, model: Model, kind: binding.Kind, window: int, slots: int, batch: int
+) -> None:
+    binding.start(model, LoadOptions(num_ctx=window, num_batch=min(window, 10)), kind, slots)
+    (settings,) = xllamacpp.settings
+    assert (settings.n_batch, settings.n_ubatch) == (batch, batch)
+
+
 @unix
 def test_it_listens_where_nobody_can_come(
     xllamacpp: Xllamacpp, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

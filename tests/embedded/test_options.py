@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from namel3ss_ollama.embedded.options import LoadOptions, load_options, sampling, seconds
+from namel3ss_ollama.embedded.options import LoadOptions, load_options, merged, sampling, seconds
 from namel3ss_ollama.embedded.refusal import Refused
 
 WINDOW = 2048
@@ -31,7 +31,10 @@ def test_without_options_ollamas_defaults_hold() -> None:
     ("options", "trained", "loading"),
     [
         ({"num_ctx": 1000}, 2000, LoadOptions(1000)),
-        ({"num_ctx": 3000}, 2000, LoadOptions(2000)),
+        ({"num_ctx": 2000}, 2000, LoadOptions(2000)),
+        ({"num_ctx": 1}, 2000, LoadOptions(1, num_batch=1)),
+        ({"num_ctx": 4096}, 0, LoadOptions(4096)),
+        ({"num_batch": 2**31 - 1}, 2000, LoadOptions(2000, num_batch=2000)),
         ({}, 2000, LoadOptions(2000)),
         ({}, 100_000, LoadOptions(4096)),
         ({"num_ctx": 256.0}, 2000, LoadOptions(256, num_batch=256)),
@@ -48,9 +51,14 @@ def test_how_a_model_is_loaded(options: dict[str, Any], trained: int, loading: L
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_ctx": 0}, "positive"),
-        ({"num_ctx": -1}, "positive"),
-        ({"num_batch": 0}, "positive"),
+        ({"num_ctx": 0}, '"num_ctx" is out of range: it can be 1 to 2000'),
+        ({"num_ctx": -1}, "1 to 2000"),
+        ({"num_ctx": 2001}, "1 to 2000"),
+        ({"num_ctx": 10**9}, "1 to 2000"),
+        ({"num_batch": 0}, '"num_batch" is out of range: it can be 1 to 2147483647'),
+        ({"num_thread": 65}, '"num_thread" is out of range: it can be 0 to 64'),
+        ({"num_thread": -1}, "0 to 64"),
+        ({"num_gpu": -2}, '"num_gpu" is out of range: it can be -1 to 2147483647'),
         ({"num_ctx": "big"}, "must be of type integer"),
         ({"num_ctx": True}, "must be of type integer"),
         ({"num_ctx": 1.5}, "must be of type integer"),
@@ -102,7 +110,12 @@ def test_the_fields_of_the_engine(options: dict[str, Any], fields: dict[str, Any
         ({"seed": "one"}, "must be of type integer"),
         ({"top_k": 2**40}, '"top_k" is out of range'),
         ({"num_predict": 2**31}, '"num_predict" is out of range'),
-        ({"mirostat": 3}, '"mirostat" is out of range'),
+        ({"mirostat": 3}, '"mirostat" is out of range: it can be 0 to 2'),
+        ({"temperature": -0.1}, '"temperature" is out of range: it can be 0 to 1000'),
+        ({"top_p": 1.01}, '"top_p" is out of range: it can be 0 to 1'),
+        ({"repeat_penalty": 0}, '"repeat_penalty" is out of range: it can be 0.01 to 100'),
+        ({"presence_penalty": -101}, "-100 to 100"),
+        ({"repeat_last_n": -2}, '"repeat_last_n" is out of range: it can be -1 to 2147483647'),
         ({"stop": 7}, '"stop" must be of type array'),
         ({"stop": ["a", 7]}, '"stop" must be of type array'),
         ({"low_vram": True}, '"low_vram" is not supported by the embedded engine'),
@@ -112,6 +125,22 @@ def test_what_is_no_option(options: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused, match=message) as refused:
         sampling(options, WINDOW)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "window"),
+    [
+        ({"num_ctx": 8192}, {}, 2000),
+        ({"num_ctx": 1000}, {}, 1000),
+        ({"num_ctx": 8192}, {"num_ctx": 100}, 100),
+        ({}, {"num_ctx": 8192}, 8192),
+        ({"num_ctx": "big"}, {}, "big"),
+    ],
+)
+def test_a_models_own_window_is_not_larger_than_what_it_was_trained_for(
+    own: dict[str, Any], given: dict[str, Any], window: object
+) -> None:
+    assert merged({**own, "top_k": 5}, given, 2000) == {**own, **given, "top_k": 5, "num_ctx": window}
 
 
 anything = st.one_of(

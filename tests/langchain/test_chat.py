@@ -9,8 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.callbacks import (
+    AsyncCallbackHandler,
+    BaseCallbackHandler,
+    StreamingStdOutCallbackHandler,
+    UsageMetadataCallbackHandler,
+)
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 
@@ -43,6 +48,26 @@ class Recorder(BaseCallbackHandler):
 
     def on_llm_end(self, response: Any, **kwargs: Any) -> None:
         self.ended += 1
+
+
+class Quiet(BaseCallbackHandler):
+    """Listens, but not for tokens."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self.errors: list[BaseException] = []
+
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        self.ended += 1
+
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        self.errors.append(error)
+
+
+class Deaf(Recorder):
+    """Has a method for tokens that LangChain is not to call."""
+
+    ignore_llm = True  # type: ignore[assignment]  # a property in LangChain's class
 
 
 class AsyncRecorder(AsyncCallbackHandler):
@@ -157,16 +182,20 @@ def test_wrong_values_fail_in_the_constructor(chat: Make, arguments: dict[str, A
 async def test_tokens_are_told_once_each_and_in_order(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b", "c"])
     model = chat()
-    for run in ("stream", "astream", "invoke", "ainvoke"):
+    for run in ("stream", "astream", "invoke", "ainvoke", "generate", "abatch"):
         told, atold = Recorder(), AsyncRecorder()
         if run == "stream":
             yielded = [p.content for p in model.stream("Hi", {"callbacks": [told]})]
         elif run == "astream":
             yielded = [p.content async for p in model.astream("Hi", {"callbacks": [told, atold]})]
         elif run == "invoke":
-            yielded = [model.invoke("Hi", {"callbacks": [told]}, stream=True).content]
+            yielded = [model.invoke("Hi", {"callbacks": [told]}).content]
+        elif run == "ainvoke":
+            yielded = [(await model.ainvoke("Hi", {"callbacks": [told, atold]})).content]
+        elif run == "generate":
+            yielded = [model.generate([[HumanMessage("Hi")]], callbacks=[told]).generations[0][0].text]
         else:
-            yielded = [(await model.ainvoke("Hi", {"callbacks": [told, atold]}, stream=True)).content]
+            yielded = [(await model.abatch(["Hi"], {"callbacks": [told, atold]}))[0].content]
         assert told.tokens == ["a", "b", "c", ""]
         assert [piece.message.content for piece in told.chunks] == ["a", "b", "c", ""]
         assert told.chunks[-1].message.chunk_position == "last"
@@ -183,10 +212,53 @@ async def test_no_message_is_made_a_token_when_nobody_wants_tokens(
     made: list[str] = []
     monkeypatch.setattr(chunks, "_text_chunk", made.append)
     monkeypatch.setattr(chunks, "AIMessageChunk", lambda **_: made.append("message"))
-    told = Recorder()
-    assert (await chat().ainvoke("Hi", {"callbacks": [told]})).content == "abc"
-    assert chat().invoke("Hi", {"callbacks": [told]}).content == "abc"
-    assert (made, told.tokens) == ([], [])
+    quiet, deaf, told = Quiet(), Deaf(), Recorder()
+    assert (await chat().ainvoke("Hi", {"callbacks": [quiet, deaf]})).content == "abc"
+    assert chat().invoke("Hi", {"callbacks": [quiet, deaf, UsageMetadataCallbackHandler()]}).content == "abc"
+    assert chat(streaming=False).invoke("Hi", {"callbacks": [told]}).content == "abc"
+    assert chat().invoke("Hi", {"callbacks": [told]}, stream=False).content == "abc"
+    assert chat(disable_streaming=True).invoke("Hi", {"callbacks": [told]}).content == "abc"
+    assert (made, deaf.tokens, told.tokens) == ([], [], [])
+    assert (quiet.ended, told.ended) == (2, 3)
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+async def test_what_listens_inside_gets_the_same_answer(chat: Make, ollama_server: OllamaServer, version: str) -> None:
+    call = ToolCall("add", {"a": 1}, id="one")
+    ollama_server.reply(["a", "b"], thinking="Hm.", tool_calls=[call], model="qwen3")
+    model = chat("qwen3", output_version=version)
+    plain = model.invoke("Hi")
+    for answer in (
+        model.invoke("Hi", {"callbacks": [Recorder()]}),
+        await model.ainvoke("Hi", {"callbacks": [AsyncRecorder()]}),
+    ):
+        assert type(answer) is AIMessage
+        assert [{**block, "index": 0} for block in answer.content_blocks] == [
+            {**block, "index": 0} for block in plain.content_blocks
+        ]
+        assert answer.tool_calls == plain.tool_calls
+        assert answer.additional_kwargs == plain.additional_kwargs
+        assert answer.usage_metadata == plain.usage_metadata
+        assert answer.response_metadata.keys() == plain.response_metadata.keys()
+
+
+def test_text_as_it_comes_on_standard_output(
+    chat: Make, ollama_server: OllamaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Once wrong: nothing was printed, since only `streaming=True` had `invoke` stream inside
+    ollama_server.reply(["a", "b", "c"])
+    for model in (chat(), OllamaLLM(model="llama3.2", base_url=ollama_server.url)):
+        model.invoke("Hi", {"callbacks": [StreamingStdOutCallbackHandler()]})
+        assert capsys.readouterr().out == "abc"
+
+
+async def test_a_method_set_on_a_handler_listens_too(chat: Make, ollama_server: OllamaServer) -> None:
+    ollama_server.reply(["a", "b"])
+    handler: Any = BaseCallbackHandler()
+    told: list[Any] = []
+    handler.on_llm_new_token = lambda token, **_: told.append(token)
+    await chat(callbacks=[handler]).ainvoke("Hi")
+    assert told == ["a", "b", ""]
 
 
 def test_a_quick_chunk_equals_a_constructed_one() -> None:
@@ -260,10 +332,11 @@ async def test_abandoned_streams_are_closed(chat: Make, ollama_server: OllamaSer
     assert (await model.ainvoke("Hi")).content == "abc"
 
 
-async def test_a_cancelled_ainvoke_closes_its_run(chat: Make, ollama_server: OllamaServer) -> None:
+@pytest.mark.parametrize("recorder", [AsyncRecorder, Quiet])
+async def test_a_cancelled_ainvoke_closes_its_run(chat: Make, ollama_server: OllamaServer, recorder: Any) -> None:
     gate = Gate()
     ollama_server.reply(["a", "b"], gates={1: gate})
-    told = AsyncRecorder()
+    told = recorder()
     task = asyncio.create_task(chat().ainvoke("Hi", {"callbacks": [told]}))
     await asyncio.to_thread(ollama_server.wait_for, lambda _: gate.waiting == 1)
     task.cancel()

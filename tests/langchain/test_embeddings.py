@@ -9,8 +9,11 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_namel3ss_ollama import OllamaEmbeddings
+from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
+from namel3ss_ollama import ContextWindowExceededError, MalformedResponseError, OllamaProvider
 from namel3ss_ollama.testing import OllamaServer
+
+LONG = " ".join(f"word{index}" for index in range(3000))
 
 
 @pytest.fixture
@@ -62,3 +65,69 @@ def test_wrong_arguments(embeddings: Any) -> None:
         embeddings(dimensions=0)
     with pytest.raises(TypeError, match="'batch_size'"):
         embeddings(batchsize=3)
+
+
+@pytest.fixture(params=["embed", "aembed"])
+def documents(request: pytest.FixtureRequest) -> Any:
+    """Vectors of documents, synchronously and asynchronously."""
+
+    def embedded(model: OllamaEmbeddings, texts: list[str]) -> list[list[float]]:
+        if request.param == "embed":
+            return model.embed_documents(texts)
+        return asyncio.run(model.aembed_documents(texts))
+
+    return embedded
+
+
+def test_what_becomes_of_texts_that_are_too_long(
+    embeddings: Any, documents: Any, ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["short", LONG]
+    ignored = documents(embeddings(on_truncation="ignore"), texts)
+    assert caplog.records == []
+    assert documents(embeddings(), texts) == ignored
+    assert f"input[1] ({len(LONG):,} characters)" in caplog.text
+    split = documents(embeddings(on_truncation="split"), texts)
+    assert split[0] == ignored[0]
+    assert split[1] != ignored[1]
+    assert all("truncate" not in one.payload or one.payload["truncate"] is False for one in ollama_server.requests)
+    for settings in ({"on_truncation": "error"}, {"truncate": False}, {"truncate": False, "on_truncation": "split"}):
+        with pytest.raises(ContextWindowExceededError, match=r"^input\[1\]") as caught:
+            documents(embeddings(**settings), texts)
+        assert caught.value.index == 1
+    assert documents(embeddings(truncate=True, on_truncation="error"), texts) == ignored
+
+
+def test_a_query_that_is_too_long(embeddings: Any) -> None:
+    model = embeddings(on_truncation="split")
+    assert model.embed_query(LONG) == asyncio.run(model.aembed_query(LONG)) == model.embed_documents([LONG])[0]
+    with pytest.raises(ContextWindowExceededError):
+        embeddings(on_truncation="error").embed_query(LONG)
+
+
+def test_the_policy_of_a_provider_counts_where_there_is_no_own(ollama_server: OllamaServer) -> None:
+    with OllamaProvider("all-minilm", ollama_server.url, on_truncation="error") as provider:
+        model = OllamaEmbeddings(model="all-minilm", provider=provider)
+        with pytest.raises(ContextWindowExceededError):
+            model.embed_query(LONG)
+        assert OllamaEmbeddings(model="all-minilm", provider=provider, on_truncation="split").embed_query(LONG)
+
+
+def test_unknown_policies(embeddings: Any, ollama_server: OllamaServer) -> None:
+    with pytest.raises(ValueError, match="'warn', 'error', 'ignore' or 'split'"):
+        embeddings(on_truncation="cut")
+    for chat in (ChatOllama, OllamaLLM):
+        with pytest.raises(ValueError, match=r"'split' is for embed\(\) alone"):
+            chat(model="llama3.2", base_url=ollama_server.url, on_truncation="split")
+
+
+def test_dimensions_that_the_server_ignores(embeddings: Any, documents: Any) -> None:
+    with pytest.raises(MalformedResponseError, match="384 dimensions, not of 128"):
+        documents(embeddings(dimensions=128), ["a", "b"])
+
+
+def test_one_bad_text_is_named(embeddings: Any, documents: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.fault("status", status=500, message="json: unsupported value: NaN", contains="poison")
+    with pytest.raises(Exception, match=r"^input\[2\] \(6 characters\): ") as caught:
+        documents(embeddings(), ["a", "b", "poison", "d"])
+    assert caught.value.index == 2

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from langchain_core import exceptions as langchain
 from langchain_core.messages import HumanMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import RetryPolicy as GraphRetryPolicy
 
 import namel3ss_ollama as core
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM, errors
+from namel3ss_ollama import StreamConfig
 from namel3ss_ollama.testing import OllamaServer
 
 Make = Callable[..., ChatOllama]
@@ -115,3 +118,35 @@ def test_max_retries(ollama_server: OllamaServer, chat: Make) -> None:
 def test_nobody_there(chat: Make) -> None:
     with pytest.raises(langchain.ModelConnectionError, match="ollama serve"):
         chat(base_url="http://127.0.0.1:9", max_retries=0).invoke("Hi")
+
+
+def test_a_graph_tries_again_what_time_can_heal(ollama_server: OllamaServer, chat: Make) -> None:
+    # Once wrong: a timeout is an OSError, which LangGraph's default policy does not try again
+    ollama_server.fault("stall_before_headers", times=1)
+    config = StreamConfig(first_chunk_timeout=0.05)
+    model = chat(max_retries=0, stream_config=config)
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState)
+    policy = GraphRetryPolicy(max_attempts=2, initial_interval=0.0, jitter=False)
+    graph.add_node("ask", ask, retry_policy=policy)
+    graph.add_edge(START, "ask")
+    state = graph.compile().invoke({"messages": [HumanMessage("Hi")]})
+    assert state["messages"][-1].content
+    assert len(ollama_server.requests) == 2
+
+
+def test_the_builtin_classes_of_failures_that_people_catch(ollama_server: OllamaServer, chat: Make) -> None:
+    ollama_server.fault("stall_before_headers")
+    timed_out = chat(max_retries=0, stream_config=StreamConfig(first_chunk_timeout=0.05))
+    for kind in (TimeoutError, langchain.ModelTimeoutError, core.LLMTimeoutError):
+        with pytest.raises(kind):
+            timed_out.invoke("Hi")
+    with pytest.raises(ConnectionError):  # as langchain-ollama raises
+        chat(base_url="http://127.0.0.1:9", max_retries=0).invoke("Hi")
+    error = errors.translated(core.LLMTimeoutError("slow", deadline="chunk_timeout", seconds=5.0))
+    again: Any = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.deadline, again.seconds) == (type(error), "slow", "chunk_timeout", 5.0)
+    assert isinstance(again, (TimeoutError, ConnectionError))

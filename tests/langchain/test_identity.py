@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumpd, dumps, load
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
-from pydantic import BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, SecretStr
+from pydantic.alias_generators import to_camel
 from syrupy.assertion import SnapshotAssertion
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
-from langchain_namel3ss_ollama.settings import OPTION_FIELDS
+from langchain_namel3ss_ollama.settings import OPTION_FIELDS, OllamaSettings
 from namel3ss_ollama import OllamaProvider, RetryPolicy
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
 from namel3ss_ollama.testing import OllamaServer, Reply
@@ -170,15 +175,50 @@ def test_fields_can_be_configured_and_changed(chat: Make, ollama_server: OllamaS
     provider.close()
 
 
-def test_the_environment_counts_where_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
+@pytest.mark.parametrize("url", [None, "", "  "])
+def test_the_environment_counts_where_nothing_is_given(
+    cls: Any, url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> Any:
+        return cls(model="m", base_url=url)
+
+    assert made().base_url is None
     monkeypatch.setenv("OLLAMA_HOST", f"user:{SECRET}@box:99")
-    model = ChatOllama(model="m")
-    assert model.base_url == "box:99"
-    assert model._identifying_params["base_url"] == "http://box:99"
+    model = made()
+    assert model.base_url is None  # as with langchain-ollama
+    assert model._identity()["base_url"] == model._provider_for(sync=True).base_url == "http://box:99"
+    assert SECRET not in repr(model)
+    assert model._provider_for(sync=False)._client._headers["authorization"].startswith("Basic ")
     monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
-    assert ChatOllama(model="m", base_url="http://box").api_key.get_secret_value() == SECRET
+    assert made()._provider_for(sync=False)._client._headers["authorization"].startswith("Basic ")
+    assert cls(model="m", base_url="http://box").api_key.get_secret_value() == SECRET
     monkeypatch.setenv("OLLAMA_BASE_URL", "http://nearer")
-    assert ChatOllama(model="m").base_url == "http://nearer"
+    assert made()._provider_for(sync=True).base_url == "http://nearer:80"
+    assert made()._provider_for(sync=True)._client._headers["authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("OLLAMA_HOST", '"127.0.0.1:4000"'), ("OLLAMA_HOST", "'127.0.0.1:4000'"), ("OLLAMA_HOST", "0.0.0.0:abc"),
+        ("OLLAMA_HOST", "127.0.0.1:99999"), ("OLLAMA_HOST", "  "), ("OLLAMA_HOST", ":4000"), ("OLLAMA_HOST", "[::]:9"),
+        ("OLLAMA_HOST", "http://localhost:11434"), ("OLLAMA_BASE_URL", "  "), ("OLLAMA_BASE_URL", "localhost"),
+    ],
+)  # fmt: skip
+def test_the_environment_is_read_as_the_core_reads_it(
+    cls: Any, name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once wrong: quotes of a docker env file, or a port that Ollama forgives, were a ValidationError here alone
+    monkeypatch.setenv(name, text)
+    assert cls(model="m")._provider_for(sync=True).base_url == OllamaProvider("m").base_url
+
+
+def test_a_wrong_address_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://box:port")
+    with pytest.raises(ValueError, match="OLLAMA_BASE_URL: the port is not a number"):
+        ChatOllama(model="m")
 
 
 def test_client_kwargs_become_settings(ollama_server: OllamaServer) -> None:
@@ -194,8 +234,123 @@ def test_client_kwargs_become_settings(ollama_server: OllamaServer) -> None:
     assert headers["authorization"] == "Basic dXNlcjp3b3Jk"
     assert model._provider_for(sync=False) is not model._provider_for(sync=True)
     assert model._provider_for(sync=False)._defaults.config.chunk_timeout == 7
+    assert model._provider_for(sync=False)._defaults.config.tool_call_timeout == 7
     with pytest.raises(ValueError, match="'mounts' has no equal"):
         ChatOllama(model="m", client_kwargs={"mounts": {}})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("X-One", "1"), ("x-two", "2")], (("x-one", "1"), ["x-two", "2"]), {b"x-one": b"1", "x-two": "2"},
+        httpx.Headers({"x-one": "1", "x-two": "2"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_headers_in_every_form_that_httpx_takes(ollama_server: OllamaServer, headers: Any) -> None:
+    model = ChatOllama(model="llama3.2", base_url=ollama_server.url, client_kwargs={"headers": headers})
+    model.invoke("Hi")
+    sent = ollama_server.requests[-1].headers
+    assert (sent["x-one"], sent["x-two"]) == ("1", "2")
+    twice = ChatOllama(model="m", base_url=ollama_server.url, client_kwargs={"headers": [("a", "1"), ("A", "2")]})
+    twice.invoke("Hi", model="llama3.2")
+    assert ollama_server.requests[-1].headers["a"] == "1, 2"
+    with pytest.raises(TypeError, match="client_kwargs: 'headers' must be"):
+        ChatOllama(model="m", client_kwargs={"headers": "x-one: 1"})
+
+
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
+@pytest.mark.parametrize(
+    "name", ["keep_alive", "num_ctx", "max_tokens", "temperature", "seed", "timeout", "max_retries"]
+)
+def test_true_is_no_number(cls: Any, name: str) -> None:
+    # Once wrong: keep_alive=True went out as one second
+    with pytest.raises(TypeError, match=r"expected a number, not True"):
+        cls(model="m", **{name: True})
+
+
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
+@pytest.mark.parametrize(("given", "sent"), [("-1", -1), ("3600", 3600), ("5m", "5m"), (-1, -1), (0, 0)])
+def test_keep_alive(cls: Any, given: Any, sent: Any, ollama_server: OllamaServer) -> None:
+    model = cls(model="llama3.2", base_url=ollama_server.url, keep_alive=given)
+    model.embed_query("Hi") if cls is OllamaEmbeddings else model.invoke("Hi")
+    assert ollama_server.requests[-1].payload["keep_alive"] == sent
+    with pytest.raises(ValueError, match="keep_alive: expected a duration"):
+        cls(model="m", keep_alive="5 minutes")
+
+
+class Named(ChatOllama):
+    """A subclass of a user's, with names of its own."""
+
+    temperature: float | None = Field(default=None, alias="heat")
+    num_predict: int | None = Field(default=None, validation_alias=AliasChoices("max_tokens", "limit"))
+    team: str = Field(default="none", alias="owner")
+    city: str = Field(default="none", validation_alias=AliasPath("office", "city"))
+
+
+class Camel(ChatOllama):
+    """A subclass with a name of another style for every field."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="allow")
+
+
+class OwnName(ChatOllama):
+    """A subclass whose field has the name of an alias."""
+
+    model: str = "llama3.2"
+    max_tokens: int | None = 7
+
+
+def test_subclasses_with_names_of_their_own() -> None:
+    for model in (
+        Named(model="m", heat=0.5, max_tokens=5, owner="a"),  # type: ignore[call-arg]  # mypy knows one alias a field
+        Named(model_name="m", temperature=0.5, limit=5, team="a"),  # type: ignore[call-arg]  # as above
+    ):
+        assert (model.model, model.temperature, model.num_predict, model.team) == ("m", 0.5, 5, "a")
+    assert Named(**{"model": "m", "office": {"city": "Rome"}}).city == "Rome"
+    with pytest.raises(TypeError, match="did you mean 'owner'"):
+        Named(model="m", ownr="a")  # type: ignore[call-arg]  # it is wrong
+    camel = Camel(**{"model": "m", "numCtx": 5, "baseUrl": f"http://user:{SECRET}@box", "more": 1})
+    assert (camel.num_ctx, camel.base_url, camel.more) == (5, "http://box", 1)  # type: ignore[attr-defined]  # extra
+    own = OwnName(max_tokens=9)
+    assert (own.model, own.max_tokens, own.num_predict) == ("llama3.2", 9, None)
+
+
+def test_other_names_of_fields_can_be_read_and_set() -> None:
+    model = ChatOllama(model_name="m", max_tokens=5)
+    assert (model.model, model.model_name, model.num_predict, model.max_tokens) == ("m", "m", 5, 5)
+    model.max_tokens, model.model_name = 6, "n"
+    assert (model.num_predict, model.model) == (6, "n")
+    with pytest.raises(TypeError, match="max_tokens and num_predict are one setting"):
+        ChatOllama(model="m", max_tokens=5, num_predict=6)
+    with pytest.raises(ValueError, match="model: is needed, unless a provider is given"):
+        ChatOllama()
+
+
+def test_a_key_is_a_secret_however_it_is_given(ollama_server: OllamaServer) -> None:
+    for key in (SECRET, SecretStr(SECRET)):
+        model = ChatOllama(model="llama3.2", base_url=ollama_server.url, api_key=key)
+        assert SECRET not in repr(model)
+        model.invoke("Hi")
+        assert ollama_server.requests[-1].headers["authorization"] == f"Bearer {SECRET}"
+        model.api_key = "other"
+        model.invoke("Hi")
+        assert ollama_server.requests[-1].headers["authorization"] == "Bearer other"
+
+
+@pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings, OllamaSettings])
+def test_every_field_says_what_it_is_for(cls: type) -> None:
+    tree = ast.parse(inspect.getsource(inspect.getmodule(cls)))  # type: ignore[arg-type]  # it has a module
+    (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
+    bodies = [found.body, *(node.body for node in found.body if isinstance(node, ast.If))]
+    described: list[str] = []
+    for node, following in (pair for body in bodies for pair in pairwise([*body, ast.Pass()])):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id[0] != "_":
+            assert isinstance(following, ast.Expr), f"{node.target.id} has no description"
+            assert isinstance(following.value, ast.Constant), f"{node.target.id} has no description"
+            described.append(str(following.value.value))
+    assert described
+    assert len(set(described)) == len(described)
 
 
 def test_the_model_is_looked_for_when_asked(chat: Make, ollama_server: OllamaServer) -> None:

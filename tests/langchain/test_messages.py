@@ -46,6 +46,7 @@ def test_roles(chat: Make, ollama_server: OllamaServer) -> None:
         HumanMessage("c", name="bob"),
         AIMessage("d"),
         ChatMessage(role="user", content="e"),
+        ChatMessage(role="control", content="thinking"),
         FunctionMessage(name="f", content="f"),
     )
     assert found == [
@@ -54,8 +55,11 @@ def test_roles(chat: Make, ollama_server: OllamaServer) -> None:
         {"role": "user", "content": "c"},
         {"role": "assistant", "content": "d"},
         {"role": "user", "content": "e"},
+        {"role": "control", "content": "thinking"},
         {"role": "tool", "content": "f", "tool_name": "f"},
     ]
+    with pytest.raises(ValueError, match="'User' is unknown"):
+        chat().invoke([ChatMessage(role="User", content="x")])
     with pytest.raises(TypeError, match="RemoveMessage"):
         chat().invoke([RemoveMessage(id="1")])
 
@@ -248,3 +252,103 @@ def test_blocks_of_other_vendors(chat: Make, ollama_server: OllamaServer) -> Non
     assert found[1] == {"role": "tool", "content": "blue", "tool_call_id": "1", "tool_name": "look"}
     assert found[2] == {"role": "user", "content": "And?"}
     assert found[3] == {"role": "assistant", "content": "!", "thinking": "So."}
+
+
+OF_OTHERS: list[dict[str, Any]] = [
+    {"type": "server_tool_call", "id": "s1", "name": "web_search", "args": {"query": "x"}},
+    {"type": "server_tool_call_chunk", "id": "s1", "name": "web_search", "args": "{"},
+    {"type": "server_tool_result", "tool_call_id": "s1", "status": "success", "output": [{"url": URL}]},
+    {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}},
+    {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [{"type": "web_search_result", "url": URL}]},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+    {"type": "code_interpreter_call", "id": "ci_1", "code": "1+1"},
+    {"type": "executable_code", "language": "python", "executable_code": "1+1"},
+    {"type": "code_execution_result", "code_execution_result": "2", "outcome": 1},
+    {"type": "file", "base64": DATA, "mime_type": "application/pdf"},
+    {"type": "file", "file_id": "1"},
+    {"type": "audio", "base64": DATA, "mime_type": "audio/wav"},
+    {"type": "video", "url": URL},
+    {"type": "image", "url": URL},
+    {"type": "image", "file_id": "1"},
+    {"type": "image_url", "image_url": {"detail": "low"}},
+    {"type": "redacted_thinking", "data": "x"},
+    {"type": "compaction", "encrypted_content": "x"},
+    {"type": "non_standard", "value": {"type": "mcp_call", "id": "m1"}},
+    {"type": "non_standard", "value": None},
+    {"cachePoint": {"type": "default"}},
+]
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize("block", OF_OTHERS, ids=lambda block: str(block)[:45])
+def test_what_another_provider_did_is_left_out_of_its_answer(
+    chat: Make, ollama_server: OllamaServer, block: dict[str, Any], version: str
+) -> None:
+    # Once wrong: a fallback from a cloud model to Ollama died of its history
+    about = {"output_version": version} if version == "v1" else {}
+    content = [{"type": "text", "text": "It is "}, block, {"type": "text", "text": "sunny."}]
+    (answer,) = sent(ollama_server, chat(), AIMessage(content=content, response_metadata=about))
+    assert answer == {"role": "assistant", "content": "It is sunny."}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessage(content=[{"type": "refusal", "refusal": "I may not."}]),
+        AIMessage(content=[{"type": "non_standard", "value": {"type": "refusal", "refusal": "I may not."}}]),
+        AIMessage(content="", additional_kwargs={"refusal": "I may not."}),
+        AIMessage(content="", additional_kwargs={"audio": {"id": "1", "transcript": "I may not."}}),
+        AIMessage(content="I may not.", additional_kwargs={"refusal": None, "audio": None}),
+    ],
+)
+def test_what_a_model_said_in_other_words_is_text(chat: Make, ollama_server: OllamaServer, message: AIMessage) -> None:
+    assert sent(ollama_server, chat(), message) == [{"role": "assistant", "content": "I may not."}]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "reasoning_content", "reasoning_content": {"text": "Hm.", "signature": "x"}},
+        {"type": "reasoning", "reasoning": "Hm."},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}], "summary": []},
+    ],
+    ids=str,
+)
+def test_reasoning_of_other_vendors(chat: Make, ollama_server: OllamaServer, block: dict[str, Any]) -> None:
+    (answer,) = sent(ollama_server, chat("qwen3"), AIMessage(content=[block, {"type": "text", "text": "So."}]))
+    assert answer == {"role": "assistant", "content": "So.", "thinking": "Hm."}
+
+
+@pytest.mark.parametrize("make", [HumanMessage, SystemMessage, lambda content: ToolMessage(content, tool_call_id="1")])
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a"}}, "a"),
+        ({"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "a"}]}}, "a"),
+        ({"type": "search_result", "title": "t", "source": URL, "content": [{"type": "text", "text": "a"}]}, "a"),
+        ({"type": "text-plain", "text": "a", "mime_type": "text/plain"}, "a"),
+        ({"type": "guard_content", "text": "a"}, "a"),
+        ({"type": "non_standard", "value": {"type": "text", "text": "a"}}, "a"),
+        ({"json": {"b": [1]}}, '{"b":[1]}'),
+    ],
+    ids=lambda value: str(value)[:45],
+)
+def test_text_of_any_shape_is_text(
+    chat: Make, ollama_server: OllamaServer, make: Any, block: dict[str, Any], text: str
+) -> None:
+    content = [block, {"cachePoint": {"type": "default"}}, {"type": "cache_point"}, {"type": "text", "text": "z"}]
+    (found,) = sent(ollama_server, chat(), make(content))
+    assert found["content"] == f"{text}\nz"
+
+
+def test_a_call_without_a_name_does_not_end_the_conversation(chat: Make, ollama_server: OllamaServer) -> None:
+    found = sent(
+        ollama_server,
+        chat(),
+        AIMessage("", tool_calls=[{"name": "", "args": {}, "id": "1"}]),
+        ToolMessage("There is no such tool.", tool_call_id="1"),
+    )
+    assert found[0]["tool_calls"][0]["function"]["name"] == "unknown"
+    assert found[1]["tool_name"] == "unknown"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from langchain.agents import create_agent
+from langchain.chat_models import init_chat_model
+from langchain.chat_models.base import _get_chat_model_creator
+from langchain_core.messages import HumanMessage
 
 import langchain_namel3ss_ollama
 from namel3ss_ollama import LLMError
@@ -20,6 +25,7 @@ def test_block(
     code: str, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
+    monkeypatch.setitem(sys.modules, "langchain_ollama", None)  # a block may put another in its place
     last = ollama_server.on(path="/api/chat", predicate=lambda record: record.payload["messages"][-1]["role"] == "tool")
     last.reply("It is sunny.")
     ollama_server.on(contains="How is").reply(tool_calls=[ToolCall("weather", {"city": "Rome"})])
@@ -31,6 +37,23 @@ def test_block(
     assert captured.out or "print" not in code
     if "nope" in code:
         assert captured.out.startswith("OllamaModelNotFoundError False")
+
+
+def test_the_line_for_programs_that_take_strings_works(
+    ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = re.findall(r"^sys\.modules.*$", README, re.MULTILINE)
+    monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
+    monkeypatch.setitem(sys.modules, "langchain_ollama", None)
+    code = f"import sys, langchain_namel3ss_ollama\n{line}"
+    exec(compile(code, "README", "exec"), {})
+    _get_chat_model_creator.cache_clear()
+    try:
+        assert type(init_chat_model("ollama:llama3.2", temperature=0)) is langchain_namel3ss_ollama.ChatOllama
+        state = create_agent("ollama:llama3.2").invoke({"messages": [HumanMessage("Hi")]})
+        assert state["messages"][-1].content == "You said: Hi"
+    finally:
+        _get_chat_model_creator.cache_clear()
 
 
 def test_every_error_is_in_the_table() -> None:

@@ -56,7 +56,7 @@ class TestChatUnit(ChatModelUnitTests):
         return (
             FROM_ENVIRONMENT,
             {"model": "llama3.2"},
-            {"base_url": "http://box:1234", "api_key": "key"},
+            {"base_url": None, "api_key": "key"},
         )
 
 
@@ -74,5 +74,5 @@ class TestEmbeddingsUnit(EmbeddingsUnitTests):
         return (
             FROM_ENVIRONMENT,
             {"model": "all-minilm"},
-            {"base_url": "http://box:1234", "api_key": "key"},
+            {"base_url": None, "api_key": "key"},
         )

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, Field
 from pydantic.v1 import BaseModel as BaseModelV1
@@ -165,7 +166,7 @@ def test_arguments_are_not_reinterpreted(chat: Make, ollama_server: OllamaServer
         assert answer.tool_calls[0]["args"] == args
 
 
-@pytest.mark.parametrize("text", ['{"a": ', '{"a": 1', '{"a": 1}}', "{'a': 1}", "nonsense", '"text"', "null"])
+@pytest.mark.parametrize("text", ['{"a": ', '{"a": 1', '{"a": 1}}', "{'a': 1}", "nonsense", '"text"', "[1]"])
 def test_broken_arguments_stay_broken(chat: Make, ollama_server: OllamaServer, text: str) -> None:
     ollama_server.reply(tool_calls=[ToolCall("add", text)])
     pieces = list(chat().stream("Hi"))
@@ -285,3 +286,77 @@ def test_a_format_with_tools_is_warned_of(chat: Make, ollama_server: OllamaServe
     assert {"format", "tools"} <= payload(ollama_server).keys()
     with pytest.raises(ValueError, match="format"):
         chat().bind_tools([add], tool_choice="any").invoke("Hi", format="json")
+
+
+SEVERAL = [ToolCall("add", {"a": n, "b": 1}, id=str(n)) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize(
+    ("parallel", "ids"), [(False, ["1"]), (True, ["1", "2", "3"]), (None, ["1", "2", "3"])], ids=str
+)
+@pytest.mark.filterwarnings("ignore:.* is in beta")
+async def test_at_most_one_call_where_that_is_asked_for(
+    chat: Make, ollama_server: OllamaServer, version: str, parallel: bool | None, ids: list[str]
+) -> None:
+    # Once wrong: bind_tools took it, and the call was a TypeError
+    ollama_server.reply("Let me see.", tool_calls=SEVERAL)
+    model: Any = chat(output_version=version)
+    for asking in (
+        model.bind_tools([add], parallel_tool_calls=parallel),
+        model.bind(tools=[add], parallel_tool_calls=parallel),
+    ):
+        pieces = list(asking.stream("Hi"))
+        apieces = [piece async for piece in asking.astream("Hi")]
+        answers = [
+            asking.invoke("Hi"),
+            await asking.ainvoke("Hi"),
+            pieces[0] + pieces[1:],
+            apieces[0] + apieces[1:],
+            asking.stream_events("Hi", version="v3").output,
+        ]
+        for answer in answers:
+            assert [call["id"] for call in answer.tool_calls] == ids
+            assert answer.text == "Let me see."
+    assert "parallel_tool_calls" not in payload(ollama_server)
+
+
+def test_what_bind_tools_does_not_know_fails_there(chat: Make) -> None:
+    with pytest.raises(TypeError, match="bind_tools got an unexpected keyword argument 'temprature'; did you mean"):
+        chat().bind_tools([add], temprature=1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'cache_control'"):
+        chat().bind_tools([add], cache_control={"type": "ephemeral"})
+    with pytest.raises(TypeError, match="parallel_tool_calls: expected True or False, not 1"):
+        chat().bind_tools([add], parallel_tool_calls=1)  # type: ignore[arg-type]  # it is wrong
+    for foreign in ({"type": "web_search_preview"}, {"type": "web_search_20250305", "name": "web_search"}):
+        with pytest.raises(ValueError, match="tools: "):
+            chat().bind_tools([add, foreign])
+    assert chat().bind_tools([add], temperature=0, max_tokens=5, stop=["x"], format="", keep_alive=5)
+
+
+@tool
+def label(names: list[str], where: dict[str, Any], note: str) -> str:
+    """Label things.
+
+    Args:
+        names: The names.
+        where: Where they are.
+        note: A note.
+    """
+    return f"{names!r} {where!r} {note!r}"
+
+
+async def test_arguments_sent_as_text_have_the_type_that_the_tool_wants(
+    chat: Make, ollama_server: OllamaServer
+) -> None:
+    # Once wrong: a list as text failed in the tool
+    ollama_server.on(predicate=lambda record: record.payload["messages"][-1]["role"] == "tool").reply("Done.")
+    sent = ToolCall("label", {"names": '["x"]', "where": '{"a": [1]}', "note": '["text"]'}, id="1")
+    ollama_server.reply("", tool_calls=[sent])
+    wanted = {"names": ["x"], "where": {"a": [1]}, "note": '["text"]'}
+    model = chat().bind_tools([label])
+    pieces = list(model.stream("Hi"))
+    for answer in (model.invoke("Hi"), await model.ainvoke("Hi"), pieces[0] + pieces[1:]):
+        assert answer.tool_calls[0]["args"] == wanted
+    state = create_agent(chat(), [label]).invoke({"messages": [HumanMessage("Hi")]})
+    assert state["messages"][2].content == """['x'] {'a': [1]} '["text"]'"""

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field, create_model
+from schema_table import FULL, ROWS, Row
 
 from namel3ss_ollama import OllamaProvider, OutputValidationError
 
@@ -108,6 +109,36 @@ HELD = {
     "a pattern with groups", "a pattern of anything", "or None", "UUID",
 }  # fmt: skip
 """What a grammar holds in full and in few tokens, so that even a small model's answer validates."""
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.kind)
+async def test_the_table_in_the_docs(make: Make, row: Row) -> None:
+    try:
+        response = await make().achat(ASK, format=row.of, max_tokens=60)
+    except OutputValidationError as error:
+        assert row.held != FULL or "cut by the token limit" in str(error)  # noqa: PT017 -- either is right
+    else:
+        assert response.content
+        assert isinstance(row.of, dict) or response.finish_reason == "stop"
+
+
+async def test_names_and_values_with_quotation_marks_as_a_forced_call(make: Make) -> None:
+    tool = {
+        "name": 'say "hi"',
+        "parameters": {"type": "object", "properties": {'a "b"': {"const": "C:\\temp\n"}}, "required": ['a "b"']},
+    }
+    response = await make(model=TOOLS).achat(ASK, tools=[tool], tool_choice="required", max_tokens=60)
+    assert [(call.name, call.arguments) for call in response.tool_calls] == [('say "hi"', {'a "b"': "C:\\temp\n"})]
+
+
+@pytest.mark.server_only("it has no model that thinks")
+@pytest.mark.parametrize("wanted", [Literal["a", "b"], "json"], ids=["type", "json"])
+async def test_a_format_of_a_model_that_is_to_think(make: Make, wanted: Any) -> None:
+    provider = make(model=THINK, think=True)
+    assert (await provider.achat(ASK, format=wanted, max_tokens=40)).content
+    assert (await provider.agenerate("Make one up.", format=wanted, max_tokens=40)).content
+    stream = provider.stream_chat(ASK, format=wanted, max_tokens=40)
+    assert "".join([chunk.content async for chunk in stream])
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import httpx
 import pytest
 
+from namel3ss_ollama import ContextWindowExceededError, OllamaProvider
 from namel3ss_ollama.testing import Model, OllamaServer
 
 pytestmark = pytest.mark.server_only("it is about how a server cuts")
@@ -45,3 +48,23 @@ def test_the_same_cut(name: str, base_url: str) -> None:
     models = [Model(CHAT, ("completion",)), Model(EMBED, ("embedding",), family="bert", context_length=512)]
     with OllamaServer(models, version=version) as server:
         assert asked(server.url, path, payload) == asked(base_url, path, payload) == expected
+
+
+async def test_a_text_that_is_too_long_to_embed(base_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    texts = [" ".join(f"The sentence of number {index} is here." for index in range(500)), "short"]  # 3,000 words
+    async with OllamaProvider(EMBED, base_url, num_ctx=128) as provider:
+        ignored = await provider.embed(texts, on_truncation="ignore")
+        assert ignored.usage["prompt_tokens"] == 128 + 1
+        assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+        warned = await provider.embed(texts)
+        assert warned.truncated == (0,)
+        assert warned.embeddings[0] == pytest.approx(ignored.embeddings[0], abs=1e-3)
+        assert "input[0]" in caplog.text
+        with pytest.raises(ContextWindowExceededError) as caught:
+            await provider.embed(texts, on_truncation="error")
+        assert caught.value.index == 0
+        split = await provider.embed(texts, on_truncation="split")
+        assert split.truncated == ()
+        assert split.usage["prompt_tokens"] > 3000
+        assert math.hypot(*split.embeddings[0]) == pytest.approx(1, abs=1e-3)
+        assert split.embeddings[1] == pytest.approx(warned.embeddings[1], abs=1e-3)

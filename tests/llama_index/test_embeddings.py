@@ -9,13 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from llama_index.embeddings.namel3ss_ollama import BadInputError, OllamaEmbedding
+from llama_index.embeddings.namel3ss_ollama import BadInputError, OllamaEmbedding, TooLongInputError
+from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import (
     AuthenticationError,
     BadRequestError,
+    ContextWindowExceededError,
     LLMTimeoutError,
     MalformedResponseError,
     ModelNotFoundError,
@@ -66,9 +69,11 @@ async def test_sync_calls_work_inside_a_running_loop_and_in_threads(embedding: O
     assert list(results) == [expected] * 8
 
 
-def test_what_is_not_set_is_not_sent(embedding: OllamaEmbedding, sent: Sent) -> None:
-    embedding.get_text_embedding("a")
+def test_what_is_not_set_is_not_sent(ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent) -> None:
+    OllamaEmbedding("all-minilm", ollama_server.url, on_truncation="ignore").get_text_embedding("a")
     assert sent("/api/embed") == [{"model": "all-minilm", "input": ["a"]}]
+    embedding.get_text_embedding("a")
+    assert sent("/api/embed")[1:] == [{"model": "all-minilm", "input": ["a"], "truncate": False}]
 
 
 def test_what_is_set_is_sent(ollama_server: OllamaServer, sent: Sent) -> None:
@@ -169,14 +174,13 @@ def test_a_bad_input_is_found_by_halving_and_reported(
     ollama_server.fault("status", status=status, message="NaN", contains="bad")
     texts = [f"text {n}" for n in range(10)]
     texts[6] = "a bad one"
-    with pytest.raises(BadInputError, match=r"text 6 of its batch \(9 characters.*NaN") as caught:
+    with pytest.raises(BadInputError, match=r"^input\[6\] \(9 characters\): .*NaN") as caught:
         embedding.get_text_embedding_batch(texts)
     error = caught.value
     assert (error.text, error.index, error.status_code) == ("a bad one", 6, status)
     assert "a bad one" not in str(error)
     assert isinstance(error.__cause__, (BadRequestError, ServerError))
-    assert [len(batch) for batch in inputs(sent)] == [10, 5, 5, 2, 1, 1][: len(inputs(sent))]
-    assert len(inputs(sent)) <= 6
+    assert [len(batch) for batch in inputs(sent)] == [10, 5, 2, 1, 1]
 
 
 def test_a_batch_that_is_fine_in_halves_is_fine(ollama_server: OllamaServer, sent: Sent) -> None:
@@ -216,7 +220,81 @@ def test_the_first_text_is_blamed_where_another_is_taken(
     with pytest.raises(BadInputError) as caught:
         embedding.get_text_embedding_batch(["bad", "b", "c", "d"])
     assert (caught.value.text, caught.value.index) == ("bad", 0)
-    assert inputs(sent) == [["bad", "b", "c", "d"], ["bad", "b"], ["bad"], ["d"]]
+    assert inputs(sent) == [["bad", "b", "c", "d"], ["bad", "b"], ["bad"], ["a"]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"embed_batch_size": 1}, {"max_batch_chars": 10}], ids=str)
+@pytest.mark.parametrize("too_long", [[1], [0], [0, 2], [2]], ids=str)
+def test_a_text_that_is_too_long_is_named(
+    ollama_server: OllamaServer, settings: dict[str, int], too_long: list[int]
+) -> None:
+    ollama_server.fault("status", status=400, message="the input length exceeds the context length", contains="long")
+    texts = [f"a long text {n}" if n in too_long else f"ok {n}" for n in range(3)]
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, truncate=False, **settings)
+    with pytest.raises(BadInputError, match=r"raise num_ctx|shorten") as caught:
+        embedding.get_general_text_embeddings(texts)
+    assert caught.value.index in too_long
+    assert caught.value.text == texts[caught.value.index]
+    assert isinstance(caught.value.__cause__, ContextWindowExceededError)
+
+
+def test_a_text_in_a_request_of_its_own_is_named_where_others_are_taken(ollama_server: OllamaServer) -> None:
+    ollama_server.fault("status", status=500, message="NaN", contains="bad")
+    embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=1)
+    with pytest.raises(BadInputError) as caught:
+        embedding.get_general_text_embeddings(["a", "b", "bad"])
+    assert (caught.value.text, caught.value.index) == ("bad", 2)
+
+
+LONG = " ".join(f"word{index}" for index in range(3000))
+
+
+@pytest.fixture(params=["synchronously", "asynchronously"])
+def vectors_of(request: pytest.FixtureRequest) -> Callable[[OllamaEmbedding, list[str]], list[list[float]]]:
+    def synchronously(embedding: OllamaEmbedding, texts: list[str]) -> list[list[float]]:
+        return embedding.get_text_embedding_batch(texts)
+
+    def asynchronously(embedding: OllamaEmbedding, texts: list[str]) -> list[list[float]]:
+        return asyncio.run(embedding.aget_text_embedding_batch(texts))
+
+    return synchronously if request.param == "synchronously" else asynchronously
+
+
+def test_what_becomes_of_texts_that_are_too_long(
+    ollama_server: OllamaServer, vectors_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def made(**settings: Any) -> OllamaEmbedding:
+        return OllamaEmbedding("all-minilm", ollama_server.url, **settings)
+
+    texts = ["short", LONG]
+    ignored = vectors_of(made(on_truncation="ignore"), texts)
+    assert caplog.records == []
+    assert vectors_of(made(), texts) == ignored
+    assert f"input[1] ({len(LONG):,} characters)" in caplog.text
+    assert vectors_of(made(ollama_additional_kwargs={"on_truncation": "ignore"}), texts) == ignored
+    split = vectors_of(made(on_truncation="split"), texts)
+    assert (split[0], split[1] != ignored[1]) == (ignored[0], True)
+    for settings in ({"on_truncation": "error"}, {"truncate": False}, {"truncate": False, "on_truncation": "split"}):
+        with pytest.raises(TooLongInputError, match=r"^input\[1\]") as caught:
+            vectors_of(made(**settings), texts)
+        assert isinstance(caught.value, ContextWindowExceededError)
+        assert (caught.value.index, caught.value.text) == (1, LONG)
+    assert vectors_of(made(truncate=True, on_truncation="error"), texts) == ignored
+
+
+def test_a_query_that_is_too_long(ollama_server: OllamaServer) -> None:
+    strict = OllamaEmbedding("all-minilm", ollama_server.url, on_truncation="error")
+    with pytest.raises(ContextWindowExceededError):
+        strict.get_query_embedding(LONG)
+    with OllamaProvider("all-minilm", ollama_server.url, on_truncation="error") as provider:
+        with pytest.raises(ContextWindowExceededError):
+            OllamaEmbedding(provider=provider).get_query_embedding(LONG)
+        assert len(OllamaEmbedding(provider=provider, on_truncation="split").get_query_embedding(LONG)) == 384
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="'warn', 'error', 'ignore' or 'split'"):
+        OllamaEmbedding("all-minilm", on_truncation="cut")  # type: ignore[arg-type]  # what is refused
 
 
 def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
@@ -270,16 +348,42 @@ def test_client_kwargs(ollama_server: OllamaServer) -> None:
         OllamaEmbedding("all-minilm", client_kwargs={"event_hooks": {}})
 
 
-def test_deadlines(ollama_server: OllamaServer) -> None:
+@pytest.mark.parametrize("headers", [{"X-Team": "blue"}, [("X-Team", "blue")], httpx.Headers({"X-Team": "blue"})])
+def test_headers_in_any_form_that_an_http_client_takes(ollama_server: OllamaServer, headers: Any) -> None:
+    OllamaEmbedding("all-minilm", ollama_server.url, client_kwargs={"headers": headers}).get_text_embedding("a")
+    assert ollama_server.requests[0].headers["x-team"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"client_kwargs": {"timeout": 0.2}}, "request_timeout"),
+        ({"client_kwargs": {"timeout": httpx.Timeout(0.2)}}, "request_timeout"),
+        ({"client_kwargs": {"timeout": httpx.Timeout(None, read=0.2)}}, "request_timeout"),
+        ({"client_kwargs": {"timeout": (5, 0.2, 5, 5)}}, "request_timeout"),
+        ({"request_timeout": 0.2}, "request_timeout"),
+        ({"stream_config": StreamConfig(first_chunk_timeout=0.2)}, "first_chunk_timeout"),
+    ],
+    ids=str,
+)
+def test_deadlines(ollama_server: OllamaServer, settings: dict[str, Any], advice: str) -> None:
     gate = Gate()
     ollama_server.on(path="/api/embed").reply(lambda _: Reply(embeddings=[[1.0]], gate=gate))
-    for settings in (
-        {"client_kwargs": {"timeout": 0.2}},
-        {"request_timeout": 0.2},
-        {"stream_config": StreamConfig(first_chunk_timeout=0.2)},
-    ):
-        with pytest.raises(LLMTimeoutError):
-            OllamaEmbedding("all-minilm", ollama_server.url, **settings).get_text_embedding("a")
+    with pytest.raises(LLMTimeoutError, match=rf"; .*raise {advice}, .*\(embed_batch_size\)$") as caught:
+        OllamaEmbedding("all-minilm", ollama_server.url, **settings).get_text_embedding("a")
+    assert (caught.value.deadline, caught.value.seconds) == ("first_chunk_timeout", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [("soon", TypeError), ([], TypeError), (0, ValueError), (-1, ValueError)]
+)
+def test_timeouts_that_cannot_be_right(timeout: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="client_kwargs: timeout"):
+        OllamaEmbedding("all-minilm", client_kwargs={"timeout": timeout})
+
+
+def test_an_empty_address_is_none() -> None:
+    assert OllamaEmbedding("all-minilm", "").base_url == Ollama("llama3.2", "").base_url == "http://localhost:11434"
 
 
 def test_settings_that_cannot_be_right() -> None:

@@ -170,6 +170,11 @@ def test_pictures_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: 
     for url in ("file:///etc/passwd", "ftp://127.0.0.1/x"):
         with pytest.raises(ValueError, match=r"messages\[0\]: .*http or https"):
             chat(url)
+    # A file is none on the web, whatever is switched on.
+    for url, switched_on in (("file:///etc/passwd", False), ("file:///etc/passwd", True)):
+        with pytest.raises(ValueError, match=r"messages\[0\]: .*ImageBlock\(path=\.\.\.\)") as caught:
+            make_llm("llava", allow_image_urls=switched_on).chat([ChatMessage(blocks=[ImageBlock(url=url)])])
+        assert "on the web" not in str(caught.value)
     with pytest.raises(ValueError, match="max_image_bytes"):
         make_llm(max_image_bytes=0)
     assert sent() == []
@@ -209,6 +214,9 @@ def test_what_the_api_cannot_take_is_refused_by_name(block: Any) -> None:
     messages = [ChatMessage(role="system", content="x"), ChatMessage(role="user", blocks=[block])]
     with pytest.raises(ValueError, match=rf"messages\[1\]: .*{type(block).__name__}"):
         core(*messages)
+    # In an answer it is what another provider's model made, and the conversation goes on here.
+    answer = ChatMessage(role="assistant", blocks=[TextBlock(text="Listen:"), block])
+    assert core(answer) == [{"role": "assistant", "content": "Listen:"}]
 
 
 def test_tool_calls_and_their_answers() -> None:
@@ -255,9 +263,13 @@ class _SDKCall:
         {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
         {"id": "c", "function": {"name": "add", "arguments": {"a": 1}}},
         {"id": "c", "name": "add", "arguments": {"a": 1}},
+        {"type": "tool_use", "id": "c", "name": "add", "input": {"a": 1}},
+        {"toolUseId": "c", "name": "add", "input": {"a": 1}},
+        {"id": "c", "name": "add", "args": {"a": 1}},
+        {"tool_id": "c", "tool_name": "add", "tool_kwargs": {"a": 1}},
         _SDKCall(),
     ],
-    ids=["openai", "ollama", "bare", "object"],
+    ids=["openai", "ollama", "bare", "anthropic", "bedrock", "google", "selection", "object"],
 )
 def test_calls_of_older_histories(ollama_server: OllamaServer, llm: Ollama, sent: Any, call: Any) -> None:
     history = [

@@ -6,8 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from llama_index.core import SummaryIndex, VectorStoreIndex
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.schema import TextNode
 
+from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import ModelNotFoundError, OllamaProvider
 from namel3ss_ollama.testing import Model, OllamaServer, Reply
@@ -37,8 +42,15 @@ def test_it_does_no_io(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, 3900, 256),
         ({"context_window": 1000}, 1000, 256),
-        ({"additional_kwargs": {"num_ctx": 500, "num_predict": -1}}, 500, 256),
+        ({"additional_kwargs": {"num_ctx": 500, "num_predict": -1}}, 500, 250),
         ({"context_window": 1000, "additional_kwargs": {"num_ctx": 500, "max_tokens": 9}}, 500, 9),
+        ({"additional_kwargs": {"num_predict": 3700}}, 3900, 487),
+        ({"max_tokens": 100}, 3900, 100),
+        ({"max_tokens": 100, "additional_kwargs": {"num_predict": 50}}, 3900, 50),
+        ({"num_ctx": 8192, "max_tokens": 100_000}, 8192, 1024),
+        ({"context_window": 1}, 1, 1),
+        ({"provider": OllamaProvider("llama3.2", num_ctx=2000, max_tokens=40)}, 2000, 40),
+        ({"provider": OllamaProvider("llama3.2", options={"num_ctx": 2000, "num_predict": 40})}, 2000, 40),
     ],
 )
 def test_what_the_user_sets(settings: dict[str, Any], window: int, output: int) -> None:
@@ -154,3 +166,38 @@ def test_who_sets_the_window_is_not_asked_for_it(ollama_server: OllamaServer, se
 def test_a_call_to_another_model_does_not_tell(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
     llm.chat(ASK, model="smollm2:135m")
     assert sent("/api/show") == []
+
+
+# What engines make of it
+
+
+@pytest.mark.parametrize("limit", [3000, 3700, 100_000])
+@pytest.mark.parametrize("settings", [{}, {"context_window": 4096}], ids=["unknown window", "known window"])
+def test_a_token_limit_costs_an_engine_neither_its_room_nor_more_calls(
+    ollama_server: OllamaServer, make_llm: Any, sent: Any, limit: int, settings: dict[str, Any]
+) -> None:
+    nodes = [TextNode(text=f"word{n} " * 450) for n in range(8)]  # some 900 tokens each
+
+    def calls(llm: Ollama) -> int:
+        before = len(sent())
+        SummaryIndex(nodes).as_query_engine(llm=llm, use_async=False).query("?")
+        return len(sent()) - before
+
+    plain = calls(make_llm(**settings))
+    assert calls(make_llm(max_tokens=limit, **settings)) == plain
+    assert sent()[-1]["options"]["num_predict"] == limit
+
+
+@pytest.mark.parametrize("mode", ["simple", "context", "condense_question", "condense_plus_context"])
+def test_a_token_limit_leaves_a_chat_engine_its_room(
+    embedding: OllamaEmbedding, make_llm: Any, sent: Any, mode: Any
+) -> None:
+    llm = make_llm(max_tokens=3900)
+    index = VectorStoreIndex([TextNode(text="Rome is in Italy.")], embed_model=embedding)
+    memory = ChatMemoryBuffer.from_defaults(llm=llm)
+    if mode == "simple":
+        engine: Any = SimpleChatEngine.from_defaults(llm=llm, memory=memory)
+    else:
+        engine = index.as_chat_engine(mode, llm=llm, memory=memory)
+    assert engine.chat("Where is Rome?").response
+    assert engine.chat("And Oslo?").response

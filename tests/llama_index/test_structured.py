@@ -209,6 +209,26 @@ def test_other_errors_pass(make_llm: Any, mode: Any, ollama_server: OllamaServer
         assert not isinstance(caught.value, StructuredOutputError)
 
 
+@pytest.mark.parametrize(
+    ("settings", "keywords", "error"),
+    [
+        ({"is_function_calling_model": False}, {}, ValueError),
+        ({}, {"chat_history": []}, TypeError),
+        ({}, {"extra_headers": {"X A": "b"}}, ValueError),
+        ({}, {"temperature": -1}, ValueError),
+    ],
+    ids=str,
+)
+def test_errors_of_configuration_are_not_about_the_answer(
+    ollama_server: OllamaServer, make_llm: Any, settings: Any, keywords: Any, error: type[Exception]
+) -> None:
+    for way in ways(make_llm(pydantic_program_mode=PydanticProgramMode.FUNCTION, **settings), **keywords):
+        with pytest.raises(error) as caught:
+            way()
+        assert not isinstance(caught.value, LLMError)
+    assert ollama_server.requests == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_callers_keywords_are_not_touched_and_go_along(
     ollama_server: OllamaServer, make_llm: Any, sent: Any, mode: Any

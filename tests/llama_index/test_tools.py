@@ -1,4 +1,4 @@
-"""Tools: definitions, forced and single calls, ids, both representations, histories."""
+"""Tools: definitions, forced and single calls, ids, histories, programs."""
 
 # No `from __future__ import annotations`: LlamaIndex reads the tools' annotations as they are.
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
+from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
@@ -22,6 +23,13 @@ class Place(BaseModel):
 
     city: str
     country: str | None = None
+
+
+class Sum(BaseModel):
+    """A sum."""
+
+    a: int
+    b: int
 
 
 def add(a: int, b: int = 0) -> int:
@@ -67,16 +75,12 @@ def test_without_tools_none_are_sent(llm: Ollama, sent: Any) -> None:
     assert "tools" not in sent()[0]
 
 
-def test_parallel_calls_have_ids_of_their_own_in_both_representations(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_parallel_calls_have_ids_of_their_own(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(["Let me see."], tool_calls=TWO)
     for response in ways(llm, allow_parallel_tool_calls=True):
         blocks = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         assert [(block.tool_name, block.tool_kwargs) for block in blocks] == [("add", {"a": 1, "b": 2})] * 2
         assert len({block.tool_call_id for block in blocks}) == 2
-        assert response.message.additional_kwargs["tool_calls"] == [
-            {"id": block.tool_call_id, "type": "function", "function": {"name": "add", "arguments": block.tool_kwargs}}
-            for block in blocks
-        ]
         assert response.message.content == "Let me see."
         selections = llm.get_tool_calls_from_response(response)
         assert [selection.tool_id for selection in selections] == [block.tool_call_id for block in blocks]
@@ -97,9 +101,9 @@ def test_a_single_call_is_held_in_every_way_and_in_each_item(
     ollama_server.reply(tool_calls=calls, tool_calls_in_one_line=in_one_line)
     for response in ways(llm):  # LlamaIndex's default is one call
         assert len(llm.get_tool_calls_from_response(response)) == 1
-        assert len(response.message.additional_kwargs["tool_calls"]) == 1
     for item in llm.stream_chat_with_tools(TOOLS, user_msg="1+2?"):
         assert len(llm.get_tool_calls_from_response(item, error_on_no_tool_call=False)) <= 1
+        assert len(item.message.additional_kwargs.get("tool_calls", [])) <= 1
     assert llm.predict_and_call(TOOLS, user_msg="1+2?").response == "3"
 
 
@@ -138,7 +142,6 @@ def test_a_forced_call_is_forced(
     for response in ways(make_llm(json_mode=True), **settings):
         selection = make_llm().get_tool_calls_from_response(response)[0]
         assert selection.tool_name == names[0]
-        assert isinstance(response.message.additional_kwargs["tool_calls"], list)
         assert response.message.content == ""
     for body in sent():
         choices = body["format"].get("anyOf", [body["format"]])
@@ -221,3 +224,30 @@ def test_a_round_with_a_tool(ollama_server: OllamaServer, llm: Ollama, sent: Any
     ids = [call["id"] for call in assistant["tool_calls"]]
     assert len(set(ids)) == 2
     assert tools == [{"role": "tool", "content": "3", "tool_name": "add", "tool_call_id": one} for one in ids]
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_what_goes_into_a_history_has_its_calls_in_blocks_alone(
+    ollama_server: OllamaServer, llm: Ollama, forced: bool
+) -> None:
+    """Other integrations take what is beside them for calls in a form of their own, and send it twice or as it is."""
+    if not forced:
+        ollama_server.reply(["Let me see."], tool_calls=TWO[:1])
+    for response in ways(llm, tool_required=forced):
+        assert [block.tool_name for block in response.message.blocks if isinstance(block, ToolCallBlock)] == ["add"]
+        assert response.message.additional_kwargs == {}
+        assert response.raw["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_streaming_program_of_llamaindex_finds_its_calls(
+    ollama_server: OllamaServer, llm: Ollama, forced: bool
+) -> None:
+    if not forced:
+        ollama_server.reply(tool_calls=[ToolCall("Sum", {"a": 1, "b": 2})])
+    program = FunctionCallingProgram.from_defaults(
+        output_cls=Sum, prompt_template_str="1+2?", llm=llm, tool_choice="required" if forced else None
+    )
+    *_, last = program.stream_call()
+    assert isinstance(last, Sum)
+    assert forced or last == Sum(a=1, b=2)

@@ -1,12 +1,11 @@
 """`make soak`: the large runs, over both transports, and their figures.
 
-    python tests/soak [REQUESTS OVER EACH TRANSPORT [WORKERS]]
-
 Ends with a code other than 0 where something was lost, hung or left behind.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 from pathlib import Path
@@ -22,8 +21,11 @@ NOISE = 2 * 2**20
 
 
 def main() -> None:
-    requests = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
-    workers = int(sys.argv[2]) if len(sys.argv) > 2 else 200
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("requests", type=int, nargs="?", default=30_000, help="over each transport; %(default)s")
+    parser.add_argument("workers", type=int, nargs="?", default=200, help="at once; %(default)s")
+    given = parser.parse_args()
+    requests, workers = given.requests, given.workers
     steep: list[str] = []
     for transport in ("aiohttp", "httpx"):
         print(f"== {transport}: {workers} workers")

@@ -47,6 +47,8 @@ class FakeServer:
     slots: int
 
     def handle_completions(self, prompt: Json, callback: Take) -> None:
+        if callback({**token(""), "prompt_progress": {"total": self.binding.prompt_tokens}}):
+            return
         self.binding.requests.append(prompt)
         self.binding.answer(prompt, callback)
 
@@ -61,7 +63,8 @@ class FakeBinding:
 
     Attributes:
         loads: What was loaded: path's name, options and kind.
-        requests: What the models were asked.
+        requests: What the models were asked, but for what ended with the count of the prompt's tokens.
+        prompt_tokens: How many tokens each prompt has.
         answer: Gets a request and where to hand events; says "Hello." unless told otherwise.
         embedded: Gets a request for vectors.
         loading: Called while a model is loaded.
@@ -69,6 +72,7 @@ class FakeBinding:
 
     loads: list[tuple[str, LoadOptions, Kind]] = field(default_factory=list)
     requests: list[Json] = field(default_factory=list)
+    prompt_tokens: int = 3
     answer: Callable[[Json, Take], None] = field(default=lambda request, take: say(take, "Hel", "lo."))
     embedded: Callable[[Json], Json] = field(default=lambda request: vectors([3.0, 4.0]))
     loading: Callable[[], None] = field(default=lambda: None)

@@ -126,8 +126,8 @@ def status(code: int, outcome: Outcome, note: str = "", **options: Any) -> Row:
     return Row("status", outcome, {"status": code, **options}, note=f"{code}{', ' if note else ''}{note}")
 
 
-def calls(fault: str, arguments: Mapping[str, Any], *, broken: bool = False) -> Row:
-    outcome = Outcome(partial="", calls=(("weather", arguments, broken),))
+def calls(fault: str, arguments: Mapping[str, Any], *, broken: bool = False, name: str = "weather") -> Row:
+    outcome = Outcome(partial="", calls=((name, arguments, broken),))
     call = {"function": {"name": "weather", "arguments": {"city": "Rome"}}}
     return Row(fault, outcome, reply=Reply(tool_calls=[call]))
 
@@ -185,6 +185,7 @@ ROWS = [
     Row("error_line", answers(3), times=2, stream=fails(ServerError, 1, "one")),
     Row("malformed_line", fails(MalformedResponseError, 1, "one")),
     Row("invalid_utf8", fails(MalformedResponseError, 1, "one")),
+    Row("half_character", answers(text=f"one\ufffd{TEXT[3:]}"), single=answers(text=f"\ufffd{TEXT}")),
     Row("huge_line", fails(MalformedResponseError, 1, "one"), settings=_LIMITED, note=_BODY_LIMITED),
     Row("lines_in_one_chunk", answers()),
     Row("byte_chunks", answers()),
@@ -198,9 +199,11 @@ ROWS = [
     # The status
     status(400, fails(BadRequestError)),
     status(401, fails(AuthenticationError)),
+    status(402, fails(QuotaExceededError)),
     status(403, fails(AuthenticationError)),
     status(404, fails(BadRequestError), "no such path", body="404 page not found"),
     status(404, fails(ModelNotFoundError), "no such model", message="model 'llama3.2' not found"),
+    status(404, fails(ModelNotFoundError), "as gateways say it", body='{"detail": "Model \'llama3.2\' was not found"}'),
     status(408, fails(ServerBusyError, 3)),
     status(413, fails(BadRequestError)),
     status(429, fails(ServerBusyError, 3)),
@@ -214,6 +217,7 @@ ROWS = [
     status(503, fails(ServerBusyError, 3)),
     replace(status(503, answers(3)), times=2),
     status(504, fails(ServerError, 3), "a proxy's page", html=True),
+    status(520, fails(ServerError, 3), "as those to 524 of Cloudflare", html=True),
     Row("redirect", fails(BadRequestError), {"location": "http://127.0.0.1:9/"}),
     # What the answer says
     Row("done_reason", answers(finish="length"), {"reason": "length"}),
@@ -224,6 +228,8 @@ ROWS = [
     calls("tool_arguments_object", {"city": "Rome"}),
     calls("tool_arguments_string", {"city": "Rome"}),
     calls("tool_arguments_broken", {}, broken=True),
+    calls("tool_arguments_empty", {}),
+    calls("tool_name_missing", {}, broken=True, name=""),
 ]
 
 
@@ -276,9 +282,13 @@ def _cells(row: Row) -> Iterator[str]:
 def _said(outcome: Outcome) -> str:
     attempts = f", {outcome.attempts[-1]} attempts" if len(outcome.attempts) == 1 and outcome.attempts[0] > 1 else ""
     if outcome.calls:
-        return "the call, its arguments marked as broken" if outcome.calls[0][2] else "the call"
+        name, _, broken = outcome.calls[0]
+        if not name:
+            return "the answer, the call beside it as text"
+        return "the call, its arguments marked as broken" if broken else "the call"
     if not outcome.error:
-        return f"the answer{f' ({outcome.finish})' if outcome.finish != 'stop' else ''}{attempts}"
+        changed = ", U+FFFD in the half's place" if "\ufffd" in str(outcome.partial) else ""
+        return f"the answer{changed}{f' ({outcome.finish})' if outcome.finish != 'stop' else ''}{attempts}"
     error = " or ".join(f"`{cls.__name__}`" for cls in outcome.error)
     deadline = f" when `{outcome.deadline}` passes" if outcome.deadline else ""
     carries = " with all the text" if outcome.partial == TEXT else " with what had come" if outcome.partial else ""

@@ -40,12 +40,13 @@ class Heard:
         assert response is not None
         self.finish = response.metadata.get("done_reason")
         self.calls = [(c.name, c.arguments, c.invalid_arguments is not None) for c in response.tool_calls]
+        self.calls += [("", {}, True) for _ in response.invalid_tool_calls]
         self.usage = response.usage
 
     def message(self, message: AIMessage) -> None:
         self.finish = message.response_metadata.get("done_reason")
         self.calls = [(c["name"], c["args"], False) for c in message.tool_calls]
-        self.calls += [(str(c["name"]), {}, True) for c in message.invalid_tool_calls]
+        self.calls += [(c["name"] or "", {}, True) for c in message.invalid_tool_calls]
         self.usage = message.usage_metadata
 
     def chat_response(self, response: ChatResponse | None) -> None:

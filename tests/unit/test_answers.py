@@ -352,7 +352,21 @@ def test_an_id_of_the_servers_is_kept_and_another_is_made() -> None:
         ("{}", {}, None),
         ('{"a": 1', {}, '{"a": 1'),
         ("[1]", {}, "[1]"),
-        ("null", {}, "null"),
+        ("null", {}, None),
+        (" null\n", {}, None),
+        ([], {}, None),
+        ("[]", {}, None),
+        ("[ ]", {}, None),
+        ("  ", {}, None),
+        ('""', {}, None),
+        ('"{\\"a\\": 1}"', {"a": 1}, None),
+        ('{"a": "x\ny"}', {"a": "x\ny"}, None),
+        ('{"a": 123456789012345678901234567890}', {"a": 123456789012345678901234567890}, None),
+        ('{"a": -9223372036854775809}', {"a": -9223372036854775809}, None),
+        ('{"a": "\\ud83d"}', {"a": "\ufffd"}, None),
+        ('{"a": NaN}', {}, '{"a": NaN}'),
+        ('{"a": [1e400]}', {}, '{"a": [1e400]}'),
+        (f'{{"a": {"1" * 5000}}}', {}, f'{{"a": {"1" * 5000}}}'),
         ('"text"', {}, '"text"'),
         ("a=1", {}, "a=1"),
         ([1, "ä"], {}, '[1, "ä"]'),
@@ -394,7 +408,8 @@ def test_nothing_of_other_arguments_is_lost(value: Any) -> None:
     arguments, invalid = read_arguments(value)
     if invalid is None:
         assert isinstance(arguments, dict)
-        assert value in (None, "") or arguments == (json.loads(value) if isinstance(value, str) else value)
+        read = json.loads(value) if isinstance(value, str) and value.strip() else value
+        assert arguments == read if isinstance(read, dict) else read in (None, "", []) or not read.strip()
     else:
         assert arguments == {}
         assert invalid == (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -405,30 +420,72 @@ def test_nothing_of_other_arguments_is_lost(value: Any) -> None:
     [
         5,
         "f",
-        {"function": {"name": "f"}},
         [{}],
         ["f"],
         [None],
+        [[]],
         [{"function": None}],
         [{"function": "f"}],
         [{"function": {}}],
         [{"function": {"name": ""}}],
-        [{"function": {"name": None}}],
-        [{"name": "f", "arguments": {}}],
+        [{"function": {"name": " "}}],
+        [{"function": {"name": None, "arguments": {"a": 1}}}],
+        *([{"function": {"name": name}}] for name in (5, {"a": 1}, ["f"], True)),
     ],
 )
-def test_a_tool_call_without_a_name_is_malformed(raw: Any) -> None:
-    with pytest.raises(MalformedResponseError, match="without a function's name"):
-        read_tool_calls(raw)
-    with pytest.raises(MalformedResponseError):
-        Answer("chat").chunk(chat(tool_calls=raw))
+def test_a_call_that_names_no_tool_is_kept_beside_the_answer(raw: Any) -> None:
+    # Once wrong: MalformedResponseError, and the text that came with it was lost
+    (entry,) = raw if isinstance(raw, list) else [raw]
+    lines = [chat("Let me see.", tool_calls=raw), chat("", done=True)]
+    chunks, whole = streamed("chat", *lines)
+    for response in (absorbed("chat", *lines), whole):
+        assert (response.content, response.tool_calls, response.finish_reason) == ("Let me see.", (), "stop")
+        (found,) = response.invalid_tool_calls
+        assert json.loads(found.text) == entry
+        assert found.id.startswith("call_")
+        assert response.message.invalid_tool_calls == (found,)
+    assert chunks[0].invalid_tool_calls == whole.invalid_tool_calls
+    assert chunks[1].invalid_tool_calls == ()
 
 
-@pytest.mark.parametrize("name", [5, {"a": 1}, ["f"], True])
-def test_a_name_is_text(name: Any) -> None:
-    # Once wrong: it is taken as it is; in a forced call a name that is an object then raises "unhashable type"
-    with pytest.raises(MalformedResponseError):
-        read_tool_calls([{"function": {"name": name}}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"function": {"name": "f", "arguments": {"a": 1}}},
+        [{"name": "f", "arguments": {"a": 1}}],
+        [{"function": None, "name": "f", "arguments": {"a": 1}}],
+        [{"function": {"name": "f", "parameters": {"a": 1}}}],
+        [{"function": {"name": "f", "arguments": {"a": 1}}, "id": None}],
+    ],
+)
+def test_a_call_in_another_form_is_understood(raw: Any) -> None:
+    (found,) = read_tool_calls(raw)
+    assert isinstance(found, ToolCall)
+    assert (found.name, found.arguments, found.error) == ("f", {"a": 1}, None)
+
+
+def test_what_is_no_call_takes_none_of_the_others_away() -> None:
+    raw = [call("f", {"a": 1}), None, call("g", "{"), call("", {"b": 2})]
+    response = absorbed("chat", chat("Hm.", tool_calls=raw), chat("", done=True))
+    assert [(c.name, c.arguments, c.error) for c in response.tool_calls] == [
+        ("f", {"a": 1}, None),
+        ("g", {}, "the arguments are not a JSON object"),
+    ]
+    assert [json.loads(c.text) for c in response.invalid_tool_calls] == [None, call("", {"b": 2})]
+    assert (response.content, response.finish_reason) == ("Hm.", "tool_calls")
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"), [("c", "c"), (7, "7"), (0, "0"), ("", None), (None, None), ({}, None), (True, None)]
+)
+def test_an_id_is_text_and_no_two_calls_have_the_same(sent: Any, read: str | None) -> None:
+    for lines in ([[call(id=sent), call(id=sent)]], [[call(id=sent)], [call(id=sent)]]):
+        made = [chat(tool_calls=calls) for calls in lines]
+        for response in (absorbed("chat", *made, chat("", done=True)), streamed("chat", *made, chat("", done=True))[1]):
+            first, second = (c.id for c in response.tool_calls)
+            assert first == read or (read is None and first.startswith("call_"))
+            assert second.startswith("call_")
+            assert first != second
 
 
 # Forced calls

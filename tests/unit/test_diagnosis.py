@@ -352,7 +352,7 @@ def test_what_an_exception_says_is_one_short_line() -> None:
 
 def test_the_remedy_for_a_missing_model_is_the_engines_own_in_this_process() -> None:
     body = b'{"error": "model \\"x\\" not found, try pulling it first"}'
-    error = error_for_status(404, {}, body, url="embedded://engine", model="x")
+    error = error_for_status(404, {}, body, url="embedded://", model="x")
     assert "`namel3ss-ollama models pull x --embedded`" in str(error)
     assert "`ollama pull x`" in str(error_for_status(404, {}, body, url="http://localhost:11434", model="x"))
 

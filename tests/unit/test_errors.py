@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from namel3ss_ollama import errors
-from namel3ss_ollama.errors import LLMError, LLMTimeoutError, OutputValidationError
+from namel3ss_ollama.errors import LLMConnectionError, LLMError, LLMTimeoutError, OutputValidationError
 from namel3ss_ollama.streamer import LineTooLongError
 from namel3ss_ollama.types import LLMResponse, Usage
 
@@ -30,6 +30,11 @@ def test_every_class_is_an_llm_error_with_the_same_beginning(cls: type[LLMError]
     assert (error.provider, error.status_code, error.original_error) == ("ollama", 500, cause)
     assert error.__cause__ is cause
     assert list(inspect.signature(cls).parameters)[:4] == ["message", "provider", "status_code", "original_error"]
+
+
+def test_those_of_connections_and_deadlines_are_pythons_too() -> None:
+    assert isinstance(LLMConnectionError("x"), ConnectionError)
+    assert isinstance(LLMTimeoutError("x"), TimeoutError)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -18,8 +18,22 @@ LATER = {
 
 def test_importing_the_core_imports_nothing_that_can_wait() -> None:
     # What was there before counts for nothing: packages may import themselves when Python starts, as coverage does.
-    code = "import sys; before = set(sys.modules); import namel3ss_ollama; print(*(set(sys.modules) - before))"
+    code = "import sys; before = set(sys.modules); import namel3ss_ollama.api; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert "namel3ss_ollama" in modules
     assert not modules & LATER.keys()
+
+
+def test_the_names_of_the_package_come_when_they_are_asked_for() -> None:
+    code = (
+        "import sys, namel3ss_ollama as n; assert 'namel3ss_ollama.api' not in sys.modules\n"
+        "assert not hasattr(n, '__path_of_nothing__') and 'namel3ss_ollama.api' not in sys.modules\n"
+        "from namel3ss_ollama import *; from namel3ss_ollama import api\n"
+        "assert set(api.__all__) <= globals().keys() and set(api.__all__) <= set(dir(n)) and n.__version__\n"
+        "assert all(getattr(n, name) is getattr(api, name) for name in api.__all__)\n"
+        "try: from namel3ss_ollama import nothing\n"
+        "except ImportError as error: print(error.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("namel3ss_ollama\n", "")

@@ -150,7 +150,7 @@ def test_no_messages_at_all_are_refused(messages: Any) -> None:
         ("hi", TypeError, "expected a Message or a dict, not str"),
         (None, TypeError, "not NoneType"),
         ({"role": "user", "contents": "x"}, TypeError, "'contents'; did you mean 'content'"),
-        ({"role": "robot", "content": "x"}, ValueError, "role 'robot' is unknown; use one of system, user"),
+        ({"role": "User", "content": "x"}, ValueError, "role 'User' is unknown; use one of system, user"),
         ({"content": "x"}, ValueError, "role None is unknown"),
         ({"role": "user", "content": 5}, TypeError, "content must be text or a list of parts, not int"),
         ({"role": "user", "content": [{"type": "text"}]}, TypeError, "a part of the type 'text' needs"),
@@ -165,7 +165,6 @@ def test_no_messages_at_all_are_refused(messages: Any) -> None:
         ({"role": "assistant", "tool_calls": ["f"]}, ValueError, "a tool call needs"),
         ({"role": "assistant", "tool_calls": [{}]}, ValueError, "a tool call needs"),
         ({"role": "assistant", "tool_calls": [{"function": "f"}]}, ValueError, "a tool call needs"),
-        ({"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}, ValueError, "a tool call needs"),
         ({"role": "assistant", "tool_calls": [{"function": {"name": 5}}]}, ValueError, "a tool call needs"),
         ({"role": "assistant", "tool_calls": {"function": {}}}, ValueError, "a tool call needs"),
     ],
@@ -218,6 +217,17 @@ def test_one_picture_of_the_other_forms_is_no_list_either(images: Any) -> None:
     # Once wrong: only bytes, str and Image are told apart from a list ("'PosixPath' object is not iterable")
     with pytest.raises(TypeError, match="expected a list of pictures"):
         encode_images(images)
+
+
+def test_parts_of_another_models_answer_are_read_or_left_out() -> None:
+    parts: list[Any] = [
+        {"type": "text", "text": "I may not."},
+        {"type": "refusal", "refusal": "Ask something else."},
+        {"type": "audio", "audio": {"id": "1"}},
+    ]
+    assert encode_messages([{"role": "assistant", "content": parts}]) == [
+        {"role": "assistant", "content": "I may not.\nAsk something else."}
+    ]
 
 
 def test_content_parts_become_text_and_images() -> None:

@@ -83,20 +83,28 @@ def test_waits_grow_with_the_attempts(policy: RetryPolicy, attempt: int, chance:
 @pytest.mark.parametrize(
     ("attempt", "retry_after", "chance", "wait"),
     [
-        (1, None, 1.0, 0.5),
-        (2, None, 1.0, 1.0),
-        (3, None, 1.0, 2.0),
+        (1, None, 1.0, 1.5),
+        (2, None, 1.0, 3.0),
+        (3, None, 1.0, 6.0),
         (6, None, 1.0, 10.0),
         (10**9, None, 1.0, 10.0),
-        (3, None, 0.25, 0.5),
-        (3, None, 0.0, 0.0),
+        (3, None, 0.25, 3.75),
+        (3, None, 0.0, 3.0),
         (1, 7.0, 1.0, 7.0),
-        (1, 0.1, 1.0, 0.5),
+        (1, 0.1, 1.0, 1.5),
         (1, 30.0, 0.0, 30.0),
     ],
 )
 def test_the_waits_of_the_default_policy(attempt: int, retry_after: float | None, chance: float, wait: float) -> None:
     assert backoff(RetryPolicy(), attempt, retry_after, chance) == wait
+
+
+@given(chances, chances)
+def test_the_waits_of_the_default_policy_outlast_a_restart(first: float, second: float) -> None:
+    # Once wrong: they could be nothing at all, and a server that restarts in a second was an error.
+    waits = [backoff(RetryPolicy(), attempt, None, chance) for attempt, chance in ((1, first), (2, second))]
+    assert 2.25 <= sum(waits) <= 4.5
+    assert RetryPolicy().attempts == len(waits) + 1
 
 
 # RetryBudget
@@ -237,11 +245,11 @@ def test_waits_are_random_so_that_clients_do_not_come_back_together(
     monkeypatch.setattr(module.random, "random", lambda: next(chances))
     attempts = Attempts(BUSY, BUSY)
     virtual(Retrier(RetryPolicy(wait_initial=1)).run(attempts))
-    assert attempts.waits == [0.5, 0.5]
+    assert attempts.waits == [0.75, 1.25]
 
 
 @pytest.mark.parametrize(
-    ("retry_after", "waits"), [(20.0, [20]), (60.0, [60]), (0.0, [0.5]), (60.1, None), (1e9, None)]
+    ("retry_after", "waits"), [(20.0, [20]), (60.0, [60]), (0.0, [1.5]), (60.1, None), (1e9, None)]
 )
 def test_retry_after_is_waited_for_or_the_failure_is_told_at_once(
     virtual: Virtual, retry_after: float, waits: list[float] | None
@@ -326,7 +334,7 @@ def test_who_listens_hears_of_each_retry_before_its_wait(virtual: Virtual) -> No
         heard.append((error.message, wait, len(attempts.times)))
 
     virtual(Retrier(RetryPolicy()).run(attempts, on_retry=on_retry))
-    assert heard == [("one", 0.5, 1), ("two", 1.0, 2)]
+    assert heard == [("one", 1.5, 1), ("two", 3.0, 2)]
 
 
 def test_the_last_failure_is_no_retry(virtual: Virtual) -> None:
@@ -348,7 +356,7 @@ def test_waits_go_through_the_sleep_that_was_handed_in(virtual: Virtual) -> None
 
     attempts = Attempts(BUSY, BUSY)
     virtual(Retrier(RetryPolicy()).run(attempts, sleep=sleep))
-    assert slept == [0.5, 1.0]
+    assert slept == [1.5, 3.0]
     assert attempts.waits == [0, 0]
 
 
@@ -377,7 +385,7 @@ def test_instant_retries_wait_for_nothing_and_count_the_same(virtual: Virtual) -
     assert heard == [0, 0]
     attempts = Attempts(*errors)
     virtual(Retrier(RetryPolicy()).run(attempts))
-    assert attempts.waits == [0.5, 30]
+    assert attempts.waits == [1.5, 30]
 
 
 def test_instant_retries_end_with_an_exception_too(virtual: Virtual) -> None:
@@ -385,7 +393,7 @@ def test_instant_retries_end_with_an_exception_too(virtual: Virtual) -> None:
         raise ZeroDivisionError
     attempts = Attempts(BUSY)
     virtual(Retrier(RetryPolicy()).run(attempts))
-    assert attempts.waits == [0.5]
+    assert attempts.waits == [1.5]
 
 
 # The decision as a whole: whatever the failures, the policy holds.
@@ -448,7 +456,7 @@ def test_pause_waits_as_run_does(virtual: Virtual) -> None:
             seen.append((again, round(loop.time() - began, 6)))
         return seen
 
-    assert virtual(scenario()) == [(True, 0.5), (True, 1), (True, 9), (False, 0)]
+    assert virtual(scenario()) == [(True, 1.5), (True, 3), (True, 9), (False, 0)]
 
 
 def test_pause_gives_up_where_run_does(virtual: Virtual) -> None:

@@ -19,17 +19,18 @@ from namel3ss_ollama.settings import (
     check_positive,
     check_think,
     merge_options,
+    read_keep_alive,
     reject_unknown,
 )
 
 NAN, INF = math.nan, math.inf
-STREAM_TIMES = ["stream_timeout", "chunk_timeout", "first_chunk_timeout", "connect_timeout"]
+STREAM_TIMES = ["stream_timeout", "chunk_timeout", "first_chunk_timeout", "connect_timeout", "tool_call_timeout"]
 RETRY_TIMES = ["wait_initial", "wait_max", "retry_after_max"]
 
 
 def test_the_defaults() -> None:
-    assert StreamConfig() == StreamConfig(None, 60.0, 300.0, 10.0, None, 16 * 1024 * 1024)
-    assert RetryPolicy() == RetryPolicy(3, 0.5, 10.0, 60.0, None, 0.2, 10)
+    assert StreamConfig() == StreamConfig(None, 60.0, 300.0, 10.0, None, 16 * 1024 * 1024, 600.0)
+    assert RetryPolicy() == RetryPolicy(3, 1.5, 10.0, 60.0, None, 0.2, 20)
     assert RetryPolicy.off() == RetryPolicy(attempts=1)
 
 
@@ -370,3 +371,30 @@ def test_a_known_think_passes(value: Any) -> None:
 def test_an_unknown_think_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^think: expected True, False or one of low, medium, high"):
         check_think(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("-1", -1), ("3600", 3600), ("0", 0), ("+5", 5), ("1.5", 1.5), (" 300 ", 300), ("5m", "5m"), ("1h30m", "1h30m"),
+        ("-1s", "-1s"), ("1.5h", "1.5h"), ("100ms", "100ms"), (" 5m ", "5m"), (-1, -1), (0, 0), (2.5, 2.5),
+    ],
+)  # fmt: skip
+def test_keep_alive_is_a_duration_or_seconds(given: Any, sent: object) -> None:
+    # Once wrong: "-1" and "3600", as environment variables have them, came back as "missing unit in duration"
+    assert read_keep_alive(given) == sent
+    assert type(read_keep_alive(given)) is type(sent)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "abc", "5 minutes", "5m!", "m", "1d", "True", "nan", "inf", "- 1", "1.2.3", NAN, -INF]
+)
+def test_a_keep_alive_that_no_server_reads_is_named(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"^keep_alive: "):
+        read_keep_alive(given)
+
+
+@pytest.mark.parametrize("given", [True, False, [], {}, b"5m"])
+def test_a_keep_alive_of_another_type_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"^keep_alive: expected '5m' or seconds"):
+        read_keep_alive(given)

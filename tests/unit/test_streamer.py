@@ -170,6 +170,7 @@ def test_json_that_is_no_object_is_malformed(line: bytes, kind: str) -> None:
         ("connect", "the host is up"),
         ("first_chunk_timeout", "call preload"),
         ("chunk_timeout", "raise chunk_timeout"),
+        ("tool_call_timeout", "raise tool_call_timeout"),
         ("stream_timeout", "raise stream_timeout"),
         ("timeout", "raise timeout"),
     ],
@@ -260,6 +261,31 @@ def test_a_blocked_event_loop_is_not_a_stalled_server(virtual: Virtual) -> None:
         assert await fails_after(watch, 50) == ("chunk_timeout", 5, 5)
 
     virtual(scenario())
+
+
+@pytest.mark.parametrize(
+    ("limit", "first", "after_first", "further", "after_further"),
+    [
+        (600, "tool_call_timeout", 600, "tool_call_timeout", 600),
+        (100, "first_chunk_timeout", 300, "tool_call_timeout", 100),
+        (5, "first_chunk_timeout", 300, "chunk_timeout", 60),
+        (None, "timeout", 1000, "timeout", 1000),
+    ],
+)
+def test_with_tools_silence_is_a_stall_later(
+    virtual: Virtual, limit: float | None, first: str, after_first: float, further: str, after_further: float
+) -> None:
+    # Once wrong: a model that wrote a long call in silence was taken for stalled after chunk_timeout
+    config = StreamConfig(chunk_timeout=60.0, first_chunk_timeout=300.0, tool_call_timeout=limit)
+
+    async def scenario(*, begun: bool) -> tuple[str, float, float]:
+        watch = Watch(config, timeout=1000, tools=True)
+        if begun:
+            watch.progress()
+        return await fails_after(watch, 10_000)
+
+    assert virtual(scenario(begun=False)) == (first, after_first, after_first)
+    assert virtual(scenario(begun=True)) == (further, after_further, after_further)
 
 
 def test_after_the_first_chunk_chunk_timeout_counts(virtual: Virtual) -> None:

@@ -120,14 +120,14 @@ def test_an_absent_counter_counts_as_zero(final: dict[str, int], usage: tuple[in
     assert (found["prompt_tokens"], found["completion_tokens"], found["total_tokens"]) == usage
 
 
-@pytest.mark.parametrize("role", ["User", "", "function", None, [], 5])
+@pytest.mark.parametrize("role", ["User", " user", "", " ", None, [], 5])
 def test_an_unknown_role_is_refused(role: object) -> None:
     with pytest.raises(ValueError, match=r"^role: .* unknown; use one of system, user, assistant, tool"):
         Message(role)
 
 
-@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
-def test_known_roles_pass(role: str) -> None:
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "control", "context", "users"])
+def test_known_roles_pass_and_those_that_a_template_may_know(role: str) -> None:
     assert Message(role).content == ""
 
 

@@ -15,6 +15,7 @@ from namel3ss_ollama.testing import Gate, OllamaServer
 ASK = [{"role": "user", "content": "count"}]
 TEXT = "one two three four"
 STREAM_TIMEOUT = 0.2
+TOOL = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 
 Make = Callable[..., OllamaProvider]
 
@@ -93,6 +94,22 @@ async def test_an_embedding_does_not_wait_for_what_cannot_fit(waiting_makes: Mak
             await provider.embed("a", model="all-minilm", timeout=2.0)
         assert time.monotonic() - began < 1.0
         assert len(ollama_server.requests) == 1
+
+
+@pytest.mark.parametrize("use", ["achat", "stream"])
+async def test_only_a_request_with_tools_may_be_silent_for_longer(
+    make: Make, ollama_server: OllamaServer, use: str
+) -> None:
+    gate = Gate()
+    ollama_server.reply(TEXT, gate=gate)
+    silence = StreamConfig(first_chunk_timeout=0.05, chunk_timeout=0.05, tool_call_timeout=60)
+    provider = make(retry=RetryPolicy.off(), stream_config=silence)
+    task = asyncio.ensure_future(uses(provider, tools=[TOOL])[use]())
+    await ollama_server.wait_for_async(lambda s: gate.waiting == 1)
+    with pytest.raises(LLMTimeoutError, match="first_chunk_timeout"):
+        await uses(provider)[use]()  # while the one with tools goes on waiting
+    gate.open()
+    await task
 
 
 @pytest.mark.parametrize("use", USES)

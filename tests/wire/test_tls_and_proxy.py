@@ -18,6 +18,7 @@ import pytest
 import trustme
 
 from namel3ss_ollama import AuthenticationError, LLMConnectionError, LLMError, OllamaProvider, RetryPolicy
+from namel3ss_ollama.testing import OllamaServer
 
 ANSWER = b'{"version":"1.2.3"}'
 Handler = Callable[[str, dict[str, str]], bytes]
@@ -71,6 +72,44 @@ async def test_tls_is_verified_and_can_be_told_whom_to_trust(transport: str, tmp
         for verify in (trusting, False):
             async with OllamaProvider("m", url, transport=transport, verify=verify) as provider:
                 assert await provider.version() == "1.2.3"
+
+
+async def test_tls_where_there_is_none_says_what_to_write(transport: str) -> None:
+    with OllamaServer() as server:
+        url = server.url.replace("http://", "https://")
+        async with OllamaProvider("m", url, transport=transport) as provider:
+            with pytest.raises(LLMConnectionError, match="use http:// instead of https://") as caught:
+                await provider.version()
+    assert "Is Ollama running" not in str(caught.value)
+    assert not caught.value.temporary
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",  # Go's servers
+        b"<html><h1>The plain HTTP request was sent to HTTPS port</h1></html>",
+    ],
+    ids=["text", "page"],
+)
+async def test_plain_http_where_there_is_tls_says_what_to_write(transport: str, body: bytes) -> None:
+    async with (
+        serving(lambda *_: ok(body, "400 Bad Request")) as port,
+        OllamaProvider("m", f"http://127.0.0.1:{port}", transport=transport) as provider,
+    ):
+        with pytest.raises(LLMError, match="use https:// instead of http://"):
+            await provider.version()
+
+
+async def test_a_certificate_that_is_not_trusted_says_what_to_set(transport: str) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    async with (
+        serving(lambda *_: ok(), tls) as port,
+        OllamaProvider("m", f"https://127.0.0.1:{port}", transport=transport) as provider,
+    ):
+        with pytest.raises(LLMConnectionError, match="SSL_CERT_FILE"):
+            await provider.version()
 
 
 async def test_a_proxy_is_used(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +198,88 @@ async def test_a_proxy_gets_its_login_with_a_tunnel(transport: str) -> None:
     assert seen == [("CONNECT ollama.test:443 HTTP/1.1", "Basic dXNlcjp3b3Jk")]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("source", ["proxy", "HTTP_PROXY"])
+async def test_a_proxy_that_is_not_there_is_named(
+    scheme: str, source: str, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once wrong: "cannot connect to http://ollama.test. Is Ollama running?"
+    address = "http://user:pass%40word@127.0.0.1:9"
+    settings: dict[str, Any] = {"proxy": address}
+    if source == "HTTP_PROXY":
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(f"{scheme}_proxy", address)
+        settings = {}
+    async with OllamaProvider(
+        "m", f"{scheme}://ollama.test", transport=transport, retry=RetryPolicy.off(), **settings
+    ) as provider:
+        with pytest.raises(
+            LLMConnectionError, match=r"^cannot connect to the proxy http://127\.0\.0\.1:9 on"
+        ) as caught:
+            await provider.version()
+    advice = "check `proxy`" if source == "proxy" else "NO_PROXY"
+    assert advice in str(caught.value)
+    assert "ollama serve" not in str(caught.value)
+    assert "word" not in str(caught.value) + repr(caught.value.original_error)
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "502 Bad Gateway", "503 Service Unavailable"])
+async def test_an_error_page_may_be_the_proxys(status: str, transport: str) -> None:
+    async with serving(lambda *_: ok(b"<html>no</html>", status)) as port:
+        settings: Any = {"transport": transport, "proxy": f"http://user:word@127.0.0.1:{port}"}
+        async with OllamaProvider("m", "http://ollama.test", retry=RetryPolicy.off(), **settings) as provider:
+            with pytest.raises(LLMError, match=rf"through the proxy http://127\.0\.0\.1:{port}, which may be at fault"):
+                await provider.version()
+
+
+async def test_an_error_of_ollamas_is_not_blamed_on_the_proxy(transport: str) -> None:
+    async with serving(lambda *_: ok(b'{"error":"no"}', "500 Internal Server Error")) as port:
+        settings: Any = {"transport": transport, "proxy": f"http://127.0.0.1:{port}"}
+        async with OllamaProvider("m", "http://ollama.test", retry=RetryPolicy.off(), **settings) as provider:
+            with pytest.raises(LLMError) as caught:
+                await provider.version()
+    assert "proxy" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "temporary"),
+    [
+        ("403 Forbidden", LLMConnectionError, False),
+        ("407 Proxy Authentication Required", AuthenticationError, False),
+        ("502 Bad Gateway", LLMConnectionError, True),
+    ],
+)
+async def test_a_proxy_that_makes_no_tunnel_is_named(
+    status: str, kind: type[LLMError], temporary: bool, transport: str
+) -> None:
+    async with serving(lambda *_: ok(b"", status)) as port:
+        settings: Any = {"transport": transport, "proxy": f"http://user:word@127.0.0.1:{port}"}
+        async with OllamaProvider("m", "https://ollama.test", retry=RetryPolicy.off(), **settings) as provider:
+            with pytest.raises(kind, match=rf"the proxy http://127\.0\.0\.1:{port} .*{status[:3]}") as caught:
+                await provider.version()
+    assert caught.value.temporary is temporary
+
+
+async def test_this_machine_is_reached_past_the_environments_proxy(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    async with serving(lambda *_: ok()) as port:
+        for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+            async with OllamaProvider("m", f"http://{host}:{port}", transport=transport) as provider:
+                assert await provider.version() == "1.2.3"
+
+
+async def test_a_proxy_that_is_given_is_used_for_this_machine_too(transport: str) -> None:
+    async with serving(lambda *_: ok()) as port:
+        settings: Any = {"transport": transport, "proxy": f"http://127.0.0.1:{port}"}
+        async with OllamaProvider("m", "http://127.0.0.1:9", **settings) as provider:
+            assert await provider.version() == "1.2.3"
+
+
 async def test_no_tls_context_is_built_for_plain_http(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would load every certificate of the machine: tens of milliseconds for nothing."""
 
@@ -225,7 +346,7 @@ def test_a_socks_proxy_goes_over_plain_httpx(source: str, monkeypatch: pytest.Mo
     made: list[dict[str, Any]] = []
     monkeypatch.setattr("namel3ss_ollama.transport._HttpxClient", lambda **options: made.append(options))
     http.make_client("http://ollama.test")
-    assert [options["proxy"] for options in made] == [proxy if source == "argument" else None]
+    assert [options["proxy"] for options in made] == [proxy]
 
 
 async def test_a_socks_proxy_that_is_not_for_this_address_is_none_of_its_business(

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 import sys
-import textwrap
 
 import pytest
+from programs import run
 
-from namel3ss_ollama.testing import Gate, OllamaServer
-
-TEXT = "one two three four five six"
-PREFIX = f"""
-import asyncio, gc, os, sys, threading
-from namel3ss_ollama import *
-p = OllamaProvider("llama3.2", transport=sys.argv[1], max_concurrent=4)
-ask = [{{"role": "user", "content": "count"}}]
-stall = [{{"role": "user", "content": "count [stall]"}}]
-text = {TEXT!r}
-"""
-# "Executing ... took ... seconds" is what asyncio's debug mode says on a slow machine.
-SLOW = re.compile(r"^Executing <.*took \d+\.\d+ seconds\n", re.MULTILINE)
-
-
-def run(server: OllamaServer, transport: str, code: str) -> None:
-    """Run code in development mode; it must end with code 0, and write nothing to standard error."""
-    server.reply(TEXT, tokens_per_second=500)
-    server.fault("stall_mid_stream", contains="[stall]", at_token=2)
-    server.reply("", path="/api/pull", lines=[{"status": "pulling manifest"}], gates={1: Gate()})
-    script = PREFIX + textwrap.dedent(code)
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", script, transport]
-    environment = {**os.environ, "OLLAMA_BASE_URL": server.url}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert (done.returncode, SLOW.sub("", done.stderr)) == (0, "")
-
+from namel3ss_ollama.testing import OllamaServer
 
 USES = {
     "two event loops, one after the other": """
@@ -279,7 +252,7 @@ OVER_HTTPX = {
     ("use", "transport"), [(use, "aiohttp") for use in USES] + [(use, "httpx") for use in USES if use in OVER_HTTPX]
 )
 def test_use(use: str, transport: str, ollama_server: OllamaServer) -> None:
-    run(ollama_server, transport, USES[use])
+    run(ollama_server, USES[use], transport)
     ollama_server.wait_for(lambda s: s.open_connections == 0)
 
 
@@ -309,4 +282,4 @@ ENDS = [
 )
 def test_the_interpreter_ends_quietly(code: str, transport: str, ollama_server: OllamaServer) -> None:
     """With connections and streams open: no hang, no warning, no destroyed task."""
-    run(ollama_server, transport, code)
+    run(ollama_server, code, transport)

@@ -7,20 +7,27 @@ that would is put into a JSON string, which no reader takes for arguments, and t
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from pydantic_core import from_json, to_json
 
-from namel3ss_ollama import ToolCall
+from namel3ss_ollama import InvalidToolCall, ToolCall
 
-__all__ = ["ERROR", "json_arguments", "original_arguments", "sealed_arguments"]
+__all__ = ["BrokenCall", "broken_text", "json_arguments", "original_arguments", "sealed_arguments"]
 
-ERROR = "the arguments are not a JSON object"
+BrokenCall: TypeAlias = ToolCall | InvalidToolCall
+"""A call that may not be possible to make."""
 
 
-def json_arguments(call: ToolCall) -> str:
+def broken_text(call: BrokenCall) -> str | None:
+    """What was not understood of a call; None where all was."""
+    return call.invalid_arguments if isinstance(call, ToolCall) else call.text
+
+
+def json_arguments(arguments: Mapping[str, Any]) -> str:
     """The arguments of a valid call as JSON."""
-    return to_json(call.arguments).decode()
+    return to_json(arguments).decode()
 
 
 def sealed_arguments(text: str) -> str:

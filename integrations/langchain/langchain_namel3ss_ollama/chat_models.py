@@ -26,6 +26,7 @@ from langchain_namel3ss_ollama._version import __version__
 from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
+from langchain_namel3ss_ollama.listeners import wants_tokens
 from langchain_namel3ss_ollama.messages import to_core_messages
 from langchain_namel3ss_ollama.pictures import Loader, aload_pictures, load_pictures
 from langchain_namel3ss_ollama.profile import estimated_tokens, profile_of
@@ -36,6 +37,7 @@ from langchain_namel3ss_ollama.settings import (
     normalised,
     reject_unknown,
 )
+from langchain_namel3ss_ollama.stand_ins import WantedCalls, in_graph
 from langchain_namel3ss_ollama.structured import (
     format_of,
     is_pydantic_class,
@@ -44,7 +46,7 @@ from langchain_namel3ss_ollama.structured import (
     tool_parser,
 )
 from langchain_namel3ss_ollama.tool_choice import core_tool_choice
-from namel3ss_ollama import LLMError, Message, OllamaProvider, fetch_image, run_sync
+from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, fetch_image, run_sync
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -54,8 +56,10 @@ __all__ = ["ChatOllama"]
 
 _OF_A_CALL = OPTION_FIELDS | CALL_FIELDS | {
     "model", "model_name", "max_tokens", "options", "format", "response_format", "reasoning", "think", "logprobs",
-    "top_logprobs", "tools", "tool_choice", "strict", "stream",
+    "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "strict", "stream",
 }  # fmt: skip
+_TRACED = "ls_structured_output_format"
+"""What LangChain takes out of the keywords of a call for its tracers."""
 _FORMAT_AND_TOOLS = (
     "format (or response_format) and tools are both given: the grammar of the format leaves the model no way to call a "
     "tool; use a tool for the format too (ToolStrategy in agents, method='function_calling'), or a tool_choice"
@@ -68,7 +72,13 @@ class _Call(NamedTuple):
     provider: OllamaProvider
     model: str
     reasoning: bool
+    stand_ins: bool
+    most_calls: int | None
     settings: dict[str, Any]
+
+    def wanted(self) -> WantedCalls:
+        """Which calls of tools are passed on, for one answer."""
+        return WantedCalls(stand_ins=self.stand_ins, most=self.most_calls)
 
 
 class ChatOllama(OllamaSettings, BaseChatModel):
@@ -105,7 +115,8 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     """How many alternatives each token comes with; switches `logprobs` on."""
 
     streaming: bool = False
-    """Whether `invoke` streams inside, so that callbacks see tokens. An explicit False switches streaming off."""
+    """Whether `invoke` always streams inside. By default it does where a callback has an `on_llm_new_token` of its own;
+    an explicit False switches streaming off."""
 
     allow_image_urls: bool = False
     """Whether pictures that are given as http or https addresses are fetched. Otherwise an address is an error: whoever
@@ -180,6 +191,18 @@ class ChatOllama(OllamaSettings, BaseChatModel):
 
     # Calls
 
+    def _should_stream(
+        self,
+        *,
+        async_api: bool,
+        run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> bool:
+        """Whether an answer is streamed inside `invoke`; LangChain's own rule knows only its own listeners."""
+        if super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs):
+            return True
+        return wants_tokens(run_manager) and not self._streaming_disabled(**kwargs)
+
     def _request(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Call:
         """What LangChain hands to a method, as the core takes it.
 
@@ -209,7 +232,10 @@ class ChatOllama(OllamaSettings, BaseChatModel):
                 form = None  # that of the constructor gives way to the call that is forced
         if form is not None:
             settings["format"] = form
-        return _Call(self._provider_for(sync=True), model, thinks is not False, settings)
+        # A forced call answers a program's question; nobody would ask the model again.
+        stand_ins = "tools" in settings and "tool_choice" not in settings and in_graph()
+        most_calls = _most_calls(given.get("parallel_tool_calls"))
+        return _Call(self._provider_for(sync=True), model, thinks is not False, stand_ins, most_calls, settings)
 
     def _form(self, given: Mapping[str, Any]) -> Any:
         form = given.get("format")
@@ -248,8 +274,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             response = call.provider.chat(self._messages(messages), **call.settings)
         except LLMError as error:
             raise translated(error) from error
-        v1 = self.output_version == "v1"
-        return ChatResult(generations=[generation_of(response, v1=v1, reasoning=call.reasoning)])
+        return self._result(response, call)
 
     async def _agenerate(
         self,
@@ -263,13 +288,26 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             response = await call.provider.achat(await self._amessages(messages), **call.settings)
         except LLMError as error:
             raise translated(error) from error
+        return self._result(response, call)
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        try:
+            return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
         except asyncio.CancelledError as error:
             # LangChain reports every failure but this one, and the run would stay open in its tracers.
             if run_manager is not None:
                 await run_manager.on_llm_error(error, response=LLMResult(generations=[[]]))
             raise
+
+    def _result(self, response: LLMResponse, call: _Call) -> ChatResult:
         v1 = self.output_version == "v1"
-        return ChatResult(generations=[generation_of(response, v1=v1, reasoning=call.reasoning)])
+        return ChatResult(generations=[generation_of(response, v1=v1, reasoning=call.reasoning, calls=call.wanted())])
 
     # Streams. LangChain calls the callbacks for what these yield; they must not.
 
@@ -281,7 +319,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning)
+        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, calls=call.wanted())
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -300,7 +338,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning)
+        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, calls=call.wanted())
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:
@@ -322,7 +360,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> Iterator[MessagesData]:
         """The protocol events of an answer, without a message object a token."""
         call = self._request(stop, kwargs)
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning)
+        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, calls=call.wanted())
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -341,7 +379,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> AsyncIterator[MessagesData]:
         """As `_stream_chat_model_events`."""
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning)
+        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, calls=call.wanted())
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:
@@ -361,6 +399,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         *,
         tool_choice: dict[str, Any] | str | bool | None = None,
         strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """The model with tools that it may call.
@@ -370,11 +409,20 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             tool_choice: Which must be called: None or "auto" (the model decides), "none", "any", "required" or True
                 (some tool), a tool's name, or OpenAI's or Anthropic's dict of one. A grammar holds the model to it.
             strict: Passed to `convert_to_openai_tool`.
-            **kwargs: Bound too.
+            parallel_tool_calls: False for at most one call an answer: of several that the model makes the first is
+                kept. A server cannot be asked for that.
+            **kwargs: Settings of a call, bound too.
 
         Raises:
-            ValueError: `tool_choice` names no tool.
+            ValueError: `tool_choice` names no tool, or a tool is one that another provider runs on its side.
+            TypeError: A keyword is none that a call takes (the message names the nearest).
         """
+        reject_unknown(kwargs, _OF_A_CALL | {_TRACED}, f"{type(self).__name__}.bind_tools")
+        if parallel_tool_calls is not None:
+            _most_calls(parallel_tool_calls)  # a wrong one is an error here, not at the first call
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        for tool in tools:
+            _refuse_foreign(tool)
         definitions = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice is not None:
             core_tool_choice(tool_choice, definitions)  # a wrong one is an error here, not at the first call
@@ -476,6 +524,21 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """An estimate, by LangChain's `count_tokens_approximately`, of messages and tools."""
         return count_tokens_approximately(messages, tools=list(tools) if tools is not None else None)
+
+
+def _most_calls(parallel: object) -> int | None:
+    """How many calls of tools an answer may have, by `parallel_tool_calls`."""
+    if parallel is not None and not isinstance(parallel, bool):
+        raise TypeError(f"parallel_tool_calls: expected True or False, not {parallel!r}")
+    return 1 if parallel is False else None
+
+
+def _refuse_foreign(tool: Any) -> None:
+    """Refuse a tool that another provider runs, which LangChain would make a function without parameters of."""
+    if isinstance(tool, Mapping) and not {"function", "parameters", "input_schema", "properties"} & tool.keys():
+        kind = tool.get("type", "function")
+        if kind not in {"function", "object", "custom"}:
+            raise ValueError(f"tools: {kind!r:.40} is a tool that another provider runs; Ollama takes functions")
 
 
 def _is_definition(tool: Any) -> bool:

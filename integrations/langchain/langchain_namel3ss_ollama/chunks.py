@@ -13,6 +13,7 @@ Where things go on the wire of LangChain:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,7 +22,8 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
-from langchain_namel3ss_ollama.arguments import ERROR, json_arguments, sealed_arguments
+from langchain_namel3ss_ollama.arguments import BrokenCall, broken_text, json_arguments, sealed_arguments
+from langchain_namel3ss_ollama.stand_ins import WantedCalls
 from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
 
 __all__ = ["ChunkMaker", "ended_by_limit", "generation_of", "metadata_of", "usage_of"]
@@ -64,13 +66,15 @@ class ChunkMaker:
     Args:
         v1: Whether content is a list of blocks (`output_version="v1"`).
         reasoning: Whether the model's reasoning is passed on.
+        calls: Which calls of tools are passed on; all by default.
     """
 
-    __slots__ = ("_block", "_calls", "_index", "_reasoning", "_v1", "finished")
+    __slots__ = ("_block", "_calls", "_index", "_reasoning", "_v1", "_wanted", "finished")
 
-    def __init__(self, *, v1: bool, reasoning: bool) -> None:
+    def __init__(self, *, v1: bool, reasoning: bool, calls: WantedCalls | None = None) -> None:
         self._v1 = v1
         self._reasoning = reasoning
+        self._wanted = calls or WantedCalls()
         self._calls = 0
         self._block = ""
         self._index = -1
@@ -78,18 +82,20 @@ class ChunkMaker:
 
     def chunk(self, chunk: StreamChunk) -> ChatGenerationChunk | None:
         """LangChain's chunk; None where there is nothing to pass on."""
-        if chunk.response is None and not chunk.thinking and not chunk.tool_calls and chunk.logprobs is None:
-            if not chunk.content:
-                return None
-            if not self._v1:
-                return _text_chunk(chunk.content)
+        if (
+            chunk.response is None
+            and not (chunk.thinking or chunk.tool_calls or chunk.invalid_tool_calls or (self._v1 and chunk.content))
+            and chunk.logprobs is None
+        ):
+            return _text_chunk(chunk.content) if chunk.content else None
         thinking = chunk.thinking if self._reasoning else ""
+        calls = self._wanted.of(chunk)
         if chunk.response is not None:
-            return self._last(chunk.content, thinking, chunk.tool_calls, chunk.response, chunk.logprobs)
-        if not (chunk.content or thinking or chunk.tool_calls or chunk.logprobs):
+            return self._last(chunk.content, thinking, calls, chunk.response, chunk.logprobs)
+        if not (chunk.content or thinking or calls or chunk.logprobs):
             return None
         info = {"logprobs": chunk.logprobs} if chunk.logprobs is not None else None
-        message = self._message(chunk.content, thinking, chunk.tool_calls)
+        message = self._message(chunk.content, thinking, calls)
         return ChatGenerationChunk(message=message, generation_info=info)
 
     def cut(self, response: LLMResponse, model: str) -> ChatGenerationChunk:
@@ -100,7 +106,7 @@ class ChunkMaker:
         self,
         content: str,
         thinking: str,
-        calls: tuple[ToolCall, ...],
+        calls: Sequence[BrokenCall],
         response: LLMResponse,
         logprobs: list[dict[str, Any]] | None,
         model: str = "",
@@ -115,7 +121,7 @@ class ChunkMaker:
         self,
         content: str,
         thinking: str,
-        calls: tuple[ToolCall, ...],
+        calls: Sequence[BrokenCall],
         *,
         last: bool = False,
         usage: UsageMetadata | None = None,
@@ -135,16 +141,19 @@ class ChunkMaker:
             made["additional_kwargs"] = {"reasoning_content": thinking}
         return AIMessageChunk(content=content, tool_call_chunks=[self._call(call) for call in calls], **made)
 
-    def _call(self, call: ToolCall, index: int | None = None) -> ToolCallChunk:
+    def _call(self, call: BrokenCall, index: int | None = None) -> ToolCallChunk:
         if index is None:
             index = _FIRST_CALL_INDEX + self._calls
             self._calls += 1
-        broken = call.invalid_arguments
-        arguments = json_arguments(call) if broken is None else sealed_arguments(broken)
-        return tool_call_chunk(name=call.name, args=arguments, id=call.id, index=index)
+        if isinstance(call, ToolCall) and call.invalid_arguments is None:
+            return tool_call_chunk(name=call.name, args=json_arguments(call.arguments), id=call.id, index=index)
+        broken = _invalid(call)
+        return tool_call_chunk(
+            name=broken["name"], args=sealed_arguments(broken["args"] or ""), id=call.id, index=index
+        )
 
     def _blocks(
-        self, content: str, thinking: str, calls: tuple[ToolCall, ...]
+        self, content: str, thinking: str, calls: Sequence[BrokenCall]
     ) -> tuple[list[dict[str, Any]], list[ToolCallChunk]]:
         """The blocks of a chunk, numbered: text that goes on has the number of the text before it."""
         blocks: list[dict[str, Any]] = []
@@ -157,7 +166,7 @@ class ChunkMaker:
             self._block = ""  # no two calls are one block
             chunk = self._call(call, self._numbered("call"))
             chunks.append(chunk)
-            if call.invalid_arguments is None:
+            if broken_text(call) is None:
                 blocks.append(cast("dict[str, Any]", {**chunk}))
             else:
                 blocks.append({**_invalid(call), "index": chunk["index"]})
@@ -175,51 +184,57 @@ def ended_by_limit(partial: LLMResponse) -> LLMResponse:
     return replace(partial, metadata={**partial.metadata, "done_reason": "max_chunks"})
 
 
-def generation_of(response: LLMResponse, *, v1: bool, reasoning: bool) -> ChatGeneration:
+def generation_of(
+    response: LLMResponse, *, v1: bool, reasoning: bool, calls: WantedCalls | None = None
+) -> ChatGeneration:
     """A whole answer.
 
     Args:
         response: The core's.
         v1: As for `ChunkMaker`.
         reasoning: As for `ChunkMaker`.
+        calls: As for `ChunkMaker`.
     """
+    found = (calls or WantedCalls()).of(response)
     thinking = response.thinking if reasoning else ""
     made: dict[str, Any] = {}
     content: Any = response.content
     if v1:
-        content = _finished_blocks(response, thinking)
+        content = _finished_blocks(response, thinking, found)
         made["response_metadata"] = {"output_version": "v1"}
     elif thinking:
         made["additional_kwargs"] = {"reasoning_content": thinking}
-    if response.tool_calls:
-        calls = response.tool_calls
+    if found:
         made["tool_calls"] = [
-            tool_call(name=c.name, args=dict(c.arguments), id=c.id) for c in calls if c.invalid_arguments is None
+            tool_call(name=c.name, args=dict(c.arguments), id=c.id)
+            for c in found
+            if isinstance(c, ToolCall) and c.error is None
         ]
-        made["invalid_tool_calls"] = [_invalid(c) for c in calls if c.invalid_arguments is not None]
+        made["invalid_tool_calls"] = [_invalid(c) for c in found if c.error is not None]
     message = AIMessage(content=content, usage_metadata=usage_of(response), **made)
     return ChatGeneration(message=message, generation_info=metadata_of(response))
 
 
-def _finished_blocks(response: LLMResponse, thinking: str) -> list[dict[str, Any]]:
+def _finished_blocks(response: LLMResponse, thinking: str, calls: Sequence[BrokenCall]) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if thinking:
         blocks.append({"type": "reasoning", "reasoning": thinking})
     if response.content:
         blocks.append({"type": "text", "text": response.content})
-    blocks.extend(finished_call(call) for call in response.tool_calls)
+    blocks.extend(finished_call(call) for call in calls)
     return blocks
 
 
-def finished_call(call: ToolCall) -> dict[str, Any]:
+def finished_call(call: BrokenCall) -> dict[str, Any]:
     """The block of a call, or of one that came broken."""
-    if call.invalid_arguments is not None:
-        return cast("dict[str, Any]", _invalid(call))
-    return {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}
+    if isinstance(call, ToolCall) and call.error is None:
+        return {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}
+    return cast("dict[str, Any]", _invalid(call))
 
 
-def _invalid(call: ToolCall) -> InvalidToolCall:
-    return invalid_tool_call(name=call.name, args=call.invalid_arguments, id=call.id, error=ERROR)
+def _invalid(call: BrokenCall) -> InvalidToolCall:
+    name = call.name if isinstance(call, ToolCall) else None
+    return invalid_tool_call(name=name, args=broken_text(call), id=call.id, error=call.error)
 
 
 def usage_of(response: LLMResponse) -> UsageMetadata | None:

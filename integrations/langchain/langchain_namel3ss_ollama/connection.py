@@ -7,7 +7,8 @@ what has no such setting is an error that names the way to have it, never ignore
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
 if TYPE_CHECKING:
     from langchain_namel3ss_ollama.settings import OllamaSettings
 
-__all__ = ["check_sharing", "connect", "split_userinfo"]
+__all__ = ["check_sharing", "connect", "key_in_environment", "split_userinfo"]
 
 _PASSED_ON = ("verify", "cert", "proxy", "trust_env")
 _OF_A_PROVIDER = ("max_retries", "retry", "headers", "userinfo", "client_kwargs", "sync_client_kwargs",
@@ -32,6 +33,11 @@ def split_userinfo(url: str) -> tuple[str, str | None]:
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")
     return (f"{scheme}{separator}{host}{slash}{path}", userinfo) if at else (url, None)
+
+
+def key_in_environment() -> str | None:
+    """The key that OLLAMA_API_KEY holds, if any."""
+    return os.environ.get("OLLAMA_API_KEY", "").strip() or None
 
 
 def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
@@ -62,7 +68,7 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
         TypeError, ValueError: A value is wrong, or `client_kwargs` has what cannot be had this way.
     """
     given = {**(settings.client_kwargs or {}), **(extra or {})}
-    headers = {**(given.pop("headers", None) or {}), **(settings.headers or {})}
+    headers = {**_headers(given.pop("headers", None)), **(settings.headers or {})}
     if (auth := given.pop("auth", None)) is not None:
         headers.setdefault("authorization", _basic(auth))
     config = settings.stream_config
@@ -78,8 +84,12 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
     retry = settings.retry
     if settings.max_retries is not None:
         retry = replace(retry or RetryPolicy(), attempts=settings.max_retries + 1)
-    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
-    made: dict[str, Any] = {"on_truncation": settings.on_truncation} if settings.on_truncation is not None else {}
+    key = settings.api_key  # a text where it was set after the constructor
+    key = key.get_secret_value() if isinstance(key, SecretStr) else key
+    if key == key_in_environment():
+        key = None  # the core reads it there, and a password in the environment's address before it
+    policy = settings.policy_of_provider()
+    made: dict[str, Any] = {"on_truncation": policy} if policy is not None else {}
     return OllamaProvider(
         settings.model,
         _with_userinfo(settings.base_url, settings.userinfo),
@@ -101,6 +111,23 @@ def _with_userinfo(url: str | None, userinfo: SecretStr | None) -> str | None:
     return f"{scheme}{separator}{userinfo.get_secret_value()}@{rest}"
 
 
+def _headers(given: Any) -> dict[str, str]:
+    """Headers as httpx takes them: a mapping or pairs, of texts or bytes. Several of one name are one, with commas.
+
+    Raises:
+        TypeError: They are neither.
+    """
+    pairs = given.items() if isinstance(given, Mapping) else given or ()
+    if not isinstance(pairs, Iterable) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise TypeError("client_kwargs: 'headers' must be a mapping or a list of (name, value)")
+    headers: dict[str, Any] = {}
+    for pair in pairs:
+        name, value = (part.decode("latin-1") if isinstance(part, bytes) else part for part in pair)
+        known = next((known for known in headers if known.lower() == str(name).lower()), None)
+        headers[known or name] = value if known is None else f"{headers[known]}, {value}"
+    return headers
+
+
 def _basic(auth: Any) -> str:
     if not (isinstance(auth, (tuple, list)) and len(auth) == 2 and all(isinstance(part, str) for part in auth)):
         raise ValueError("client_kwargs: 'auth' must be (user, password)")
@@ -113,4 +140,10 @@ def _with_timeout(config: StreamConfig, timeout: Any) -> StreamConfig:
     read = getattr(timeout, "read", timeout)
     if isinstance(timeout, (tuple, list)):
         connect_timeout, read = timeout[0], timeout[1]
-    return replace(config, connect_timeout=connect_timeout, first_chunk_timeout=read, chunk_timeout=read)
+    return replace(
+        config,
+        connect_timeout=connect_timeout,
+        first_chunk_timeout=read,
+        chunk_timeout=read,
+        tool_call_timeout=read,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.embeddings import Embeddings
 from pydantic import Field
@@ -30,7 +30,11 @@ class OllamaEmbeddings(OllamaSettings, Embeddings):
     """How long the vectors shall be, for models that can choose."""
 
     truncate: bool | None = None
-    """Whether a text that is too long is cut (the server's default) or refused."""
+    """Sent as it is: True has the server cut texts that are too long, without a word; False makes them an error."""
+
+    on_truncation: Literal["warn", "error", "ignore", "split"] | None = None
+    """What becomes of a text that does not fit the context window. "warn" (the default): its beginning is embedded and
+    a warning is logged; "error"; "ignore"; "split": it is embedded in pieces, and its vector is their mean."""
 
     batch_size: int = Field(default=64, ge=1)
     """How many texts go into one request; requests run at once as `max_concurrent` lets them."""
@@ -41,11 +45,16 @@ class OllamaEmbeddings(OllamaSettings, Embeddings):
     document_instruction: str = ""
     """Put before each document."""
 
+    def policy_of_provider(self) -> str | None:
+        """None: each call says what it does about truncation."""
+        return None
+
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """The vectors of texts, in their order; no request for no texts.
 
         Raises:
-            LLMError: The server failed; of a class that is one of LangChain's `ModelError` too.
+            LLMError: The server failed; of a class that is one of LangChain's `ModelError` too. `index` says on which
+                text, where it is one text's fault.
         """
         return run_sync(self._embed([self.document_instruction + text for text in texts], sync=True))
 
@@ -74,6 +83,7 @@ class OllamaEmbeddings(OllamaSettings, Embeddings):
                 texts,
                 model=self.model,
                 truncate=self.truncate,
+                on_truncation=self.on_truncation,
                 dimensions=self.dimensions,
                 batch_size=self.batch_size,
                 options={**options, **extra} or None,

@@ -92,12 +92,16 @@ class OllamaQueueFullError(QueueFullError, langchain.ModelRateLimitError):
     """Too many calls wait on this side already (`max_queue`, `queue_timeout`)."""
 
 
-class OllamaConnectionError(LLMConnectionError, langchain.ModelConnectionError):
-    """No connection to the server."""
+class OllamaConnectionError(LLMConnectionError, langchain.ModelConnectionError, ConnectionError):
+    """No connection to the server; a `ConnectionError`, as langchain-ollama raises one."""
 
 
-class OllamaTimeoutError(LLMTimeoutError, langchain.ModelTimeoutError):
-    """A deadline passed."""
+class OllamaTimeoutError(LLMTimeoutError, langchain.ModelTimeoutError, ConnectionError):
+    """A deadline passed.
+
+    A `TimeoutError`, and a `ConnectionError` too: LangGraph's `RetryPolicy` tries again what is one, and no other
+    `OSError`.
+    """
 
 
 class OllamaStreamInterruptedError(StreamInterruptedError, langchain.ModelConnectionError):

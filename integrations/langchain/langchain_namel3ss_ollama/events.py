@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_namel3ss_ollama.arguments import json_arguments
+from langchain_namel3ss_ollama.arguments import BrokenCall, broken_text, json_arguments
 from langchain_namel3ss_ollama.chunks import PROVIDER, ended_by_limit, finished_call, metadata_of, usage_of
+from langchain_namel3ss_ollama.stand_ins import WantedCalls
 from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ class EventMaker:
         message_id: The id that the message gets.
         model: The model that was asked.
         reasoning: Whether the model's reasoning is passed on.
+        calls: As for `ChunkMaker`.
     """
 
-    def __init__(self, message_id: str, model: str, *, reasoning: bool) -> None:
+    def __init__(self, message_id: str, model: str, *, reasoning: bool, calls: WantedCalls | None = None) -> None:
+        self._wanted = calls or WantedCalls()
         self._id = message_id
         self._model = model
         self._reasoning = reasoning
@@ -50,8 +53,9 @@ class EventMaker:
             yield from self._piece("reasoning", chunk.thinking)
         if chunk.content:
             yield from self._piece("text", chunk.content)
-        for call in chunk.tool_calls:
-            yield from self._call(call)
+        if chunk.tool_calls or chunk.invalid_tool_calls:
+            for call in self._wanted.of(chunk):
+                yield from self._call(call)
         if chunk.logprobs:
             self._logprobs.extend(chunk.logprobs)
         if chunk.response is not None:
@@ -88,11 +92,12 @@ class EventMaker:
         delta = {"type": f"{kind}-delta", kind: text}
         yield cast("MessagesData", {"event": "content-block-delta", "index": self._index, "delta": delta})
 
-    def _call(self, call: ToolCall) -> Iterator[MessagesData]:
+    def _call(self, call: BrokenCall) -> Iterator[MessagesData]:
         yield from self._close()
-        broken = call.invalid_arguments
-        arguments = json_arguments(call) if broken is None else broken
-        chunk = {"type": "tool_call_chunk", "id": call.id, "name": call.name, "args": "", "index": self._index + 1}
+        valid = isinstance(call, ToolCall) and call.error is None
+        arguments = json_arguments(call.arguments) if isinstance(call, ToolCall) and valid else broken_text(call)
+        name = call.name if isinstance(call, ToolCall) else None
+        chunk = {"type": "tool_call_chunk", "id": call.id, "name": name, "args": "", "index": self._index + 1}
         yield self._begin(chunk)
         delta = {"type": "tool-call-delta", "args": arguments}
         yield cast("MessagesData", {"event": "content-block-delta", "index": self._index, "delta": delta})

@@ -6,22 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from langchain_core.callbacks import (
-    AsyncCallbackHandler,
-    AsyncCallbackManagerForLLMRun,
-    BaseCallbackHandler,
-    CallbackManagerForLLMRun,
-)
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
-from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from pydantic import model_validator
 from typing_extensions import Self
 
 from langchain_namel3ss_ollama._version import __version__
 from langchain_namel3ss_ollama.chunks import PROVIDER, ended_by_limit, metadata_of
 from langchain_namel3ss_ollama.errors import translated
+from langchain_namel3ss_ollama.listeners import wants_tokens
 from langchain_namel3ss_ollama.profile import estimated_tokens
 from langchain_namel3ss_ollama.settings import (
     CALL_FIELDS,
@@ -38,8 +33,6 @@ _GENERATE = ("system", "template", "context", "raw", "images", "suffix", "logpro
 _OF_A_CALL = OPTION_FIELDS | CALL_FIELDS | set(_GENERATE) | {
     "model", "model_name", "max_tokens", "options", "format", "reasoning", "think", "stream",
 }  # fmt: skip
-_SILENT = {cls.on_llm_new_token for cls in (BaseCallbackHandler, AsyncCallbackHandler, BaseTracer, AsyncBaseTracer)}
-"""What a handler that does not care for tokens has as its method."""
 
 
 class OllamaLLM(OllamaSettings, BaseLLM):
@@ -127,7 +120,7 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        if _wants_tokens(run_manager):
+        if wants_tokens(run_manager):
             # The run manager is that of the first prompt, so the callbacks are for its tokens alone.
             first = _whole(list(self._stream(prompts[0], stop, run_manager, **kwargs)))
             prompts = prompts[1:]
@@ -146,7 +139,7 @@ class OllamaLLM(OllamaSettings, BaseLLM):
     ) -> LLMResult:
         thinks, settings = self._request(stop, kwargs)
         provider = self._provider_for(sync=False)
-        if not _wants_tokens(run_manager):
+        if not wants_tokens(run_manager):
             return LLMResult(generations=await self._answers(provider, prompts, thinks, settings))
 
         async def first() -> list[list[Generation]]:
@@ -260,9 +253,3 @@ def _whole(chunks: list[GenerationChunk]) -> list[list[Generation]]:
     for chunk in chunks[1:]:
         whole = whole + chunk
     return [[Generation(text=whole.text, generation_info=whole.generation_info)]]
-
-
-def _wants_tokens(run_manager: Any) -> bool:
-    """Whether somebody listens for tokens: a handler that has a method for them other than LangChain's empty one."""
-    handlers = run_manager.handlers if run_manager is not None else ()
-    return any(getattr(type(handler), "on_llm_new_token", None) not in _SILENT for handler in handlers)

@@ -8,14 +8,24 @@ that a wrong one is an error there and not at the first call.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    TypeAdapter,
+    model_validator,
+)
 from typing_extensions import Self
 
-from langchain_namel3ss_ollama.connection import check_sharing, connect, split_userinfo
+from langchain_namel3ss_ollama.connection import check_sharing, connect, key_in_environment, split_userinfo
 from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig, run_sync
 
 __all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reject_unknown"]
@@ -25,23 +35,32 @@ CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_c
 """Settings that are not runtime options, and that a call of any kind may override under the same name."""
 
 
+def _secret(value: SecretStr | str | None) -> SecretStr | None:
+    return SecretStr(value) if isinstance(value, str) else value
+
+
 class OllamaSettings(BaseModel):
     """The fields that the three classes share."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True)
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
 
-    model: str
+    model: str = ""
     """The model's name, such as "llama3.2"; may be left out where `provider` is given."""
 
     base_url: str | None = None
-    """Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. A `user:password@` in
-    it is taken out and kept in `userinfo`."""
+    """Where the server is; None or "" for OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. A
+    `user:password@` in it is taken out and kept in `userinfo`."""
 
     userinfo: SecretStr | None = Field(default=None, exclude=True, repr=False)
     """The `user:password` for a server that wants one, as it stood in `base_url`."""
 
-    api_key: SecretStr | None = Field(default=None, repr=False)
-    """Sent as a bearer token; else OLLAMA_API_KEY."""
+    api_key: Annotated[SecretStr | str | None, AfterValidator(_secret)] = Field(default=None, repr=False)
+    """Sent as a bearer token; else OLLAMA_API_KEY. A text becomes a `SecretStr`."""
 
     headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """More headers for every request."""
@@ -95,31 +114,98 @@ class OllamaSettings(BaseModel):
     """The most tokens of an answer; `max_tokens` is another name for it."""
 
     temperature: float | None = None
+    """How freely tokens are drawn: 0 takes the likeliest, higher values even the chances out."""
+
     top_k: int | None = None
+    """Draw from so many of the likeliest tokens."""
+
     top_p: float | None = None
+    """Draw from the likeliest tokens that together have this probability, from 0 to 1."""
+
     min_p: float | None = None
+    """Leave out tokens whose probability is below this share of the likeliest one's, from 0 to 1."""
+
     typical_p: float | None = None
+    """Prefer tokens that are as surprising as is typical of the text, up to this probability in all; 1 switches it
+    off."""
+
     tfs_z: float | None = None
+    """Tail-free sampling: below 1 it cuts off unlikely tokens. Newer servers take no notice."""
+
     repeat_last_n: int | None = None
+    """How many tokens back a repetition counts as one; 0 for none, -1 for all of the context window."""
+
     repeat_penalty: float | None = None
+    """How much a repeated token is held against the model; 1 for not at all."""
+
     presence_penalty: float | None = None
+    """What is taken off a token that has occurred, however often."""
+
     frequency_penalty: float | None = None
+    """What is taken off a token for each time that it has occurred."""
+
     penalize_newline: bool | None = None
+    """Whether line ends count as repetitions too. Newer servers take no notice."""
+
     mirostat: int | None = None
+    """Sampling that steers towards a level of surprise: 0 for off, 1 or 2 for its versions."""
+
     mirostat_eta: float | None = None
+    """How fast Mirostat corrects itself."""
+
     mirostat_tau: float | None = None
+    """The level of surprise that Mirostat steers towards; lower is more focused."""
+
     seed: int | None = None
+    """Makes answers repeatable: the same seed and request, the same answer."""
+
     num_keep: int | None = None
+    """How many tokens at the start of the prompt stay when the context window overflows."""
+
     num_ctx: int | None = None
+    """The context window in tokens: prompt and answer together. Another value reloads the model."""
+
     num_batch: int | None = None
+    """How many tokens of the prompt are computed at once."""
+
     num_gpu: int | None = None
+    """How many layers run on the GPU; -1 lets the server decide."""
+
     main_gpu: int | None = None
+    """The number of the GPU that holds what is not spread over several."""
+
     num_thread: int | None = None
+    """How many threads compute on the CPU; 0 lets the server decide."""
+
     numa: bool | None = None
+    """Whether memory is placed for machines of several NUMA nodes."""
+
     low_vram: bool | None = None
+    """Whether to spare the GPU's memory. Newer servers take no notice."""
+
     use_mmap: bool | None = None
+    """Whether the model's file is mapped into memory rather than read."""
+
     use_mlock: bool | None = None
+    """Whether the model is kept from being swapped out."""
+
     vocab_only: bool | None = None
+    """Whether only the vocabulary is loaded, without the weights."""
+
+    if TYPE_CHECKING:  # other names of fields, which the constructor takes
+        max_tokens: int | None = None
+        """Another name of `num_predict`."""
+
+        model_name: str | None = None
+        """Another name of `model`."""
+
+    else:  # and which can be read and set; no properties, since a subclass may have fields of these names
+
+        def __getattr__(self, name):
+            return getattr(self, ALIASES[name]) if name in ALIASES else super().__getattr__(name)
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name if name in type(self).model_fields else ALIASES.get(name, name), value)
 
     # The provider made from the fields, with the values it was made from: a changed field makes a new one.
     _own: tuple[Any, OllamaProvider] | None = PrivateAttr(default=None)
@@ -130,8 +216,13 @@ class OllamaSettings(BaseModel):
     def _read_settings(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        reject_unknown(values, cls.model_fields.keys() | ALIASES.keys(), cls.__name__)
-        values = _with_aliases(values)
+        names = _names_in_constructor(cls)
+        aliases = {alias: name for alias, name in ALIASES.items() if alias not in names}
+        if cls.model_config.get("extra") != "allow":
+            reject_unknown(values, names.keys() | aliases.keys(), cls.__name__)
+        named = {names.get(name) or name: value for name, value in values.items()}
+        values = _with_aliases(named, aliases)
+        _reject_flags(cls, values)
         provider = values.get("provider")
         if isinstance(provider, OllamaProvider):
             check_sharing(provider, values)
@@ -139,18 +230,19 @@ class OllamaSettings(BaseModel):
                 values["model"] = provider.model
             values["base_url"], values["api_key"] = provider.base_url, None
             return values
-        if values.get("base_url") is None:
-            values["base_url"] = os.environ.get("OLLAMA_BASE_URL") or os.environ.get("OLLAMA_HOST") or None
-        if isinstance(values["base_url"], str):
-            values["base_url"], userinfo = split_userinfo(values["base_url"])
+        if isinstance(url := values.get("base_url"), str):
+            url, userinfo = split_userinfo(url)
+            values["base_url"] = url.strip() or None  # then the core reads the environment
             if userinfo is not None:
                 values["userinfo"] = userinfo
         if values.get("api_key") is None and values.get("userinfo") is None:
-            values["api_key"] = os.environ.get("OLLAMA_API_KEY", "").strip() or None
+            values["api_key"] = key_in_environment()
         return values
 
     @model_validator(mode="after")
     def _check_settings(self) -> Self:
+        if not self.model:
+            raise ValueError("model: is needed, unless a provider is given")
         self._provider_for(sync=True)
         provider = self._provider_for(sync=False)
         # The core checks what it is made with; this one is made for that alone.
@@ -165,10 +257,13 @@ class OllamaSettings(BaseModel):
         checked: dict[str, Any] = self._runtime_options()
         if self.options is not None:
             checked["options"] = _with_aliases(self.options)
-        for name in ("keep_alive", "on_truncation", "timeout"):
-            if (value := getattr(self, name)) is not None:
-                checked[name] = value
+        values = {"keep_alive": self.keep_alive, "on_truncation": self.policy_of_provider(), "timeout": self.timeout}
+        checked.update({name: value for name, value in values.items() if value is not None})
         return checked
+
+    def policy_of_provider(self) -> str | None:
+        """What a provider of this object's own does about truncation; None for the default."""
+        return self.on_truncation
 
     def _provider_for(self, *, sync: bool) -> OllamaProvider:
         """The provider of synchronous or of asynchronous calls: mostly the same one."""
@@ -295,9 +390,38 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
     return _with_aliases({name: value for name, value in given.items() if value is not None})
 
 
-def _with_aliases(given: Mapping[str, Any]) -> dict[str, Any]:
+def _names_in_constructor(cls: type[BaseModel]) -> dict[str, str]:
+    """The names under which a class takes its fields, each with the field; a subclass of a user's may have aliases."""
+    fields = cls.model_fields
+    names = dict(zip(fields, fields, strict=True))
+    for name, field in fields.items():
+        if field.alias is None and field.validation_alias is None:
+            continue
+        for alias in (field.alias, field.validation_alias):
+            for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
+                if isinstance(choice, AliasPath):
+                    names[str(choice.path[0])] = str(choice.path[0])  # pydantic finds the field within
+                elif choice is not None:
+                    names.setdefault(choice, name)
+    return names
+
+
+def _reject_flags(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Refuse True and False where a number belongs: pydantic would make 1 and 0 of them.
+
+    Raises:
+        TypeError: Names the field.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) and name in cls.model_fields:
+            taken = get_args(cls.model_fields[name].annotation)
+            if bool not in taken and (int in taken or float in taken):
+                raise TypeError(f"{name}: expected a number, not {value!r}")
+
+
+def _with_aliases(given: Mapping[str, Any], aliases: Mapping[str, str] = ALIASES) -> dict[str, Any]:
     values = dict(given)
-    for alias, name in ALIASES.items():
+    for alias, name in aliases.items():
         if alias in values:
             value = values.pop(alias)
             if value is not None:
@@ -309,7 +433,10 @@ def _with_aliases(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _copied(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """A copy, so that a change within the dict is noticed."""
-    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in (given or {}).items()}
+    return {
+        name: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, list) else value
+        for name, value in (given or {}).items()
+    }
 
 
 def _one_layer(keywords: dict[str, Any], options: Any) -> dict[str, Any]:

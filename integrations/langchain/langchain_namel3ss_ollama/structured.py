@@ -24,6 +24,8 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 from typing_extensions import is_typeddict
 
+from namel3ss_ollama import json_in
+
 __all__ = ["format_of", "is_pydantic_class", "json_parser", "response_format", "tool_parser"]
 
 
@@ -79,12 +81,16 @@ class _Whole:
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
         """As the parser does; never None for a whole answer."""
+        result = [self._cleaned(result[0])]
         if not partial:
             self._check(result[0])
         value = super().parse_result(result, partial=partial)  # type: ignore[misc] # a mixin: a parser comes next
         if value is None and not partial:
             raise OutputParserException(f"the answer holds no object{_reason(result[0])}", llm_output=result[0].text)
         return value
+
+    def _cleaned(self, generation: Generation) -> Generation:
+        return generation
 
     def _check(self, generation: Generation) -> None:
         pass
@@ -125,10 +131,18 @@ def _reason(generation: Generation) -> str:
     info = generation.message.response_metadata if isinstance(generation, ChatGeneration) else {}
     if info.get("done_reason") == "length":
         return "; it was cut by the token limit: raise max_tokens"
+    thought = isinstance(generation, ChatGeneration) and generation.message.additional_kwargs.get("reasoning_content")
+    if thought and not generation.text:
+        return "; the model wrote nothing but its reasoning: pass reasoning=False, or ask again"
     return f"; the model ended it with {info['done_reason']!r}" if info.get("done_reason") else ""
 
 
 class _WholeJson(_Whole):
+    def _cleaned(self, generation: Generation) -> Generation:
+        """Without reasoning that the model wrote into its text."""
+        found = json_in(generation.text)
+        return generation if found == generation.text else generation.model_copy(update={"text": found})
+
     def _check(self, generation: Generation) -> None:
         """Refuse JSON that was cut: LangChain's parser would close its brackets."""
         text = generation.text.strip()

@@ -2,8 +2,8 @@
 
 from importlib.metadata import version
 
-from llama_index.embeddings.namel3ss_ollama.base import BadInputError, OllamaEmbedding
+from llama_index.embeddings.namel3ss_ollama.base import BadInputError, OllamaEmbedding, TooLongInputError
 
-__all__ = ["BadInputError", "OllamaEmbedding", "__version__"]
+__all__ = ["BadInputError", "OllamaEmbedding", "TooLongInputError", "__version__"]
 
 __version__ = version("llama-index-llms-namel3ss-ollama")

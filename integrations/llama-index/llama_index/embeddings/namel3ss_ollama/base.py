@@ -1,15 +1,14 @@
 """`OllamaEmbedding`: embeddings for LlamaIndex on the namel3ss-ollama core.
 
 LlamaIndex cuts texts into batches of `embed_batch_size` and hands over all of them at once; how many are sent at a
-time is the provider's `max_concurrent`. A batch is cut further where its texts are long. When the server refuses a
-batch, it is halved until the text that it refuses is found, since one bad text among a thousand is worth knowing.
+time is the provider's `max_concurrent`. A batch is cut further where its texts are long. The core finds the text that a
+server refuses; here its error becomes one that holds the text.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
@@ -20,15 +19,18 @@ from llama_index.llms.namel3ss_ollama.connection import (
     MAX_CONCURRENT,
     connect,
     deadlines,
-    one_layer,
+    in_words_of,
     pickled,
-    reject_unknown,
+    refuse_hooks,
     unpickle,
 )
+from llama_index.llms.namel3ss_ollama.keywords import EMBED_FIELDS, one_layer, reject_unknown, split, take_options
 from namel3ss_ollama import (
     BadRequestError,
+    ContextWindowExceededError,
     EmbedResponse,
     LLMError,
+    LLMTimeoutError,
     MalformedResponseError,
     OllamaProvider,
     RetryPolicy,
@@ -37,9 +39,15 @@ from namel3ss_ollama import (
     run_sync,
 )
 
-__all__ = ["BadInputError", "OllamaEmbedding"]
+__all__ = ["BadInputError", "OllamaEmbedding", "TooLongInputError"]
 
 _TRANSPORT = ("verify", "cert", "proxy", "trust_env")
+_REFUSALS = (BadRequestError, ContextWindowExceededError, ServerError)
+"""What may be one text's fault."""
+_NAMES = {"batch_size": "embed_batch_size", "batch_chars": "max_batch_chars"}
+"""Names in the core's errors that are others here."""
+_HOOKS = {"_async_client": "pass provider=", "_client": "pass provider="}
+"""What llama-index-embeddings-ollama calls and subclasses may override; nothing here would call it."""
 
 
 class BadInputError(BadRequestError):
@@ -51,7 +59,10 @@ class BadInputError(BadRequestError):
     """
 
     text: str = ""
-    index: int = 0
+
+
+class TooLongInputError(BadInputError, ContextWindowExceededError):
+    """A text of a batch does not fit the context window, and is not to be cut."""
 
 
 class OllamaEmbedding(BaseEmbedding):
@@ -63,15 +74,20 @@ class OllamaEmbedding(BaseEmbedding):
         model_name: The model's name; that of `provider` by default.
         base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434.
         embed_batch_size: How many texts go into one request, up to 2048.
-        ollama_additional_kwargs: Runtime options (`num_ctx`, ...).
+        ollama_additional_kwargs: Runtime options (`num_ctx`, ...). Request fields among them (`truncate`, `dimensions`,
+            `keep_alive`) go where they belong.
         query_instruction: Put before each query, with a blank between.
         text_instruction: Put before each text, with a blank between.
         callback_manager: LlamaIndex's.
-        client_kwargs: `headers`, `timeout`, `verify`, `cert`, `proxy` and `trust_env`, as of an HTTP client; for
-            compatibility.
+        client_kwargs: `headers`, `timeout` (seconds or an `httpx.Timeout`), `verify`, `cert`, `proxy` and `trust_env`,
+            as of an HTTP client; for compatibility.
         keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
         dimensions: How long the vectors shall be, for models that can choose.
-        truncate: Whether a text that is too long is cut (the server's default) or refused.
+        truncate: Sent as it is: True has the server cut texts that are too long, without a word; False makes them an
+            error. By default `on_truncation` decides.
+        on_truncation: What becomes of a text that does not fit the context window: "warn" (its beginning is embedded, a
+            warning is logged), "error", "ignore", or "split" (it is embedded in pieces, and its vector is their mean).
+            By default as the provider says: "warn".
         max_batch_chars: How many characters go into one request; a longer text goes alone.
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
@@ -80,7 +96,8 @@ class OllamaEmbedding(BaseEmbedding):
         request_timeout: How long the server may say nothing, in seconds; short for a `stream_config`.
         stream_config: Deadlines of each request.
         provider: An `OllamaProvider` to use, with its address, limits and retries.
-        **kwargs: The fields of LlamaIndex's embeddings: `num_workers`, `embeddings_cache`, `rate_limiter`.
+        **kwargs: The fields of LlamaIndex's embeddings: `num_workers`, `embeddings_cache`, `rate_limiter`; and runtime
+            options (`num_ctx`, ...), which are checked and kept in `ollama_additional_kwargs`.
 
     Raises:
         TypeError: A keyword is unknown.
@@ -104,6 +121,9 @@ class OllamaEmbedding(BaseEmbedding):
     keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
     dimensions: int | None = Field(default=None, description="How long the vectors shall be.", gt=0)
     truncate: bool | None = Field(default=None, description="Whether a text that is too long is cut or refused.")
+    on_truncation: Literal["warn", "error", "ignore", "split"] | None = Field(
+        default=None, description="What becomes of a text that does not fit the context window."
+    )
     max_batch_chars: int = Field(default=200_000, description="How many characters go into one request.", gt=0)
     headers: dict[str, str] | None = Field(
         default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
@@ -122,7 +142,15 @@ class OllamaEmbedding(BaseEmbedding):
     )
 
     _provider: OllamaProvider = PrivateAttr()
+    _refusal: str | None = PrivateAttr(default=None)
+    """Why nothing can be sent; out of a pickle that could not hold the provider."""
     _lengths: dict[tuple[str, int | None], int] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse hooks that nothing calls."""
+        super().__pydantic_init_subclass__(**kwargs)
+        refuse_hooks(cls, _HOOKS)
 
     def __init__(
         self,
@@ -138,6 +166,7 @@ class OllamaEmbedding(BaseEmbedding):
         *,
         dimensions: int | None = None,
         truncate: bool | None = None,
+        on_truncation: Literal["warn", "error", "ignore", "split"] | None = None,
         max_batch_chars: int = 200_000,
         headers: dict[str, str] | None = None,
         api_key: str | None = None,
@@ -148,6 +177,8 @@ class OllamaEmbedding(BaseEmbedding):
         provider: OllamaProvider | None = None,
         **kwargs: Any,
     ) -> None:
+        options = {**take_options(kwargs, type(self).model_fields), **(ollama_additional_kwargs or {})}
+        split(options, EMBED_FIELDS, "ollama_additional_kwargs")
         hint = "runtime options go into ollama_additional_kwargs={...}, what else a provider takes into provider=..."
         reject_unknown(kwargs, type(self).model_fields, type(self).__name__, hint)
         if model_name is None and provider is not None:
@@ -156,7 +187,7 @@ class OllamaEmbedding(BaseEmbedding):
             "model_name": model_name,
             "base_url": base_url,
             "embed_batch_size": embed_batch_size,
-            "ollama_additional_kwargs": ollama_additional_kwargs or {},
+            "ollama_additional_kwargs": options,
             "query_instruction": query_instruction,
             "text_instruction": text_instruction,
             "callback_manager": callback_manager or CallbackManager([]),
@@ -164,6 +195,7 @@ class OllamaEmbedding(BaseEmbedding):
             "keep_alive": keep_alive,
             "dimensions": dimensions,
             "truncate": truncate,
+            "on_truncation": on_truncation,
             "max_batch_chars": max_batch_chars,
             "headers": headers,
             "api_key": api_key,
@@ -174,10 +206,10 @@ class OllamaEmbedding(BaseEmbedding):
         }
         super().__init__(**fields, **kwargs)
         more = _of_client(client_kwargs or {})
-        headers = {**more.pop("headers", {}), **(headers or {})} or None
-        config = deadlines(
-            more.pop("timeout", None) if request_timeout is None else request_timeout, self.stream_config
-        )
+        headers = {**dict(more.pop("headers", {})), **(headers or {})} or None
+        config = deadlines(more.pop("timeout", None), self.stream_config, "client_kwargs: timeout")
+        if request_timeout is not None:
+            config = deadlines(request_timeout, self.stream_config)
         if config is not None:
             more["stream_config"] = config
         self._provider = connect(
@@ -195,11 +227,12 @@ class OllamaEmbedding(BaseEmbedding):
 
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: the provider, by the core's rules about secrets, and the other fields."""
-        return pickled(super().__getstate__(), self._provider)
+        return pickled(super().__getstate__(), self._provider, self._refusal)
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """As `unpickle`."""
         unpickle(self, state, ("max_concurrent", "retry", "request_timeout", "stream_config"))
+        self._refusal = state["refusal"]
 
     @classmethod
     def class_name(cls) -> str:
@@ -208,7 +241,13 @@ class OllamaEmbedding(BaseEmbedding):
 
     @property
     def provider(self) -> OllamaProvider:
-        """The provider that does the work."""
+        """The provider that does the work.
+
+        Raises:
+            ValueError: This object comes out of a pickle, which could not hold the provider.
+        """
+        if self._refusal is not None:
+            raise ValueError(f"this {type(self).__name__} comes out of a pickle: {self._refusal}")
         return self._provider
 
     # Vectors of texts as they are
@@ -229,103 +268,70 @@ class OllamaEmbedding(BaseEmbedding):
         """As `get_general_text_embeddings`.
 
         Raises:
+            TooLongInputError: A text does not fit the context window, and is not to be cut.
             BadInputError: The server refuses one of several texts.
             MalformedResponseError: It sent vectors of another number or length than it should.
             LLMError: It failed.
         """
         if not texts:
             return []
-        tasks = [asyncio.ensure_future(self._embed(batch, start)) for start, batch in self._batches(texts)]
-        try:
-            found = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        vectors = [vector for batch in found for vector in batch]
+        vectors = (await self._request(texts)).embeddings
         self._check_lengths(vectors)
         return vectors
+
+    # What is sent of a query or text; subclasses may override it, as they may with llama-index-embeddings-ollama.
+
+    def _format_query(self, query: str) -> str:
+        return _instructed(self.query_instruction, query)
+
+    def _format_text(self, text: str) -> str:
+        return _instructed(self.text_instruction, text)
 
     # LlamaIndex's interface
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.get_general_text_embedding(_instructed(self.query_instruction, query))
+        return self.get_general_text_embedding(self._format_query(query))
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await self.aget_general_text_embedding(_instructed(self.query_instruction, query))
+        return await self.aget_general_text_embedding(self._format_query(query))
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self.get_general_text_embedding(_instructed(self.text_instruction, text))
+        return self.get_general_text_embedding(self._format_text(text))
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return await self.aget_general_text_embedding(_instructed(self.text_instruction, text))
+        return await self.aget_general_text_embedding(self._format_text(text))
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self.get_general_text_embeddings([_instructed(self.text_instruction, text) for text in texts])
+        return self.get_general_text_embeddings([self._format_text(text) for text in texts])
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await self.aget_general_text_embeddings([_instructed(self.text_instruction, text) for text in texts])
+        return await self.aget_general_text_embeddings([self._format_text(text) for text in texts])
 
     # Requests
 
-    def _batches(self, texts: list[str]) -> list[tuple[int, list[str]]]:
-        """The texts in batches, each with the index of its first."""
-        batches: list[tuple[int, list[str]]] = []
-        room = 0
-        for index, text in enumerate(texts):
-            if not batches or len(batches[-1][1]) == self.embed_batch_size or len(text) > room:
-                batches.append((index, []))
-                room = self.max_batch_chars
-            batches[-1][1].append(text)
-            room -= len(text)
-        return batches
-
-    async def _embed(self, texts: list[str], start: int) -> list[list[float]]:
-        """The vectors of one request, or of several where it is refused; `start` is the index of the first text."""
-        try:
-            return (await self._request(texts)).embeddings
-        except (BadRequestError, ServerError) as error:
-            if len(texts) == 1 or error.temporary:
-                raise
-            return await self._by_halves(texts, start, error)
-
-    async def _by_halves(self, texts: list[str], start: int, refused: LLMError) -> list[list[float]]:
-        """The vectors of a batch that the server refused as a whole."""
-        vectors: list[list[float]] = []
-        parts = _halves(texts)
-        while parts:
-            part = parts.pop(0)
-            try:
-                vectors += (await self._request(part)).embeddings
-            except (BadRequestError, ServerError) as error:
-                if error.temporary:
-                    raise
-                if len(part) > 1:
-                    parts = [*_halves(part), *parts]
-                    continue
-                if not vectors and not await self._takes(texts[-1]):
-                    raise refused from error  # it is not this text's fault
-                raise _bad_input(part[0], start + len(vectors), error) from error
-        return vectors
-
-    async def _takes(self, text: str) -> bool:
-        try:
-            await self._request([text])
-        except (BadRequestError, ServerError):
-            return False
-        return True
-
     async def _request(self, texts: list[str]) -> EmbedResponse:
-        options = one_layer({}, self.ollama_additional_kwargs, {}).get("options")
-        return await self.provider.embed(
-            texts,
-            model=self.model_name,
-            truncate=self.truncate,
-            dimensions=self.dimensions,
-            keep_alive=self.keep_alive,
-            batch_size=len(texts),
-            options=options,
-        )
+        fields = {
+            "truncate": self.truncate,
+            "on_truncation": self.on_truncation,
+            "dimensions": self.dimensions,
+            "keep_alive": self.keep_alive,
+        }
+        settings = one_layer(fields, self.ollama_additional_kwargs, {}, EMBED_FIELDS)
+        try:
+            return await self.provider.embed(
+                texts,
+                model=self.model_name,
+                batch_size=self.embed_batch_size,
+                batch_chars=self.max_batch_chars,
+                **settings,
+            )
+        except LLMTimeoutError as error:
+            in_words_of(_NAMES, error, one_deadline=self.stream_config is None)
+            raise
+        except _REFUSALS as error:
+            if error.index is None:
+                raise
+            raise _bad_input(texts[error.index], error.index, error) from error
 
     def _check_lengths(self, vectors: list[list[float]]) -> None:
         """Refuse vectors that don't go with each other, or with those that came before: an index cannot hold them."""
@@ -338,17 +344,9 @@ class OllamaEmbedding(BaseEmbedding):
                 )
 
 
-def _halves(texts: list[str]) -> list[list[str]]:
-    middle = len(texts) // 2
-    return [texts[:middle], texts[middle:]]
-
-
 def _bad_input(text: str, index: int, error: LLMError) -> BadInputError:
-    bad = BadInputError(
-        f"the server refuses text {index} of its batch ({len(text)} characters, in `text`): {error.message}",
-        status_code=error.status_code,
-        original_error=error,
-    )
+    cls = TooLongInputError if isinstance(error, ContextWindowExceededError) else BadInputError
+    bad = cls(error.message, status_code=error.status_code, original_error=error)
     bad.text, bad.index = text, index
     return bad
 

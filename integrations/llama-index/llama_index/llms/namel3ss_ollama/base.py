@@ -8,8 +8,9 @@ the core's and its answers LlamaIndex's. LlamaIndex's decorators emit its events
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -23,7 +24,6 @@ from llama_index.core.base.llms.types import (
     MessageRole,
 )
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 from typing_extensions import Self
@@ -32,25 +32,62 @@ from llama_index.llms.namel3ss_ollama.connection import (
     MAX_CONCURRENT,
     connect,
     deadlines,
-    one_layer,
+    in_words_of,
     pickled,
-    reject_unknown,
+    refuse_hooks,
     unpickle,
+)
+from llama_index.llms.namel3ss_ollama.keywords import (
+    CHAT_FIELDS,
+    check_options,
+    one_layer,
+    reject_unknown,
+    split,
+    take_options,
 )
 from llama_index.llms.namel3ss_ollama.messages import to_core
 from llama_index.llms.namel3ss_ollama.pictures import fetch_pictures, need_reading, on_the_web
 from llama_index.llms.namel3ss_ollama.responses import GrowingAnswer, chat_response, completion_of
-from llama_index.llms.namel3ss_ollama.structured import StructuredOutputs
+from llama_index.llms.namel3ss_ollama.structured import StructuredOutputs, an_answer_came
 from llama_index.llms.namel3ss_ollama.tools import choice_of, definitions_of, force_single_tool_call, selections
-from namel3ss_ollama import Image, LLMError, LLMResponse, OllamaProvider, RetryPolicy, StreamConfig, run_sync
+from llama_index.llms.namel3ss_ollama.window import Windows, num_output
+from namel3ss_ollama import (
+    Image,
+    LLMResponse,
+    LLMTimeoutError,
+    OllamaProvider,
+    RetryPolicy,
+    RuntimeOptions,
+    Stream,
+    StreamConfig,
+    SyncStream,
+    run_sync,
+)
 
 if TYPE_CHECKING:
     from llama_index.core.tools.types import BaseTool
 
 __all__ = ["Ollama", "force_single_tool_call"]
 
-_WINDOW_PATIENCE = 2.0
-"""Seconds that asking for the context window may take after an answer; it is asked for once."""
+_NAMES = {"preload()": "load()"}
+"""Names in the core's errors that are others here."""
+_HOOKS = {
+    "_convert_to_ollama_messages": "change the messages before chat and its siblings",
+    "_get_response_token_counts": "read response.raw['usage']",
+    "async_client": "pass provider=",
+    "client": "pass provider=",
+}
+"""What llama-index-llms-ollama calls and subclasses may override; nothing here would call it."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _chat(method: F) -> F:
+    """LlamaIndex's events and callbacks around a method that keeps its type, which their decorator does not."""
+    return cast(F, llm_chat_callback()(method))
+
+
+def _completion(method: F) -> F:
+    return cast(F, llm_completion_callback()(method))
 
 
 class _Ask(NamedTuple):
@@ -73,12 +110,14 @@ class Ollama(StructuredOutputs):
         base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434.
         temperature: The sampling temperature.
         context_window: The context window in tokens, sent as `num_ctx`. Not set (-1), nothing is sent and the
-            server's own holds; `metadata` learns it by `load()`, `aload()` or the first answer.
+            server's own holds; `metadata` learns it by `load()`, `aload()` or the first answer. Query engines, chat
+            engines and memories read it when they are made.
         request_timeout: How long the server may say nothing, in seconds, before the first piece of an answer and
             between two; short for a `stream_config`. By default the core's deadlines hold.
         prompt_key: Not used; for compatibility.
         json_mode: Whether answers have to be JSON.
-        additional_kwargs: More runtime options (`num_predict`, `top_p`, `seed`, `stop`, ...).
+        additional_kwargs: More runtime options (`top_p`, `seed`, `stop`, ...). They go out as they are; request fields
+            among them (`format`, `think`, `keep_alive`, ...) go where they belong.
         client: An `ollama.Client` whose address and headers to use; for compatibility.
         async_client: As `client`.
         is_function_calling_model: Whether the model can call tools.
@@ -86,6 +125,7 @@ class Ollama(StructuredOutputs):
         thinking: Whether, or how much, the model thinks before it answers.
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
+        max_tokens: The most tokens of an answer, sent as `num_predict`.
         max_concurrent: How many requests run at once; None for no bound.
         retry: How often and when a failed request is sent again.
         stream_config: Deadlines and limits of each request.
@@ -94,7 +134,8 @@ class Ollama(StructuredOutputs):
         allow_image_urls: Whether pictures given as a URL are fetched, by this machine from any server it can reach.
         max_image_bytes: The largest picture that is fetched.
         **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
-            `pydantic_program_mode`, `rate_limiter`, ...
+            `pydantic_program_mode`, `rate_limiter`, ...; and runtime options (`top_p`, `seed`, `num_ctx`, ...), which
+            are checked and kept in `additional_kwargs`.
 
     Raises:
         TypeError: A keyword is unknown.
@@ -124,6 +165,7 @@ class Ollama(StructuredOutputs):
         default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
     )
     api_key: str | None = Field(default=None, description="A bearer key.", exclude=True, repr=False, frozen=True)
+    max_tokens: int | None = Field(default=None, description="The most tokens of an answer.")
     max_concurrent: int | None = Field(
         default=MAX_CONCURRENT, description="How many requests run at once.", frozen=True
     )
@@ -136,8 +178,15 @@ class Ollama(StructuredOutputs):
     max_image_bytes: int = Field(default=20_000_000, gt=0, description="The largest picture that is fetched.")
 
     _provider: OllamaProvider = PrivateAttr()
-    _windows: dict[tuple[str, int | None], int] = PrivateAttr(default_factory=dict)
-    """The window that is in force, by model and the `num_ctx` that is sent."""
+    _refusal: str | None = PrivateAttr(default=None)
+    """Why nothing can be sent; out of a pickle that could not hold the provider."""
+    _windows: Windows = PrivateAttr(default_factory=Windows)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse hooks that nothing calls."""
+        super().__pydantic_init_subclass__(**kwargs)
+        refuse_hooks(cls, _HOOKS)
 
     def __init__(
         self,
@@ -157,6 +206,7 @@ class Ollama(StructuredOutputs):
         headers: dict[str, str] | None = None,
         *,
         api_key: str | None = None,
+        max_tokens: int | None = None,
         max_concurrent: int | None = MAX_CONCURRENT,
         retry: RetryPolicy | None = None,
         stream_config: StreamConfig | None = None,
@@ -166,6 +216,7 @@ class Ollama(StructuredOutputs):
         max_image_bytes: int = 20_000_000,
         **kwargs: Any,
     ) -> None:
+        options = {**take_options(kwargs, type(self).model_fields), **(additional_kwargs or {})}
         hint = "runtime options go into additional_kwargs={...}, what else a provider takes into provider=..."
         reject_unknown(kwargs, type(self).model_fields, type(self).__name__, hint)
         base_url, headers = _of_client(client if client is not None else async_client, base_url, headers)
@@ -179,12 +230,13 @@ class Ollama(StructuredOutputs):
             "request_timeout": request_timeout,
             "prompt_key": prompt_key,
             "json_mode": json_mode,
-            "additional_kwargs": additional_kwargs or {},
+            "additional_kwargs": options,
             "is_function_calling_model": is_function_calling_model,
             "keep_alive": keep_alive,
             "thinking": thinking,
             "headers": headers,
             "api_key": api_key,
+            "max_tokens": max_tokens,
             "max_concurrent": max_concurrent,
             "retry": retry,
             "stream_config": stream_config,
@@ -194,6 +246,8 @@ class Ollama(StructuredOutputs):
         }
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
+        one_layer({}, self.additional_kwargs, {}, CHAT_FIELDS)
+        check_options({"max_tokens": max_tokens})
         self._provider = connect(
             self.model,
             provider,
@@ -209,11 +263,13 @@ class Ollama(StructuredOutputs):
 
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: the provider, by the core's rules about secrets, and the other fields."""
-        return pickled(super().__getstate__(), self._provider)
+        return {**pickled(super().__getstate__(), self._provider, self._refusal), "windows": self._windows.known}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """As `unpickle`."""
         unpickle(self, state, ("max_concurrent", "retry"))
+        self._refusal = state["refusal"]
+        self._windows = Windows(state["windows"])
 
     @classmethod
     def class_name(cls) -> str:
@@ -222,7 +278,13 @@ class Ollama(StructuredOutputs):
 
     @property
     def provider(self) -> OllamaProvider:
-        """The provider that does the work."""
+        """The provider that does the work.
+
+        Raises:
+            ValueError: This object comes out of a pickle, which could not hold the provider.
+        """
+        if self._refusal is not None:
+            raise ValueError(f"this {type(self).__name__} comes out of a pickle: {self._refusal}")
         return self._provider
 
     @property
@@ -239,11 +301,15 @@ class Ollama(StructuredOutputs):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex sizes prompts and memory by. Never any I/O."""
-        limit = self.additional_kwargs.get("num_predict", self.additional_kwargs.get("max_tokens"))
+        """What LlamaIndex sizes prompts and memory by. Never any I/O.
+
+        `num_output` is at most an eighth of the window, or 256, whatever `num_predict` is: LlamaIndex takes it away
+        from the room for a prompt.
+        """
+        window = self.get_context_window()
         return LLMMetadata(
-            context_window=self.get_context_window(),
-            num_output=limit if isinstance(limit, int) and limit > 0 else DEFAULT_NUM_OUTPUTS,
+            context_window=window,
+            num_output=num_output(self._option("num_predict", "max_tokens"), window),
             model_name=self.model,
             is_chat_model=True,
             is_function_calling_model=self.is_function_calling_model,
@@ -251,8 +317,7 @@ class Ollama(StructuredOutputs):
 
     def get_context_window(self) -> int:
         """The context window in tokens, as far as it is known. Never any I/O; see `load`."""
-        asked = self._num_ctx()
-        return self._windows.get((self.model, asked), asked or DEFAULT_CONTEXT_WINDOW)
+        return self._windows.get(self.model, self._num_ctx())
 
     def load(self) -> Self:
         """Load the model now and learn its context window; returns the LLM itself.
@@ -270,36 +335,29 @@ class Ollama(StructuredOutputs):
             LLMError: The server or the model is not there.
         """
         # Loading first: newer servers tell only of a loaded model with which window it runs.
-        settings = one_layer(self._options(), self.additional_kwargs, {"keep_alive": self.keep_alive})
-        await self.provider.preload(self.model, **settings)
-        await self._learn_window(self.model)
+        settings = self._one_layer({"keep_alive": self.keep_alive})
+        known = ("options", "keep_alive", *RuntimeOptions.__annotations__)
+        await self.provider.preload(self.model, **{name: settings[name] for name in known if name in settings})
+        await self._windows.learn(self.provider, self.model, self._num_ctx())
         return self
 
-    def _num_ctx(self) -> int | None:
-        asked = self.additional_kwargs.get("num_ctx")
-        return asked if isinstance(asked, int) else self.context_window if self.context_window > 0 else None
+    def _option(self, *names: str) -> Any:
+        """A runtime option as it will be sent, by its names, the provider's included."""
+        own = split(self._model_kwargs, CHAT_FIELDS)[1]
+        defaults = self._provider.options
+        for options in (own, defaults, defaults.get("options") or {}):
+            for name in names:
+                if options.get(name) is not None:
+                    return options[name]
+        return None
 
-    async def _learn_window(self, model: str) -> None:
-        asked = self._num_ctx()
-        window = await self.provider.context_window(model, num_ctx=asked)
-        if window is None:
-            # Such servers load with far less than a model was trained for, and cut longer prompts silently.
-            window = await self.provider.context_window(model, num_ctx=DEFAULT_CONTEXT_WINDOW)
-        self._windows[model, asked] = window or DEFAULT_CONTEXT_WINDOW
+    def _num_ctx(self) -> int | None:
+        asked = self._option("num_ctx")
+        return asked if isinstance(asked, int) else None
 
     def _wants_window(self, ask: _Ask) -> bool:
         """Whether the window is to be asked for after this answer; True once a model."""
-        model = self.model
-        if self._num_ctx() is not None or (model, None) in self._windows or ask.settings["model"] != model:
-            return False
-        self._windows[model, None] = DEFAULT_CONTEXT_WINDOW
-        return True
-
-    async def _learn_quietly(self) -> None:
-        try:
-            await asyncio.wait_for(self._learn_window(self.model), _WINDOW_PATIENCE)
-        except (LLMError, asyncio.TimeoutError):
-            pass  # the answer is there, and LlamaIndex's default window is a safe one
+        return ask.settings["model"] == self.model and self._windows.wanted(self.model, self._num_ctx())
 
     # From LlamaIndex's calls to the core's
 
@@ -308,7 +366,24 @@ class Ollama(StructuredOutputs):
         return {
             "temperature": self.temperature,
             "num_ctx": self.context_window if self.context_window > 0 else None,
+            "max_tokens": self.max_tokens,
         }
+
+    @property
+    def _model_kwargs(self) -> dict[str, Any]:
+        """The runtime options of every call; a subclass may override it, as it may with llama-index-llms-ollama."""
+        fields = {name: value for name, value in self._options().items() if value is not None}
+        return {**fields, **self.additional_kwargs}
+
+    def _one_layer(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        extra = dict(self._model_kwargs)
+        # What is as the fields say goes as keywords, which the core checks.
+        fields = {
+            name: extra.pop(name)
+            for name, value in self._options().items()
+            if name not in self.additional_kwargs and name in extra and extra[name] == value
+        }
+        return one_layer(fields, extra, call, CHAT_FIELDS)
 
     def _ask(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any]) -> _Ask:
         fetched = run_sync(self._fetch(messages)) if on_the_web(messages) else {}
@@ -329,16 +404,20 @@ class Ollama(StructuredOutputs):
         call = dict(kwargs)
         parallel = call.pop("allow_parallel_tool_calls", True)
         choice = choice_of(call.pop("tool_choice", None), required=bool(call.pop("tool_required", False)))
-        settings = one_layer(self._options(), self.additional_kwargs, call)
+        if (headers := call.pop("extra_headers", None)) is not None:  # as of OpenAI's package
+            call["headers"] = {**call["headers"], **headers} if call.get("headers") else headers
+        settings = self._one_layer(call)
         settings.setdefault("model", self.model)
+        forced = choice not in (None, "auto", "none")
+        if forced and call.get("format") is None:
+            settings.pop("format", None)  # a forced call is a format of its own
         for name, value in (
             ("tool_choice", choice),
             ("think", self.thinking),
             ("keep_alive", self.keep_alive),
             ("stream_config", deadlines(self.request_timeout, self.stream_config)),
             ("on_truncation", self.on_truncation),
-            # A forced call is a format of its own.
-            ("format", "json" if self.json_mode and choice in (None, "auto", "none") else None),
+            ("format", "json" if self.json_mode and not forced else None),
         ):
             if value is not None:
                 settings.setdefault(name, value)
@@ -347,26 +426,50 @@ class Ollama(StructuredOutputs):
     # Answers, for the decorated methods below
 
     async def _answer(self, ask: _Ask) -> ChatResponse:
-        response: LLMResponse = await self.provider.achat(ask.messages, **ask.settings)
+        with self._own_words():
+            response: LLMResponse = await self.provider.achat(ask.messages, **ask.settings)
+        an_answer_came()
         if self._wants_window(ask):
-            await self._learn_quietly()
+            await self._windows.learn_quietly(self.provider, self.model)
         return chat_response(response, single_call=ask.single_call)
 
+    # The core's stream is made when the method is called, so that what is wrong with the arguments comes out there, and
+    # its span belongs to the trace of the call; the request is sent at the first step.
+
     def _stream(self, ask: _Ask) -> ChatResponseGen:
-        answer = GrowingAnswer(single_call=ask.single_call)
-        with self.provider.stream(ask.messages, **ask.settings) as stream:
+        return self._read(ask, self.provider.stream(ask.messages, **ask.settings))
+
+    def _read(self, ask: _Ask, stream: SyncStream) -> ChatResponseGen:
+        answer = GrowingAnswer(single_call=ask.single_call, for_program=self._calls_must_be_valid)
+        with self._own_words(), stream:
             for chunk in stream:
                 yield answer.add(chunk)
+        if (last := answer.settled()) is not None:
+            yield last
         if self._wants_window(ask):
-            run_sync(self._learn_quietly())
+            run_sync(self._windows.learn_quietly(self.provider, self.model))
 
-    async def _astream(self, ask: _Ask) -> ChatResponseAsyncGen:
-        answer = GrowingAnswer(single_call=ask.single_call)
-        async with self.provider.stream_chat(ask.messages, **ask.settings) as stream:
-            async for chunk in stream:
-                yield answer.add(chunk)
+    def _astream(self, ask: _Ask) -> ChatResponseAsyncGen:
+        return self._aread(ask, self.provider.stream_chat(ask.messages, **ask.settings))
+
+    async def _aread(self, ask: _Ask, stream: Stream) -> ChatResponseAsyncGen:
+        answer = GrowingAnswer(single_call=ask.single_call, for_program=self._calls_must_be_valid)
+        with self._own_words():
+            async with stream:
+                async for chunk in stream:
+                    yield answer.add(chunk)
+        if (last := answer.settled()) is not None:
+            yield last
         if self._wants_window(ask):
-            await self._learn_quietly()
+            await self._windows.learn_quietly(self.provider, self.model)
+
+    @contextmanager
+    def _own_words(self) -> Iterator[None]:
+        try:
+            yield
+        except LLMTimeoutError as error:
+            in_words_of(_NAMES, error, one_deadline=self.stream_config is None)
+            raise
 
     def _prompt(self, prompt: str, formatted: bool) -> list[ChatMessage]:
         if not formatted and self.completion_to_prompt is not None:
@@ -375,7 +478,7 @@ class Ollama(StructuredOutputs):
 
     # LlamaIndex's interface
 
-    @llm_chat_callback()
+    @_chat
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """The next turn of a conversation.
 
@@ -390,12 +493,12 @@ class Ollama(StructuredOutputs):
         """
         return run_sync(self._answer(self._ask(messages, kwargs)))
 
-    @llm_chat_callback()
+    @_chat
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """As `chat`."""
         return await self._answer(await self._aask(messages, kwargs))
 
-    @llm_chat_callback()
+    @_chat
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """As `chat`, as it comes: each response has the whole message so far and in `delta` what is new.
 
@@ -404,12 +507,12 @@ class Ollama(StructuredOutputs):
         """
         return self._stream(self._ask(messages, kwargs))
 
-    @llm_chat_callback()
+    @_chat
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """As `stream_chat`: `async for response in await llm.astream_chat(messages)`."""
         return self._astream(await self._aask(messages, kwargs))
 
-    @llm_completion_callback()
+    @_completion
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt, sent as a user's message.
 
@@ -420,12 +523,12 @@ class Ollama(StructuredOutputs):
         """
         return completion_of(run_sync(self._answer(self._ask(self._prompt(prompt, formatted), kwargs))))
 
-    @llm_completion_callback()
+    @_completion
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """As `complete`."""
         return completion_of(await self._answer(self._ask(self._prompt(prompt, formatted), kwargs)))
 
-    @llm_completion_callback()
+    @_completion
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """As `complete`, as it comes."""
         responses = self._stream(self._ask(self._prompt(prompt, formatted), kwargs))
@@ -436,7 +539,7 @@ class Ollama(StructuredOutputs):
 
         return completions()
 
-    @llm_completion_callback()
+    @_completion
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """As `stream_complete`: `async for response in await llm.astream_complete(prompt)`."""
         responses = self._astream(self._ask(self._prompt(prompt, formatted), kwargs))
@@ -478,11 +581,17 @@ class Ollama(StructuredOutputs):
     ) -> list[ToolSelection]:
         """The tools that a response asks to run.
 
+        Without `error_on_no_tool_call`, as agents have it, a call that cannot be made asks for a tool that does not
+        exist, whose name says what is wrong; an agent tells the model so and goes on.
+
         Raises:
             ValueError: There are none, and `error_on_no_tool_call`.
-            OutputValidationError: The arguments of one are no JSON object.
+            OutputValidationError: A call cannot be made, and `error_on_no_tool_call`.
         """
-        return selections(response, error_on_no_tool_call=error_on_no_tool_call)
+        calls = selections(response, strict=error_on_no_tool_call or self._calls_must_be_valid)
+        if not calls and error_on_no_tool_call:
+            raise ValueError("Expected at least one tool call, but got 0 tool calls.")
+        return calls
 
 
 def _of_client(

@@ -1,4 +1,4 @@
-"""What the LLM and the embeddings share: how they come to a provider, and what they make of keywords.
+"""What the LLM and the embeddings share: how they come to a provider, keep it in a pickle, and word its timeouts.
 
 A provider is cheap, opens nothing when made and works on any event loop, so one is made with each object. Keys and
 headers go into it and into fields that no repr, `to_dict` or event shows.
@@ -6,18 +6,21 @@ headers go into it and into fields that no repr, `to_dict` or event shows.
 
 from __future__ import annotations
 
-import difflib
+import pickle
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
+from namel3ss_ollama import LLMTimeoutError, OllamaProvider, RetryPolicy, StreamConfig
 
-__all__ = ["MAX_CONCURRENT", "connect", "deadlines", "one_layer", "pickled", "reject_unknown", "unpickle"]
+__all__ = ["MAX_CONCURRENT", "connect", "deadlines", "in_words_of", "pickled", "refuse_hooks", "unpickle"]
 
 MAX_CONCURRENT = 10
 """How many requests run at once unless told otherwise; that of the core."""
 _SECRET = frozenset({"api_key", "base_url", "client_kwargs", "headers"})
 """Fields that hold secrets or may; the provider has them."""
+_SILENCES = ("first_chunk_timeout", "chunk_timeout", "tool_call_timeout")
+"""The core's deadlines that advice may name, and that are one here."""
 
 
 def connect(
@@ -37,6 +40,7 @@ def connect(
         ValueError: The model or the address cannot be right, or settings are given together with a provider that has
             its own.
     """
+    base_url = base_url or None  # an empty one is what an environment variable that is not set comes to
     if provider is None:
         if model is None:
             raise ValueError("model: is needed, unless a provider is given")
@@ -53,15 +57,30 @@ def connect(
     return provider
 
 
-def pickled(state: Mapping[Any, Any], provider: OllamaProvider) -> dict[Any, Any]:
+# Pickles
+
+
+def pickled(state: Mapping[Any, Any], provider: OllamaProvider, refusal: str | None) -> dict[Any, Any]:
     """What is pickled of an object: its fields without secrets, and the provider by the core's rules about them.
+
+    A provider that cannot be pickled does not keep the object from it: whatever holds the object would lose it, since
+    LlamaIndex drops in silence what raises. It is the object out of the pickle that refuses to work, and says why.
 
     Args:
         state: What pydantic would pickle.
         provider: The object's.
+        refusal: Why the object itself, out of a pickle, refuses to work; None if it doesn't.
     """
     fields = {name: value for name, value in state["__dict__"].items() if name not in _SECRET}
-    return {**state, "__dict__": fields, "__pydantic_private__": None, "provider": provider}
+    kept: OllamaProvider | tuple[str, str] = provider
+    try:
+        pickle.dumps(provider)
+    except Exception as error:
+        kept, refusal = (provider.model, provider.base_url), str(error)
+    else:
+        if refusal is not None:
+            kept = (provider.model, provider.base_url)
+    return {**state, "__dict__": fields, "__pydantic_private__": None, "provider": kept, "refusal": refusal}
 
 
 def unpickle(component: Any, state: Mapping[Any, Any], settled: Iterable[str]) -> None:
@@ -74,58 +93,81 @@ def unpickle(component: Any, state: Mapping[Any, Any], settled: Iterable[str]) -
     """
     fields = dict(state["__dict__"])
     known = {name: fields.pop(name) for name in settled if name in fields}
-    component.__init__(**fields, provider=state["provider"])
+    provider = state["provider"]
+    if not isinstance(provider, OllamaProvider):
+        model, url = provider
+        provider = OllamaProvider(model, url, api_key="")
+    component.__init__(**fields, provider=provider)
     component.__dict__.update(known)
 
 
-def deadlines(request_timeout: float | None, config: StreamConfig | None) -> StreamConfig | None:
+# Deadlines
+
+
+def deadlines(request_timeout: Any, config: StreamConfig | None, name: str = "request_timeout") -> StreamConfig | None:
     """The deadlines of a request: `request_timeout` is how long the server may say nothing, as with httpx.
 
+    Args:
+        request_timeout: Seconds, an `httpx.Timeout`, or a tuple as httpx takes it; None if it is not set.
+        config: The user's own deadlines, which exclude the former.
+        name: What it is called, for errors.
+
     Raises:
-        ValueError: Both are given.
+        TypeError: It is none of these.
+        ValueError: It is not above zero, or both are given.
     """
     if request_timeout is None:
         return config
     if config is not None:
-        raise ValueError("request_timeout: is one of the deadlines in stream_config; give one of the two")
-    seconds = float(request_timeout)
-    return StreamConfig(connect_timeout=seconds, first_chunk_timeout=seconds, chunk_timeout=seconds)
+        raise ValueError(f"{name}: is one of the deadlines in stream_config; give one of the two")
+    if hasattr(request_timeout, "connect") and hasattr(request_timeout, "read"):
+        connect, read = request_timeout.connect, request_timeout.read
+    elif isinstance(request_timeout, (tuple, list)) and len(request_timeout) > 1:
+        connect, read = request_timeout[:2]
+    else:
+        connect = read = request_timeout
+    connect, read = _seconds(connect, name), _seconds(read, name)
+    return StreamConfig(connect_timeout=connect, first_chunk_timeout=read, chunk_timeout=read, tool_call_timeout=read)
 
 
-def one_layer(fields: Mapping[str, Any], extra: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
-    """Runtime options of an object and a call's keywords as one set of keywords, the call's winning.
+def _seconds(value: Any, name: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected seconds or an httpx.Timeout, not {value!r:.60}") from None
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name}: must be above zero and finite, not {value!r}")
+    return seconds
+
+
+def in_words_of(names: Mapping[str, str], error: LLMTimeoutError, *, one_deadline: bool) -> LLMTimeoutError:
+    """The error, with advice in the names that its reader has.
 
     Args:
-        fields: Options that are fields of the object; checked by the core. One that is None leaves the provider's own.
-        extra: `additional_kwargs`: goes out as it is, and wins over `fields`.
-        call: The keywords of a call, an `options` among them maybe.
+        names: Theirs, by the core's.
+        error: The core's; it is changed.
+        one_deadline: Whether `request_timeout` stands for the core's several deadlines.
     """
-    extra = {_sent(name): value for name, value in extra.items()}
-    own = dict(call.get("options") or {})
-    taken = {_sent(name) for name, value in call.items() if value is not None} | own.keys()
-    settings = {name: value for name, value in fields.items() if value is not None and name not in extra.keys() | taken}
-    settings.update((name, value) for name, value in call.items() if value is not None)
-    options = {name: value for name, value in extra.items() if name not in taken}
-    options.update(own)
-    settings.pop("options", None)
-    if options:
-        settings["options"] = options
-    return settings
+    words = {**names, **(dict.fromkeys(_SILENCES, "request_timeout") if one_deadline else {})}
+    pattern = "|".join(rf"(?<![\w.]){re.escape(word)}" for word in sorted(words, key=len, reverse=True))
+    passed, mark, advice = error.message.partition(";")
+    error.args = (passed + mark + re.sub(pattern, lambda match: words[match[0]], advice),)
+    return error
 
 
-def _sent(name: str) -> str:
-    return "num_predict" if name == "max_tokens" else name
+# Subclasses
 
 
-def reject_unknown(given: Iterable[str], known: Iterable[str], where: str, hint: str) -> None:
-    """Refuse keywords that nobody knows; pydantic would drop them without a word.
+def refuse_hooks(cls: type, hooks: Mapping[str, str]) -> None:
+    """Refuse a subclass that overrides what the class that this one replaces calls, and this one does not.
 
     Raises:
-        TypeError: Names the first one and the nearest known one.
+        TypeError: Names the hook and what to override instead.
     """
-    names = sorted(known)
-    for name in given:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else hint
-            raise TypeError(f"{where} got an unexpected keyword argument {name!r}; {advice}")
+    for name, instead in hooks.items():
+        if name in vars(cls):
+            raise TypeError(
+                f"{cls.__name__}.{name}: is called by nothing here, so overriding it has no effect; {instead}"
+            )

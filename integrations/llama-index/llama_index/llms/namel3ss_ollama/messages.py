@@ -1,7 +1,8 @@
 """LlamaIndex's messages into the core's: roles, blocks, tool calls, old forms. Input is never changed.
 
 The text blocks of a message go out as one text without anything between them, as all of LlamaIndex's integrations
-do. What the API can't take is refused by name rather than left out.
+do. What the API can't take is refused by name rather than left out; but for audio or documents in an answer, which
+another provider's model made in a conversation that goes on here.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from llama_index.llms.namel3ss_ollama.pictures import web_address
-from namel3ss_ollama import Image
+from llama_index.llms.namel3ss_ollama.pictures import data_url, web_address
+from namel3ss_ollama import Image, InvalidToolCall, name_tool_answers
 
 __all__ = ["to_core"]
 
@@ -49,26 +50,26 @@ def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Image]) -> li
     Raises:
         ValueError: A message has a block that the API cannot take, or a picture that cannot be read.
     """
-    names: dict[str, str] = {}
-    return [_Translation(index, message, names, fetched).result() for index, message in enumerate(messages)]
+    translated = [_Translation(index, message, fetched).result() for index, message in enumerate(messages)]
+    name_tool_answers(translated)
+    return translated
 
 
 class _Translation:
     """One message on its way."""
 
-    def __init__(self, index: int, message: ChatMessage, names: dict[str, str], fetched: Mapping[str, Image]) -> None:
+    def __init__(self, index: int, message: ChatMessage, fetched: Mapping[str, Image]) -> None:
         self._where = f"messages[{index}]"
         self._message = message
-        self._names = names
         self._fetched = fetched
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._images: list[Image] = []
-        self._calls: list[dict[str, Any]] = []
+        self._calls: list[InvalidToolCall | dict[str, Any]] = []
 
     def result(self) -> dict[str, Any]:
         message = self._message
-        role = _ROLES[message.role]
+        role = self._role = _ROLES.get(message.role, str(message.role.value))
         for block in message.blocks:
             self._take(block)
         if not self._calls:  # streamed and older answers have the calls here as well
@@ -80,7 +81,6 @@ class _Translation:
             result["images"] = self._images
         if self._calls:
             result["tool_calls"] = self._calls
-            self._remember_names()
         if role == "tool":
             self._add_what_it_answers(result)
         return result
@@ -93,14 +93,13 @@ class _Translation:
         elif isinstance(block, ThinkingBlock):
             self._thoughts.append(block.content or "")
         elif isinstance(block, ToolCallBlock):
-            function = {"name": block.tool_name, "arguments": block.tool_kwargs}
-            self._calls.append({"id": block.tool_call_id, "function": function})
+            self._calls.append(_call(block.tool_call_id, block.tool_name, block.tool_kwargs))
         elif isinstance(block, CitableBlock):
             for inner in block.content:
                 self._take(inner)
         elif isinstance(block, CitationBlock):
             self._take(block.cited_content)
-        elif not isinstance(block, CachePoint):
+        elif not isinstance(block, CachePoint) and self._role != "assistant":
             name = type(block).__name__
             raise ValueError(f"{self._where}: Ollama's API takes text and pictures, not a block of type {name}")
 
@@ -115,7 +114,7 @@ class _Translation:
                 return Image(block.path)
             url = web_address(block)
             if url is None:
-                return Image(str(block.url or ""))
+                return Image(data_url(block))
             if url not in self._fetched:
                 raise ValueError(
                     "the picture is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
@@ -125,29 +124,32 @@ class _Translation:
         except (ValueError, OSError) as error:
             raise ValueError(f"{self._where}: {error}") from error
 
-    def _legacy_call(self, call: Any) -> dict[str, Any]:
-        """A call out of `additional_kwargs`: a dict in OpenAI's or Ollama's shape, or an SDK's object of that shape."""
+    def _legacy_call(self, call: Any) -> InvalidToolCall | dict[str, Any]:
+        """A call out of `additional_kwargs`: a dict in the shape of OpenAI, Ollama and others, or an SDK's object."""
         if not isinstance(call, Mapping) and hasattr(call, "model_dump"):
             call = call.model_dump()
-        function = call.get("function", call) if isinstance(call, Mapping) else None
+        function = call.get("function") or call if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping):
             raise ValueError(f"{self._where}: a tool call needs {{'function': {{'name': ..., 'arguments': ...}}}}")
-        return {"id": call.get("id"), "function": dict(function)}
-
-    def _remember_names(self) -> None:
-        for call in self._calls:
-            name = call["function"].get("name")
-            if isinstance(name, str):
-                # Some integrations, the one this replaces among them, use the tool's name as the call's id.
-                self._names.setdefault(name, name)
-                if call["id"]:
-                    self._names[str(call["id"])] = name
+        call_id = _first(call, "id", "call_id", "tool_call_id", "tool_id", "toolUseId")
+        name = _first(function, "name", "tool_name")
+        return _call(call_id, name or "", _first(function, "arguments", "input", "args", "tool_kwargs"))
 
     def _add_what_it_answers(self, result: dict[str, Any]) -> None:
         extra = self._message.additional_kwargs
-        call_id = extra.get("tool_call_id")
-        name = extra.get("tool_name") or extra.get("name") or self._names.get(str(call_id))
-        if name:
+        if name := extra.get("tool_name") or extra.get("name"):
             result["tool_name"] = str(name)
-        if call_id:
+        if call_id := extra.get("tool_call_id"):
             result["tool_call_id"] = str(call_id)
+
+
+def _call(call_id: Any, name: str, arguments: Any) -> InvalidToolCall | dict[str, Any]:
+    """A call; with text alone where the model named no tool."""
+    if name or not isinstance(arguments, str):
+        return {"id": call_id, "function": {"name": name, "arguments": arguments}}
+    return InvalidToolCall(arguments, str(call_id or ""))
+
+
+def _first(values: Mapping[str, Any], *names: str) -> Any:
+    """The value under the first of these names that has one."""
+    return next((values[name] for name in names if values.get(name) is not None), None)

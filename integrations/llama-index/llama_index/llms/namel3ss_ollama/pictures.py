@@ -8,13 +8,29 @@ from llama_index.core.base.llms.types import ChatMessage, CitableBlock, Citation
 
 from namel3ss_ollama import Image, fetch_image
 
-__all__ = ["fetch_pictures", "need_reading", "on_the_web", "web_address"]
+__all__ = ["data_url", "fetch_pictures", "need_reading", "on_the_web", "web_address"]
 
 
 def web_address(block: ImageBlock) -> str | None:
     """The address of a picture that is on the web; None if it is in the block or in a file."""
     url = str(block.url or "")
-    return url if url and block.image is None and block.path is None and not url.startswith("data:") else None
+    on_web = url.lower().startswith(("http:", "https:"))
+    return url if on_web and block.image is None and block.path is None else None
+
+
+def data_url(block: ImageBlock) -> str:
+    """The data URL that a picture is given as, or "".
+
+    Raises:
+        ValueError: It is an address of another kind. A file is read only if it is given as a path.
+    """
+    url = str(block.url or "")
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
+    if not url or scheme == "data":
+        return url
+    if scheme in ("", "file"):
+        raise ValueError("the picture's url names a file, not http or https; pass the file as ImageBlock(path=...)")
+    raise ValueError(f"the picture's url begins with {scheme + ':'!r:.20}; only http or https can be fetched")
 
 
 def on_the_web(messages: Iterable[ChatMessage]) -> bool:

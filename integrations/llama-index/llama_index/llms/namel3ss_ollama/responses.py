@@ -10,7 +10,7 @@ objects are made without; a test holds that they equal what the constructors mak
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -25,11 +25,12 @@ from llama_index.core.base.llms.types import (
 )
 from pydantic import BaseModel
 
-from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
+from namel3ss_ollama import InvalidToolCall, LLMResponse, StreamChunk, ToolCall
 
 __all__ = ["GrowingAnswer", "chat_response", "completion_of"]
 
 M = TypeVar("M", bound=BaseModel)
+AnyCall: TypeAlias = ToolCall | InvalidToolCall
 _BLOCK_FIELDS = dict(TextBlock(text="").__dict__)
 _MESSAGE_FIELDS = dict(ChatMessage(role=MessageRole.ASSISTANT, blocks=[]).__dict__)
 _RESPONSE_FIELDS = dict(ChatResponse(message=ChatMessage()).__dict__)
@@ -43,7 +44,9 @@ def chat_response(response: LLMResponse, *, single_call: bool) -> ChatResponse:
         response: The core's.
         single_call: Whether only the first tool call counts.
     """
-    calls = response.tool_calls[:1] if single_call else response.tool_calls
+    calls: Sequence[AnyCall] = (*response.tool_calls, *response.invalid_tool_calls)
+    if single_call:
+        calls = calls[:1]
     blocks: list[ContentBlock] = []
     if response.thinking:
         blocks.append(ThinkingBlock(content=response.thinking))
@@ -58,7 +61,10 @@ def chat_response(response: LLMResponse, *, single_call: bool) -> ChatResponse:
     raw: dict[str, Any] = {"model": response.model, "message": message, "done": True, **response.metadata}
     _add_totals(raw, response)
     return ChatResponse(
-        message=_message(blocks, wire_calls), raw=raw, logprobs=_logprobs(response.logprobs), additional_kwargs={}
+        message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
+        raw=raw,
+        logprobs=_logprobs(response.logprobs),
+        additional_kwargs={},
     )
 
 
@@ -67,17 +73,20 @@ class GrowingAnswer:
 
     Args:
         single_call: Whether only the first tool call counts.
+        for_program: Whether a program of LlamaIndex reads it, which takes the text for the object without its key.
     """
 
-    __slots__ = ("_calls", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
+    __slots__ = ("_calls", "_for_program", "_last", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
 
-    def __init__(self, *, single_call: bool) -> None:
+    def __init__(self, *, single_call: bool, for_program: bool = False) -> None:
         self._single_call = single_call
+        self._for_program = for_program
         self._text = ""
         self._thoughts = ""
         self._thought: ThinkingBlock | None = None
         self._calls: list[ToolCallBlock] = []
         self._plain_calls: list[dict[str, Any]] = []
+        self._last: ChatResponse | None = None
 
     def add(self, chunk: StreamChunk) -> ChatResponse:
         """The answer with this chunk."""
@@ -86,8 +95,8 @@ class GrowingAnswer:
         if chunk.thinking:
             self._thoughts += chunk.thinking
             self._thought = ThinkingBlock(content=self._thoughts)
-        if chunk.tool_calls:
-            self._add_calls(chunk.tool_calls)
+        if chunk.tool_calls or chunk.invalid_tool_calls:
+            self._add_calls((*chunk.tool_calls, *chunk.invalid_tool_calls))
         if chunk.response is None and self._thought is None and not self._calls and "logprobs" not in chunk.raw:
             return _text_response(self._text, chunk)
         blocks: list[ContentBlock] = [TextBlock(text=self._text)]
@@ -102,15 +111,37 @@ class GrowingAnswer:
             logprobs = chunk.response.logprobs
         elif "logprobs" in raw:
             logprobs = chunk.logprobs
-        return ChatResponse(
-            message=_message(blocks, self._plain_calls),
+        # LlamaIndex's agents read the blocks, its streaming programs look for this key.
+        settled = chunk.response is not None and not chunk.tool_calls and not self._for_program
+        extra = {"tool_calls": self._plain_calls} if self._calls and not settled else {}
+        response = ChatResponse(
+            message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra),
             delta=chunk.content,
             raw=raw,
             logprobs=_logprobs(logprobs) if logprobs else None,
             additional_kwargs={"thinking_delta": chunk.thinking or None},
         )
+        self._last = response if extra and not self._for_program else None
+        return response
 
-    def _add_calls(self, calls: Sequence[ToolCall]) -> None:
+    def settled(self) -> ChatResponse | None:
+        """One more response, if the last one has the key that programs look for: the same without it.
+
+        The last message of a stream goes into histories, and other integrations take what is under that key for calls
+        in a form of their own, beside the blocks.
+        """
+        if self._last is None or self._for_program:
+            return None
+        blocks = self._last.message.blocks
+        return ChatResponse(
+            message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
+            delta="",
+            raw=self._last.raw,
+            logprobs=self._last.logprobs,
+            additional_kwargs={"thinking_delta": None},
+        )
+
+    def _add_calls(self, calls: Sequence[AnyCall]) -> None:
         if self._single_call:
             calls = calls[: 1 - len(self._calls)]
         # New lists: those that were handed out stay as they were.
@@ -151,22 +182,21 @@ def completion_of(response: ChatResponse) -> CompletionResponse:
     )
 
 
-def _message(blocks: list[ContentBlock], calls: list[dict[str, Any]]) -> ChatMessage:
-    # LlamaIndex's agents read the blocks, its streaming programs look for this key.
-    extra = {"tool_calls": calls} if calls else {}
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=extra)
+def _call_block(call: AnyCall) -> ToolCallBlock:
+    name, arguments = _name_and_arguments(call)
+    return ToolCallBlock(tool_call_id=call.id, tool_name=name, tool_kwargs=arguments)
 
 
-def _call_block(call: ToolCall) -> ToolCallBlock:
-    broken = call.invalid_arguments
-    return ToolCallBlock(
-        tool_call_id=call.id, tool_name=call.name, tool_kwargs=dict(call.arguments) if broken is None else broken
-    )
+def _plain_call(call: AnyCall) -> dict[str, Any]:
+    name, arguments = _name_and_arguments(call)
+    return {"id": call.id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _plain_call(call: ToolCall) -> dict[str, Any]:
-    arguments = dict(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+def _name_and_arguments(call: AnyCall) -> tuple[str, dict[str, Any] | str]:
+    """Arguments that are no object are text; what names no tool is all text, under an empty name."""
+    if isinstance(call, InvalidToolCall):
+        return "", call.text
+    return call.name, dict(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
 
 
 def _add_totals(raw: dict[str, Any], response: LLMResponse) -> None:

@@ -10,11 +10,13 @@ object.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, cast
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock
+from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # it is re-exported there
 from llama_index.core.instrumentation.events.llm import (
     LLMStructuredPredictEndEvent,
@@ -29,11 +31,13 @@ from llama_index.core.types import BasePydanticProgram, Model, PydanticProgramMo
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from namel3ss_ollama import OutputValidationError
+from namel3ss_ollama import OutputValidationError, json_in
 
-__all__ = ["StructuredOutputError", "StructuredOutputs"]
+__all__ = ["StructuredOutputError", "StructuredOutputs", "an_answer_came"]
 
 dispatcher = get_dispatcher(__name__)
+_answers: ContextVar[list[None] | None] = ContextVar("_answers", default=None)
+"""Of the program that runs: an item for each answer."""
 _PARSE_AGAIN = 128
 
 
@@ -46,6 +50,9 @@ class StructuredOutputError(OutputValidationError, ValueError):
 
 class StructuredOutputs(FunctionCallingLLM):
     """What an LLM needs to answer in objects; `chat` and its siblings come from the subclass."""
+
+    _calls_must_be_valid: bool = PrivateAttr(default=False)
+    """Whether a call that cannot be made is an error even where none is needed."""
 
     def structured_predict(
         self,
@@ -72,8 +79,8 @@ class StructuredOutputs(FunctionCallingLLM):
         if plan := self._plan(output_cls, prompt, llm_kwargs, prompt_args):
             result = plan.result(self.chat(plan.messages, **plan.keywords))
         else:
+            program = self._program(output_cls, prompt)
             with _Naming(output_cls):
-                program = self._program(output_cls, prompt)
                 result = _of_class(output_cls, program(llm_kwargs=dict(llm_kwargs or {}), **prompt_args))
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
@@ -97,8 +104,8 @@ class StructuredOutputs(FunctionCallingLLM):
                 # LlamaIndex's program forgets the system prompt where it is asynchronous and does not stream.
                 template = ChatPromptTemplate(self._extend_messages(prompt.format_messages(llm=self, **prompt_args)))
                 prompt_args = {}
+            program = self._program(output_cls, template)
             with _Naming(output_cls):
-                program = self._program(output_cls, template)
                 result = _of_class(output_cls, await program.acall(llm_kwargs=dict(llm_kwargs or {}), **prompt_args))
         dispatcher.event(LLMStructuredPredictEndEvent(output=result))
         return result
@@ -158,8 +165,8 @@ class StructuredOutputs(FunctionCallingLLM):
     ) -> Generator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None, None]:
         plan = self._plan(output_cls, prompt, llm_kwargs, prompt_args)
         if plan is None:
-            with _Naming(output_cls):
-                program = self._program(output_cls, prompt, **self._forcing())
+            program = self._program(output_cls, prompt, **self._forcing())
+            with _naming_cut_answers(output_cls):
                 yield from program.stream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args)
             return
         growing = _GrowingObject(plan)
@@ -179,8 +186,8 @@ class StructuredOutputs(FunctionCallingLLM):
         async def gen() -> AsyncGenerator[Model | list[Model] | FlexibleModel | list[FlexibleModel], None]:
             plan = self._plan(output_cls, prompt, llm_kwargs, prompt_args)
             if plan is None:
-                with _Naming(output_cls):
-                    program = self._program(output_cls, prompt, **self._forcing())
+                program = self._program(output_cls, prompt, **self._forcing())
+                with _naming_cut_answers(output_cls):
                     async for item in await program.astream_call(llm_kwargs=dict(llm_kwargs or {}), **prompt_args):
                         yield item
                 return
@@ -216,9 +223,11 @@ class StructuredOutputs(FunctionCallingLLM):
     def _program(
         self, output_cls: type[Model], prompt: BasePromptTemplate, **settings: Any
     ) -> BasePydanticProgram[Model]:
-        # A copy, since programs write into the prompt that they are given.
+        # Copies: programs write into the prompt that they are given, and in a stream a broken call is none to them.
+        llm = self.model_copy()
+        llm._calls_must_be_valid = True
         mode = self.pydantic_program_mode
-        return get_program_for_llm(output_cls, prompt.model_copy(), self, pydantic_program_mode=mode, **settings)
+        return get_program_for_llm(output_cls, prompt.model_copy(), llm, pydantic_program_mode=mode, **settings)
 
     def _forcing(self) -> dict[str, Any]:
         """What makes a program force its call in a stream, where LlamaIndex does not."""
@@ -251,16 +260,28 @@ class _Plan(Generic[Model]):
         """
         text = (response.message.content if response else None) or ""
         try:
-            return self.parse(text)
+            return self._parsed(text)
         except ValueError as error:
             raise self._failure(text, response, error) from None  # a traceback would quote the answer
+
+    def _parsed(self, text: str) -> Model:
+        found = json_in(text)
+        try:
+            return self.parse(found if self.in_text else text)
+        except ValueError:
+            if self.in_text or found == text:
+                raise
+            return self.parse(found)
 
     def _failure(self, text: str, response: ChatResponse | None, error: ValueError) -> StructuredOutputError:
         raw = response.raw if response is not None and isinstance(response.raw, dict) else {}
         places = "the whole"
         if isinstance(error, ValidationError):
             places = ", ".join(sorted({".".join(map(str, e["loc"])) or places for e in error.errors()})[:5])
-        if not text:
+        thought = response is not None and any(isinstance(b, ThinkingBlock) for b in response.message.blocks)
+        if (not text and thought) or (text and not json_in(text)):
+            why = "the model wrote nothing but its thinking: ask again, or pass think=False"
+        elif not text:
             why = "it is empty"
         elif raw.get("done_reason") == "length":
             why = "it was cut by the token limit: raise num_predict (max_tokens)"
@@ -284,39 +305,52 @@ def _of_class(output_cls: type[Model], result: Any) -> Model:
     raise StructuredOutputError(f"the answer is no {output_cls.__name__}: the model's came out as {kind}", text=text)
 
 
+def an_answer_came() -> None:
+    """Note, for the program that runs if one does, that its LLM has answered: what fails now is about the answer."""
+    answers = _answers.get()
+    if answers is not None:
+        answers.append(None)
+
+
 class _Naming:
     """Lets what LlamaIndex's programs say of an answer out as one error that names the class; others pass."""
 
     def __init__(self, output_cls: type[BaseModel]) -> None:
         self._output_cls = output_cls
+        self._came: list[None] = []
 
     def __enter__(self) -> None:
-        return None
+        self._token = _answers.set(self._came)
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
-        name = self._output_cls.__name__
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _answers.reset(self._token)
         if isinstance(error, OutputValidationError):
+            raise _named(self._output_cls, error) from error
+        if isinstance(error, (ValueError, TypeError)) and self._came:
             raise StructuredOutputError(
-                f"the answer is no {name}: {error.message}",
-                original_error=error,
-                text=error.text,
-                response=error.response,
-            ) from error
-        if isinstance(error, (ValueError, TypeError)) and not _went_through_chat(trace):
-            raise StructuredOutputError(
-                f"the answer is no {name}; LlamaIndex's words for it, the answer among them, are in `text`",
+                f"the answer is no {self._output_cls.__name__}; LlamaIndex's words for it, the answer among them, are "
+                "in `text`",
                 original_error=error,
                 text=str(error),
             ) from None
 
 
-def _went_through_chat(trace: TracebackType | None) -> bool:
-    """Whether an error came out of `chat` or a sibling: then it is about an argument, not about the answer."""
-    while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") == "llama_index.llms.namel3ss_ollama.base":
-            return True
-        trace = trace.tb_next
-    return False
+@contextmanager
+def _naming_cut_answers(output_cls: type[BaseModel]) -> Generator[None, None, None]:
+    """As `_Naming`, around a program that streams: of an answer that is no such object it says nothing by itself."""
+    try:
+        yield
+    except OutputValidationError as error:
+        raise _named(output_cls, error) from error
+
+
+def _named(output_cls: type[BaseModel], error: OutputValidationError) -> StructuredOutputError:
+    return StructuredOutputError(
+        f"the answer is no {output_cls.__name__}: {error.message}",
+        original_error=error,
+        text=error.text,
+        response=error.response,
+    )
 
 
 class _GrowingObject(Generic[Model]):
@@ -339,6 +373,7 @@ class _GrowingObject(Generic[Model]):
             return None
         self._length = len(text)
         if self._plan.in_text:
+            text = json_in(text)
             text = text[max(text.find("{"), 0) : text.rfind("}") + 1 or None]
         try:
             value = from_json(text, allow_partial="trailing-strings")

@@ -54,29 +54,32 @@ def force_single_tool_call(response: ChatResponse) -> None:
         message.additional_kwargs["tool_calls"] = plain[:1]
 
 
-def selections(response: ChatResponse, *, error_on_no_tool_call: bool) -> list[ToolSelection]:
+def selections(response: ChatResponse, *, strict: bool) -> list[ToolSelection]:
     """The tools that a response asks to run.
 
+    Args:
+        response: The answer.
+        strict: Whether a call that cannot be made is an error. Otherwise it is the selection of a tool that does not
+            exist, whose name says what is wrong: an agent answers that with an error, and asks the model again.
+
     Raises:
-        ValueError: There are none, and that is an error.
-        OutputValidationError: The arguments of one are no JSON object.
+        OutputValidationError: A call cannot be made, and that is an error.
     """
-    calls = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
-    if not calls and error_on_no_tool_call:
-        raise ValueError("Expected at least one tool call, but got 0 tool calls.")
-    return [_selection(call, index) for index, call in enumerate(calls)]
+    blocks = (block for block in response.message.blocks if isinstance(block, ToolCallBlock))
+    return [_selection(call, index, strict) for index, call in enumerate(blocks)]
 
 
-def _selection(call: ToolCallBlock, index: int) -> ToolSelection:
-    if not isinstance(call.tool_kwargs, dict):
-        # ToolSelection would turn them into no arguments at all, and the tool would run with its defaults.
-        raise OutputValidationError(
-            f"the model called {call.tool_name!r} with arguments that are no JSON object ({len(call.tool_kwargs)} "
-            "characters, in `text`); ask again, or take a larger model",
-            text=call.tool_kwargs,
-        )
-    return ToolSelection(
-        tool_id=call.tool_call_id or f"{call.tool_name}_{index}",
-        tool_name=call.tool_name,
-        tool_kwargs=call.tool_kwargs,
+def _selection(call: ToolCallBlock, index: int, strict: bool) -> ToolSelection:
+    call_id = call.tool_call_id or f"{call.tool_name or 'unknown'}_{index}"
+    if call.tool_name and isinstance(call.tool_kwargs, dict):
+        return ToolSelection(tool_id=call_id, tool_name=call.tool_name, tool_kwargs=call.tool_kwargs)
+    # ToolSelection would turn text into no arguments at all, and the tool would run with its defaults.
+    problem = (
+        f"{call.tool_name!r} with arguments that are no JSON object" if call.tool_name else "a tool without its name"
+    )
+    if not strict:
+        return ToolSelection(tool_id=call_id, tool_name=problem, tool_kwargs={})
+    text = call.tool_kwargs if isinstance(call.tool_kwargs, str) else ""
+    raise OutputValidationError(
+        f"the model called {problem} ({len(text)} characters, in `text`); ask again, or take a larger model", text=text
     )

@@ -1,0 +1,84 @@
+"""Every public name of `namel3ss_ollama`, which takes them from here when one is first asked for."""
+
+from namel3ss_ollama._version import __version__
+from namel3ss_ollama.blocking import SyncIterator
+from namel3ss_ollama.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ContextWindowExceededError,
+    LLMConnectionError,
+    LLMError,
+    LLMTimeoutError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    OutputValidationError,
+    QueueFullError,
+    QuotaExceededError,
+    ServerBusyError,
+    ServerError,
+    StreamInterruptedError,
+)
+from namel3ss_ollama.fetching import fetch_image
+from namel3ss_ollama.messages import name_tool_answers
+from namel3ss_ollama.preflight import Preflight, Problem
+from namel3ss_ollama.provider import OllamaProvider, SyncProvider
+from namel3ss_ollama.reasoning import json_in
+from namel3ss_ollama.retrier import instant_retries
+from namel3ss_ollama.settings import CallOptions, RetryPolicy, RuntimeOptions, StreamConfig
+from namel3ss_ollama.stream import Stream
+from namel3ss_ollama.sync import SyncStream
+from namel3ss_ollama.sync import run as run_sync
+from namel3ss_ollama.telemetry import Stats
+from namel3ss_ollama.types import (
+    EmbedResponse,
+    Image,
+    InvalidToolCall,
+    LLMResponse,
+    Message,
+    StreamChunk,
+    ToolCall,
+    Usage,
+)
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "CallOptions",
+    "ContextWindowExceededError",
+    "EmbedResponse",
+    "Image",
+    "InvalidToolCall",
+    "LLMConnectionError",
+    "LLMError",
+    "LLMResponse",
+    "LLMTimeoutError",
+    "MalformedResponseError",
+    "Message",
+    "ModelNotFoundError",
+    "OllamaProvider",
+    "OutputValidationError",
+    "Preflight",
+    "Problem",
+    "QueueFullError",
+    "QuotaExceededError",
+    "RetryPolicy",
+    "RuntimeOptions",
+    "ServerBusyError",
+    "ServerError",
+    "Stats",
+    "Stream",
+    "StreamChunk",
+    "StreamConfig",
+    "StreamInterruptedError",
+    "SyncIterator",
+    "SyncProvider",
+    "SyncStream",
+    "ToolCall",
+    "Usage",
+    "__version__",
+    "fetch_image",
+    "instant_retries",
+    "json_in",
+    "name_tool_answers",
+    "run_sync",
+]

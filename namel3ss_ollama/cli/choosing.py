@@ -1,0 +1,147 @@
+"""Which model is meant: the one that was named, if it is there, else the only one that can be."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from namel3ss_ollama import (
+    AuthenticationError,
+    LLMConnectionError,
+    LLMError,
+    LLMTimeoutError,
+    ModelNotFoundError,
+    OllamaProvider,
+)
+from namel3ss_ollama.address import EMBEDDED_URL
+from namel3ss_ollama.cli.console import CommandError
+from namel3ss_ollama.cli.options import server
+
+__all__ = ["chat_models", "check_chat_model", "get_one", "missing", "near", "pick_model", "shown_or_missing"]
+
+_MOST_NAMES = 8
+
+
+def get_one(url: str, base_url: str | None, name: str | None = None) -> str:
+    """The command that brings a model to where there is none, or that one.
+
+    Args:
+        url: The address in force.
+        base_url: What --host said, if it did.
+        name: The model; one to begin with by default.
+    """
+    if url == EMBEDDED_URL:
+        from namel3ss_ollama.embedded.weights import CATALOG  # only where the engine is installed
+
+        return f"namel3ss-ollama models pull {name if name in CATALOG else next(iter(CATALOG))} --embedded"
+    where = "" if base_url is None else f" --host {url}"
+    return f"namel3ss-ollama models pull {name or 'llama3.2'}{where}"
+
+
+def near(name: str, names: Iterable[str]) -> list[str]:
+    """The names that may have been meant, most likely first; at most three."""
+    names = list(names)
+    family = name.partition(":")[0].lower()
+    if same := [one for one in names if one.partition(":")[0].lower() == family]:
+        return same[:3]
+    by_case = {one.lower(): one for one in (*names, *(one.partition(":")[0] for one in names))}
+    alike = [by_case[one] for one in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.6)]
+    whole = [next(known for known in names if known == one or known.partition(":")[0] == one) for one in alike]
+    return list(dict.fromkeys(whole))
+
+
+async def missing(provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True) -> CommandError:
+    """What to say when the server does not have a model; `download`: how to get it, too."""
+    try:
+        names = [str(model["name"]) for model in await provider.list_models()]
+    except LLMError:
+        names = []
+    url = provider.base_url
+    text = f"{url} does not have the model {name!r}"
+    how = get_one(url, base_url, name)
+    if not download:
+        get = ""
+    elif url == EMBEDDED_URL and f" {name} " not in how:
+        get = f"It can get another one: {how}; and -m takes the path of any GGUF file"
+    else:
+        get = f"To download it: {how}"
+    if meant := near(name, names):
+        return CommandError(f"{text}; did you mean {' or '.join(meant)}?{get and ' ' + get}")
+    return CommandError(f"{text}{f'; it has {_listed(names)}' if names else ''}{get and '. ' + get}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + (
+        f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    )
+
+
+async def shown_or_missing(
+    provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True
+) -> dict[str, Any]:
+    """What the server tells of a model.
+
+    Raises:
+        CommandError: It does not have the model.
+        LLMError: It does not tell.
+    """
+    try:
+        return await provider.show_model(name)
+    except ModelNotFoundError:
+        raise await missing(provider, name, base_url, download=download) from None
+
+
+async def check_chat_model(provider: OllamaProvider, base_url: str | None, *, images: bool) -> None:
+    """See that the provider's model is there and can chat, before a conversation begins.
+
+    Raises:
+        CommandError: It cannot, or is not there.
+        LLMError: There is no server, or it refuses the key.
+    """
+    name = provider.model
+    try:
+        can = (await shown_or_missing(provider, name, base_url)).get("capabilities")
+    except (LLMConnectionError, LLMTimeoutError, AuthenticationError):
+        raise
+    except LLMError:
+        return  # a server that shows nothing may answer all the same
+    for needed, what in (("completion", "chat"), ("vision", "look at pictures")):
+        if can and needed not in can and (needed != "vision" or images):
+            raise CommandError(
+                f"{name} cannot {what}: it can {', '.join(can)}; see what else there is: namel3ss-ollama models list"
+            )
+
+
+async def chat_models(provider: OllamaProvider) -> list[str]:
+    """The names of the server's models that can chat; those of which a server does not tell count as if they could."""
+    names = [str(model["name"]) for model in await provider.list_models()]
+    able = await asyncio.gather(*(_can_chat(provider, name) for name in names))
+    return [name for name, can in zip(names, able, strict=True) if can]
+
+
+async def _can_chat(provider: OllamaProvider, name: str) -> bool:
+    try:
+        shown = await provider.show_model(name)
+    except ModelNotFoundError:  # deleted since it was listed
+        return False
+    return "completion" in (shown.get("capabilities") or ("completion",))
+
+
+async def pick_model(asked: str | None, base_url: str | None) -> str:
+    """The model that was asked for, else the only one there is.
+
+    Raises:
+        CommandError: There are none, or several.
+    """
+    if asked:
+        return asked
+    async with server(base_url) as provider:
+        names = await chat_models(provider)
+    if len(names) == 1:
+        return names[0]
+    url = provider.base_url
+    if not names:
+        raise CommandError(f"{url} has no chat model; get one: {get_one(url, base_url)}")
+    raise CommandError(f"choose a model with --model or OLLAMA_MODEL; {url} has {', '.join(names)}")

@@ -1,0 +1,122 @@
+"""A request fitted to its server: what the server's version cannot do is not asked of it, nor what it has refused.
+
+Only requests with a `format` come here, and only those ask for the version that depend on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from namel3ss_ollama import exact
+from namel3ss_ollama.errors import BadRequestError, LLMError
+from namel3ss_ollama.grammars import in_escapes, simplest
+
+__all__ = ["Fitting"]
+
+logger = logging.getLogger("namel3ss_ollama")
+Json = dict[str, Any]
+Version = tuple[int, int, int]
+_ESCAPES_LITERALS: Version = (0, 13, 2)
+_THINKS_BEFORE_A_FORMAT: Version = (0, 12, 4)
+"""In a chat. Where text is generated, no version known so far does."""
+_FIRST_WITH_SCHEMAS: Version = (0, 5, 0)
+_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-[\w.-]*)?", re.ASCII)
+_VERSION_HOLDS = 60.0
+"""Seconds for which a version, or not knowing it, is not asked for again."""
+_NO_GRAMMAR = "can make no grammar"
+_MOST_REMEMBERED = 1000
+
+
+class Fitting:
+    """Fits requests to the server.
+
+    Args:
+        look_up: Asks the server for its version.
+        clock: The time in seconds, from any start.
+    """
+
+    def __init__(self, look_up: Callable[[], Awaitable[Json]], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._look_up = look_up
+        self._clock = clock
+        self._version: Version | None = None
+        self._asked_at: float | None = None
+        self._refused: dict[bytes, None] = {}
+        self._kept_from_thinking: set[str] = set()
+
+    async def fitted(self, kind: str, body: Json) -> Json:
+        """The body of a request as the server takes it; the same object where nothing changes.
+
+        Args:
+            kind: "chat" or "generate".
+            body: What was asked for, with a `format`.
+        """
+        changes: Json = {}
+        schema = body["format"]
+        if isinstance(schema, dict):
+            if self.is_simplified(body):
+                changes["format"] = simplest(schema)
+            elif (escaped := in_escapes(schema)) != schema and await self._is_before(_ESCAPES_LITERALS):
+                changes["format"] = escaped
+        if body.get("think") and (kind == "generate" or await self._is_before(_THINKS_BEFORE_A_FORMAT)):
+            changes["think"] = False
+            model = str(body["model"])
+            if model not in self._kept_from_thinking:
+                self._kept_from_thinking.add(model)
+                logger.warning(
+                    "%s does not think under a `format`: the server holds it to the format from its first token on",
+                    model,
+                )
+        return {**body, **changes} if changes else body
+
+    def is_simplified(self, body: Json) -> bool:
+        """Whether this schema is sent to this model in its simplest form, because the full one was refused."""
+        return bool(self._refused) and _key(body) in self._refused
+
+    def simplify(self, body: Json, error: BadRequestError) -> bool:
+        """Send the schema in its simplest form from now on; False if that is not why, or no help.
+
+        Args:
+            body: What was asked for.
+            error: What the server said to it.
+        """
+        schema = body.get("format")
+        if _NO_GRAMMAR not in error.message or not isinstance(schema, dict) or simplest(schema) == schema:
+            return False
+        if len(self._refused) >= _MOST_REMEMBERED:
+            del self._refused[next(iter(self._refused))]
+        self._refused[_key(body)] = None
+        logger.warning(
+            "the server made no grammar of the schema in `format` for %s: it gets the types and names alone. A type is "
+            "validated in full when the answer is there, a JSON schema is not",
+            body["model"],
+        )
+        return True
+
+    async def _is_before(self, version: Version) -> bool:
+        """Whether the server is known to be older."""
+        now = self._clock()
+        if self._asked_at is None or now - self._asked_at >= _VERSION_HOLDS:
+            try:
+                self._version = _version_in(await self._look_up())
+            except LLMError as error:
+                logger.debug("the server's version is not known: %s", error)
+                self._version = None
+            self._asked_at = now
+        return self._version is not None and self._version < version
+
+
+def _key(body: Json) -> bytes:
+    schema = exact.write(body["format"])
+    return hashlib.sha256(str(body["model"]).encode() + b"\0" + schema).digest()
+
+
+def _version_in(answer: Json) -> Version | None:
+    """The version in an answer; None for what is no release of Ollama's."""
+    found = _VERSION.fullmatch(str(answer.get("version", "")))
+    version = (int(found[1]), int(found[2]), int(found[3])) if found else None
+    return version if version is not None and version >= _FIRST_WITH_SCHEMAS else None

@@ -1,0 +1,144 @@
+r"""The forms in which a schema is sent, by what the server's grammar compiler can do. Plain functions over values.
+
+`schemas.py` writes the form that every compiler should take. What else there is:
+
+- `with_room`: a server before 0.30 gives the compiler a buffer of four times the schema's length, and cuts off what
+  does not fit, which spoils the grammar. A schema with many properties, or deep ones, is made longer by a comment.
+- `in_escapes`: a server before 0.13.2 does not escape a backslash in a name or a value. A quotation mark then ends the
+  grammar's literal, and `C:\temp` becomes a tab. What JSON has to escape is spelled there as the escape itself
+  (`\u0022`), which comes out as JSON that means the character.
+- `simplest`: types and names alone, for a server that refuses the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from namel3ss_ollama.schemas import ANYTHING, Schema
+
+__all__ = ["in_escapes", "simplest", "with_room"]
+
+_BUFFER = 30 * 1024
+"""Bytes of a grammar that fit every buffer, beside its rules for numbers, strings and blanks."""
+_LARGEST_BUFFER = 1024 * 1024
+_A_RULE = 64
+"""Bytes of a rule beside the names in it, at most."""
+_MENTIONS = 9
+"""How often the name of a property's rule is in the grammar, at most."""
+_KINDS = ("object", "array", "string", "number", "integer", "boolean", "null")
+_OF_NAMES = frozenset({"$defs", "patternProperties", "properties"})
+_OF_NODES = frozenset({"additionalProperties", "anyOf", "items", "oneOf", "prefixItems"})
+_KEPT = frozenset(
+    {"$comment", "$defs", "$ref", "additionalProperties", "anyOf", "const", "enum", "items", "oneOf", "prefixItems",
+     "properties", "required", "type"}
+)  # fmt: skip
+"""What the simplest form is made of."""
+
+
+def with_room(schema: Schema) -> Schema:
+    """The schema, made so long that a server's buffer has room for its grammar."""
+    size = min(_size(schema, 4), _LARGEST_BUFFER)
+    return {"$comment": " " * (size // 4), **schema} if size > _BUFFER else schema
+
+
+def in_escapes(schema: Schema) -> Schema:
+    r"""The schema for a compiler that escapes nothing; equal to the schema where nothing needs an escape.
+
+    >>> in_escapes({"const": 'say "hi"'})
+    {'const': 'say \\u0022hi\\u0022'}
+    """
+
+    def change(node: Schema) -> Schema:
+        for key in ("const", "enum", "required"):
+            if key in node:
+                node[key] = _spelled(node[key])
+        if isinstance(node.get("properties"), Mapping):
+            node["properties"] = {_spelled(name): value for name, value in node["properties"].items()}
+        return node
+
+    return _changed_schema(schema, change)
+
+
+def simplest(schema: Schema) -> Schema:
+    """Types, properties and choices alone, without names and values that need an escape."""
+
+    def change(node: Schema) -> Schema:
+        kept = {key: value for key, value in node.items() if key in _KEPT}
+        for key in ("const", "enum"):
+            if key in kept and _spelled(kept[key]) != kept[key]:
+                value = kept.pop(key)
+                values = value if key == "enum" and isinstance(value, list) else [value]
+                kept["type"] = [kind for kind in _KINDS if any(_is_of(kind, each) for each in values)]
+        properties = kept.get("properties")
+        if isinstance(properties, Mapping):
+            plain = {name: value for name, value in properties.items() if name == _spelled(name)}
+            if len(plain) < len(properties):
+                kept["properties"], kept["additionalProperties"] = plain, ANYTHING
+                kept["required"] = [name for name in kept.get("required", ()) if name in plain]
+        return kept if kept.keys() - {"$comment", "$defs", "required"} else {**kept, **ANYTHING}
+
+    return _changed_schema(schema, change)
+
+
+def _changed_schema(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
+    """A copy of a schema, with each node in it changed; a node's own nodes first."""
+    copy = {key: _changed(key, value, change) for key, value in schema.items()}
+    return change(copy)
+
+
+def _changed(key: str, value: Any, change: Callable[[Schema], Schema]) -> Any:
+    """What is under a key of a node, with the nodes in it changed."""
+    if key in _OF_NAMES and isinstance(value, Mapping):
+        return {name: _node(each, change) for name, each in value.items()}
+    if key in _OF_NODES:
+        return [_node(each, change) for each in value] if isinstance(value, list) else _node(value, change)
+    return value
+
+
+def _node(node: Any, change: Callable[[Schema], Schema]) -> Any:
+    return _changed_schema(node, change) if isinstance(node, dict) else node
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(f"\\u{ord(char):04x}" if char in '"\\' or char < " " else char for char in value)
+    if isinstance(value, Mapping):
+        return {_spelled(name): _spelled(each) for name, each in value.items()}
+    return [_spelled(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    """Whether a JSON value is of a kind of JSON Schema's."""
+    if isinstance(value, bool) or value is None:
+        return kind == ("null" if value is None else "boolean")
+    kinds: dict[str, type] = {"object": Mapping, "array": list, "string": str, "integer": int, "number": float}
+    return kind in kinds and isinstance(value, kinds[kind])
+
+
+def _size(node: Any, name: int) -> int:
+    """Bytes of the grammar of a node whose rule's name has so many, at most."""
+    if not isinstance(node, Mapping):
+        return 0
+    size = name + _A_RULE + 2 * len(str(node.get("pattern", "")))
+    for key in ("const", "enum"):
+        if key in node:
+            size += 2 * len(str(node[key])) + 8
+    for key in ("anyOf", "oneOf", "prefixItems", "items"):
+        if isinstance(node.get(key), list):
+            size += sum(_size(each, name + 9) + name + 12 for each in node[key])
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), Mapping):
+            size += _size(node[key], name + 17) + 3 * name + 2 * _A_RULE
+    for property_name, value in node.get("properties", {}).items():
+        bytes_of_name = len(property_name.encode())
+        path = name + bytes_of_name + 1
+        size += _MENTIONS * path + 4 * bytes_of_name + 2 * _A_RULE + _size(value, path)
+        if node.get("additionalProperties"):
+            size += 24 * bytes_of_name  # the rule for names other than these
+    for definition in node.get("$defs", {}).values():
+        size += _size(definition, 4)
+    kinds = node.get("type")
+    if isinstance(kinds, list):
+        size = size * max(len(kinds), 1)
+    return size

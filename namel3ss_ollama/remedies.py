@@ -1,0 +1,72 @@
+"""What to do about failures that a server or a system reports in its own words. Plain functions over texts."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import ssl
+
+from namel3ss_ollama.settings import RUNTIME_OPTIONS
+
+__all__ = ["of_a_handshake", "of_a_refusal", "of_a_transfer"]
+
+_PLAIN_HTTP = re.compile(
+    r"wrong[_ ]version[_ ]number|record layer failure|packet length too long|http[_ ]request", re.I
+)
+_PLAIN_TO_TLS = re.compile(
+    r"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS|plain HTTP to an SSL-enabled", re.IGNORECASE
+)
+_UNTRUSTED = re.compile(r"certificate[_ ]verify[_ ]failed", re.IGNORECASE)
+_TRANSFER = re.compile(r"\b(pull|push)(ing)? model|max retries exceeded|\bregistry\b", re.IGNORECASE)
+_NO_WAY_OUT = re.compile(
+    r"dial (tcp|udp)|no such host|server misbehaving|proxyconnect|x509:|TLS handshake|unreachable|i/o timeout|"
+    r"deadline exceeded|connection (refused|reset)|(Client\.Timeout|timeout) (exceeded|awaiting)",
+    re.IGNORECASE,
+)
+_NO_SUCH_FILE = re.compile(r"manifest: file does not exist", re.IGNORECASE)
+_CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
+_GRAMMAR = re.compile(r"JSON schema (in format|conversion)|sampling context|grammar", re.IGNORECASE)
+_OPTION = re.compile(r'option "(\w+)" is not supported')
+
+
+def of_a_handshake(error: BaseException | None) -> str:
+    """What to do when TLS is why there is no connection; empty when it is not."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
+    if error is None:
+        return ""
+    if _PLAIN_HTTP.search(str(error)):
+        return "The server there speaks plain HTTP: use http:// instead of https://"
+    if _UNTRUSTED.search(str(error)):
+        return "Its certificate is not trusted: set SSL_CERT_FILE to a file with its CA, or give that as verify"
+    return "The TLS handshake failed: is the address right, and TLS set up there?"
+
+
+def of_a_transfer(said: str) -> str:
+    """What to do when a server that pulls or pushes a model says this; empty when it is about something else."""
+    if not _TRANSFER.search(said):
+        return ""
+    if _NO_SUCH_FILE.search(said):
+        return "the registry has no model of that name: look for the right one at https://ollama.com/library"
+    if _NO_WAY_OUT.search(said):
+        return (
+            "the server transfers models itself, and its way to the registry is closed: check the network of its "
+            "machine, and set HTTPS_PROXY for `ollama serve` there if it needs a proxy"
+        )
+    return ""
+
+
+def of_a_refusal(said: str) -> str:
+    """What to do when a server refuses a request with these words; empty when they say it themselves."""
+    if _PLAIN_TO_TLS.search(said):
+        return "the server there speaks TLS: use https:// instead of http://"
+    if option := _OPTION.search(said):
+        near = difflib.get_close_matches(option[1], RUNTIME_OPTIONS, n=1)
+        return f"did you mean {near[0]}?" if near else "leave it out"
+    if "embedded engine" in said:
+        return ""
+    if _CANNOT.search(said):
+        return "choose a model that can (show_model() lists its capabilities)"
+    if _GRAMMAR.search(said):
+        return "the server can make no grammar of this schema: simplify `format` or the tool's parameters"
+    return ""

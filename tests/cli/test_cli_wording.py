@@ -1,0 +1,95 @@
+"""What the command says when something fails: in words that can be typed, never in Python's."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from fault_table import ROWS, Row
+
+from namel3ss_ollama import instant_retries
+from namel3ss_ollama.cli.wording import in_the_commands_words
+from namel3ss_ollama.diagnosis import error_for_status
+from namel3ss_ollama.streamer import timeout_error
+from namel3ss_ollama.testing import Model
+
+PYTHON = re.compile(
+    r"\w\(\)|\b(base_url|api_key|max_concurrent|max_queue|max_line_bytes|(first_chunk|chunk|stream)_timeout|preload|"
+    r"provider|`?partial`?|verify|on_truncation|None)\b"
+)
+QUICK = [row for row in ROWS if not row.settings and "delay" not in row.options and "seconds" not in row.options]
+
+
+@pytest.mark.parametrize("row", QUICK, ids=[row.name for row in QUICK])
+def test_no_fault_of_a_server_is_explained_in_python(run, server, row: Row) -> None:
+    server.reply(row.reply)
+    server.fault(row.fault, path="/api/chat", **row.options)
+    with instant_retries():
+        result = run("chat", "x", "-m", "tiny")
+    assert result.stderr.count("\n") <= 1
+    assert result.exit_code in (0, 1)
+    assert not PYTHON.search(result.stderr), result.stderr
+
+
+@pytest.mark.parametrize("deadline", ["connect", "first_chunk_timeout", "chunk_timeout", "stream_timeout", "timeout"])
+def test_no_deadline_is_explained_in_python(deadline) -> None:
+    said = in_the_commands_words(str(timeout_error(deadline, 30.0)))
+    assert not PYTHON.search(said), said
+    assert "30 s" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "told"),
+    [
+        (401, "no", "check OLLAMA_API_KEY"),
+        (302, "", "give --host"),
+        (404, "page", "is the path in --host right"),
+        (400, "does not support tools", "`namel3ss-ollama models show`"),
+        (400, "the prompt exceeds the context length", "-o num_ctx=8192"),
+        (503, "busy", "try again later"),
+    ],
+)
+def test_remedies_can_be_typed(status, text, told) -> None:
+    error = error_for_status(status, {}, f'{{"error": "{text}"}}'.encode(), url="http://a:1", model="m")
+    assert told in in_the_commands_words(str(error))
+
+
+def test_the_name_of_an_argument_is_that_of_its_option() -> None:
+    assert in_the_commands_words("model: 'a b' is not a model's name") == "--model: 'a b' is not a model's name"
+    assert in_the_commands_words("temperature: expected a number") == "temperature: expected a number"
+
+
+@pytest.mark.parametrize("command", [("chat", "x"), ("models", "list"), ("models", "rm", "tiny"), ("doctor",)])
+def test_without_a_server_every_command_says_what_to_type(run, server, command) -> None:
+    server.refuse()
+    with instant_retries():
+        result = run(*command)
+    assert result.exit_code == 1
+    told = " ".join((result.stdout + result.stderr).split())
+    assert "`ollama serve`, or name another server with --host or OLLAMA_HOST" in told
+    assert not PYTHON.search(told)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [("smollm2", "smollm2:135m"), ("SmolLM2:135M", "smollm2:135m"), ("smolm2:135m", "smollm2:135m"), ("tny", "tiny")],
+)
+@pytest.mark.parametrize(
+    "command", [("chat", "x", "-m"), ("models", "show"), ("models", "rm"), ("doctor", "-m")], ids=lambda c: c[-2]
+)
+def test_a_name_that_is_nearly_right_is_told(run, server, command, asked, meant) -> None:
+    server.models.add(Model("smollm2:135m"))
+    result = run(*command, asked)
+    assert result.exit_code == 1
+    assert f"did you mean {meant}" in result.stdout + result.stderr
+
+
+def test_a_model_that_is_not_there_is_no_python_either(run, server) -> None:
+    result = run("chat", "x", "-m", "nope")
+    assert result.stderr == (
+        f"error: {server.url} does not have the model 'nope'; it has tiny:latest, vectors:latest. To download it: "
+        "namel3ss-ollama models pull nope\n"
+    )
+    told = run("chat", "x", "-m", "nope", "--host", server.url).stderr
+    assert told.endswith(f"namel3ss-ollama models pull nope --host {server.url}\n")
+    assert "To download it" not in run("models", "rm", "nope").stderr
