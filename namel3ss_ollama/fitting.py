@@ -12,8 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from namel3ss_ollama import exact
 from namel3ss_ollama.errors import BadRequestError, LLMError
+from namel3ss_ollama.exact import write_json
 from namel3ss_ollama.grammars import in_escapes, simplest
 
 __all__ = ["Fitting"]
@@ -111,7 +111,7 @@ class Fitting:
 
 
 def _key(body: Json) -> bytes:
-    schema = exact.write(body["format"])
+    schema = write_json(body["format"])
     return hashlib.sha256(str(body["model"]).encode() + b"\0" + schema).digest()
 
 
