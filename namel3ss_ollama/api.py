@@ -2,6 +2,7 @@
 
 from namel3ss_ollama._version import __version__
 from namel3ss_ollama.blocking import SyncIterator
+from namel3ss_ollama.counting import TokenCount
 from namel3ss_ollama.errors import (
     AuthenticationError,
     BadRequestError,
@@ -73,6 +74,7 @@ __all__ = [
     "SyncIterator",
     "SyncProvider",
     "SyncStream",
+    "TokenCount",
     "ToolCall",
     "Usage",
     "__version__",
