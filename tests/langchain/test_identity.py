@@ -14,7 +14,7 @@ import httpx
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.load import dumpd, dumps, load
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, trim_messages
 from langchain_core.runnables import ConfigurableField
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, SecretStr
 from pydantic.alias_generators import to_camel
@@ -407,14 +407,43 @@ async def test_the_context_window_of_a_profile(chat: Make, ollama_server: Ollama
 
 def test_tokens_are_estimated_without_a_tokenizer() -> None:
     model = ChatOllama(model="m")
-    assert model.get_num_tokens("four words of text") == 5
-    assert model.get_num_tokens("") == 0
-    assert model.get_num_tokens_from_messages([HumanMessage("four words of text")]) > 5
+    assert 3 <= model.get_num_tokens("four words of text") <= 6
+    assert model.get_num_tokens("") == OllamaLLM(model="m").get_num_tokens("") == 0
+    assert model.get_num_tokens_from_messages([HumanMessage("four words of text")]) > 6
+    assert model.get_num_tokens_from_messages([]) == 0
+    picture = {"type": "image", "url": "http://pictures.test/cat.png"}  # it is not fetched
+    assert model.get_num_tokens_from_messages([HumanMessage(["What is it?", picture])]) > 100
     with pytest.raises(NotImplementedError):
         model.get_token_ids("text")
     exact = ChatOllama(model="m", custom_get_token_ids=lambda text: list(range(len(text))))
     assert exact.get_num_tokens("text") == 4
-    assert OllamaLLM(model="m").get_num_tokens("12345") == 2
+
+
+async def test_answers_teach_what_a_token_is(ollama_server: OllamaServer) -> None:
+    model = ChatOllama(model="llama3.2", base_url=ollama_server.url)
+    text = "understanding " * 40
+    before = model.get_num_tokens(text)
+    for number in range(20):
+        await model.ainvoke(f"{number}: {text}")
+    assert abs(model.get_num_tokens(text) - 80) < abs(before - 80)  # two to a word, by the test server
+    asked = [HumanMessage(f"0: {text}")]
+    answer = await model.ainvoke(asked)
+    assert model.get_num_tokens_from_messages(asked) == answer.usage_metadata["input_tokens"]
+
+
+def test_a_long_conversation_is_trimmed_to_what_fits() -> None:
+    model = ChatOllama(model="m")
+    messages: list[BaseMessage] = [SystemMessage("Be brief.")]
+    for number in range(40):
+        messages += [HumanMessage(f"Tell me of whale {number}."), AIMessage("It sings, and eats krill. " * 10)]
+    messages.append(HumanMessage("And of the last?"))
+    kept = trim_messages(
+        messages, max_tokens=600, token_counter=model, strategy="last", include_system=True, start_on="human"
+    )
+    assert kept[0] == messages[0]
+    assert kept[-1] == messages[-1]
+    assert 3 < len(kept) < 30
+    assert 300 < model.get_num_tokens_from_messages(kept) <= 600
 
 
 def test_tracing_parameters() -> None:

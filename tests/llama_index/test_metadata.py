@@ -201,3 +201,17 @@ def test_a_token_limit_leaves_a_chat_engine_its_room(
         engine = index.as_chat_engine(mode, llm=llm, memory=memory)
     assert engine.chat("Where is Rome?").response
     assert engine.chat("And Oslo?").response
+
+
+def test_tokens_for_memories_and_splitters(ollama_server: OllamaServer) -> None:
+    llm = Ollama("llama3.2", base_url=ollama_server.url)
+    assert llm.tokenizer("") == []
+    text = "understanding " * 40
+    assert llm.tokenizer(text) == list(range(llm.provider.count_tokens(text)))
+    memory = ChatMemoryBuffer.from_defaults(token_limit=200, tokenizer_fn=llm.tokenizer)
+    for number in range(30):
+        memory.put(ChatMessage(f"{number}: what does a whale eat, and how much of it in a day?"))
+    kept = memory.get()
+    assert 3 < len(kept) < 20
+    assert kept[-1].content is not None
+    assert kept[-1].content.startswith("29:")

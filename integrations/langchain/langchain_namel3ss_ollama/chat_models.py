@@ -14,7 +14,6 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
@@ -27,9 +26,9 @@ from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
 from langchain_namel3ss_ollama.listeners import wants_tokens
-from langchain_namel3ss_ollama.messages import to_core_messages
+from langchain_namel3ss_ollama.messages import image_urls, to_core_messages
 from langchain_namel3ss_ollama.pictures import Loader, aload_pictures, load_pictures
-from langchain_namel3ss_ollama.profile import estimated_tokens, profile_of
+from langchain_namel3ss_ollama.profile import profile_of
 from langchain_namel3ss_ollama.settings import (
     CALL_FIELDS,
     OPTION_FIELDS,
@@ -46,7 +45,7 @@ from langchain_namel3ss_ollama.structured import (
     tool_parser,
 )
 from langchain_namel3ss_ollama.tool_choice import core_tool_choice
-from namel3ss_ollama import LLMError, LLMResponse, Message, OllamaProvider, fetch_image, run_sync
+from namel3ss_ollama import Image, LLMError, LLMResponse, Message, OllamaProvider, fetch_image, run_sync
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -59,6 +58,8 @@ _OF_A_CALL = OPTION_FIELDS | CALL_FIELDS | {
     "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "strict", "stream",
 }  # fmt: skip
 _TRACED = "ls_structured_output_format"
+_SOME_IMAGE = b"\x89PNG"
+"""Stands for an image that is counted without being fetched."""
 """What LangChain takes out of the keywords of a call for its tracers."""
 _FORMAT_AND_TOOLS = (
     "format (or response_format) and tools are both given: the grammar of the format leaves the model no way to call a "
@@ -506,10 +507,13 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         return self.profile
 
     def get_num_tokens(self, text: str) -> int:
-        """An estimate, unless `custom_get_token_ids` is set: see `estimated_tokens`. No tokenizer is downloaded."""
+        """How many tokens a text has: an estimate that is learnt from answers, unless `custom_get_token_ids` is set.
+
+        No tokenizer is downloaded, nothing is sent. `provider.acount_tokens` asks the server.
+        """
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
-        return estimated_tokens(text)
+        return self._provider_for(sync=True).count_tokens(text, model=self.model)
 
     def get_token_ids(self, text: str) -> list[int]:
         """What `custom_get_token_ids` says.
@@ -522,8 +526,18 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         return self.custom_get_token_ids(text)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """An estimate, by LangChain's `count_tokens_approximately`, of messages and tools."""
-        return count_tokens_approximately(messages, tools=list(tools) if tools is not None else None)
+        """How many tokens messages have, with the tools: an estimate that is learnt from answers.
+
+        It includes what the model's template puts around messages, so `trim_messages(token_counter=model)` keeps a
+        conversation inside the context window. Exact for a conversation that the model has answered.
+        """
+        if not messages:
+            return 0
+        not_fetched = dict.fromkeys(image_urls(messages), Image(_SOME_IMAGE))
+        definitions = [tool if _is_definition(tool) else convert_to_openai_tool(tool) for tool in tools or ()]
+        return self._provider_for(sync=True).count_tokens(
+            to_core_messages(messages, not_fetched), definitions, model=self.model
+        )
 
 
 def _most_calls(parallel: object) -> int | None:

@@ -256,4 +256,6 @@ def metadata_of(response: LLMResponse, model: str = "") -> dict[str, Any]:
     metadata["logprobs"] = response.logprobs
     if response.truncated_prompt:
         metadata["truncated_prompt"] = True
+    if response.shifted_context:
+        metadata["shifted_context"] = True
     return metadata

@@ -17,7 +17,6 @@ from langchain_namel3ss_ollama._version import __version__
 from langchain_namel3ss_ollama.chunks import PROVIDER, ended_by_limit, metadata_of
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.listeners import wants_tokens
-from langchain_namel3ss_ollama.profile import estimated_tokens
 from langchain_namel3ss_ollama.settings import (
     CALL_FIELDS,
     OPTION_FIELDS,
@@ -216,10 +215,10 @@ class OllamaLLM(OllamaSettings, BaseLLM):
             raise translated(error) from error
 
     def get_num_tokens(self, text: str) -> int:
-        """An estimate, unless `custom_get_token_ids` is set: see `estimated_tokens`. No tokenizer is downloaded."""
+        """How many tokens a text has: an estimate that is learnt from answers, unless `custom_get_token_ids` is set."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
-        return estimated_tokens(text)
+        return self._provider_for(sync=True).count_tokens(text, model=self.model)
 
 
 def _chunk(piece: StreamChunk, thinks: bool) -> GenerationChunk | None:

@@ -1,26 +1,14 @@
-"""What a model can do, as LangChain's profile, and how long a text is, by estimate."""
+"""What a model can do, as LangChain's profile."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
 
-__all__ = ["estimated_tokens", "profile_of"]
-
-_BYTES_A_TOKEN = 4
-
-
-def estimated_tokens(text: str) -> int:
-    """Tokens of a text, by an estimate: four bytes of UTF-8 each.
-
-    Ollama has no endpoint that counts. For English prose the estimate is mostly within a quarter of the truth; code
-    and other scripts are further off.
-    """
-    return math.ceil(len(text.encode("utf-8", "surrogatepass")) / _BYTES_A_TOKEN)
+__all__ = ["profile_of"]
 
 
 def profile_of(

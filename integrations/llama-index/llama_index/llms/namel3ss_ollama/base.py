@@ -351,6 +351,14 @@ class Ollama(StructuredOutputs):
                     return options[name]
         return None
 
+    def tokenizer(self, text: str) -> list[int]:
+        """As many numbers as a text has tokens, about: for `Settings.tokenizer`, `ChatMemoryBuffer` and the like.
+
+        The estimate of the provider, learnt from the counts in the model's answers. Nothing is sent or downloaded, and
+        the numbers are no ids: Ollama tells none.
+        """
+        return list(range(self.provider.count_tokens(text, model=self.model)))
+
     def _num_ctx(self) -> int | None:
         asked = self._option("num_ctx")
         return asked if isinstance(asked, int) else None

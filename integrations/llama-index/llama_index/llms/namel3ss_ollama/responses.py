@@ -203,6 +203,8 @@ def _add_totals(raw: dict[str, Any], response: LLMResponse) -> None:
     raw["usage"] = dict(response.usage)
     if response.truncated_prompt:
         raw["truncated_prompt"] = True
+    if response.shifted_context:
+        raw["shifted_context"] = True
 
 
 def _logprobs(tokens: Iterable[Mapping[str, Any]] | None) -> list[list[LogProb]] | None:
