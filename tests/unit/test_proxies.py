@@ -60,7 +60,7 @@ def test_a_proxy_that_is_given_is_for_loopback_too() -> None:
         (HTTPSettings(trust_env=False), SERVER),
         (HTTPSettings(transport=httpx.MockTransport(lambda _: httpx.Response(200))), SERVER),
         (HTTPSettings(client=httpx.AsyncClient()), SERVER),
-        (HTTPSettings(), "embedded://engine"),
+        (HTTPSettings(), "embedded://"),
     ],
 )
 def test_where_the_environment_does_not_count(
