@@ -34,7 +34,8 @@ def sent(server: OllamaServer, model: ChatOllama, *messages: BaseMessage) -> lis
     before = copy.deepcopy(messages)
     model.invoke(list(messages))
     assert list(before) == list(messages), "what was handed in has changed"
-    return list(server.requests[-1].payload["messages"])
+    chats = [record for record in server.requests if record.path == "/api/chat"]
+    return list(chats[-1].payload["messages"])
 
 
 def test_roles(chat: Make, ollama_server: OllamaServer) -> None:
