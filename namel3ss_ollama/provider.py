@@ -108,8 +108,9 @@ class OllamaProvider(ModelManagement, Embeddings, TokenCounting):
             `pull_model`, `push_model` and `create_model`, which have one of their own.
         stream_config: Deadlines and limits of each request.
         retry: How often and when a failed request is sent again; `RetryPolicy.off()` for never.
-        on_truncation: What to do when the server cut the prompt to its context window: "warn" (the response says so,
-            and a warning is logged), "error" (`ContextWindowExceededError`) or "ignore".
+        on_truncation: What to do when the server cut the prompt to its context window, or shifted the window under the
+            answer: "warn" (the response says so, and a warning is logged once a model), "error"
+            (`ContextWindowExceededError`) or "ignore".
         transport: "aiohttp" (fast), "httpx", or an `httpx.AsyncBaseTransport` of your own.
         http_client: An `httpx.AsyncClient` of your own, used as it is; you close it.
         verify: TLS verification, as in httpx.
