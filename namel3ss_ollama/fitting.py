@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from namel3ss_ollama.errors import BadRequestError, LLMError
+from namel3ss_ollama.errors import BadRequestError
 from namel3ss_ollama.exact import write_json
 from namel3ss_ollama.grammars import in_escapes, simplest
+from namel3ss_ollama.server_version import ServerVersion
 
 __all__ = ["Fitting"]
 
 logger = logging.getLogger("namel3ss_ollama")
 Json = dict[str, Any]
-Version = tuple[int, int, int]
-_ESCAPES_LITERALS: Version = (0, 13, 2)
-_THINKS_BEFORE_A_FORMAT: Version = (0, 12, 4)
+_ESCAPES_LITERALS = "0.13.2"
+_THINKS_BEFORE_A_FORMAT = "0.12.4"
 """In a chat. Where text is generated, no version known so far does."""
-_FIRST_WITH_SCHEMAS: Version = (0, 5, 0)
-_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(-[\w.-]*)?", re.ASCII)
-_VERSION_HOLDS = 60.0
-"""Seconds for which a version, or not knowing it, is not asked for again."""
+_FIRST_WITH_SCHEMAS = "0.5"
 _NO_GRAMMAR = "can make no grammar"
 _MOST_REMEMBERED = 1000
 
@@ -36,15 +30,11 @@ class Fitting:
     """Fits requests to the server.
 
     Args:
-        look_up: Asks the server for its version.
-        clock: The time in seconds, from any start.
+        version: The server's.
     """
 
-    def __init__(self, look_up: Callable[[], Awaitable[Json]], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._look_up = look_up
-        self._clock = clock
-        self._version: Version | None = None
-        self._asked_at: float | None = None
+    def __init__(self, version: ServerVersion) -> None:
+        self._version = version
         self._refused: dict[bytes, None] = {}
         self._kept_from_thinking: set[str] = set()
 
@@ -97,26 +87,12 @@ class Fitting:
         )
         return True
 
-    async def _is_before(self, version: Version) -> bool:
-        """Whether the server is known to be older."""
-        now = self._clock()
-        if self._asked_at is None or now - self._asked_at >= _VERSION_HOLDS:
-            try:
-                self._version = _version_in(await self._look_up())
-            except LLMError as error:
-                logger.debug("the server's version is not known: %s", error)
-                self._version = None
-            self._asked_at = now
-        return self._version is not None and self._version < version
+    async def _is_before(self, version: str) -> bool:
+        """Whether the server is known to be older. A build of no release (0.0.0) is not."""
+        await self._version.ask()
+        return self._version.before(version) and self._version.at_least(_FIRST_WITH_SCHEMAS)
 
 
 def _key(body: Json) -> bytes:
     schema = write_json(body["format"])
     return hashlib.sha256(str(body["model"]).encode() + b"\0" + schema).digest()
-
-
-def _version_in(answer: Json) -> Version | None:
-    """The version in an answer; None for what is no release of Ollama's."""
-    found = _VERSION.fullmatch(str(answer.get("version", "")))
-    version = (int(found[1]), int(found[2]), int(found[3])) if found else None
-    return version if version is not None and version >= _FIRST_WITH_SCHEMAS else None

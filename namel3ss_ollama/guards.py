@@ -19,17 +19,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from namel3ss_ollama.conversations import Conversations, beginnings
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.greenlets import allocate_lock
+from namel3ss_ollama.server_version import ServerVersion
 from namel3ss_ollama.settings import LOAD_OPTIONS
 from namel3ss_ollama.tokens import Estimate, Measure, TokenModel, measure_messages, measure_prompt, measure_text
-from namel3ss_ollama.versions import at_least, numbers
-from namel3ss_ollama.windows import FAILURE_HOLDS, Windows
+from namel3ss_ollama.windows import Windows
 
 __all__ = ["ContextGuard", "Expected", "Finding", "ReloadGuard"]
 
@@ -38,6 +38,10 @@ _SMALLEST_DEFAULT = 2048
 """No server's default window is smaller, in tokens: below it a prompt is not cut unless its count says so."""
 _SMALLEST_WINDOW = 512
 """Nobody gives a model a smaller window without asking for it in the request."""
+_REFUSES = "0.12.6"
+"""The first version that knows `truncate: false` in a chat or generation."""
+_COUNTS_ALL = "0.4"
+"""The first version whose counts include what it had cached."""
 _RELOAD_NANOSECONDS = 100_000_000
 _PATIENCE = 0.5
 """Seconds that a finished answer may wait for what the server says of its window or version, once in some minutes."""
@@ -94,14 +98,12 @@ class ContextGuard:
 
     Args:
         windows: Looks up windows.
-        version: Asks the server for its version.
+        version: The server's.
     """
 
-    def __init__(self, windows: Windows, version: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, windows: Windows, version: ServerVersion) -> None:
         self.windows = windows
-        self._ask_version = version
-        self._version: str | None = None
-        self._version_asked = -float("inf")
+        self._version = version
         self._models: dict[str, TokenModel] = {}
         self._conversations = Conversations()
         self.after_fork()
@@ -180,13 +182,14 @@ class ContextGuard:
             window = self._window(expected)
         full = window is not None and count >= window
         short = short and expected.tokens.most > (window or 0)
-        cut = (full or short) and not (refuses and await self._refuses())
-        if cut and not full and self._version is not None and not at_least(self._version, "0.4"):
-            cut = False  # counts of such servers leave out what they had cached
+        cut = full or short
+        if cut and refuses:
+            await _within(_PATIENCE, self._version.ask())
+        refused = refuses and self._version.at_least(_REFUSES)  # so it has cut nothing
+        if refused or (short and not full and self._version.before(_COUNTS_ALL)):
+            cut = False
         whole = not cut and (
-            (refuses and self._version is not None and at_least(self._version, "0.12.6"))
-            or count >= expected.tokens.tokens
-            or expected.tokens.most < (window or _SMALLEST_DEFAULT)
+            refused or count >= expected.tokens.tokens or expected.tokens.most < (window or _SMALLEST_DEFAULT)
         )
         self._learn(expected, count, generated, text, whole)
         shifted = expected.shifts and window is not None and count + generated > window
@@ -196,24 +199,9 @@ class ContextGuard:
         known = self.windows.known(expected.model)
         return known.in_force(expected.num_ctx) if known is not None else expected.num_ctx
 
-    async def _refuses(self) -> bool:
-        """Whether the server knows `truncate: false`, and so has cut nothing that asked for that."""
-        if self._version is None and self.windows.clock() - self._version_asked >= FAILURE_HOLDS:
-            self._version_asked = self.windows.clock()
-            await _within(_PATIENCE, self._learn_version())
-        return self._version is not None and at_least(self._version, "0.12.6")
-
-    async def _learn_version(self) -> None:
-        try:
-            version = await self._ask_version()
-            numbers(version)  # or it is none
-            self._version = version
-        except Exception as error:
-            logger.debug("the version of the server is not known: %s", error)
-
     def saw_refusal(self) -> None:
         """The server refused to cut a prompt, so it is of a version that does."""
-        self._version = self._version or "0.12.6"
+        self._version.saw(_REFUSES)
 
     def _model(self, model: str) -> TokenModel:
         return self._models.setdefault(model, TokenModel())

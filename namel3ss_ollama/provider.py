@@ -30,6 +30,7 @@ from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
 from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.server_version import ServerVersion
 from namel3ss_ollama.settings import (
     NOT_GIVEN,
     BatchOptions,
@@ -184,9 +185,9 @@ class OllamaProvider(ModelManagement, Embeddings, TokenCounting):
         self._traced = telemetry
         self._telemetry = Telemetry(address.url, capture_content=capture_content, enabled=telemetry)
         windows = Windows(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
-        guard = ContextGuard(windows, self._version_quickly)
-        fitting = Fitting(lambda: self._client_quickly(self._client.version))
-        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard, fitting)
+        version = ServerVersion(self._version_quickly)
+        guard = ContextGuard(windows, version)
+        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard, Fitting(version))
 
     @property
     def model(self) -> str:

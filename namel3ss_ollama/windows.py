@@ -12,10 +12,10 @@ from typing import Any
 
 from namel3ss_ollama.forks import renewed_after_fork
 
-__all__ = ["FAILURE_HOLDS", "Window", "Windows", "window_of"]
+__all__ = ["Window", "Windows", "window_of"]
 
 logger = logging.getLogger("namel3ss_ollama")
-FAILURE_HOLDS = 300.0
+_FAILURE_HOLDS = 300.0
 """Seconds for which a failed look-up is not repeated."""
 
 
@@ -81,7 +81,7 @@ class Windows:
         self, look_up: Callable[[str], Awaitable[Window]], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._look_up = look_up
-        self.clock = clock
+        self._clock = clock
         self._known: dict[str, Window] = {}
         self._failed_at: dict[str, float] = {}
         self.after_fork()
@@ -112,11 +112,11 @@ class Windows:
                 await asyncio.wait([running])
             return self._known.get(model)
         failed_at = self._failed_at.get(model)
-        if failed_at is not None and self.clock() - failed_at < FAILURE_HOLDS:
+        if failed_at is not None and self._clock() - failed_at < _FAILURE_HOLDS:
             return self._known.get(model)
         self._asking[model] = mine = loop.create_future()
         # Until it has succeeded it has failed, also where the time of its answer is up first.
-        self._failed_at[model] = self.clock()
+        self._failed_at[model] = self._clock()
         try:
             self._known[model] = await self._look_up(model)
             del self._failed_at[model]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from namel3ss_ollama.guards import ContextGuard, Finding, ReloadGuard
+from namel3ss_ollama.server_version import ServerVersion
 from namel3ss_ollama.tokens import measure_prompt
 from namel3ss_ollama.windows import Window, Windows
 
@@ -35,7 +36,7 @@ class Server:
 
     @property
     def guard(self) -> ContextGuard:
-        return ContextGuard(Windows(self.look_up), self.tell_version)
+        return ContextGuard(Windows(self.look_up), ServerVersion(self.tell_version))
 
 
 def chat(*contents: str, num_ctx: int | None = None, **fields: Any) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""Which version a server is, asked for only where something depends on it, and at most once a minute."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from namel3ss_ollama.versions import numbers
+
+__all__ = ["ServerVersion"]
+
+logger = logging.getLogger("namel3ss_ollama")
+_HOLDS = 60.0
+"""Seconds for which a version, or not knowing it, is not asked for again: a server may be replaced by a newer one."""
+
+
+class ServerVersion:
+    """The version of a server.
+
+    Args:
+        look_up: Asks the server.
+        clock: The time in seconds, from any start.
+    """
+
+    def __init__(self, look_up: Callable[[], Awaitable[str]], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._look_up = look_up
+        self._clock = clock
+        self._numbers: tuple[int, ...] | None = None
+        self._asked_at: float | None = None
+
+    async def ask(self) -> None:
+        """Make the version known, where the server tells it."""
+        now = self._clock()
+        if self._asked_at is not None and now - self._asked_at < _HOLDS:
+            return
+        self._asked_at = now  # also where the time of the answer is up first
+        try:
+            self._numbers = numbers(await self._look_up())
+        except Exception as error:  # whatever it is: it is not what the caller wants to know
+            logger.debug("the version of the server is not known: %s", error)
+
+    def saw(self, version: str) -> None:
+        """The server did what it does from that version on."""
+        self._numbers = max(self._numbers or (), numbers(version))
+
+    def at_least(self, version: str) -> bool:
+        """Whether the server is known to be of that version or a later one."""
+        return self._numbers is not None and self._numbers >= numbers(version)
+
+    def before(self, version: str) -> bool:
+        """Whether the server is known to be older."""
+        return self._numbers is not None and self._numbers < numbers(version)
