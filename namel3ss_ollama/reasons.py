@@ -23,7 +23,7 @@ _ANSWERS = (("message", Mapping), ("response", str), ("done", bool), ("status", 
 """What tells a line of an answer, or of a pull's progress, from one that reports an error."""
 _SIGNS = frozenset({"error", "detail", "code", "status", "status_code", "statusCode", "type", "request_id", "success"})
 """Beside one of these a message is that of an error."""
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _LONGEST_TITLE = 80
 _PAGE = re.compile(r"https?://[!-~]{1,1000}")
 
@@ -78,7 +78,7 @@ def reason_in(value: object, depth: int = 0) -> str:
 def _in_text(text: str, depth: int) -> str:
     if text.startswith("<"):
         title = _TITLE.search(text)
-        named = " ".join(html.unescape(title[1]).split())[:_LONGEST_TITLE] if title else ""
+        named = " ".join(html.unescape(title[2]).split())[:_LONGEST_TITLE] if title else ""
         return "an HTML page, not Ollama's answer" + (f": {named}" if named else "")
     if text.startswith(("{", "[", '"')):
         try:

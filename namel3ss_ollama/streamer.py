@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
+from weakref import ref
 
 import orjson
 
@@ -191,7 +192,7 @@ class Watch:
         self.remedy = remedy
         self._loop = _running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._task: ref[asyncio.Task[Any]] | None = None
         self._since: float | None = None
         self._waited = 0.0
         self._idle = True
@@ -275,9 +276,12 @@ class Watch:
             self._idle = idle
             self.close()  # the timer may stand at a deadline that is not this wait's
         self._since = now
-        task = self._task = asyncio.current_task()
+        task = asyncio.current_task()
         if task is not None:
             self._pending = pending_cancellations(task)
+            # Weak, and not kept here: where the collector closes this frame first, its task must outlive that.
+            self._task = ref(task)
+            task = None
         if self._timer is None:
             self._arm(now)
         try:
@@ -311,7 +315,10 @@ class Watch:
         """
         if self._fired is None:
             self._fire("cancelled")
-        return self._task is not None
+        return self._waiting() is not None
+
+    def _waiting(self) -> asyncio.Task[Any] | None:
+        return self._task() if self._task is not None else None
 
     def close(self) -> None:
         """Drop the timer."""
@@ -351,14 +358,14 @@ class Watch:
 
     def _fire(self, why: Deadline | Literal["cancelled"]) -> None:
         self._fired = why
-        task = self._task
-        if task is None:
-            return
-        cancel(task)
+        task = self._waiting()
+        if task is not None:
+            cancel(task)
 
     def _cancelled_from_outside(self) -> bool:
         """Take back our own cancellation; whether another one is there too."""
-        return self._task is not None and take_back(self._task, self._pending)
+        task = self._waiting()
+        return task is not None and take_back(task, self._pending)
 
     def _error(self) -> Exception:
         if self._fired == "cancelled" or self._fired is None:

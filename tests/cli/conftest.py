@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -101,6 +102,14 @@ class Terminal:
 
     def send(self, text: str) -> None:
         os.write(self.master, text.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C until the process ends: readline misses one that comes just before it begins to wait."""
+        for _ in range(PATIENCE):
+            self.send("\x03")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+                return
 
     def wait(self) -> int:
         return self.process.wait(PATIENCE)

@@ -263,7 +263,7 @@ def test_a_model_that_is_broken_can_be_deleted(run, server) -> None:
 def test_ctrl_c_at_the_question_is_no_answer(terminal, server) -> None:
     screen = terminal(*CLI, "rm", "tiny")
     screen.expect("[y/N]: ")
-    screen.send("\x03")
+    screen.interrupt()
     screen.read_rest()
     assert "Traceback" not in screen.all
     assert screen.wait() == 130

@@ -149,7 +149,6 @@ def test_what_is_set_is_sent(ollama_server: OllamaServer, make_llm: Any, sent: A
         "qwen3",
         temperature=0.5,
         context_window=2048,
-        json_mode=True,
         thinking="low",
         keep_alive=-1,
         additional_kwargs={"top_k": 3, "max_tokens": 9, "stop": ["x"]},
@@ -158,7 +157,9 @@ def test_what_is_set_is_sent(ollama_server: OllamaServer, make_llm: Any, sent: A
     llm.chat(ASK)
     body = sent()[0]
     assert body["options"] == {"temperature": 0.5, "num_ctx": 2048, "top_k": 3, "num_predict": 9, "stop": ["x"]}
-    assert (body["format"], body["think"], body["keep_alive"], body["truncate"]) == ("json", "low", -1, False)
+    assert (body["think"], body["keep_alive"], body["truncate"]) == ("low", -1, False)
+    make_llm("qwen3", json_mode=True).chat(ASK)
+    assert sent()[1]["format"] == "json"
 
 
 @pytest.mark.parametrize("streamed", [False, True])

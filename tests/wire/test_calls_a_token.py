@@ -47,7 +47,7 @@ def test_tokens_that_come_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Exchange, "lines", counted)
     with replay_server() as url:
         calls = calls_a_token(run, tokens)
-    assert reads >= 2 * tokens  # the first run is a rehearsal
+    assert reads >= 1.5 * tokens  # of two runs; on a busy machine some come together
     assert calls["ours"] <= 20, calls
     assert calls["all"] <= 70, calls
 

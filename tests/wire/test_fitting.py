@@ -52,7 +52,7 @@ HOW = pytest.mark.parametrize("how", ["achat", "agenerate", "stream_chat"])
 
 
 @HOW
-@pytest.mark.parametrize("version", ["0.9.3", "0.13.1", "0.13.2", "0.33.0-rc1", "0.0.0", "new"])
+@pytest.mark.parametrize("version", ["0.9.3", "0.13.1", "0.13.2", "0.33.0-rc1", "0.0.0", "1.0.0"])
 async def test_names_and_values_with_quotation_marks_hold_on_every_version(version: str, how: str) -> None:
     # Once wrong: 0.9.3 makes no grammar where there is a quotation mark, and a wrong one where there is a backslash.
     with OllamaServer(version=version) as server:

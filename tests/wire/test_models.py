@@ -328,7 +328,7 @@ def test_bad_constructor_arguments(arguments: dict[str, Any], error: type[Except
     ("arguments", "error", "message"),
     [
         ({"messages": []}, ValueError, "messages"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, ValueError, "robot"),
+        ({"messages": [{"role": "User", "content": "x"}]}, ValueError, "role"),
         ({"messages": "hello"}, TypeError, "messages"),
         ({"messages": ASK, "images": ["x"]}, TypeError, "images"),
         ({"messages": ASK, "tool_choice": "required"}, ValueError, "tool_choice"),
