@@ -86,10 +86,11 @@ def has_dimensions(version: str) -> bool:
 def seen_prompt(payload: Mapping[str, object], text: str, chat: bool, window: Window) -> list[str]:
     """The tokens the model gets of a prompt or a chat; `text` is all that was written. Raises `TooLong`.
 
-    Tools come first, as JSON: templates write them there. An image is as many tokens as server/prompt.go takes for one.
+    Tools come first, as a line of JSON: templates write them there. An image is as many tokens as server/prompt.go
+    takes for one.
     """
     messages = as_list(payload.get("messages"))
-    tools = tokens_of(dumps(payload["tools"])) if payload.get("tools") else []
+    tools = tokens_of(dumps(payload["tools"]) + "\n") if payload.get("tools") else []
     if chat and _may_cut(payload, window):
         messages = fitting_messages(messages, window.length - len(tools))
         text = _written(messages)

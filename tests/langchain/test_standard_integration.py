@@ -151,7 +151,9 @@ class TestChatScripted(ChatModelIntegrationTests):
         with OllamaServer(models=None) as server:
             self.url = server.url
             rome = {"location": "San Francisco, CA"}
-            answered = server.on(predicate=lambda record: record.payload["messages"][-1]["role"] == "tool")
+            answered = server.on(
+                path="/api/chat", predicate=lambda record: record.payload["messages"][-1]["role"] == "tool"
+            )
             answered.reply("It is sunny.")
             server.on(contains="magic_function(3)").reply(tool_calls=[ToolCall("magic_function", {"input": 3})])
             server.on(contains="weather in San Francisco").reply(tool_calls=[ToolCall("get_weather", rome)])

@@ -53,6 +53,8 @@ MENDED = {
     "repr": "headers are in no repr and no to_dict",
     "stripped texts": "texts are embedded as they are",
     "unknown keywords": "an unknown keyword is an error",
+    "too long": "newer servers are asked to refuse a prompt that may not fit the window, as one with a picture, and a "
+    "cut is noticed",
 }
 
 
@@ -180,11 +182,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.2, "additional_kwargs": {"temperature": 0.9, "num_ctx": 1024}},
     {"request_timeout": 20.0},
 ]
-CONVERSATIONS: list[list[ChatMessage]] = [
-    ASK,
-    [ChatMessage(role="user", blocks=[TextBlock(text="a"), TextBlock(text="b"), ImageBlock(image=PICTURE)])],
-    HISTORY,
-]
+PICTURED = [ChatMessage(role="user", blocks=[TextBlock(text="a"), TextBlock(text="b"), ImageBlock(image=PICTURE)])]
+CONVERSATIONS: list[list[ChatMessage]] = [ASK, PICTURED, HISTORY]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -204,13 +203,15 @@ def test_messages_and_keywords(
 ) -> None:
     server.reply(["Good", " day"], thinking=["Let", " me"])
     results, (theirs, ours) = both(server, way(messages, **keywords))
-    assert comparable(ours.payload) == comparable(theirs.payload)
+    mended = {"truncate": False} if messages is PICTURED else {}
+    assert comparable(ours.payload) == {**comparable(theirs.payload), **mended}
     assert results[1] == results[0]
 
 
 @pytest.mark.parametrize("way", ["chat_with_tools", "achat_with_tools", "stream_chat_with_tools"])
 def test_tools(server: OllamaServer, way: str) -> None:
-    server.reply(tool_calls=[ToolCall("weather", {"city": "Rome"})])
+    # Theirs drops the titles in the definition, so its tokens would be fewer.
+    server.reply(tool_calls=[ToolCall("weather", {"city": "Rome"})], counters={"prompt_eval_count": 60})
 
     def call(llm: Any) -> Any:
         result = getattr(llm, way)([TOOL], user_msg="Weather in Rome?", chat_history=[ASK[0]])
@@ -494,6 +495,15 @@ def test_mended_unknown_keywords(server: OllamaServer) -> None:
     assert theirs.model_name == "all-minilm"
     with pytest.raises(TypeError, match="did you mean 'dimensions'"):
         OllamaEmbedding("all-minilm", server.url, dimensionz=3)
+
+
+@mends("too long")
+def test_mended_prompts_that_are_too_long(server: OllamaServer) -> None:
+    _, (theirs, ours) = both(server, lambda llm: llm.chat(PICTURED))
+    assert ("truncate" in theirs.payload, ours.payload["truncate"]) == (False, False)
+    long = [ChatMessage(role="user", content="word " * 1000)]
+    cut, _ = both(server, lambda llm: llm.chat(long).raw.get("truncated_prompt"), context_window=512)
+    assert cut == (None, True)
 
 
 def test_every_mended_fault_is_shown() -> None:

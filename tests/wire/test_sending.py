@@ -169,7 +169,8 @@ async def test_a_request_of_over_a_mebibyte_is_sent_without_a_warning(make: Any,
     # Once wrong: aiohttp's ResourceWarning, an error where warnings are.
     text = "word " * 300_000
     await make().achat([{"role": "user", "content": text}])
-    assert ollama_server.requests[0].payload["messages"][0]["content"] == text
+    chat = next(record for record in ollama_server.requests if record.path == "/api/chat")  # beside a look-up
+    assert chat.payload["messages"][0]["content"] == text
 
 
 async def test_an_upload_says_that_it_is_bytes(make: Any, ollama_server: OllamaServer) -> None:

@@ -58,9 +58,9 @@ _OF_A_CALL = OPTION_FIELDS | CALL_FIELDS | {
     "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "strict", "stream",
 }  # fmt: skip
 _TRACED = "ls_structured_output_format"
+"""What LangChain takes out of the keywords of a call for its tracers."""
 _SOME_IMAGE = b"\x89PNG"
 """Stands for an image that is counted without being fetched."""
-"""What LangChain takes out of the keywords of a call for its tracers."""
 _FORMAT_AND_TOOLS = (
     "format (or response_format) and tools are both given: the grammar of the format leaves the model no way to call a "
     "tool; use a tool for the format too (ToolStrategy in agents, method='function_calling'), or a tool_choice"
