@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # programs that tests start are not measured: they take longer so
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # the programs that tests start take longer so
 
 
 @pytest.fixture(autouse=True)
