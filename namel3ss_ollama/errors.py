@@ -154,12 +154,10 @@ class ContextWindowExceededError(LLMError):
     Attributes:
         tokens: How many tokens the prompt has, as the server says, else about; None where neither is known.
         window: The context window, in tokens; None where it is not known.
-        index: Which text of several to embed is at fault; None for other requests.
     """
 
     tokens: int | None
     window: int | None
-    index: int | None
 
     def __init__(
         self,
@@ -171,12 +169,10 @@ class ContextWindowExceededError(LLMError):
         partial: LLMResponse | None = None,
         tokens: int | None = None,
         window: int | None = None,
-        index: int | None = None,
     ) -> None:
         super().__init__(message, provider, status_code, original_error, partial=partial)
         self.tokens = tokens
         self.window = window
-        self.index = index
 
 
 class ServerError(LLMError):
