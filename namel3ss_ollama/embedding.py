@@ -22,12 +22,13 @@ from namel3ss_ollama.errors import (
     MalformedResponseError,
     ServerError,
 )
-from namel3ss_ollama.generation import Runner, Turn
+from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.pieces import cut_in_two, mean_vector
 from namel3ss_ollama.prepare import Defaults, checked_model
 from namel3ss_ollama.settings import LOAD_OPTIONS, EmbedTruncation, check_positive, merge_options, read_keep_alive
 from namel3ss_ollama.streamer import Watch
+from namel3ss_ollama.turn import Turn
 from namel3ss_ollama.types import EmbedResponse, usage_of
 
 __all__ = ["Embeddings"]

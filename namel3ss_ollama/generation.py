@@ -1,24 +1,19 @@
-"""One generation from its slot to its end: queueing, attempts, deadlines, and what is left when it fails.
+"""One generation from its slot to its end: attempts, deadlines, and what is left when it fails.
 
-`Turn` is what every request goes through, embeddings included: it waits for a slot, holds it, and gives everything back
-in one place, whatever ends it. `Runner.complete` assembles an answer inside, from a stream, so that a stall is noticed
-and a failure keeps what had come; nothing reaches the caller before the end, so all of it can be tried again. `Stream`
-(`stream.py`) hands chunks out as they come and is tried again only until the first.
+Every request has its turn (`turn.py`), embeddings included. `Runner.complete` assembles an answer inside, from a
+stream, so that a stall is noticed and a failure keeps what had come; nothing reaches the caller before the end, so all
+of it can be tried again. `Stream` (`stream.py`) hands chunks out as they come and is tried again only until the first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from typing_extensions import Self
-
-from namel3ss_ollama.answers import Answer, Kind, ServerReportedError
-from namel3ss_ollama.arguments import Parameters
-from namel3ss_ollama.client import Client, encode
+from namel3ss_ollama.answers import Answer, ServerReportedError
+from namel3ss_ollama.client import Client
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
     BadRequestError,
@@ -30,170 +25,27 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.fitting import Fitting
-from namel3ss_ollama.formats import ParseAs, parsed, without_reasoning
+from namel3ss_ollama.formats import parsed, without_reasoning
 from namel3ss_ollama.guards import ContextGuard, Expected, Finding, ReloadGuard
-from namel3ss_ollama.limiter import Limiter, Slot
+from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
-from namel3ss_ollama.settings import StreamConfig, Truncation
+from namel3ss_ollama.settings import StreamConfig
 from namel3ss_ollama.streamer import Watch, WatchCancelled
-from namel3ss_ollama.telemetry import Call, Outcome, Telemetry
+from namel3ss_ollama.telemetry import Telemetry
 from namel3ss_ollama.tools import describe_in_prompt
-from namel3ss_ollama.types import LLMResponse, Usage
+from namel3ss_ollama.turn import Turn
+from namel3ss_ollama.types import LLMResponse
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["Request", "Runner", "Turn"]
+__all__ = ["Runner", "ended_early"]
 
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
 _AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
 _EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)"
-_LARGE_FIELDS = ("messages", "prompt", "images", "system", "suffix", "context", "tools", "format")
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Request:
-    """A request as it will be sent, and what to make of its answer.
-
-    Attributes:
-        kind: Which endpoint.
-        body: The request's body.
-        config: Deadlines and limits.
-        timeout: A bound on the call, retries and the wait for a slot included, in seconds.
-        forced: Names of the tools of which one must be called.
-        parameters: The schemas of the tools' arguments.
-        parse_as: The type that the answer must validate against.
-        on_truncation: What a cut prompt is: a warning, an error, or nothing.
-        content: The body as it goes over the wire, encoded once for all attempts.
-        headers: Headers beside those of every request.
-        loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
-        refusable: Whether the server may be asked to refuse a prompt that is too long: the caller did not say
-            otherwise, and wants to know.
-    """
-
-    kind: Kind
-    body: dict[str, Any]
-    config: StreamConfig
-    timeout: float | None = None
-    forced: frozenset[str] = field(default_factory=frozenset[str])
-    parameters: Parameters = field(default_factory=dict[str, Mapping[str, Any]])
-    parse_as: ParseAs | None = None
-    on_truncation: Truncation = "warn"
-    content: bytes | None = None
-    headers: Mapping[str, str] | None = None
-    loads_only: bool = False
-    refusable: bool = False
-
-    @property
-    def model(self) -> str:
-        """The model that is asked for."""
-        return str(self.body["model"])
-
-    def __repr__(self) -> str:
-        return f"Request({self.kind}, {self.model!r})"  # the body holds the prompt
-
-    @property
-    def operation(self) -> str:
-        """What OpenTelemetry's conventions call this; "load" is none of theirs."""
-        return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
-
-    def refusing(self) -> Request:
-        """The same request, which asks the server to refuse a prompt that is too long rather than cut it."""
-        if "truncate" in self.body:
-            return self
-        content = self.content and self.content[:-1] + b',"truncate":false}'  # an image is not encoded again
-        return replace(self, body={**self.body, "truncate": False}, content=content)
-
-    def cut_allowed(self) -> Request:
-        """The same request, which lets the server cut the prompt."""
-        body = {name: value for name, value in self.body.items() if name != "truncate"}
-        return replace(self, body=body, content=encode(body), refusable=False)
-
-    def begin_answer(self) -> Answer:
-        """Its answer, of which nothing has come."""
-        return Answer(self.kind, self.forced, self.parameters, formatted="format" in self.body)
-
-    def without_content(self) -> Request:
-        """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
-        body = {name: value for name, value in self.body.items() if name not in _LARGE_FIELDS}
-        return replace(self, body=body, content=None)
-
-
-class Turn:
-    """One request's turn: its slot, its deadlines and its numbers, from the wait in the queue to the end.
-
-    An async context manager, or `open` and `end` where no block fits.
-
-    Args:
-        limiter: Has the slots.
-        call: Its numbers, begun.
-        telemetry: Where they go.
-        watch: Its deadlines, begun.
-
-    Attributes:
-        call: Its numbers.
-        watch: Its deadlines.
-        slot: Its slot, once it has one.
-        response: The answer, for the numbers; set before the end.
-        usage: The tokens of an answer that is no `LLMResponse`.
-        expected: What the answer should count, where that is looked at.
-        refuses: Whether the server was asked to refuse a prompt that is too long.
-        refused: The server's refusal to cut the prompt; it was asked again to do so.
-        look_up: The look-up of the context window, where one was begun.
-    """
-
-    __slots__ = (
-        *("_limiter", "_telemetry", "call", "expected", "look_up", "refused", "refuses", "response", "slot", "usage"),
-        "watch",
-    )
-
-    def __init__(self, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch) -> None:
-        self._limiter = limiter
-        self._telemetry = telemetry
-        self.call = call
-        self.watch = watch
-        self.slot: Slot | None = None
-        self.response: LLMResponse | None = None
-        self.usage: Usage | None = None
-        self.expected: Expected | None = None
-        self.refuses = False
-        self.refused: ContextWindowExceededError | None = None
-        self.look_up: asyncio.Task[object] | None = None
-
-    async def open(self) -> None:
-        """Wait for a slot."""
-        try:
-            # A hand-over that comes too late for the deadline is returned by the limiter.
-            self.slot = self._limiter.try_acquire() or await self.watch.guard(self._limiter.acquire, idle=False)
-        except BaseException as error:
-            self.end(error)
-            raise
-        self.call.slot()
-        self.watch.begin()
-
-    def end(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
-        """Give everything back; only the first call does anything. May be called by a finalizer."""
-        self.watch.close()
-        if self.look_up is not None and not self.watch.loop.is_closed():
-            self.look_up.cancel()
-        if self.slot is not None:
-            self._limiter.release(self.slot)
-        if isinstance(error, GeneratorExit) or (error is not None and self.watch.loop.is_closed()):
-            # The latter is what others raise when they clean up after a GeneratorExit without their loop.
-            self._telemetry.dropped(self.call)
-            return
-        partial = error.partial if isinstance(error, LLMError) else self.response
-        usage = partial.usage if partial is not None else self.usage
-        outcome = outcome or ("success" if error is None else outcome_of(error))
-        self._telemetry.end(self.call, outcome, usage=usage, response=self.response, error=error)
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self.end(error)
 
 
 class Runner:
@@ -433,13 +285,6 @@ def _lost(cut: bool, tokens: int | None, window: int | None) -> str:
 def _numbers(tokens: int | None, window: int | None) -> str:
     known = [f"about {tokens} tokens" if tokens else "", f"a window of {window}" if window else ""]
     return f" ({', '.join(filter(None, known))})" if any(known) else ""
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """How telemetry counts an end."""
-    if isinstance(error, LLMTimeoutError):
-        return "timeout"
-    return "cancelled" if isinstance(error, (asyncio.CancelledError, GeneratorExit, WatchCancelled)) else "error"
 
 
 def ended_early(url: str) -> StreamInterruptedError:

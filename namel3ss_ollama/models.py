@@ -23,9 +23,10 @@ from namel3ss_ollama.errors import (
     ModelNotFoundError,
     StreamInterruptedError,
 )
-from namel3ss_ollama.generation import Request, Runner
+from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
+from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
     RUNTIME_OPTIONS,

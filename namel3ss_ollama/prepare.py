@@ -13,10 +13,10 @@ from typing import Any
 from namel3ss_ollama.arguments import parameters_of
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
-from namel3ss_ollama.generation import Request
 from namel3ss_ollama.grammars import with_room
 from namel3ss_ollama.headers import checked_headers
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
+from namel3ss_ollama.request import Request
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
     RUNTIME_OPTIONS,

@@ -18,9 +18,11 @@ from typing import Any, Literal
 from namel3ss_ollama.answers import Answer, ServerReportedError
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.exchange import Exchange
-from namel3ss_ollama.generation import Request, Runner, Turn, ended_early, outcome_of
+from namel3ss_ollama.generation import Runner, ended_early
 from namel3ss_ollama.reasons import reason_in_line
+from namel3ss_ollama.request import Request
 from namel3ss_ollama.streamer import WatchCancelled
+from namel3ss_ollama.turn import Turn, outcome_of
 from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
 
 __all__ = ["Stream"]

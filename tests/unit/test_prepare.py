@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from namel3ss_ollama.generation import Request
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request, request_body
+from namel3ss_ollama.request import Request
 from namel3ss_ollama.settings import StreamConfig
 
 HI = [{"role": "user", "content": "hi"}]
