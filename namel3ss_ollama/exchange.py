@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
-import anyio
 import httpx
 from typing_extensions import Self
 
@@ -111,9 +110,13 @@ class Exchange:
         """Read to the end of the body, so that the connection can be used again, but do not wait long for it."""
         if self._ended or self._broken is not None:
             return
-        with anyio.move_on_after(_LONGEST_DRAIN), contextlib.suppress(Exception):
+        watch = Watch(self._watch.config, _LONGEST_DRAIN)
+        try:
             # What follows the last line is of no interest, and neither is a failure there: the answer is whole.
-            self._ended = not await self._next()
+            with contextlib.suppress(Exception):
+                self._ended = not await watch.guard(self._next, idle=False)
+        finally:
+            watch.close()
 
     async def body(self, limit: int) -> bytes:
         """The body.
@@ -144,16 +147,17 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Close; before the end of the body that closes the connection."""
-        with anyio.CancelScope(shield=True):
-            try:
-                if isinstance(self._response.stream, _Readable):
-                    await self._response.aclose()
-                else:
-                    await to_the_end(self._close_httpx())
-            except Exception as error:
-                # A connection that breaks while it is being closed is closed.
-                if translated(error, url=self._url, http=self._http, began=True) is error:
-                    raise
+        try:
+            if not isinstance(self._response.stream, _Readable):
+                await to_the_end(self._close_httpx())
+            elif self._ended:  # which waits for nothing
+                await self._response.aclose()
+            else:
+                await to_the_end(self._response.aclose())
+        except Exception as error:
+            # A connection that breaks while it is being closed is closed.
+            if translated(error, url=self._url, http=self._http, began=True) is error:
+                raise
 
     async def _close_httpx(self) -> None:
         try:
