@@ -96,9 +96,13 @@ provider.close()
         code = f"""{HEAD}
 import time
 from pathlib import Path
+def children_of(task):
+    try:
+        return (task / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+        return []
 def state():
-    tasks = Path("/proc/self/task").iterdir()
-    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+    children = [pid for task in Path("/proc/self/task").iterdir() for pid in children_of(task)]
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), children
 async def chat():
     async with make() as provider:
