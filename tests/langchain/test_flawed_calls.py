@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -131,8 +132,9 @@ async def test_an_agent_hears_of_it_and_goes_on(
 
     play()
     await check(agent.invoke(start)["messages"])
-    play()
-    await check((await agent.ainvoke(start))["messages"])
+    if sys.version_info >= (3, 11):  # before, LangGraph cannot tell a model in an asynchronous node where it runs
+        play()
+        await check((await agent.ainvoke(start))["messages"])
     play()
     values = list(agent.stream(start, stream_mode=["values", "messages"]))
     await check([value for mode, value in values if mode == "values"][-1]["messages"])
