@@ -127,7 +127,7 @@ async def test_names_and_values_with_quotation_marks_as_a_forced_call(make: Make
         "name": 'say "hi"',
         "parameters": {"type": "object", "properties": {'a "b"': {"const": "C:\\temp\n"}}, "required": ['a "b"']},
     }
-    response = await make(model=TOOLS).achat(ASK, tools=[tool], tool_choice="required", max_tokens=60)
+    response = await make(model=TOOLS).achat(ASK, tools=[tool], tool_choice="required", max_tokens=250)
     assert [(call.name, call.arguments) for call in response.tool_calls] == [('say "hi"', {'a "b"': "C:\\temp\n"})]
 
 
@@ -145,10 +145,10 @@ async def test_a_format_of_a_model_that_is_to_think(make: Make, wanted: Any) -> 
 async def test_a_type_as_format(make: Make, name: str) -> None:
     provider, model = make(), create_model("Answer", a=(TYPES[name], ...))
     if name in HELD:
-        assert isinstance((await provider.achat(ASK, format=model, max_tokens=60)).parsed, model)
+        assert isinstance((await provider.achat(ASK, format=model, max_tokens=250)).parsed, model)
         return
     try:
-        text = (await provider.achat(ASK, format=model, max_tokens=60)).content
+        text = (await provider.achat(ASK, format=model, max_tokens=250)).content
     except OutputValidationError as error:
         text = error.text
     assert text.lstrip().startswith("{")
@@ -158,7 +158,7 @@ async def test_a_type_as_format(make: Make, name: str) -> None:
 async def test_a_type_as_the_argument_of_a_forced_call(make: Make, name: str) -> None:
     tool = create_model("Tool", a=(TYPES[name], ...))
     provider = make(model=TOOLS)
-    asked = provider.achat(ASK, tools=[tool], tool_choice="required", max_tokens=90)
+    asked = provider.achat(ASK, tools=[tool], tool_choice="required", max_tokens=250)
     if name not in HELD:  # the model may go on for longer than that
         with contextlib.suppress(OutputValidationError):
             await asked
