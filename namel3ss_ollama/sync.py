@@ -197,7 +197,13 @@ class SyncStream:
         raise StopIteration
 
     def _fill(self) -> bool:
-        filled = run(self._stream.fill())
+        try:
+            filled = run(self._stream.fill())
+        except Exception:
+            raise
+        except BaseException:  # an interrupt; where `fill` had not begun yet, it could not end the stream
+            self.cancel()
+            raise
         if not self._marked:
             self._marked = True
             self._stream.mark()  # `fill` ran in a context of its own
@@ -213,12 +219,13 @@ class SyncStream:
         """End the stream, from any thread: the connection closes, the iteration ends."""
         self._cancelled = True
         self._stream.ready.clear()
-        _background.loop().call_soon_threadsafe(self._stream.cancel)
+        if not _background.exiting:  # at exit the loop closes all that is open by itself
+            _background.loop().call_soon_threadsafe(self._stream.cancel)
 
     def close(self) -> None:
         """End the stream and wait until its connection is closed."""
         self._cancelled = True
-        if not _background.exiting:  # at exit the loop closes all that is open by itself
+        if not _background.exiting:  # as in `cancel`
             run(self._stream.aclose())
 
     @property

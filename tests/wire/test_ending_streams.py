@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
 
-from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama import OllamaProvider, sync
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.testing import Gate, OllamaServer
 
@@ -304,3 +305,41 @@ def test_ctrl_c_while_a_synchronous_stream_waits(
     assert blocking.chat(ASK).content == TEXT
     assert (stream.end, stream.text) == ("cancelled", "one")
     assert blocking.stats().streams_cancelled == 1
+
+
+def waits_in_run(frame: FrameType | None) -> bool:
+    """Whether a thread waits for the background loop (and not for a thread's start, say)."""
+    if frame is None or frame.f_code.co_name != "wait":
+        return False
+    while frame is not None and frame.f_code is not sync.run.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
+def test_ctrl_c_before_the_background_loop_has_begun_the_step(
+    blocking: OllamaProvider, ollama_server: OllamaServer
+) -> None:
+    ollama_server.reply(TEXT, gates={1: Gate()}, times=1)
+    ollama_server.reply(TEXT)
+    stream = blocking.stream(ASK)
+    assert next(stream).content == "one"
+    held = threading.Event()
+    sync._background.loop().call_soon_threadsafe(held.wait)
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        until(lambda: waits_in_run(sys._current_frames()[main]))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    finally:
+        held.set()
+    thread.join()
+    ollama_server.wait_for(lambda s: s.requests[0].outcome == "client_closed")
+    assert blocking.chat(ASK).content == TEXT
+    assert (stream.end, stream.text) == ("cancelled", "one")
