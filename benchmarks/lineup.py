@@ -77,7 +77,7 @@ LIMITING = ("core:limiter", "core:semaphore")
 IMPORTED = {
     "nothing": "pass",
     "httpx, pydantic": "import httpx, pydantic",
-    "namel3ss_ollama": "import namel3ss_ollama",
+    "namel3ss_ollama's OllamaProvider": "from namel3ss_ollama import OllamaProvider",
     "ollama": "import ollama",
 }
 IMPORTED_WITH_FRAMEWORKS = {

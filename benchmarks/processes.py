@@ -124,7 +124,13 @@ class Workers:
 
 @contextmanager
 def _python(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "LANGSMITH_TRACING": "false", "NO_PROXY": "127.0.0.1"}
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "",  # what is imported is compiled once, as where it is installed
+        "LANGSMITH_TRACING": "false",
+        "NO_PROXY": "127.0.0.1",
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,

@@ -22,6 +22,8 @@ from benchmarks.processes import pin
 
 WORD = " word"
 VECTOR_LENGTH = 384
+MODELS = ("bench", "held", "paced", "stepped")
+_WINDOW = 256 * 1024
 _PIECE = 64 * 1024
 _PAUSE = 0.002
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -80,6 +82,13 @@ def embedded(texts: int) -> tuple[bytes, ...]:
     return (_plain(json.dumps(value, separators=(",", ":")).encode()),)
 
 
+@functools.cache
+def running() -> tuple[bytes, ...]:
+    """The answer of /api/ps, with windows that hold the longest answer."""
+    models = [{"name": name, "model": name, "context_length": _WINDOW} for name in MODELS]
+    return (_plain(json.dumps({"models": models}).encode()),)
+
+
 def _plain(body: bytes) -> bytes:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     return head + body
@@ -120,6 +129,8 @@ class Connection(asyncio.Protocol):
         self._pause = _PAUSE if body.get("model") == "paced" else 0.0
         if kind == "embed":
             pieces = embedded(len(body["input"]) if isinstance(body["input"], list) else 1)
+        elif kind == "ps":
+            pieces = running()
         elif kind not in ("chat", "generate"):
             pieces = (_plain(b"{}"),)
         elif body.get("stream") is False:

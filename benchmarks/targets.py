@@ -129,8 +129,8 @@ def targets(results: Results) -> list[Target]:
             unit="ms",
         ),
         within(
-            "6. `import namel3ss_ollama` over `import httpx, pydantic`",
-            imports["namel3ss_ollama"],
+            "6. importing `OllamaProvider` over `import httpx, pydantic`",
+            imports["namel3ss_ollama's OllamaProvider"],
             imports["httpx, pydantic"],
             1.2,
         ),

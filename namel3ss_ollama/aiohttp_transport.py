@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from httpx_aiohttp.transport import map_aiohttp_exceptions
 from namel3ss_ollama.pooling import (
     KEEPALIVE_SECONDS,
     MAX_IDLE_CONNECTIONS,
+    ReadableBody,
     StaleConnectionError,
     bare_transport,
     close_socket,
@@ -38,6 +40,8 @@ _LARGE_BODY = 1024 * 1024
 """Bytes of a body that aiohttp wants to get as a file, to write it in pieces."""
 _LONGEST_HEADER = 64 * 1024
 """Bytes of a header; aiohttp's 8 KiB are less than some gateways send, in cookies and policies."""
+_FEW = 256
+"""How many addresses and timeouts are kept as objects."""
 _connecting: ContextVar[list[bool]] = ContextVar("namel3ss_ollama_connecting")
 """Filled when the request of this task makes a connection, rather than taking one from the pool."""
 
@@ -59,6 +63,19 @@ class AiohttpClient(HttpxAiohttpClient):
         self, proxy: httpx.Proxy, **options: Any
     ) -> httpx.AsyncBaseTransport:
         return _Transport(proxy=proxy, **options)
+
+    def build_request(  # type: ignore[override] # what the core calls it with
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes | AsyncIterator[bytes] | None,
+        headers: Mapping[str, str],
+        timeout: httpx.Timeout,
+    ) -> httpx.Request:
+        """A request, without httpx's merging of parameters, cookies and base URLs, of which there are none here."""
+        extensions = {"timeout": timeout.as_dict()}
+        return httpx.Request(method, _parsed(url), headers=headers, content=content, extensions=extensions)
 
     async def send(self, request: httpx.Request, **_: Any) -> httpx.Response:
         """Send without httpx's rounds of authentication, redirects and cookies, of which there are none here."""
@@ -104,8 +121,7 @@ class _Transport(AiohttpTransport):
                     data=_body(request),
                     allow_redirects=False,
                     auto_decompress=False,
-                    # `connect` includes the look-up of the host's address, `sock_connect` does not.
-                    timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
+                    timeout=_timeout(connect),
                     server_hostname=request.extensions.get("sni_hostname"),
                     proxy=str(self.proxy.url) if self.proxy else None,
                     proxy_headers=proxy_headers,
@@ -125,6 +141,17 @@ class _Transport(AiohttpTransport):
         """Close all connections without the event loop."""
         if isinstance(self.client, aiohttp.ClientSession) and isinstance(self.client.connector, _Connector):
             self.client.connector.abort()
+
+
+@functools.lru_cache(_FEW)
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+@functools.lru_cache(_FEW)
+def _timeout(connect: float | None) -> aiohttp.ClientTimeout:
+    # `connect` includes the look-up of the host's address, `sock_connect` does not.
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect)
 
 
 _BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
@@ -210,7 +237,7 @@ class _Connector(aiohttp.TCPConnector):
                 close_socket(self._closing.pop())
 
 
-class _Stream(httpx.AsyncByteStream):
+class _Stream(ReadableBody):
     """A response's body; `read` spares what an iterator costs for each read."""
 
     def __init__(self, response: aiohttp.ClientResponse, connector: _Connector) -> None:
@@ -219,7 +246,6 @@ class _Stream(httpx.AsyncByteStream):
         self._connector = connector
 
     async def read(self) -> bytes:
-        """What has arrived, at least a byte; nothing at the end of the body."""
         try:
             return await self._content.readany()
         except aiohttp.ClientError as error:
@@ -240,7 +266,6 @@ class _Stream(httpx.AsyncByteStream):
         await self._response.wait_for_close()
 
     def abort(self) -> None:
-        """Close at once; before the end of the body that closes the connection."""
         if self._connector.is_stranded:
             self._connector.abort()
         elif self._response.connection is not None:

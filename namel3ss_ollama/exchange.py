@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any, NoReturn, Protocol, cast, runtime_checkable
+from typing import Any, NoReturn, cast
 
 import httpx
 from typing_extensions import Self
@@ -17,6 +17,7 @@ from namel3ss_ollama.cancellation import to_the_end
 from namel3ss_ollama.compression import unpacked
 from namel3ss_ollama.diagnosis import error_for_exception
 from namel3ss_ollama.errors import LLMConnectionError, LLMError, MalformedResponseError, StreamInterruptedError
+from namel3ss_ollama.pooling import ReadableBody
 from namel3ss_ollama.streamer import LineDecoder, LineParser, Watch, is_cut
 
 __all__ = ["Exchange", "translated"]
@@ -24,15 +25,6 @@ __all__ = ["Exchange", "translated"]
 Json = dict[str, Any]
 _LONGEST_ERROR_BODY = 64 * 1024
 _LONGEST_DRAIN = 0.1  # seconds; what ends a body comes with its last line, or hardly later
-
-
-@runtime_checkable
-class _Readable(Protocol):
-    """A body that can be read without an iterator, and closed without the event loop."""
-
-    async def read(self) -> bytes: ...
-
-    def abort(self) -> None: ...
 
 
 class Exchange:
@@ -148,7 +140,7 @@ class Exchange:
     async def aclose(self) -> None:
         """Close; before the end of the body that closes the connection."""
         try:
-            if not isinstance(self._response.stream, _Readable):
+            if not isinstance(self._response.stream, ReadableBody):
                 await to_the_end(self._close_httpx())
             elif self._ended:  # which waits for nothing
                 await self._response.aclose()
@@ -170,7 +162,7 @@ class Exchange:
 
     def abort(self) -> bool:
         """Close at once and without the event loop, if the transport can; for finalizers. Whether it could."""
-        if not isinstance(self._response.stream, _Readable):
+        if not isinstance(self._response.stream, ReadableBody):
             return False
         with contextlib.suppress(RuntimeError):  # of a loop that is closed
             self._response.stream.abort()
@@ -212,7 +204,7 @@ def _reader(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
     It goes straight to the transport: that spares layers for each read, and httpx would decompress without a bound.
     """
     encoding = response.headers.get("content-encoding", "identity")
-    if encoding == "identity" and isinstance(response.stream, _Readable):
+    if encoding == "identity" and isinstance(response.stream, ReadableBody):
         return response.stream.read
     pieces: AsyncIterator[bytes] = unpacked(cast("httpx.AsyncByteStream", response.stream), encoding)
 

@@ -204,7 +204,10 @@ class ContextGuard:
         self._version.saw(_REFUSES)
 
     def _model(self, model: str) -> TokenModel:
-        return self._models.setdefault(model, TokenModel())
+        known = self._models.get(model)
+        if known is None:
+            known = self._models[model] = TokenModel()
+        return known
 
     def _learn(self, expected: Expected, count: int, generated: int, text: str | None, whole: bool) -> None:
         with self._lock:

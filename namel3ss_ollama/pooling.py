@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 import httpx
 
-__all__ = ["KEEPALIVE_SECONDS", "MAX_IDLE_CONNECTIONS", "StaleConnectionError", "bare_transport", "close_socket"]
+__all__ = [
+    "KEEPALIVE_SECONDS",
+    "MAX_IDLE_CONNECTIONS",
+    "ReadableBody",
+    "StaleConnectionError",
+    "bare_transport",
+    "close_socket",
+]
 
 MAX_IDLE_CONNECTIONS = 100
 KEEPALIVE_SECONDS = 30.0
@@ -16,6 +23,18 @@ KEEPALIVE_SECONDS = 30.0
 
 class StaleConnectionError(httpx.RemoteProtocolError):
     """A pooled connection was closed by the server before it answered anything: sending again is safe."""
+
+
+class ReadableBody(httpx.AsyncByteStream):
+    """A response's body that can be read without an iterator, and closed without the event loop."""
+
+    async def read(self) -> bytes:
+        """What has arrived, at least a byte; nothing at the end of the body."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once; before the end of the body that closes the connection."""
+        raise NotImplementedError
 
 
 def bare_transport(transport: object) -> asyncio.BaseTransport | None:

@@ -26,7 +26,8 @@ Measure = tuple[float, ...]
 
 def _all_but(*ranges: tuple[int, int]) -> bytes:
     """The bytes outside some ranges: what is deleted to count those inside."""
-    return bytes(byte for byte in range(256) if not any(low <= byte <= high for low, high in ranges))
+    inside = {byte for low, high in ranges for byte in range(low, high + 1)}
+    return bytes(byte for byte in range(256) if byte not in inside)
 
 
 # Bytes of UTF-8: those below 0x80 are characters, those from 0xC2 on begin one.
