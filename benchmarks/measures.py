@@ -266,6 +266,12 @@ def batch(workers: Workers, size: Size) -> Values:
     )
 
 
+def requests(workers: Workers, size: Size) -> Values:
+    """HTTP requests that an answer takes, asked for whole or as a stream."""
+    given = workers.ask("call", "core:requests", answers=50)
+    return {"core:requests": [float(given["requests"])]}
+
+
 def limiter(workers: Workers, size: Size) -> Values:
     """CPU microseconds to take and give back one of 10 slots, for thousands who wait."""
     arguments = {"tasks": size.tasks, "slots": 10}
@@ -321,6 +327,7 @@ ALL: tuple[Callable[[Workers, Size], Mapping[str, object]], ...] = (
     construct,
     embed,
     batch,
+    requests,
     limiter,
     telemetry,
     memory_a_stream,

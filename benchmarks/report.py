@@ -24,6 +24,7 @@ _BELOW = {
     "construct": "core:construct",
     "embed": "core:embed",
     "batch": "core:batch",
+    "requests": "core:requests",
     "limiter": "core:semaphore",
     "telemetry": "not installed",
     "memory_a_stream": "ollama_python",

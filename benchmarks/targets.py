@@ -136,4 +136,5 @@ def targets(results: Results) -> list[Target]:
         ),
         within("7. telemetry off over not installed", telemetry["off"], telemetry["not installed"], 1.03),
         within("7. telemetry on over off", telemetry["on"], telemetry["off"], 1.1),
+        Target("8. requests that an answer takes", figure(results["requests"]["core:requests"]), 1.0, at_least=False),
     ]

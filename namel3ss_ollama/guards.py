@@ -56,7 +56,8 @@ class Expected:
 
     Attributes:
         model: The model that was asked for.
-        measure: Its prompt.
+        measure: Its prompt, or what was added to a conversation that the server has counted.
+        counted: The tokens of that conversation, 0 where there is none; None where they are an estimate themselves.
         tokens: Of its prompt.
         key: Of its conversation; None where it has none.
         num_ctx: The window that it asks for.
@@ -66,6 +67,7 @@ class Expected:
 
     model: str
     measure: Measure
+    counted: int | None
     tokens: Estimate
     key: int | None
     num_ctx: int | None
@@ -118,23 +120,19 @@ class ContextGuard:
         model = str(body["model"])
         keys = beginnings(body)
         with self._lock:
-            known = self._conversations.longest(keys)
-            if known is None:
-                measure = measure_prompt(body)
-                tokens = self._model(model).estimate(measure)
-            else:
-                length, tokens = known
-                measure = measure_messages(body["messages"][length:], added=True)
-                if length < len(keys):
-                    tokens += self._model(model).estimate(measure)
+            length, begun = self._conversations.longest(keys) or (0, Estimate(0, 0))
+            measure = measure_messages(body["messages"][length:], added=True) if length else measure_prompt(body)
+            added = not length or length < len(keys)
+            tokens = begun + self._model(model).estimate(measure) if added else begun
         return Expected(
             model=model,
-            measure=measure if known is None else (),
+            measure=measure,
+            counted=round(begun.tokens) if begun.deviation == 0 else None,
             tokens=tokens,
             key=keys[-1] if keys else None,
             num_ctx=_number((body.get("options") or {}).get("num_ctx")),
             shifts=body.get("shift") is not False,
-            known=known is not None and known[0] == len(keys) and known[1].deviation == 0,
+            known=not added and tokens.deviation == 0,
         )
 
     def estimate(self, model: str, measure: Measure) -> Estimate:
@@ -216,8 +214,8 @@ class ContextGuard:
             known = self._model(expected.model)
             if known.observations >= _EAGER and hash((count, generated)) % _SELDOM:
                 return
-            if whole and expected.measure:
-                known.learn(expected.measure, count)
+            if whole and expected.counted is not None and count > expected.counted:
+                known.learn(expected.measure, count - expected.counted)
             if text and generated:
                 known.learn(measure_text(text), generated)
 

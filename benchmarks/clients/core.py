@@ -8,6 +8,7 @@ from typing import Any, Literal
 from benchmarks.clients import MESSAGES, PROMPT, Client, SyncClient
 from benchmarks.worker import resident
 from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama.testing import OllamaServer
 
 
 def _provider(url: str, **settings: Any) -> OllamaProvider:
@@ -93,6 +94,17 @@ async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
     async with OllamaProvider("bench", url, max_concurrent=at_once) as made:
         answers = await made.agenerate_batch((PROMPT for _ in range(prompts)), max_tokens=tokens)
     assert len(answers) == prompts
+
+
+async def requests(_: str, answers: int) -> dict[str, float]:
+    """How many HTTP requests an answer takes, of a server that counts them."""
+    with OllamaServer() as server:
+        async with OllamaProvider("llama3.2", server.url) as made:
+            for _ in range(answers):
+                await made.achat(MESSAGES)
+                async for _ in made.stream_chat(MESSAGES):
+                    pass
+        return {"requests": len(server.requests) / (2 * answers)}
 
 
 async def memory_a_stream(url: str, streams: int) -> dict[str, float]:

@@ -210,6 +210,21 @@ async def test_answers_teach_what_a_token_is() -> None:
     assert guard.estimate("other", measure) == before
 
 
+async def test_what_is_added_to_a_conversation_teaches_too() -> None:
+    guard = Server().guard
+    texts = [WORD * 20]
+    count = 30
+    await judge(guard, chat(*texts), count)
+    before = guard.expect(chat(*texts, WORD * 20)).tokens
+    for _ in range(8):
+        texts.append(WORD * 20)
+        count += 25  # about a token a word, and not two
+        await judge(guard, chat(*texts), count)
+    after = guard.expect(chat(*texts, WORD * 20)).tokens
+    assert after.tokens - count == pytest.approx(25, abs=4)
+    assert after.deviation < before.deviation
+
+
 async def test_cut_prompts_teach_nothing() -> None:
     guard = Server().guard
     for number in range(5):
