@@ -27,10 +27,13 @@ from namel3ss_ollama.errors import (
     ServerBusyError,
     ServerError,
     StreamInterruptedError,
+    ToolCallParseError,
 )
 from namel3ss_ollama.reasons import reason_in_body, shortened, sign_in_page
-from namel3ss_ollama.remedies import of_a_handshake, of_a_refusal, of_a_transfer
+from namel3ss_ollama.remedies import of_a_handshake, of_a_refusal, of_a_transfer, of_an_unread_call
 from namel3ss_ollama.streamer import timeout_error
+from namel3ss_ollama.types import LLMResponse, usage_of
+from namel3ss_ollama.unread import UnreadCall, unread_call
 
 __all__ = ["error_for_exception", "error_for_line", "error_for_status", "retry_after_seconds"]
 
@@ -42,7 +45,7 @@ _CAN_HEAL = re.compile(
     re.IGNORECASE,
 )
 _REQUEST_AT_FAULT = re.compile(
-    r"^option \"|json: cannot unmarshal|invalid (character|option|JSON schema|format)|"
+    r"^option \"|json: cannot unmarshal|invalid (option|JSON schema|format)|"
     r"unable to create sampling context|failed to parse grammar|JSON schema conversion|template:|does not support",
     re.IGNORECASE,
 )
@@ -74,7 +77,10 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         url: The server's address, without credentials.
         model: The model that was asked for, when one was.
     """
-    said = reason_in_body(body)
+    reason = reason_in_body(body)
+    if status == 500 and (call := unread_call(reason)) is not None:
+        return _call_unread(status, call, url, model)
+    said = shortened(reason)
     quoted = f": {said}" if said else ""
     if 300 <= status < 400:
         return BadRequestError(
@@ -110,6 +116,8 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
 
 def error_for_line(said: str, *, url: str) -> LLMError:
     """The error that a line `{"error": ...}` under status 200 stands for."""
+    if (call := unread_call(said)) is not None:
+        return _call_unread(None, call, url, None)
     said = shortened(said)
     if _NO_SUCH_MODEL.search(said):
         return _not_found(404, said, url, None)
@@ -171,6 +179,16 @@ def _sizes(said: str) -> tuple[int | None, int | None]:
     """The window and the tokens of a prompt, where a refusal names both; the prompt's are the more."""
     numbers = sorted(int(number) for number in _SIZE.findall(said))
     return (numbers[0], numbers[-1]) if len(numbers) > 1 else (None, None)
+
+
+def _call_unread(status: int | None, call: UnreadCall, url: str, model: str | None) -> ToolCallParseError:
+    what = _with_status(status, shortened(call.reason))
+    return ToolCallParseError(
+        f"{url} could not read the tool call that the model wrote ({what}); {of_an_unread_call(call.reason)}",
+        status_code=status,
+        partial=LLMResponse(call.text, model or "", usage_of({}), None, {}) if call.text else None,
+        text=call.text,
+    )
 
 
 def _with_status(status: int | None, said: str) -> str:

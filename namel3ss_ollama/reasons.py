@@ -34,10 +34,10 @@ def shortened(text: str) -> str:
 
 
 def reason_in_body(body: bytes) -> str:
-    """What the body of a failed request says went wrong. A page of HTML is named by its title, not quoted."""
+    """What the body of a failed request says went wrong, in full. A page of HTML is named by its title, not quoted."""
     # Without byte order marks and the zeros of UTF-16, which some servers put before and into a page.
     text = body.decode("utf-8", "replace").replace("\0", "").lstrip("\ufeff\ufffd").strip()
-    return shortened(reason_in(text))
+    return reason_in(text)
 
 
 def reason_in_line(line: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ import ssl
 
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
-__all__ = ["of_a_handshake", "of_a_refusal", "of_a_transfer"]
+__all__ = ["of_a_handshake", "of_a_refusal", "of_a_transfer", "of_an_unread_call"]
 
 _PLAIN_HTTP = re.compile(
     r"wrong[_ ]version[_ ]number|record layer failure|packet length too long|http[_ ]request", re.I
@@ -26,6 +26,7 @@ _NO_WAY_OUT = re.compile(
 _NO_SUCH_FILE = re.compile(r"manifest: file does not exist", re.IGNORECASE)
 _CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
 _GRAMMAR = re.compile(r"JSON schema (in format|conversion)|sampling context|grammar", re.IGNORECASE)
+_ENDS_EARLY = re.compile(r"unexpected (end of JSON|EOF)|incomplete", re.IGNORECASE)
 _OPTION = re.compile(r'option "(\w+)" is not supported')
 
 
@@ -70,3 +71,12 @@ def of_a_refusal(said: str) -> str:
     if _GRAMMAR.search(said):
         return "the server can make no grammar of this schema: simplify `format` or the tool's parameters"
     return ""
+
+
+def of_an_unread_call(reason: str) -> str:
+    """What to do when a server cannot read the tool call that its model wrote, for this reason."""
+    cut = "it ends early: raise max_tokens if there is such a limit; else " if _ENDS_EARLY.search(reason) else ""
+    return (
+        f"{cut}ask again, since the model then writes another call. If that fails too, simplify the tools' parameters, "
+        "lower the temperature, or choose a model that is better at calling tools"
+    )
