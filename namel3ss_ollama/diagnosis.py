@@ -30,7 +30,15 @@ from namel3ss_ollama.errors import (
     ToolCallParseError,
 )
 from namel3ss_ollama.reasons import reason_in_body, shortened, sign_in_page
-from namel3ss_ollama.remedies import of_a_handshake, of_a_refusal, of_a_transfer, of_an_unread_call
+from namel3ss_ollama.remedies import (
+    of_a_closed_cloud,
+    of_a_context,
+    of_a_gateway,
+    of_a_handshake,
+    of_a_refusal,
+    of_a_transfer,
+    of_an_unread_call,
+)
 from namel3ss_ollama.streamer import timeout_error
 from namel3ss_ollama.types import LLMResponse, usage_of
 from namel3ss_ollama.unread import UnreadCall, unread_call
@@ -55,7 +63,7 @@ _HTTP_FLAW = re.compile(
     r"Got more than \d+ bytes|Too many headers|Duplicate [A-Za-z-]+|[A-Za-z-]+ can't be present with [A-Za-z-]+"
 )
 _TOO_LONG = re.compile(
-    r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
+    r"(exceeds?|longer than|larger than|too long for)[\w\s'()-]*context|context (length|window|size)[\w\s]*exceeded",
     re.IGNORECASE,
 )
 _SIZE = re.compile(r"(\d{1,12}) tokens")
@@ -90,7 +98,7 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         )
     if status in (401, 403):
         return AuthenticationError(
-            f"{url} refused access ({status}{quoted}); {_access_advice(status, body)}", status_code=status
+            f"{url} refused access ({status}{quoted}); {_access_advice(status, said, body)}", status_code=status
         )
     if status == 407:
         return AuthenticationError(f"the proxy before {url} wants a login (407{quoted})", status_code=status)
@@ -98,8 +106,9 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         return _not_found(status, said, url, model)
     if status in (402, 408, 429, 503):
         if status == 402 or (status == 429 and _QUOTA.search(said)):
+            wait = "add credit or a plan to the account" if status == 402 else "wait until it is renewed"
             return QuotaExceededError(
-                f"a quota is used up ({status}{quoted}); wait until it is renewed, or use another account or model",
+                f"a quota is used up ({status}{quoted}); {wait}, or use another account or model",
                 status_code=status,
                 retry_after=retry_after_seconds(headers),
             )
@@ -145,11 +154,13 @@ def _not_found(status: int, said: str, url: str, model: str | None) -> LLMError:
     )
 
 
-def _access_advice(status: int, body: bytes) -> str:
+def _access_advice(status: int, said: str, body: bytes) -> str:
     """What to do about a refusal of access."""
     page = sign_in_page(body)
     if page:
         return f"the server's account is not signed in at ollama.com: run `ollama signin` there, or open {page}"
+    if off := of_a_closed_cloud(said):
+        return off
     advice = "check api_key or OLLAMA_API_KEY, or the user and password in base_url"
     if status == 403 and not body.strip():
         return (
@@ -164,7 +175,7 @@ def _bad_request(status: int | None, said: str) -> LLMError:
     if _TOO_LONG.search(said):
         window, tokens = _sizes(said)
         return ContextWindowExceededError(
-            f"the prompt does not fit the context window ({said}); raise num_ctx, or shorten the prompt",
+            f"the prompt does not fit the context window ({said}); {of_a_context(said)}",
             status_code=status,
             tokens=tokens,
             window=window,
@@ -202,7 +213,7 @@ def _server_failed(status: int | None, said: str, url: str) -> LLMError:
         return _bad_request(status, said)
     temporary = bool(_CAN_HEAL.search(said)) if status in (None, 500) else status in _GATEWAYS
     what = _with_status(status, said) or "no reason given"
-    advice = of_a_transfer(said) or "the server's log says more"
+    advice = of_a_transfer(said) or of_a_gateway(status, said) or "the server's log says more"
     return ServerError(f"{url} failed ({what}); {advice}", status_code=status, temporary=temporary)
 
 

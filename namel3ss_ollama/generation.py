@@ -126,8 +126,8 @@ class Runner:
             try:
                 return await attempt(request)
             except ContextWindowExceededError as error:
-                if not (request.refusable and turn.refuses):
-                    raise
+                if error.partial is not None or not (request.refusable and turn.refuses):
+                    raise  # once the answer has begun, this is no refusal of the prompt
                 self.context_guard.saw_refusal()
                 if request.on_truncation == "error":
                     raise _exceeded(error, turn.expected) from error

@@ -16,6 +16,7 @@ from langchain_namel3ss_ollama.errors import translated
 from namel3ss_ollama import (
     AuthenticationError,
     BadRequestError,
+    ContextWindowExceededError,
     LLMConnectionError,
     LLMError,
     LLMTimeoutError,
@@ -152,6 +153,13 @@ def stalls(fault: str, outcome: Outcome, modes: tuple[str, ...] = MODES, **optio
 _LIMITED = {"stream_config": StreamConfig(max_line_bytes=500_000)}
 _BODY_LIMITED = "a limit of 500 kB"
 _IMPATIENT = {"retry": RetryPolicy.off()}
+_NO_ROOM = "a prompt that is too long"
+_TOO_LONG = "input length (5000 tokens) exceeds the model's maximum context length (4096 tokens)"
+_OF_LLAMA_SERVER = (
+    '{"error":{"code":400,"message":"request (5000 tokens) exceeds the available context size (4096 tokens), try '
+    'increasing it","type":"exceed_context_size_error","n_prompt_tokens":5000,"n_ctx":4096}}'
+)
+_NO_CLOUD = "ollama cloud is disabled: remote inference is unavailable"
 _NO_CALL = "a tool call that the server cannot read"
 _MALFORMED = fails(MalformedResponseError)
 _BROKEN = fails(LLMConnectionError, 3)
@@ -209,6 +217,7 @@ ROWS = [
         note=_NO_CALL,
         stream=cannot_read(1, "one"),
     ),
+    Row("error_line", fails(ContextWindowExceededError, 1, "one"), {"message": _TOO_LONG}, note=_NO_ROOM),
     Row("malformed_line", fails(MalformedResponseError, 1, "one")),
     Row("invalid_utf8", fails(MalformedResponseError, 1, "one")),
     Row("half_character", answers(text=f"one\ufffd{TEXT[3:]}"), single=answers(text=f"\ufffd{TEXT}")),
@@ -227,6 +236,7 @@ ROWS = [
     status(401, fails(AuthenticationError)),
     status(402, fails(QuotaExceededError)),
     status(403, fails(AuthenticationError)),
+    status(403, fails(AuthenticationError), "a cloud that is switched off", message=_NO_CLOUD),
     status(404, fails(BadRequestError), "no such path", body="404 page not found"),
     status(404, fails(ModelNotFoundError), "no such model", message="model 'llama3.2' not found"),
     status(404, fails(ModelNotFoundError), "as gateways say it", body='{"detail": "Model \'llama3.2\' was not found"}'),
@@ -245,6 +255,8 @@ ROWS = [
             replace(status(500, answers(2), _NO_CALL, message=_CANNOT_READ), times=1),
         ]
     ),
+    status(400, fails(ContextWindowExceededError), f"{_NO_ROOM}, as llama-server says it", message=_OF_LLAMA_SERVER),
+    status(500, fails(ContextWindowExceededError), f"{_NO_ROOM}, as MLX says it", message=_TOO_LONG),
     status(500, fails(ServerError), "a reason that stays", message="pull model manifest: no network"),
     status(502, fails(ServerError, 3), "a proxy's page", html=True),
     status(503, fails(ServerBusyError, 3)),

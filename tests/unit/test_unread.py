@@ -99,6 +99,14 @@ def test_the_reason_as_a_key_of_ollama_0_11() -> None:
     assert error.text == "x"
 
 
+def test_the_call_in_an_error_of_llama_server() -> None:
+    error = over_http(
+        "llama-server chat error: map[code:500 message:Failed to parse input at pos 3: <call>{ type:server_error]"
+    )
+    assert isinstance(error, ToolCallParseError)
+    assert error.text == "<call>{"
+
+
 @pytest.mark.parametrize(
     ("status", "said", "cls"),
     [
