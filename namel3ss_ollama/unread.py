@@ -14,7 +14,7 @@ __all__ = ["UnreadCall", "unread_call"]
 _QUOTED = re.compile(r"error parsing tool call: raw='(.*)', err=(.*)", re.DOTALL)
 """ollama: harmony/harmonyparser.go. The call may hold quotation marks of its own."""
 _QUOTED_IN_PART = re.compile(r"(error parsing tool call): raw='(.*)", re.DOTALL)
-"""The same, cut where an error's body was too long to be read to its end."""
+"""The same, cut before its end."""
 _QUOTED_REST = re.compile(r"(failed to parse input at pos \d+): (.*)", re.DOTALL | re.IGNORECASE)
 """llama.cpp: common/chat.cpp. It quotes what its parser did not take, to the end of the answer."""
 _UNREAD = re.compile(

@@ -263,6 +263,17 @@ async def test_a_call_that_the_server_could_not_read_follows_what_had_come(ollam
         assert (error.text, error.partial.finish_reason) == (CALL, None)
 
 
+async def test_a_call_that_holds_a_file_is_kept_whole(ollama_server: OllamaServer) -> None:
+    # Once wrong: of an error's body 64 KiB were read, which is no JSON then, and the message quoted them
+    call = '{"path": "private.txt", "text": "' + "word " * 50_000
+    ollama_server.reply(json={"error": f"error parsing tool call: raw='{call}', err=EOF"}, status=500)
+    async with OllamaProvider("llama3.2", ollama_server.url) as provider:
+        with pytest.raises(ToolCallParseError) as caught:
+            await provider.achat(ASK, stream_internally=False)
+    assert caught.value.text == call
+    assert "private" not in str(caught.value)
+
+
 @pytest.mark.parametrize("endpoint", ["chat", "generate"])
 async def test_a_stream_that_fails_before_its_first_chunk_is_asked_for_again(
     ollama_server: OllamaServer, endpoint: str
