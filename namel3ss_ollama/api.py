@@ -18,6 +18,7 @@ from namel3ss_ollama.errors import (
     ServerBusyError,
     ServerError,
     StreamInterruptedError,
+    ToolCallParseError,
 )
 from namel3ss_ollama.fetching import fetch_image
 from namel3ss_ollama.messages import name_tool_answers
@@ -76,6 +77,7 @@ __all__ = [
     "SyncStream",
     "TokenCount",
     "ToolCall",
+    "ToolCallParseError",
     "Usage",
     "__version__",
     "fetch_image",

@@ -27,10 +27,21 @@ from namel3ss_ollama.errors import (
     ServerBusyError,
     ServerError,
     StreamInterruptedError,
+    ToolCallParseError,
 )
 from namel3ss_ollama.reasons import reason_in_body, shortened, sign_in_page
-from namel3ss_ollama.remedies import of_a_handshake, of_a_refusal, of_a_transfer
+from namel3ss_ollama.remedies import (
+    of_a_closed_cloud,
+    of_a_context,
+    of_a_gateway,
+    of_a_handshake,
+    of_a_refusal,
+    of_a_transfer,
+    of_an_unread_call,
+)
 from namel3ss_ollama.streamer import timeout_error
+from namel3ss_ollama.types import LLMResponse, usage_of
+from namel3ss_ollama.unread import UnreadCall, unread_call
 
 __all__ = ["error_for_exception", "error_for_line", "error_for_status", "retry_after_seconds"]
 
@@ -42,7 +53,7 @@ _CAN_HEAL = re.compile(
     re.IGNORECASE,
 )
 _REQUEST_AT_FAULT = re.compile(
-    r"^option \"|json: cannot unmarshal|invalid (character|option|JSON schema|format)|"
+    r"^option \"|json: cannot unmarshal|invalid (option|JSON schema|format)|"
     r"unable to create sampling context|failed to parse grammar|JSON schema conversion|template:|does not support",
     re.IGNORECASE,
 )
@@ -52,7 +63,7 @@ _HTTP_FLAW = re.compile(
     r"Got more than \d+ bytes|Too many headers|Duplicate [A-Za-z-]+|[A-Za-z-]+ can't be present with [A-Za-z-]+"
 )
 _TOO_LONG = re.compile(
-    r"(exceeds?|longer than|larger than|too long for)[\w\s()-]*context|context (length|window)[\w\s]*exceeded",
+    r"(exceeds?|longer than|larger than|too long for)[\w\s'()-]*context|context (length|window|size)[\w\s]*exceeded",
     re.IGNORECASE,
 )
 _SIZE = re.compile(r"(\d{1,12}) tokens")
@@ -74,7 +85,10 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         url: The server's address, without credentials.
         model: The model that was asked for, when one was.
     """
-    said = reason_in_body(body)
+    reason = reason_in_body(body)
+    if status == 500 and (call := unread_call(reason)) is not None:
+        return _call_unread(status, call, url, model)
+    said = shortened(reason)
     quoted = f": {said}" if said else ""
     if 300 <= status < 400:
         return BadRequestError(
@@ -84,7 +98,7 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         )
     if status in (401, 403):
         return AuthenticationError(
-            f"{url} refused access ({status}{quoted}); {_access_advice(status, body)}", status_code=status
+            f"{url} refused access ({status}{quoted}); {_access_advice(status, said, body)}", status_code=status
         )
     if status == 407:
         return AuthenticationError(f"the proxy before {url} wants a login (407{quoted})", status_code=status)
@@ -92,8 +106,9 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
         return _not_found(status, said, url, model)
     if status in (402, 408, 429, 503):
         if status == 402 or (status == 429 and _QUOTA.search(said)):
+            wait = "add credit or a plan to the account" if status == 402 else "wait until it is renewed"
             return QuotaExceededError(
-                f"a quota is used up ({status}{quoted}); wait until it is renewed, or use another account or model",
+                f"a quota is used up ({status}{quoted}); {wait}, or use another account or model",
                 status_code=status,
                 retry_after=retry_after_seconds(headers),
             )
@@ -110,6 +125,8 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
 
 def error_for_line(said: str, *, url: str) -> LLMError:
     """The error that a line `{"error": ...}` under status 200 stands for."""
+    if (call := unread_call(said)) is not None:
+        return _call_unread(None, call, url, None)
     said = shortened(said)
     if _NO_SUCH_MODEL.search(said):
         return _not_found(404, said, url, None)
@@ -137,11 +154,13 @@ def _not_found(status: int, said: str, url: str, model: str | None) -> LLMError:
     )
 
 
-def _access_advice(status: int, body: bytes) -> str:
+def _access_advice(status: int, said: str, body: bytes) -> str:
     """What to do about a refusal of access."""
     page = sign_in_page(body)
     if page:
         return f"the server's account is not signed in at ollama.com: run `ollama signin` there, or open {page}"
+    if off := of_a_closed_cloud(said):
+        return off
     advice = "check api_key or OLLAMA_API_KEY, or the user and password in base_url"
     if status == 403 and not body.strip():
         return (
@@ -156,7 +175,7 @@ def _bad_request(status: int | None, said: str) -> LLMError:
     if _TOO_LONG.search(said):
         window, tokens = _sizes(said)
         return ContextWindowExceededError(
-            f"the prompt does not fit the context window ({said}); raise num_ctx, or shorten the prompt",
+            f"the prompt does not fit the context window ({said}); {of_a_context(said)}",
             status_code=status,
             tokens=tokens,
             window=window,
@@ -173,6 +192,16 @@ def _sizes(said: str) -> tuple[int | None, int | None]:
     return (numbers[0], numbers[-1]) if len(numbers) > 1 else (None, None)
 
 
+def _call_unread(status: int | None, call: UnreadCall, url: str, model: str | None) -> ToolCallParseError:
+    what = _with_status(status, shortened(call.reason))
+    return ToolCallParseError(
+        f"{url} could not read the tool call that the model wrote ({what}); {of_an_unread_call(call.reason)}",
+        status_code=status,
+        partial=LLMResponse(call.text, model or "", usage_of({}), None, {}) if call.text else None,
+        text=call.text,
+    )
+
+
 def _with_status(status: int | None, said: str) -> str:
     return ": ".join(filter(None, [str(status) if status else "", said]))
 
@@ -184,7 +213,7 @@ def _server_failed(status: int | None, said: str, url: str) -> LLMError:
         return _bad_request(status, said)
     temporary = bool(_CAN_HEAL.search(said)) if status in (None, 500) else status in _GATEWAYS
     what = _with_status(status, said) or "no reason given"
-    advice = of_a_transfer(said) or "the server's log says more"
+    advice = of_a_transfer(said) or of_a_gateway(status, said) or "the server's log says more"
     return ServerError(f"{url} failed ({what}); {advice}", status_code=status, temporary=temporary)
 
 

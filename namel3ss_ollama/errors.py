@@ -28,6 +28,7 @@ __all__ = [
     "ServerBusyError",
     "ServerError",
     "StreamInterruptedError",
+    "ToolCallParseError",
 ]
 
 
@@ -177,6 +178,33 @@ class ContextWindowExceededError(LLMError):
 
 class ServerError(LLMError):
     """The server failed (5xx), or the model's runner did."""
+
+
+class ToolCallParseError(ServerError):
+    """The server could not read the tool call that its model wrote, so the answer is lost.
+
+    The model writes another call when it is asked again, so the request is sent once more (`RetryPolicy.call_retries`),
+    as long as nothing reached the caller. `partial` ends with the call, after what had arrived before it.
+
+    Attributes:
+        text: The call as the model wrote it, as far as the server quotes it; empty where it does not.
+    """
+
+    temporary = True
+    text: str
+
+    def __init__(
+        self,
+        message: str,
+        provider: str = "ollama",
+        status_code: int | None = None,
+        original_error: BaseException | None = None,
+        *,
+        partial: LLMResponse | None = None,
+        text: str = "",
+    ) -> None:
+        super().__init__(message, provider, status_code, original_error, partial=partial)
+        self.text = text
 
 
 class MalformedResponseError(LLMError):

@@ -23,7 +23,7 @@ from namel3ss_ollama.streamer import LineDecoder, LineParser, Watch, is_cut
 __all__ = ["Exchange", "translated"]
 
 Json = dict[str, Any]
-_LONGEST_ERROR_BODY = 64 * 1024
+_LONGEST_ERROR_BODY = 1024 * 1024  # it may quote a tool call, which may hold a file
 _LONGEST_DRAIN = 0.1  # seconds; what ends a body comes with its last line, or hardly later
 
 
@@ -128,7 +128,7 @@ class Exchange:
         return b"".join(pieces)
 
     async def start_of_body(self) -> bytes:
-        """The first 64 KiB of the body, or as much of them as comes without trouble."""
+        """The first MiB of the body, or as much of them as comes without trouble."""
         body = b""
         try:
             while len(body) < _LONGEST_ERROR_BODY and (data := await self._read()):

@@ -22,6 +22,7 @@ from namel3ss_ollama.errors import (
     LLMTimeoutError,
     OutputValidationError,
     StreamInterruptedError,
+    ToolCallParseError,
 )
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.fitting import Fitting
@@ -125,8 +126,8 @@ class Runner:
             try:
                 return await attempt(request)
             except ContextWindowExceededError as error:
-                if not (request.refusable and turn.refuses):
-                    raise
+                if error.partial is not None or not (request.refusable and turn.refuses):
+                    raise  # once the answer has begun, this is no refusal of the prompt
                 self.context_guard.saw_refusal()
                 if request.on_truncation == "error":
                     raise _exceeded(error, turn.expected) from error
@@ -209,6 +210,9 @@ class Runner:
         """The error, carrying what had arrived."""
         if isinstance(error, ServerReportedError):
             error = error_for_line(str(error), url=self.client.url)
+            if isinstance(error, ToolCallParseError) and not answer.is_empty():
+                error.partial = answer.response()
+                error.partial.content += error.text  # in the order in which the model wrote it
         if error.partial is None and not answer.is_empty():
             error.partial = answer.response()
         if isinstance(error, OutputValidationError) and error.response is None:

@@ -1,7 +1,8 @@
 """The reason in a body or a line that reports an error, wherever a server puts it. No I/O.
 
 Ollama has `{"error": "..."}`; gateways and compatible servers have `detail`, `message`, an object under `error`, a list
-of what is wrong with a request, JSON within a text, or a page of HTML.
+of what is wrong with a request, JSON within a text, or a page of HTML. A runner's own error may stand in the text of
+Ollama's, as JSON or as Go prints an object.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ _ANSWERS = (("message", Mapping), ("response", str), ("done", bool), ("status", 
 """What tells a line of an answer, or of a pull's progress, from one that reports an error."""
 _SIGNS = frozenset({"error", "detail", "code", "status", "status_code", "statusCode", "type", "request_id", "success"})
 """Beside one of these a message is that of an error."""
+_OF_A_RUNNER = re.compile(r"(?:llama-server (?:\w+ )?error|mlx runner failed): *(?=[{m])")
+"""ollama 0.30: llm/llama_server.go, x/mlxrunner/client.go."""
+_GO_OBJECT = re.compile(
+    r"map\[(?:code:\S+ )?message:(.*?)(?: n_ctx:\S+)?(?: n_prompt_tokens:\S+)?(?: param:\S+)?(?: type:\S+)?\]",
+    re.DOTALL,
+)
+"""An error of llama-server as Go prints it: its keys in order, its texts without quotation marks."""
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _LONGEST_TITLE = 80
 _PAGE = re.compile(r"https?://[!-~]{1,1000}")
@@ -34,10 +42,10 @@ def shortened(text: str) -> str:
 
 
 def reason_in_body(body: bytes) -> str:
-    """What the body of a failed request says went wrong. A page of HTML is named by its title, not quoted."""
+    """What the body of a failed request says went wrong, in full. A page of HTML is named by its title, not quoted."""
     # Without byte order marks and the zeros of UTF-16, which some servers put before and into a page.
     text = body.decode("utf-8", "replace").replace("\0", "").lstrip("\ufeff\ufffd").strip()
-    return shortened(reason_in(text))
+    return reason_in(text)
 
 
 def reason_in_line(line: Mapping[str, Any]) -> str | None:
@@ -84,11 +92,24 @@ def _in_text(text: str, depth: int) -> str:
         try:
             value = read_json(text)
         except ValueError:
-            return text
+            return _with_a_remark(text, depth) if depth else text
         if isinstance(value, list) and not depth:
             value = [item for item in value if isinstance(item, Mapping)]
         return reason_in(value, depth + 1) or (text if depth else "")
+    if found := _OF_A_RUNNER.match(text):
+        inner = text[found.end() :]
+        if printed := _GO_OBJECT.fullmatch(inner):
+            return reason_in(printed[1], depth + 1)
+        reason = reason_in(inner, depth + 1)
+        return text if reason == inner else reason
     return text
+
+
+def _with_a_remark(text: str, depth: int) -> str:
+    """JSON in a line, and below it what else there is to say: ollama 0.30 adds so that memory ran out."""
+    line, _, remark = text.partition("\n")
+    reason = reason_in(line, depth + 1)
+    return f"{reason}; {remark.strip()}" if remark and reason != line else text
 
 
 def _in_object(value: Mapping[str, Any], depth: int) -> str:

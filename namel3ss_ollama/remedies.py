@@ -8,7 +8,15 @@ import ssl
 
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
-__all__ = ["of_a_handshake", "of_a_refusal", "of_a_transfer"]
+__all__ = [
+    "of_a_closed_cloud",
+    "of_a_context",
+    "of_a_gateway",
+    "of_a_handshake",
+    "of_a_refusal",
+    "of_a_transfer",
+    "of_an_unread_call",
+]
 
 _PLAIN_HTTP = re.compile(
     r"wrong[_ ]version[_ ]number|record layer failure|packet length too long|http[_ ]request", re.I
@@ -26,6 +34,11 @@ _NO_WAY_OUT = re.compile(
 _NO_SUCH_FILE = re.compile(r"manifest: file does not exist", re.IGNORECASE)
 _CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
 _GRAMMAR = re.compile(r"JSON schema (in format|conversion)|sampling context|grammar", re.IGNORECASE)
+_CLOUD_OFF = re.compile(r"ollama cloud is disabled", re.IGNORECASE)
+_MOST_OF_A_MODEL = re.compile(r"model's maximum context", re.IGNORECASE)
+_NOT_REACHED = frozenset({502, *range(520, 524), 530})
+_GAVE_UP = frozenset({504, 524})
+_ENDS_EARLY = re.compile(r"unexpected (end of JSON|EOF)|incomplete", re.IGNORECASE)
 _OPTION = re.compile(r'option "(\w+)" is not supported')
 
 
@@ -69,4 +82,44 @@ def of_a_refusal(said: str) -> str:
         return "choose a model that can (show_model() lists its capabilities)"
     if _GRAMMAR.search(said):
         return "the server can make no grammar of this schema: simplify `format` or the tool's parameters"
+    return ""
+
+
+def of_an_unread_call(reason: str) -> str:
+    """What to do when a server cannot read the tool call that its model wrote, for this reason."""
+    cut = "it ends early: raise max_tokens if there is such a limit; else " if _ENDS_EARLY.search(reason) else ""
+    return (
+        f"{cut}ask again, since the model then writes another call. If that fails too, simplify the tools' parameters, "
+        "lower the temperature, or choose a model that is better at calling tools"
+    )
+
+
+def of_a_closed_cloud(said: str) -> str:
+    """What to do when a server may not use Ollama's cloud; empty when it says something else."""
+    if not _CLOUD_OFF.search(said):
+        return ""
+    return (
+        "it is switched off on the server: unset OLLAMA_NO_CLOUD there, or remove disable_ollama_cloud from its "
+        "~/.ollama/server.json, and restart it; or choose a model that the server runs itself"
+    )
+
+
+def of_a_context(said: str) -> str:
+    """What to do when a prompt is too long for a context window."""
+    if _MOST_OF_A_MODEL.search(said):  # ollama 0.33: x/mlxrunner/pipeline.go, which does not look at num_ctx
+        return "shorten the prompt, or choose a model with a longer context window; num_ctx does not raise this limit"
+    return "raise num_ctx, or shorten the prompt"
+
+
+def of_a_gateway(status: int | None, said: str) -> str:
+    """What to do when a gateway answers in the server's place; empty for any other status."""
+    if status == 502 and "ollama.com" in said:  # ollama 0.12: server/cloud_proxy.go, on the way to a model in the cloud
+        return "the server did not reach ollama.com: check the network of its machine, or choose a model it runs itself"
+    if status in _GAVE_UP:
+        return (
+            "a gateway did not wait long enough for the server: have the answer streamed, keep the model loaded "
+            "(keep_alive), or raise the gateway's limit"
+        )
+    if status in _NOT_REACHED:
+        return "a gateway did not reach the server: is it running, and is its address right in the gateway?"
     return ""

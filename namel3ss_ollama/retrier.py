@@ -13,7 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, TypeVar
 
-from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.errors import LLMError, ToolCallParseError
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.settings import RetryPolicy
@@ -136,8 +136,12 @@ class Retrier:
         # set up as it takes to send a request.
         from tenacity import AsyncRetrying, retry_if_exception
 
+        unread_calls = 0
+
         def is_last(state: RetryCallState) -> bool:
-            if state.attempt_number >= self.policy.attempts:
+            nonlocal unread_calls
+            unread_calls += isinstance(_failure(state), ToolCallParseError)
+            if state.attempt_number >= self.policy.attempts or unread_calls > self.policy.call_retries:
                 return True
             left = remaining()
             if left is not None and state.upcoming_sleep > left:
@@ -170,7 +174,9 @@ class Retrier:
         return await retrying(once)
 
     def _wait(self, attempt: int, error: LLMError) -> float:
-        return 0.0 if _Waits.skipped_by else backoff(self.policy, attempt, error.retry_after, random.random())
+        if _Waits.skipped_by or isinstance(error, ToolCallParseError):
+            return 0.0
+        return backoff(self.policy, attempt, error.retry_after, random.random())
 
     def _worth_it(self, error: BaseException) -> bool:
         return (

@@ -213,6 +213,9 @@ class RetryPolicy:
         budget: How many retries each request pays for, over all requests of the provider: 0.2 lets retries
             add a fifth to the load of a server that fails for good. None for no such bound.
         budget_reserve: Retries that are there before any request has paid: as many as ten requests make.
+        call_retries: How many of the retries may follow a tool call that the server could not read
+            (`ToolCallParseError`), within the other bounds. They do not wait: the model writes another call, but one
+            that fails again and again asks for other tools or another model, not for patience.
     """
 
     attempts: int = 3
@@ -222,6 +225,7 @@ class RetryPolicy:
     deadline: float | None = None
     budget: float | None = 0.2
     budget_reserve: int = 20
+    call_retries: int = 1
 
     def __post_init__(self) -> None:
         check_positive("attempts", self.attempts, integer=True, optional=False)
@@ -229,7 +233,8 @@ class RetryPolicy:
             check_positive(name, getattr(self, name), zero=True, optional=False)
         check_positive("deadline", self.deadline)
         check_positive("budget", self.budget, zero=True)
-        check_positive("budget_reserve", self.budget_reserve, integer=True, zero=True, optional=False)
+        for name in ("budget_reserve", "call_retries"):
+            check_positive(name, getattr(self, name), integer=True, zero=True, optional=False)
 
     @classmethod
     def off(cls) -> RetryPolicy:

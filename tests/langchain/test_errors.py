@@ -33,6 +33,7 @@ CASES: list[tuple[core.LLMError, type[Exception], bool]] = [
     (core.ContextWindowExceededError("x"), langchain.ContextOverflowError, False),
     (core.ServerError("x", status_code=500), langchain.ModelAPIError, False),
     (core.ServerError("x", status_code=500, temporary=True), langchain.ModelAPIError, True),
+    (core.ToolCallParseError("x", status_code=500, text="{"), langchain.ModelAPIError, True),
     (core.MalformedResponseError("x"), langchain.ModelAPIError, False),
     (core.OutputValidationError("x"), langchain.ModelError, False),
     (core.QueueFullError("x"), langchain.ModelRateLimitError, True),

@@ -16,6 +16,7 @@ from langchain_namel3ss_ollama.errors import translated
 from namel3ss_ollama import (
     AuthenticationError,
     BadRequestError,
+    ContextWindowExceededError,
     LLMConnectionError,
     LLMError,
     LLMTimeoutError,
@@ -27,6 +28,7 @@ from namel3ss_ollama import (
     ServerError,
     StreamConfig,
     StreamInterruptedError,
+    ToolCallParseError,
 )
 from namel3ss_ollama.testing import Reply
 
@@ -39,6 +41,8 @@ _SHORT = 0.1
 
 
 _PLAIN = Reply(TEXT)
+_CALL = '{"city": "Ro'
+_CANNOT_READ = f"error parsing tool call: raw='{_CALL}', err=unexpected end of JSON input"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Outcome:
         calls: The tool calls of an answer: name, arguments, arguments that are broken.
         deadline: Which deadline must have passed.
         lossy: Whether `partial` may also be empty, where timing decides.
+        unread: The end of `partial` that was handed out to nobody: a call that the server could not read.
     """
 
     error: tuple[type[LLMError], ...] = ()
@@ -62,6 +67,7 @@ class Outcome:
     calls: tuple[tuple[str, Mapping[str, Any], bool], ...] = ()
     deadline: str | None = None
     lossy: bool = False
+    unread: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Row:
     def name(self) -> str:
         """For the test's name and the report."""
         options = self.note or ", ".join(f"{k}={v}" for k, v in self.options.items() if k not in ("size", "location"))
-        times = f" {self.times} times" if self.times else ""
+        times = "" if self.times is None else " once" if self.times == 1 else f" {self.times} times"
         return f"{self.fault}{f' ({options})' if options else ''}{times}"
 
 
@@ -120,6 +126,10 @@ def answers(attempts: int = 1, text: str = TEXT, finish: str = "stop") -> Outcom
 
 def times_out(deadline: str, partial: str | None = None) -> Outcome:
     return Outcome((LLMTimeoutError,), (1,), partial, deadline=deadline)
+
+
+def cannot_read(attempts: int, arrived: str = "") -> Outcome:
+    return Outcome((ToolCallParseError,), (attempts,), arrived + _CALL, unread=_CALL)
 
 
 def status(code: int, outcome: Outcome, note: str = "", **options: Any) -> Row:
@@ -143,6 +153,14 @@ def stalls(fault: str, outcome: Outcome, modes: tuple[str, ...] = MODES, **optio
 _LIMITED = {"stream_config": StreamConfig(max_line_bytes=500_000)}
 _BODY_LIMITED = "a limit of 500 kB"
 _IMPATIENT = {"retry": RetryPolicy.off()}
+_NO_ROOM = "a prompt that is too long"
+_TOO_LONG = "input length (5000 tokens) exceeds the model's maximum context length (4096 tokens)"
+_OF_LLAMA_SERVER = (
+    '{"error":{"code":400,"message":"request (5000 tokens) exceeds the available context size (4096 tokens), try '
+    'increasing it","type":"exceed_context_size_error","n_prompt_tokens":5000,"n_ctx":4096}}'
+)
+_NO_CLOUD = "ollama cloud is disabled: remote inference is unavailable"
+_NO_CALL = "a tool call that the server cannot read"
 _MALFORMED = fails(MalformedResponseError)
 _BROKEN = fails(LLMConnectionError, 3)
 
@@ -183,6 +201,23 @@ ROWS = [
     # Lines
     Row("error_line", fails(ServerError, 3, "one")),
     Row("error_line", answers(3), times=2, stream=fails(ServerError, 1, "one")),
+    Row(
+        "error_line",
+        cannot_read(2, "one"),
+        {"message": _CANNOT_READ},
+        note=_NO_CALL,
+        stream=cannot_read(1, "one"),
+        single=cannot_read(2),
+    ),
+    Row(
+        "error_line",
+        answers(2),
+        {"message": _CANNOT_READ},
+        times=1,
+        note=_NO_CALL,
+        stream=cannot_read(1, "one"),
+    ),
+    Row("error_line", fails(ContextWindowExceededError, 1, "one"), {"message": _TOO_LONG}, note=_NO_ROOM),
     Row("malformed_line", fails(MalformedResponseError, 1, "one")),
     Row("invalid_utf8", fails(MalformedResponseError, 1, "one")),
     Row("half_character", answers(text=f"one\ufffd{TEXT[3:]}"), single=answers(text=f"\ufffd{TEXT}")),
@@ -201,6 +236,7 @@ ROWS = [
     status(401, fails(AuthenticationError)),
     status(402, fails(QuotaExceededError)),
     status(403, fails(AuthenticationError)),
+    status(403, fails(AuthenticationError), "a cloud that is switched off", message=_NO_CLOUD),
     status(404, fails(BadRequestError), "no such path", body="404 page not found"),
     status(404, fails(ModelNotFoundError), "no such model", message="model 'llama3.2' not found"),
     status(404, fails(ModelNotFoundError), "as gateways say it", body='{"detail": "Model \'llama3.2\' was not found"}'),
@@ -212,6 +248,15 @@ ROWS = [
     status(429, fails(QuotaExceededError), "a quota", message="you have reached your weekly usage limit"),
     status(500, fails(ServerError, 3), "the runner died", message="llama runner process has terminated: exit status 2"),
     status(500, fails(BadRequestError), "a wrong option", message='option "temperature" must be of type float32'),
+    *(
+        replace(row, stream=row.whole, single=row.whole)
+        for row in [
+            status(500, cannot_read(2), _NO_CALL, message=_CANNOT_READ),
+            replace(status(500, answers(2), _NO_CALL, message=_CANNOT_READ), times=1),
+        ]
+    ),
+    status(400, fails(ContextWindowExceededError), f"{_NO_ROOM}, as llama-server says it", message=_OF_LLAMA_SERVER),
+    status(500, fails(ContextWindowExceededError), f"{_NO_ROOM}, as MLX says it", message=_TOO_LONG),
     status(500, fails(ServerError), "a reason that stays", message="pull model manifest: no network"),
     status(502, fails(ServerError, 3), "a proxy's page", html=True),
     status(503, fails(ServerBusyError, 3)),
@@ -291,8 +336,16 @@ def _said(outcome: Outcome) -> str:
         return f"the answer{changed}{f' ({outcome.finish})' if outcome.finish != 'stop' else ''}{attempts}"
     error = " or ".join(f"`{cls.__name__}`" for cls in outcome.error)
     deadline = f" when `{outcome.deadline}` passes" if outcome.deadline else ""
-    carries = " with all the text" if outcome.partial == TEXT else " with what had come" if outcome.partial else ""
-    return f"{error}{deadline}{carries}{attempts}"
+    return f"{error}{deadline}{_carried(outcome)}{attempts}"
+
+
+def _carried(outcome: Outcome) -> str:
+    """What an error has in `partial`."""
+    if outcome.partial == TEXT:
+        return " with all the text"
+    arrived = (outcome.partial or "").removesuffix(outcome.unread)
+    carried = [*(["what had come"] if arrived else []), *(["the call"] if outcome.unread else [])]
+    return f" with {' and '.join(carried)}" if carried else ""
 
 
 def in_langchain(error: type[LLMError], row: Row) -> str:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from namel3ss_ollama.answers import Answer, ServerReportedError
 from namel3ss_ollama.diagnosis import error_for_exception, error_for_line, error_for_status, retry_after_seconds
 from namel3ss_ollama.errors import (
     AuthenticationError,
@@ -36,6 +37,23 @@ def answered(status: int, said: object = None, model: str | None = None, **heade
     body = said if isinstance(said, bytes) else b"" if said is None else json.dumps({"error": said}).encode()
     return error_for_status(status, httpx.Headers(headers), body, url=URL, model=model)
 
+
+OF_LLAMA_SERVER = json.dumps(
+    {
+        "error": {
+            "code": 400,
+            "message": "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": 5000,
+            "n_ctx": 4096,
+        }
+    }
+)
+AS_GO_PRINTS_IT = (
+    "map[code:400 message:request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it "
+    "n_ctx:4096 n_prompt_tokens:5000 type:exceed_context_size_error]"
+)
+OF_MLX = "input length (5000 tokens) exceeds the model's maximum context length (4096 tokens)"
 
 # status, what the server said, class, temporary, what the message must name
 TABLE = [
@@ -76,6 +94,42 @@ TABLE = [
     (400, "the input exceeds the context length", ContextWindowExceededError, False, "raise num_ctx"),
     (500, "input is longer than the context length", ContextWindowExceededError, False, "shorten the prompt"),
     (400, "context window exceeded", ContextWindowExceededError, False, "raise num_ctx"),
+    (400, OF_LLAMA_SERVER, ContextWindowExceededError, False, "(request (5000 tokens) exceeds"),
+    (
+        500,
+        f"llama-server chat error: {AS_GO_PRINTS_IT}",
+        ContextWindowExceededError,
+        False,
+        "(request (5000 tok",
+    ),
+    (500, OF_MLX, ContextWindowExceededError, False, "num_ctx does not raise this limit"),
+    (500, "Context size has been exceeded.", ContextWindowExceededError, False, "shorten the prompt"),
+    (500, "input after truncation exceeds maximum context length", ContextWindowExceededError, False, "raise num_ctx"),
+    (
+        400,
+        "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
+        "context length in settings, or use a model with a longer context length",
+        ContextWindowExceededError,
+        False,
+        "raise num_ctx",
+    ),
+    (
+        500,
+        "llama-server chat error: map[code:400 message:Failed to parse grammar type:invalid_request_error]",
+        BadRequestError,
+        False,
+        "(500: Failed to parse grammar); the server can make no grammar of this schema: simplify `format`",
+    ),
+    (500, "invalid character '<' looking for beginning of value", ServerError, False, "the server's log says more"),
+    (402, "payment required: add credit", QuotaExceededError, False, "add credit or a plan to the account"),
+    (403, "ollama cloud is disabled: remote inference is unavailable", AuthenticationError, False, "OLLAMA_NO_CLOUD"),
+    (403, "ollama cloud is disabled", AuthenticationError, False, "disable_ollama_cloud"),
+    (502, None, ServerError, True, "a gateway did not reach the server"),
+    (502, "Post https://ollama.com/api/chat: dial tcp: timeout", ServerError, True, "did not reach ollama.com"),
+    (504, None, ServerError, True, "or raise the gateway's limit"),
+    (520, None, ServerError, True, "is it running"),
+    (524, None, ServerError, True, "have the answer streamed"),
+    (525, None, ServerError, False, "the server's log says more"),
     (404, "page not found", BadRequestError, False, "is the path in base_url right"),
     (404, None, BadRequestError, False, "does not know this path (404)"),
     (405, "method not allowed", BadRequestError, False, "405: method not allowed"),
@@ -171,6 +225,22 @@ def test_an_error_line_in_a_stream(said: str, cls: type, temporary: bool) -> Non
     assert error.temporary is temporary
     assert said in str(error)
     assert "None" not in str(error)
+
+
+@pytest.mark.parametrize("said", [OF_LLAMA_SERVER, f"llama-server chat error: {AS_GO_PRINTS_IT}", OF_MLX])
+def test_a_refused_prompt_has_its_tokens_and_the_window(said: str) -> None:
+    # Once wrong: what the MLX runner says was a ServerError, for the apostrophe in it
+    for error in (answered(400, said), answered(500, said), in_a_line(said)):
+        assert isinstance(error, ContextWindowExceededError)
+        assert (error.tokens, error.window) == (5000, 4096)
+        assert "map[" not in str(error)
+        assert "{" not in str(error)
+
+
+def in_a_line(said: str) -> LLMError:
+    with pytest.raises(ServerReportedError) as caught:
+        Answer("chat").chunk({"error": said})
+    return error_for_line(str(caught.value), url=URL)
 
 
 # Retry-After

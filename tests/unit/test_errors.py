@@ -9,7 +9,13 @@ import pickle
 import pytest
 
 from namel3ss_ollama import errors
-from namel3ss_ollama.errors import LLMConnectionError, LLMError, LLMTimeoutError, OutputValidationError
+from namel3ss_ollama.errors import (
+    LLMConnectionError,
+    LLMError,
+    LLMTimeoutError,
+    OutputValidationError,
+    ToolCallParseError,
+)
 from namel3ss_ollama.streamer import LineTooLongError
 from namel3ss_ollama.types import LLMResponse, Usage
 
@@ -64,6 +70,7 @@ def test_a_pickled_error_keeps_all_but_the_exception_underneath(cls: type[LLMErr
     [
         LLMTimeoutError("late", deadline="chunk_timeout", seconds=1.5, partial=PARTIAL),
         OutputValidationError("no", text="{", response=PARTIAL),
+        ToolCallParseError("no", text="{", partial=PARTIAL),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -97,6 +104,7 @@ def test_a_pickled_error_is_raised_and_caught_like_the_first() -> None:
         ("ServerBusyError", True),
         ("ServerError", False),
         ("StreamInterruptedError", False),
+        ("ToolCallParseError", True),
     ],
 )
 def test_which_failures_time_can_heal(name: str, temporary: bool) -> None:
@@ -128,3 +136,4 @@ def test_no_error_shows_the_answer_it_carries() -> None:
     error = OutputValidationError("no", text="private", response=PARTIAL)
     assert "private" not in repr(error) + str(error)
     assert "half" not in repr(error) + str(error)
+    assert "private" not in repr(ToolCallParseError("no", text="private"))

@@ -44,6 +44,19 @@ REPORTED: list[tuple[Any, str]] = [
     ({"error_description": "the token expired", "error": "invalid_token"}, "invalid_token: the token expired"),
     ({"error": {"code": 5}}, "{'code': 5}"),
     ({"error": {"message": "say\\nmore", "detail": "say"}}, "say\\nmore"),
+    # A runner's error in the text of Ollama's
+    (
+        {"error": '{"error": {"code": 500, "message": "no room"}}\nCUDA error: out of memory'},
+        "no room; CUDA error: out of memory",
+    ),
+    ({"error": '{"a": 1}\nand more'}, '{"a": 1}\nand more'),
+    ({"error": 'llama-server error: {"error": {"message": "deeper"}}'}, "deeper"),
+    ({"error": 'mlx runner failed: {"error": "deeper"}'}, "deeper"),
+    ({"error": "llama-server chat error: map[code:400 message:no: x [y] type:t]"}, "no: x [y]"),
+    ({"error": "llama-server template error: map[message:a type:b of it]"}, "a type:b of it"),
+    ({"error": "llama-server chat error: map[code:400]"}, "llama-server chat error: map[code:400]"),
+    ({"error": "llama-server error: {no JSON"}, "llama-server error: {no JSON"),
+    ({"error": "llama-server error: exit status 2"}, "llama-server error: exit status 2"),
 ]
 
 

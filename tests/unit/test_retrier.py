@@ -25,6 +25,7 @@ from namel3ss_ollama.errors import (
     ServerBusyError,
     ServerError,
     StreamInterruptedError,
+    ToolCallParseError,
 )
 from namel3ss_ollama.retrier import Retrier, RetryBudget, backoff, instant_retries
 from namel3ss_ollama.settings import RetryPolicy
@@ -171,6 +172,7 @@ def test_retries_are_never_more_than_was_paid_for(ratio: float, reserve: int, as
         ServerError("x", temporary=True),
         StreamInterruptedError("x", temporary=True),
         LLMTimeoutError("x", deadline="connect"),
+        ToolCallParseError("x"),
     ],
     ids=lambda e: type(e).__name__,
 )
@@ -335,6 +337,36 @@ def test_who_listens_hears_of_each_retry_before_its_wait(virtual: Virtual) -> No
 
     virtual(Retrier(RetryPolicy()).run(attempts, on_retry=on_retry))
     assert heard == [("one", 1.5, 1), ("two", 3.0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "tried"),
+    [
+        (RetryPolicy(), 2),
+        (RetryPolicy(call_retries=0), 1),
+        (RetryPolicy(call_retries=2), 3),
+        (RetryPolicy(call_retries=9), 3),
+        (RetryPolicy(budget_reserve=0, call_retries=9), 1),
+        (RetryPolicy.off(), 1),
+    ],
+)
+def test_a_call_that_could_not_be_read_is_asked_for_again_at_once(
+    virtual: Virtual, policy: RetryPolicy, tried: int
+) -> None:
+    attempts = Attempts(*[ToolCallParseError("x")] * 9)
+    with pytest.raises(ToolCallParseError):
+        virtual(Retrier(policy).run(attempts))
+    assert attempts.waits == [0] * (tried - 1)
+
+
+def test_other_failures_do_not_count_as_calls_that_could_not_be_read(virtual: Virtual) -> None:
+    attempts = Attempts(BUSY, ToolCallParseError("x"), BUSY)
+    assert virtual(Retrier(RetryPolicy(attempts=4)).run(attempts)) == "an answer"
+    assert attempts.waits == [1.5, 0, 6]
+    attempts = Attempts(ToolCallParseError("x"), BUSY, ToolCallParseError("x"))
+    with pytest.raises(ToolCallParseError):
+        virtual(Retrier(RetryPolicy(attempts=4)).run(attempts))
+    assert len(attempts.times) == 3
 
 
 def test_the_last_failure_is_no_retry(virtual: Virtual) -> None:

@@ -30,7 +30,7 @@ RETRY_TIMES = ["wait_initial", "wait_max", "retry_after_max"]
 
 def test_the_defaults() -> None:
     assert StreamConfig() == StreamConfig(None, 60.0, 300.0, 10.0, None, 16 * 1024 * 1024, 600.0)
-    assert RetryPolicy() == RetryPolicy(3, 1.5, 10.0, 60.0, None, 0.2, 20)
+    assert RetryPolicy() == RetryPolicy(3, 1.5, 10.0, 60.0, None, 0.2, 20, 1)
     assert RetryPolicy.off() == RetryPolicy(attempts=1)
 
 
@@ -63,7 +63,7 @@ def test_a_count_is_an_integer(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, "1", True])
-@pytest.mark.parametrize("name", ["attempts", "budget_reserve"])
+@pytest.mark.parametrize("name", ["attempts", "budget_reserve", "call_retries"])
 def test_a_count_of_retries_is_an_integer(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"^{name}: expected an integer, not "):
         RetryPolicy(**{name: value})
@@ -77,7 +77,7 @@ def test_attempts_and_deadline_are_above_zero(name: str, value: Any) -> None:
         RetryPolicy(**{name: value})
 
 
-@pytest.mark.parametrize("name", [*RETRY_TIMES, "budget", "budget_reserve"])
+@pytest.mark.parametrize("name", [*RETRY_TIMES, "budget", "budget_reserve", "call_retries"])
 def test_waits_and_budget_may_be_zero_but_no_less(name: str) -> None:
     assert getattr(RetryPolicy(**{name: 0}), name) == 0
     with pytest.raises(ValueError, match=f"^{name}: must be zero or more, not -1"):
@@ -91,7 +91,10 @@ def test_deadline_and_budget_of_retries_can_be_switched_off(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("cls", "name"),
-    [(StreamConfig, "max_line_bytes"), *((RetryPolicy, n) for n in [*RETRY_TIMES, "attempts", "budget_reserve"])],
+    [
+        (StreamConfig, "max_line_bytes"),
+        *((RetryPolicy, n) for n in [*RETRY_TIMES, "attempts", "budget_reserve", "call_retries"]),
+    ],
 )
 def test_what_cannot_be_switched_off_is_not_none(cls: type, name: str) -> None:
     # Once wrong: None passes for every limit, and the first request that needs it raises a TypeError about '<'

@@ -183,6 +183,20 @@ async def test_the_server_is_believed_when_it_refuses_by_a_line(ollama_server: O
     assert (caught.value.tokens, caught.value.window) == (5000, 4096)
 
 
+@pytest.mark.parametrize("on_truncation", ["warn", "error"])
+async def test_a_window_that_is_full_in_the_middle_of_an_answer_is_no_refusal(
+    ollama_server: OllamaServer, on_truncation: Any
+) -> None:
+    # Once wrong: the same prompt was sent again, to be cut, though it had fit
+    ollama_server.reply(lines=[{"message": {"content": "one "}}, {"error": "Context size has been exceeded."}])
+    async with OllamaProvider("llama3.2", ollama_server.url, on_truncation=on_truncation) as provider:
+        with pytest.raises(ContextWindowExceededError) as caught:
+            await provider.achat(CHAT)
+    assert caught.value.partial is not None
+    assert caught.value.partial.content == "one "
+    assert asked(ollama_server).count("/api/chat") == 1
+
+
 # Counting
 
 

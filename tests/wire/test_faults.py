@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from namel3ss_ollama import LLMConnectionError, LLMError
+from namel3ss_ollama import AuthenticationError, LLMConnectionError, LLMError
 from namel3ss_ollama.testing import OllamaServer
 
 ASK = [{"role": "user", "content": "count"}]
@@ -20,6 +20,53 @@ async def test_a_refused_connection_names_address_and_remedy(make: Any, ollama_s
     assert ollama_server.url in str(caught.value)
     ollama_server.accept()
     assert (await provider.achat(ASK)).finish_reason == "stop"
+
+
+OF_GRAMMAR = "Failed to parse grammar"
+SAID = [
+    (400, f'{{"error":{{"code":400,"message":"{OF_GRAMMAR}","type":"invalid_request_error"}}}}', "make no grammar"),
+    (
+        500,
+        f"llama-server chat error: map[code:400 message:{OF_GRAMMAR}]",
+        f"({{}}{OF_GRAMMAR}); the server can",
+    ),
+    (500, "input length (9 tokens) exceeds the model's maximum context length (8 tokens)", "a longer context window"),
+    (402, "payment required", "add credit"),
+    (403, "ollama cloud is disabled", "unset OLLAMA_NO_CLOUD"),
+    (522, "", "a gateway did not reach the server"),
+]
+
+
+@pytest.mark.parametrize("how", ["whole", "as one object", "streamed"])
+@pytest.mark.parametrize(("status", "said", "remedy"), SAID)
+async def test_each_failure_of_newer_servers_has_its_remedy(
+    make: Any, ollama_server: OllamaServer, status: int, said: str, remedy: str, how: str
+) -> None:
+    as_lines = [f"{status}: "] if status != 500 else [f"{status}: ", ""]  # a 500 comes as a line, too
+    for prefix in as_lines:
+        ollama_server.reset()
+        failure = {"error": said}
+        if prefix:
+            ollama_server.reply(json=failure, status=status, path="/api/chat")
+        else:
+            ollama_server.reply(lines=[failure], path="/api/chat")
+        with pytest.raises(LLMError) as caught:
+            if how == "streamed":
+                [chunk async for chunk in make().stream_chat(ASK)]
+            else:
+                await make().achat(ASK, stream_internally=how == "whole")
+        assert remedy.format(prefix) in str(caught.value)
+        assert "map[" not in str(caught.value)
+        assert caught.value.status_code == (status if prefix else None)
+
+
+async def test_a_server_that_is_not_signed_in_names_the_page(make: Any, ollama_server: OllamaServer) -> None:
+    page = "https://ollama.com/connect?name=host&key=abc"
+    ollama_server.reply(json={"error": "unauthorized", "signin_url": page}, status=401, path="/api/chat")
+    for stream in (True, False):
+        with pytest.raises(AuthenticationError, match="`ollama signin`") as caught:
+            await make().achat(ASK, stream_internally=stream)
+        assert page in str(caught.value)
 
 
 async def test_an_answer_is_in_no_message(make: Any, ollama_server: OllamaServer) -> None:

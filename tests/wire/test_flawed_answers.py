@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from namel3ss_ollama import LLMResponse, OllamaProvider, OutputValidationError, ServerError, json_in
+from namel3ss_ollama import (
+    LLMResponse,
+    OllamaProvider,
+    OutputValidationError,
+    RetryPolicy,
+    ServerError,
+    ToolCallParseError,
+    json_in,
+)
 from namel3ss_ollama.testing import OllamaServer, Reply
 
 ASK = [{"role": "user", "content": "Where?"}]
@@ -223,3 +231,58 @@ async def test_an_error_under_status_200(ollama_server: OllamaServer) -> None:
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         with pytest.raises(ServerError, match="it broke"):
             await provider.embed("x")
+
+
+# Calls that the server could not read; what becomes of them in each way to ask is in tests/matrix
+
+CALL = '{"city": "Ro'
+CANNOT_READ = f"error parsing tool call: raw='{CALL}', err=unexpected end of JSON input"
+
+
+async def test_a_call_that_the_server_could_not_read_follows_what_had_come(ollama_server: OllamaServer) -> None:
+    sent = [
+        {"message": {"content": "", "thinking": "Hm."}},
+        {"message": {"content": "I ask. "}},
+        {"error": CANNOT_READ},
+    ]
+    ollama_server.reply(Reply(lines=sent))
+    async with OllamaProvider("llama3.2", ollama_server.url, retry=RetryPolicy(call_retries=2)) as provider:
+        with pytest.raises(ToolCallParseError) as caught:
+            await provider.achat(ASK)
+        assert len(ollama_server.requests) == 3
+        stream = provider.stream_chat(ASK)
+        chunks = []
+        with pytest.raises(ToolCallParseError) as streamed:
+            async for chunk in stream:
+                chunks.append(chunk)
+        assert len(ollama_server.requests) == 4  # after a chunk no second attempt
+        assert "".join(chunk.content for chunk in chunks) == stream.text == "I ask. "
+    for error in (caught.value, streamed.value):
+        assert error.partial is not None
+        assert (error.partial.thinking, error.partial.content) == ("Hm.", f"I ask. {CALL}")
+        assert (error.text, error.partial.finish_reason) == (CALL, None)
+
+
+async def test_a_call_that_holds_a_file_is_kept_whole(ollama_server: OllamaServer) -> None:
+    # Once wrong: of an error's body 64 KiB were read, which is no JSON then, and the message quoted them
+    call = '{"path": "private.txt", "text": "' + "word " * 50_000
+    ollama_server.reply(json={"error": f"error parsing tool call: raw='{call}', err=EOF"}, status=500)
+    async with OllamaProvider("llama3.2", ollama_server.url) as provider:
+        with pytest.raises(ToolCallParseError) as caught:
+            await provider.achat(ASK, stream_internally=False)
+    assert caught.value.text == call
+    assert "private" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "generate"])
+async def test_a_stream_that_fails_before_its_first_chunk_is_asked_for_again(
+    ollama_server: OllamaServer, endpoint: str
+) -> None:
+    for failure in (Reply(lines=[{"error": CANNOT_READ}]), Reply(json={"error": CANNOT_READ}, status=500)):
+        ollama_server.reset()
+        ollama_server.reply(failure, times=1)
+        ollama_server.reply("an answer")
+        async with OllamaProvider("llama3.2", ollama_server.url) as provider:
+            stream = provider.stream_chat(ASK) if endpoint == "chat" else provider.stream_generate("Where?")
+            assert "".join([chunk.content async for chunk in stream]) == "an answer"
+            assert provider.stats().retries == 1

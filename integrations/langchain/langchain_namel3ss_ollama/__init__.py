@@ -23,6 +23,7 @@ from langchain_namel3ss_ollama.errors import (
     OllamaServerError,
     OllamaStreamInterruptedError,
     OllamaTimeoutError,
+    OllamaToolCallParseError,
 )
 from langchain_namel3ss_ollama.llms import OllamaLLM
 
@@ -46,5 +47,6 @@ __all__ = [
     "OllamaServerError",
     "OllamaStreamInterruptedError",
     "OllamaTimeoutError",
+    "OllamaToolCallParseError",
     "__version__",
 ]

@@ -27,6 +27,7 @@ from namel3ss_ollama import (
     ServerBusyError,
     ServerError,
     StreamInterruptedError,
+    ToolCallParseError,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "OllamaServerError",
     "OllamaStreamInterruptedError",
     "OllamaTimeoutError",
+    "OllamaToolCallParseError",
     "translated",
 ]
 
@@ -112,6 +114,10 @@ class OllamaServerError(ServerError, langchain.ModelAPIError):
     """The server failed, or the model's runner did; retryable when that can heal."""
 
 
+class OllamaToolCallParseError(ToolCallParseError, langchain.ModelAPIError):
+    """The server could not read the tool call that its model wrote; another attempt brings another call."""
+
+
 class OllamaMalformedResponseError(MalformedResponseError, langchain.ModelAPIError):
     """What came is not what an Ollama server sends."""
 
@@ -136,6 +142,7 @@ _CLASSES: tuple[tuple[type[LLMError], type[LLMError]], ...] = (
     (BadRequestError, OllamaInvalidRequestError),
     (MalformedResponseError, OllamaMalformedResponseError),
     (OutputValidationError, OllamaOutputError),
+    (ToolCallParseError, OllamaToolCallParseError),
     (ServerError, OllamaServerError),
 )
 _BY_STATUS: dict[int, type[LLMError]] = {403: OllamaPermissionDeniedError, 429: OllamaRateLimitError}

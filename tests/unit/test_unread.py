@@ -1,0 +1,130 @@
+"""A tool call that the server could not read: known by each parser's words, its text kept, and in no message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from namel3ss_ollama.diagnosis import error_for_line, error_for_status
+from namel3ss_ollama.errors import BadRequestError, LLMError, ModelNotFoundError, ServerError, ToolCallParseError
+from namel3ss_ollama.unread import unread_call
+
+Diagnosed = Callable[[str], LLMError]
+URL = "http://localhost:11434"
+NOT_JSON = "invalid character 'x' looking for beginning of value"
+HARMONY = "error parsing tool call: raw='{}', err={}"
+
+# What the server says, what of it is the reason, and the call
+SAID = [
+    (HARMONY.format("x", NOT_JSON), NOT_JSON, "x"),
+    (HARMONY.format('{"a": ', "unexpected end of JSON input"), "unexpected end of JSON input", '{"a": '),
+    (HARMONY.format("it's \"a',\nerr=b\"", "EOF"), "EOF", "it's \"a',\nerr=b\""),
+    ("error parsing tool call: raw='cut off", "error parsing tool call", "cut off"),
+    ("Failed to parse input at pos 13: <tool_call>\n{", "Failed to parse input at pos 13", "<tool_call>\n{"),
+    *(
+        (said, said, "")
+        for said in [
+            'llama-server returned invalid tool call arguments for "f": unexpected end of JSON input',
+            "XML syntax error on line 3: element <function> closed by </parameter>",
+            "XML syntax error on line 1: unexpected EOF",
+            "expected element type <function> but have <parameter>",
+            "failed to parse JSON: invalid character '}' looking for beginning of object key string",
+            "failed to parse XML: XML syntax error on line 2: unexpected EOF",
+            "incomplete GLM tool call: expected <arg_value>",
+            "mismatched arg_key and arg_value counts: 2 keys, 1 values",
+            'required argument "city" is missing for tool "weather"',
+            'tool "wether" is not declared',
+            "tool 'wether' not found",
+            "empty function name",
+            "failed to parse Laguna JSON tool call arguments: unexpected end of JSON input",
+        ]
+    ),
+]
+
+
+def over_http(said: str) -> LLMError:
+    return error_for_status(500, {}, json.dumps({"error": said}).encode(), url=URL, model="m")
+
+
+def in_the_stream(said: str) -> LLMError:
+    return error_for_line(said, url=URL)
+
+
+@pytest.mark.parametrize("diagnosed", [over_http, in_the_stream])
+@pytest.mark.parametrize(("said", "reason", "text"), SAID)
+def test_each_parsers_words_are_one_error(diagnosed: Diagnosed, said: str, reason: str, text: str) -> None:
+    # Once wrong: a BadRequestError, a lasting ServerError, or one that time heals, by what the call happened to hold
+    error = diagnosed(said)
+    assert type(error) is ToolCallParseError
+    assert isinstance(error, ServerError)
+    assert error.temporary
+    assert reason in str(error)
+    assert "ask again" in str(error)
+    assert error.text == text
+    assert (error.partial.content if error.partial else "") == text
+    assert error.partial is None or error.partial.finish_reason is None
+    assert error.status_code == (500 if diagnosed is over_http else None)
+
+
+@pytest.mark.parametrize("diagnosed", [over_http, in_the_stream])
+@pytest.mark.parametrize(
+    "call", ["private: model 'x' not found", "private exceeds the context length", "private: connection refused"]
+)
+def test_the_call_decides_nothing_and_is_in_no_message(diagnosed: Diagnosed, call: str) -> None:
+    for said in (HARMONY.format(call, NOT_JSON), f"error parsing tool call: raw='{call}", f"{SAID[4][1]}: {call}"):
+        error = diagnosed(said)
+        assert type(error) is ToolCallParseError
+        assert error.text == call
+        assert "private" not in f"{error} {error!r}"
+
+
+def test_a_long_call_is_kept_whole() -> None:
+    call = '{"text": "' + "word " * 10_000
+    said = HARMONY.format(call, "unexpected end of JSON input")
+    for error in (over_http(said), in_the_stream(said)):
+        assert isinstance(error, ToolCallParseError)
+        assert error.text == call
+        assert "raise max_tokens" in str(error)
+    assert "max_tokens" not in str(over_http(HARMONY.format("x", NOT_JSON)))
+
+
+def test_the_reason_as_a_key_of_ollama_0_11() -> None:
+    body = json.dumps({"error parsing tool call": f"raw='x', err={NOT_JSON}"}).encode()
+    error = error_for_status(500, {}, body, url=URL, model="m")
+    assert isinstance(error, ToolCallParseError)
+    assert error.text == "x"
+
+
+def test_the_call_in_an_error_of_llama_server() -> None:
+    error = over_http(
+        "llama-server chat error: map[code:500 message:Failed to parse input at pos 3: <call>{ type:server_error]"
+    )
+    assert isinstance(error, ToolCallParseError)
+    assert error.text == "<call>{"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "cls"),
+    [
+        (400, NOT_JSON, BadRequestError),
+        (404, "model 'tool' not found", ModelNotFoundError),
+        (500, "template: :1: function not defined", BadRequestError),
+        (500, "pull model manifest: invalid character '<' looking for beginning of value", ServerError),
+        (500, "the tool says: error parsing tool call", ServerError),
+        (400, HARMONY.format("x", NOT_JSON), BadRequestError),
+    ],
+)
+def test_what_is_about_something_else_is_none(status: int, said: str, cls: type) -> None:
+    error = error_for_status(status, {}, json.dumps({"error": said}).encode(), url=URL, model="m")
+    assert type(error) is cls
+
+
+@given(st.text(), st.text(alphabet=st.characters(blacklist_characters="'")))
+def test_any_call_comes_back_as_it_was(call: str, reason: str) -> None:
+    found = unread_call(HARMONY.format(call, "E" + reason))
+    assert found is not None
+    assert found.text == call
