@@ -12,7 +12,8 @@ from llama_index.core.llms import ChatMessage
 
 from langchain_namel3ss_ollama import ChatOllama
 from llama_index.llms.namel3ss_ollama import Ollama
-from namel3ss_ollama import ContextWindowExceededError, OllamaProvider, Truncation
+from namel3ss_ollama import ContextWindowExceededError, OllamaProvider
+from namel3ss_ollama.settings import Truncation
 
 pytestmark = pytest.mark.server_only("it is about how a server cuts")
 MODEL, WINDOW = "smollm2:135m", 512
