@@ -40,6 +40,7 @@ from namel3ss_ollama.types import (
     ToolCall,
     Usage,
 )
+from namel3ss_ollama.web import SearchResult, WebPage
 
 __all__ = [
     "AuthenticationError",
@@ -64,6 +65,7 @@ __all__ = [
     "QuotaExceededError",
     "RetryPolicy",
     "RuntimeOptions",
+    "SearchResult",
     "ServerBusyError",
     "ServerError",
     "Stats",
@@ -77,6 +79,7 @@ __all__ = [
     "TokenCount",
     "ToolCall",
     "Usage",
+    "WebPage",
     "__version__",
     "fetch_image",
     "instant_retries",
