@@ -25,6 +25,7 @@ from langchain_namel3ss_ollama.errors import (
     OllamaTimeoutError,
 )
 from langchain_namel3ss_ollama.llms import OllamaLLM
+from langchain_namel3ss_ollama.web_tools import web_fetch_tool, web_search_tool
 
 __all__ = [
     "ChatOllama",
@@ -47,4 +48,6 @@ __all__ = [
     "OllamaStreamInterruptedError",
     "OllamaTimeoutError",
     "__version__",
+    "web_fetch_tool",
+    "web_search_tool",
 ]
