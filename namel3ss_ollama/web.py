@@ -25,7 +25,9 @@ MOST_RESULTS = 10
 
 
 def _endpoint(path: str) -> Endpoint:
-    return Endpoint("POST", path, "Ollama 0.18.0 and newer; a provider with base_url='https://ollama.com' needs none")
+    return Endpoint(
+        "POST", path, "Ollama 0.18.0 and newer; a provider with base_url='https://ollama.com' and a key asks there"
+    )
 
 
 _SEARCH = _endpoint("/api/experimental/web_search")
