@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-__all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "is_loopback", "parse_address", "resolve_address"]
+__all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "is_loopback", "is_ollama_com", "parse_address", "resolve_address"]
 
 DEFAULT_URL = "http://localhost:11434"
 EMBEDDED_URL = "embedded://"
@@ -136,6 +136,12 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).is_loopback or (mapped or ip).is_unspecified
+
+
+def is_ollama_com(host: str) -> bool:
+    """Whether a host is the service at ollama.com."""
+    name = host.rstrip(".").lower()
+    return name == "ollama.com" or name.endswith(".ollama.com")
 
 
 def _is_ip(text: str) -> bool:

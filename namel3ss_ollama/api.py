@@ -41,6 +41,7 @@ from namel3ss_ollama.types import (
     ToolCall,
     Usage,
 )
+from namel3ss_ollama.web import SearchResult, WebPage
 
 __all__ = [
     "AuthenticationError",
@@ -65,6 +66,7 @@ __all__ = [
     "QuotaExceededError",
     "RetryPolicy",
     "RuntimeOptions",
+    "SearchResult",
     "ServerBusyError",
     "ServerError",
     "Stats",
@@ -79,6 +81,7 @@ __all__ = [
     "ToolCall",
     "ToolCallParseError",
     "Usage",
+    "WebPage",
     "__version__",
     "fetch_image",
     "instant_retries",

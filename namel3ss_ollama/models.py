@@ -6,7 +6,6 @@ server sends them: plain dicts, so that what a newer server adds is there too.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
-from namel3ss_ollama.client import Client
+from namel3ss_ollama.asking import SILENT, Asking
 from namel3ss_ollama.errors import (
     AuthenticationError,
     LLMConnectionError,
@@ -25,9 +24,8 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
-from namel3ss_ollama.prepare import Defaults, checked_model, request_body
+from namel3ss_ollama.prepare import checked_model, request_body
 from namel3ss_ollama.request import Request
-from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import (
     RUNTIME_OPTIONS,
     RuntimeOptions,
@@ -46,16 +44,12 @@ T = TypeVar("T")
 Json = dict[str, Any]
 _PATIENCE = 600.0
 """Seconds without a word that are normal while a server checks the digest of a large download."""
-_SILENT = "the server does not answer: look at its log, or raise first_chunk_timeout"
 _QUICK = StreamConfig(connect_timeout=2.0, first_chunk_timeout=5.0, chunk_timeout=5.0)
 
 
-class ModelManagement:
+class ModelManagement(Asking):
     """What a provider does with models; see `OllamaProvider` for how to make one."""
 
-    _client: Client
-    _defaults: Defaults
-    _retrier: Retrier
     _runner: Runner
 
     async def list_models(self) -> list[Json]:
@@ -283,25 +277,9 @@ class ModelManagement:
         finally:
             watch.close()
 
-    async def _ask(self, attempt: Callable[[Watch], Awaitable[T]], watch: Watch | None = None) -> T:
-        """Run attempts within the provider's deadlines, or those of a watch that bounds several requests."""
-        own = watch or self._watch()
-        try:
-            return await self._retrier.run(
-                lambda: attempt(own),
-                sleep=lambda seconds: own.guard(lambda: asyncio.sleep(seconds), idle=False),
-                remaining=own.remaining,
-            )
-        finally:
-            if watch is None:
-                own.close()
-
-    def _watch(self) -> Watch:
-        return Watch(self._defaults.config, self._defaults.timeout, remedy=_SILENT)
-
     async def _client_quickly(self, ask: Callable[[Watch], Awaitable[T]]) -> T:
         """Ask once, within seconds: for what is worth no long wait."""
-        watch = Watch(_QUICK, remedy=_SILENT)
+        watch = Watch(_QUICK, remedy=SILENT)
         try:
             return await ask(watch)
         finally:

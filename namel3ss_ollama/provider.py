@@ -14,6 +14,7 @@ import httpx
 from typing_extensions import Self, Unpack
 
 from namel3ss_ollama import preflight
+from namel3ss_ollama.account import Account
 from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
@@ -48,6 +49,7 @@ from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
 from namel3ss_ollama.types import LLMResponse, Message
+from namel3ss_ollama.web import Web
 from namel3ss_ollama.windows import Windows
 
 __all__ = ["OllamaProvider", "SyncProvider"]
@@ -86,7 +88,7 @@ class _Batch(Protocol):
     def __get__(self, instance: object, owner: type | None = None) -> _BoundBatch: ...
 
 
-class OllamaProvider(ModelManagement, Embeddings, TokenCounting):
+class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
@@ -578,6 +580,13 @@ class SyncProvider(Facade):
     delete_model = blocking(OllamaProvider.delete_model)
     preload = blocking(OllamaProvider.preload)
     unload = blocking(OllamaProvider.unload)
+
+    web_search = blocking(OllamaProvider.web_search)
+    web_fetch = blocking(OllamaProvider.web_fetch)
+    account = blocking(OllamaProvider.account)
+    server_status = blocking(OllamaProvider.server_status)
+    usage = blocking(OllamaProvider.usage)
+    balance = blocking(OllamaProvider.balance)
 
     acount_tokens = blocking(OllamaProvider.acount_tokens)
     version = blocking(OllamaProvider.version)

@@ -26,6 +26,8 @@ from .checks import (
     payload_of,
     seconds_of,
 )
+from .cloud import ROUTES as _CLOUD
+from .cloud import is_there
 from .faults import Fault
 from .generation import default_reply, default_tool_call, generation, idle
 from .models import Model
@@ -58,7 +60,7 @@ def _answer(state: State, record: Record, reply: Reply | None, fault: Fault | No
         return _raw(reply)
     path = "/api/blobs/:digest" if record.path.startswith("/api/blobs/") else record.path
     methods = _ROUTES.get(path)
-    if methods is None:
+    if methods is None or not is_there(path, state.version):
         return text(404, "404 page not found")
     handler = methods.get(record.method)
     if handler is None:
@@ -238,4 +240,5 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/api/embed": {"POST": _embed},
     "/api/embeddings": {"POST": _embeddings},
     **_REGISTRY,
+    **_CLOUD,
 }

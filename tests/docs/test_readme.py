@@ -14,18 +14,28 @@ from namel3ss_ollama.testing import OllamaServer
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^### (.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 EMBEDDED = next(code for title, code in BLOCKS if title == "In this process")
-BLOCKS = [(title, code) for title, code in BLOCKS if code != EMBEDDED]
+WEB = next(code for title, code in BLOCKS if title == "The web, and the account")
+BLOCKS = [(title, code) for title, code in BLOCKS if code not in (EMBEDDED, WEB)]
 BLOCKS += re.findall(r"^## (Testing.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_no_block_is_missed() -> None:
-    assert len(BLOCKS) + 1 == README.count("```python") == 15
+    assert len(BLOCKS) + 2 == README.count("```python") == 16
 
 
 @pytest.mark.embedded
 def test_block_of_the_model_in_the_process(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(EMBEDDED, "README: In this process", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.startswith("The capital of France is Paris.\n")
+
+
+def test_block_of_the_web(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with OllamaServer(version="0.18.0") as server:  # the first that has it
+        monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
+        exec(compile(WEB, "README: The web, and the account", "exec"), {"__name__": "__main__"})
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines()[-1] == "free False"
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])

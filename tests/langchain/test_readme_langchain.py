@@ -31,10 +31,14 @@ def test_block(
     ollama_server.on(contains="How is").reply(tool_calls=[ToolCall("weather", {"city": "Rome"})])
     ollama_server.on(contains="capital of Italy").reply('{"city": "Rome", "country": "Italy"}')
     ollama_server.on(contains="91").reply(Reply("No, 7 times 13.", thinking="Divide."))
+    found = {"title": "Tiber", "url": "https://example.com/", "content": "406 km"}
+    ollama_server.reply(path="/api/experimental/web_search", json={"results": [found]})
     exec(compile(code, "README", "exec"), {"__name__": "__main__"})
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out or "print" not in code
+    if "web_search_tool" in code:
+        assert captured.out == "Tiber\nhttps://example.com/\n406 km\n"
     if "nope" in code:
         assert captured.out.startswith("OllamaModelNotFoundError False")
 

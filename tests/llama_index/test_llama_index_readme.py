@@ -29,6 +29,8 @@ def test_it_runs(
     )
     ollama_server.reply("A river is the Tiber.", contains="Name a river.")
     ollama_server.reply("2.7 million.", contains="How many people has Rome?")
+    found = {"title": "Tiber", "url": "https://example.com/", "content": "406 km"}
+    ollama_server.reply(path="/api/experimental/web_search", json={"results": [found]})
     for block in blocks:
         namespace: dict[str, Any] = {"__name__": "readme"}
         # Tools are read by LlamaIndex as they are, so not under this module's annotations.
@@ -43,6 +45,7 @@ def test_it_runs(
         "Rome 3",
         "name='Oslo' people=1",
         "ollama pull",
+        "406 km",
     ):
         assert expected in printed
     assert printed.count("A river is the Tiber.") == 3

@@ -9,10 +9,12 @@ from namel3ss_ollama import (
     LLMResponse,
     OllamaProvider,
     Preflight,
+    SearchResult,
     StreamConfig,
     SyncIterator,
     SyncProvider,
     SyncStream,
+    WebPage,
 )
 
 ASK = [{"role": "user", "content": "count"}]
@@ -36,6 +38,12 @@ def results(provider: OllamaProvider) -> None:
     assert_type(next(sync.push_model()), Json)
     assert_type(list(sync.create_model("x", from_model="y")), list[Json])
     assert_type(sync.preload(num_ctx=2048), LLMResponse)
+    assert_type(sync.web_search("x", max_results=3), list[SearchResult])
+    assert_type(sync.web_fetch("https://example.com"), WebPage)
+    assert_type(sync.account(), Json)
+    assert_type(sync.server_status(), Json)
+    assert_type(sync.usage(range="24h", scope="self"), Json)
+    assert_type(sync.balance(), Json)
     assert_type(sync.version(), str)
     assert_type(sync.is_available(), bool)
     assert_type(sync.preflight(capabilities=["tools"]), Preflight)
@@ -55,6 +63,7 @@ def aliases(provider: OllamaProvider, either: str | list[Json]) -> None:
 
 
 def errors(provider: OllamaProvider) -> None:
+    provider.sync.usage(range="1h")  # error: arg-type
     provider.sync.embed("x", trunc=True)  # error: call-arg
     provider.sync.embed(1)  # error: arg-type
     provider.sync.agenerate("x", temprature=1.0)  # error: call-arg

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from namel3ss_ollama.address import DEFAULT_URL, Address, parse_address, resolve_address
+from namel3ss_ollama.address import DEFAULT_URL, Address, is_ollama_com, parse_address, resolve_address
 
 FORMS = [
     # host and port
@@ -266,3 +266,15 @@ def test_any_other_text_is_an_address_or_a_value_error_of_ours(text: str, lenien
         assert address.url.startswith(("http://", "https://"))
         assert not any(c.isspace() for c in address.url)
     assert not message or message.startswith("base_url: ")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *(("ollama.com", True), ("Ollama.COM.", True), ("www.ollama.com", True), ("a.b.ollama.com", True)),
+        *(("ollama.com.example", False), ("notollama.com", False), ("ollama.co", False), ("localhost", False)),
+        ("", False),
+    ],
+)
+def test_which_hosts_are_the_service(host: str, expected: bool) -> None:
+    assert is_ollama_com(host) is expected

@@ -26,6 +26,7 @@ from langchain_namel3ss_ollama.errors import (
     OllamaToolCallParseError,
 )
 from langchain_namel3ss_ollama.llms import OllamaLLM
+from langchain_namel3ss_ollama.web_tools import web_fetch_tool, web_search_tool
 
 __all__ = [
     "ChatOllama",
@@ -49,4 +50,6 @@ __all__ = [
     "OllamaTimeoutError",
     "OllamaToolCallParseError",
     "__version__",
+    "web_fetch_tool",
+    "web_search_tool",
 ]

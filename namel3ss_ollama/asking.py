@@ -1,0 +1,86 @@
+"""One request that is no generation: its attempts, its deadlines, and what it means that a server lacks the endpoint.
+
+`Asking` is the base of the parts of `OllamaProvider` that ask for something other than an answer of a model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from namel3ss_ollama.client import Client
+from namel3ss_ollama.errors import BadRequestError, LLMError, ModelNotFoundError
+from namel3ss_ollama.prepare import Defaults
+from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.streamer import Watch
+
+__all__ = ["SILENT", "Asking", "Endpoint"]
+
+T = TypeVar("T")
+Json = dict[str, Any]
+SILENT = "the server does not answer: look at its log, or raise first_chunk_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint that not every server has.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path.
+        found: Where the endpoint is found, for the error of a server without it.
+    """
+
+    method: str
+    path: str
+    found: str
+
+
+class Asking:
+    """What a provider does to ask for one thing; see `OllamaProvider` for how to make one."""
+
+    _client: Client
+    _defaults: Defaults
+    _retrier: Retrier
+
+    async def _ask(self, attempt: Callable[[Watch], Awaitable[T]], watch: Watch | None = None) -> T:
+        """Run attempts within the provider's deadlines, or those of a watch that bounds several requests."""
+        own = watch or self._watch()
+        try:
+            return await self._retrier.run(
+                lambda: attempt(own),
+                sleep=lambda seconds: own.guard(lambda: asyncio.sleep(seconds), idle=False),
+                remaining=own.remaining,
+            )
+        finally:
+            if watch is None:
+                own.close()
+
+    async def _ask_endpoint(self, endpoint: Endpoint, body: Json | None = None, *, query: str = "") -> Json:
+        """The answer of an endpoint that the server may lack.
+
+        Args:
+            endpoint: The endpoint.
+            body: What to send, as an object.
+            query: The query of the address, with its question mark.
+
+        Raises:
+            BadRequestError: The server has no such endpoint; the message says where it is found.
+            LLMError: The server failed.
+        """
+        path = endpoint.path + query
+        try:
+            return await self._ask(lambda watch: self._client.request(endpoint.method, path, body, watch))
+        except LLMError as error:
+            if error.status_code not in (404, 405) or isinstance(error, ModelNotFoundError):
+                raise
+            raise BadRequestError(
+                f"{error.message} ({endpoint.method} {endpoint.path} is in {endpoint.found})",
+                status_code=error.status_code,
+                original_error=error,
+            ) from error
+
+    def _watch(self) -> Watch:
+        return Watch(self._defaults.config, self._defaults.timeout, remedy=SILENT)
