@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,15 +26,15 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.fitting import Fitting
-from namel3ss_ollama.formats import parsed, without_reasoning
+from namel3ss_ollama.formats import check_json, fault_of, held_to, parsed, take_from_thinking, without_reasoning
 from namel3ss_ollama.guards import ContextGuard, Expected, Finding, ReloadGuard
 from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.reasoning import json_in
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import StreamConfig
 from namel3ss_ollama.streamer import Watch, WatchCancelled
 from namel3ss_ollama.telemetry import Telemetry
-from namel3ss_ollama.tools import describe_in_prompt
 from namel3ss_ollama.turn import Turn
 from namel3ss_ollama.types import LLMResponse
 
@@ -44,6 +45,8 @@ __all__ = ["Runner", "ended_early"]
 
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
+_REFUSES_TOOLS = re.compile(r"does not support tools|failed to parse grammar", re.IGNORECASE)
+"""The latter since 0.30, where a template's own grammar of calls and `format` do not go together."""
 _AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
 _EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)"
 
@@ -67,7 +70,6 @@ class Runner:
         self.context_guard = context_guard
         self._fitting = fitting
         self._reload_guard = ReloadGuard()
-        self._without_tools: set[str] = set()
         self._warned: set[tuple[str, bool]] = set()
 
     def turn(
@@ -101,10 +103,76 @@ class Runner:
         Raises:
             LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
         """
+        request = self.suited(request)
+
+        async def attempt(sent: Request) -> Answer:
+            nonlocal request
+            request = sent
+            return await self._assemble(sent, turn)
+
         async with self.turn_of(request) as turn:
-            answer = await self.ask(request, lambda request: self._assemble(request, turn), turn)
-            response = turn.response = await self.finish(request, answer, turn)
-        return response
+            while True:
+                try:
+                    answer = await self.ask(request, attempt, turn)
+                    response = await self.finish(request, answer, turn)
+                except OutputValidationError as error:
+                    request = self.asking_again(request, error, turn)
+                else:
+                    described = request.in_prompt() if self._shows_no_format(request, response) else None
+                    if described is None:
+                        turn.response = response
+                        return response
+                    request = self._instead(described, response, turn)
+
+    def suited(self, request: Request) -> Request:
+        """The request as its model is known to understand it."""
+        if "format" in request.body and self._fitting.asks_in_prompt(request.model, forced=bool(request.forced)):
+            return request.in_prompt() or request
+        return request
+
+    def asking_again(
+        self, request: Request, error: OutputValidationError, turn: Turn, *, delivered: bool = False
+    ) -> Request:
+        """What to send after an answer that is not what was asked for.
+
+        Args:
+            request: What was asked for.
+            error: What is wrong with the answer.
+            turn: The request's turn.
+            delivered: Whether anything of the answer was handed out, so that nothing may be sent again.
+
+        Raises:
+            OutputValidationError: `error`, saying what was tried, where nothing is left to try.
+        """
+        response, forced = error.response, bool(request.forced)
+        if response is None or response.finish_reason == "length":
+            raise _after(error, request)
+        if request.asked == "by field":
+            known = self._fitting.asks_in_prompt(request.model, forced=forced)
+            if not (forced or known) and held_to(request.body["format"], response):
+                raise error  # of what a grammar cannot hold
+            self._fitting.ask_in_prompt(request.model, forced=forced)
+            again = request.in_prompt()
+        else:
+            again = request.repairing(error.text, fault_of(error))
+        if again is None or delivered:
+            raise _after(error, request, delivered=delivered)
+        return self._instead(again, response, turn)
+
+    def _shows_no_format(self, request: Request, response: LLMResponse) -> bool:
+        """Whether an answer that is valid as far as it is checked shows that nothing held the model to the format."""
+        if request.asked != "by field" or request.schema is None or response.finish_reason in ("load", "tool_calls"):
+            return False
+        if held_to(request.body["format"], response):
+            return False
+        self._fitting.ask_in_prompt(request.model, forced=False)
+        return True
+
+    def _instead(self, again: Request, response: LLMResponse, turn: Turn) -> Request:
+        """A request in the place of one that was answered, which is in the numbers."""
+        turn.spend(response.usage)
+        logger.info("%s: the answer is not what was asked for; asking again, in the prompt", again.model)
+        return again
 
     async def ask(self, request: Request, attempt: Callable[[Request], Awaitable[T]], turn: Turn) -> T:
         """Run attempts of a generation. A prompt that the server refuses to cut is sent again to be cut, if it may be.
@@ -117,22 +185,29 @@ class Runner:
             if self.context_guard.may_not_fit(turn.expected) and request.refusable:
                 request = request.refusing()
             turn.refuses = request.body.get("truncate") is False
-            if self.context_guard.wants_window(turn.expected):
+            if turn.look_up is None and self.context_guard.wants_window(turn.expected):
                 turn.look_up = asyncio.ensure_future(self.context_guard.windows.ask(request.model))
 
         async def once() -> T:
             nonlocal request
-            try:
-                return await attempt(request)
-            except ContextWindowExceededError as error:
-                if not (request.refusable and turn.refuses):
-                    raise
-                self.context_guard.saw_refusal()
-                if request.on_truncation == "error":
-                    raise _exceeded(error, turn.expected) from error
-                turn.refused, turn.refuses = error, False
-                request = request.cut_allowed()
-                return await attempt(request)
+            while True:  # each way out of a refusal is taken once
+                try:
+                    return await attempt(request)
+                except ContextWindowExceededError as error:
+                    if not (request.refusable and turn.refuses):
+                        raise
+                    self.context_guard.saw_refusal()
+                    if request.on_truncation == "error":
+                        raise _exceeded(error, turn.expected) from error
+                    turn.refused, turn.refuses = error, False
+                    request = request.cut_allowed()
+                except BadRequestError as error:
+                    # A call that a grammar forces needs neither a template that knows tools nor their own grammar.
+                    described = request.in_prompt() if request.forced and _REFUSES_TOOLS.search(error.message) else None
+                    if described is None:
+                        raise
+                    self._fitting.ask_in_prompt(request.model, forced=True)
+                    request = described
 
         return await self.attempts(once, turn, request)
 
@@ -178,18 +253,7 @@ class Runner:
                     request.parse_as.thinking = False
         if request.kind == "generate":
             return await self.client.generate(body, watch, content, request.headers)
-        if not request.forced:
-            return await self.client.chat(body, watch, content, request.headers)
-        # A call that a grammar forces needs no template that knows tools, but such a model's server refuses them.
-        if request.model not in self._without_tools:
-            try:
-                return await self.client.chat(body, watch, content, request.headers)
-            except BadRequestError as error:
-                if "does not support tools" not in error.message:
-                    raise
-                self._without_tools.add(request.model)
-                logger.info("%s has no template for tools: they are described in its system message", request.model)
-        return await self.client.chat(describe_in_prompt(body), watch, headers=request.headers)
+        return await self.client.chat(body, watch, content, request.headers)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
         answer = request.begin_answer()
@@ -234,9 +298,21 @@ class Runner:
             response.shifted_context = found.shifted
             if response.truncated_prompt or response.shifted_context:
                 self._report(request, found, turn, response)
-        if request.parse_as is not None and response.finish_reason not in ("load", "tool_calls"):
-            response.parsed = parsed(request.parse_as, response)
+        if request.wants_json and not request.forced and response.finish_reason not in ("load", "tool_calls"):
+            self._read(request, response)
         return response
+
+    def _read(self, request: Request, response: LLMResponse) -> None:
+        """Validate an answer in a format."""
+        taken = take_from_thinking(response)
+        if request.asked != "by field":
+            response.content = json_in(response.content)
+        elif taken:
+            self._fitting.ask_in_prompt(request.model, forced=False)
+        if request.parse_as is not None:
+            response.parsed = parsed(request.parse_as, response)
+        else:
+            check_json(response)
 
     async def _found(self, expected: Expected, final: dict[str, Any], text: str | None, turn: Turn) -> Finding:
         def judge() -> Awaitable[Finding]:
@@ -257,6 +333,28 @@ class Runner:
         if (request.model, response.truncated_prompt) not in self._warned:
             self._warned.add((request.model, response.truncated_prompt))
             logger.warning("%s: %s", request.model, message)
+
+
+def _after(error: OutputValidationError, request: Request, *, delivered: bool = False) -> OutputValidationError:
+    """The error, saying also what was tried."""
+    what = "tools" if request.forced else "schema"
+    described = f"{what} {'were' if request.forced else 'was'} described in the prompt"
+    by_field = f"`format` does not hold {request.model} to it on this server"
+    said = [error.message]
+    if request.asked == "again":
+        said.append(f"{by_field}, so the {described}, and then the model was shown the fault")
+    elif request.asked == "in the prompt":
+        said.append(f"{by_field}, so the {described}")
+    elif delivered:
+        said.append(f"{by_field}; the next call describes the {what} in the prompt")
+    elif request.body.get("raw"):
+        said.append(f"{by_field}, and a raw prompt is not changed: describe the schema in it")
+    if delivered:
+        said.append("nothing was asked again, because the answer was handed out as it came")
+    if len(said) > 1:
+        error.tried = "; ".join(said[1:])
+        error.args = ("; ".join(said),)
+    return error
 
 
 def _exceeded(error: ContextWindowExceededError, expected: Expected | None) -> ContextWindowExceededError:
