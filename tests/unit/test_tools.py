@@ -637,7 +637,7 @@ def test_tools_can_be_described_in_the_system_message(messages: Any, begins: str
     tools = [tool_definition({"name": name, "description": "Größe", "parameters": {}}) for name in "fg"]
     body = {"model": "m", "messages": messages, "tools": tools, "format": {"x": 1}}
     before = copy.deepcopy(body)
-    described = describe_tools(body, "fg")
+    described = describe_tools(body)
     assert body == before
     assert {k: v for k, v in described.items() if k != "messages"} == {"model": "m", "format": {"x": 1}}
     system, *others = described["messages"]

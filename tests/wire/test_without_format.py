@@ -296,7 +296,6 @@ async def test_tools_and_a_grammar_that_do_not_go_together(ollama_server: Ollama
         assert "tools" not in body
         assert body["format"] == first["format"]
         assert "Says a city." in system_of(body)
-        assert "other" not in system_of(body)
 
 
 async def test_a_grammar_error_in_a_line(ollama_server: OllamaServer) -> None:
