@@ -174,6 +174,8 @@ class Answer:
             self._held.append(content)
             content = ""
             self._forced_seen += calls
+            if calls:
+                self._check_names(calls)  # before any of them is handed out
         if line.get("done"):
             counts = (line.get(name) for name in _COUNTS)
             durations = (line.get(name) for name in _DURATIONS)
@@ -210,27 +212,30 @@ class Answer:
         """The calls that come out with the last line, when a call was forced."""
         if not self._forced_seen:
             self._forced_seen = calls = (self._call_in_text(reason),)
-        for call in self._forced_seen:
+            self._check_names(calls)
+        return calls
+
+    def _check_names(self, calls: tuple[AnyCall, ...]) -> None:
+        for call in calls:
             if not isinstance(call, ToolCall) or call.name not in self._forced:
                 raise OutputValidationError(
-                    f"tool_choice asked for {' or '.join(sorted(self._forced))}, the model called another tool; "
-                    "the server ignores `format`: is it an Ollama server of version 0.5 or newer?",
+                    f"tool_choice asked for {' or '.join(sorted(self._forced))}, the model called another tool: the "
+                    "server did not hold to `format`",
                     text=self.held_text,
                 )
-        return calls
 
     def _call_in_text(self, reason: str) -> ToolCall:
         """The forced call that the server returned as text."""
         text = self.held_text
         try:
-            if thought := split_reasoning(text)[0]:  # that lacks its opening tag
-                self._thoughts.append(thought)
             value = read_json(json_in(text))
             if not {"name", "arguments"} <= value.keys():
                 raise ValueError("no call")
             call = read_tool_call(value, id_of(value) or new_call_id())
             if not isinstance(call, ToolCall):
                 raise ValueError(call.error)
+            if thought := split_reasoning(text)[0]:  # that lacks its opening tag
+                self._thoughts.append(thought)
             return call
         except (AttributeError, ValueError) as error:
             if reason == "length":
@@ -270,7 +275,11 @@ class Answer:
 
     def is_empty(self) -> bool:
         """Whether nothing has arrived."""
-        return not (self._parts or self._held or self._thoughts or self.calls or self.invalid_calls or self.final)
+        return not (self._held or self.has_delivered() or self.final)
+
+    def has_delivered(self) -> bool:
+        """Whether anything of what arrived was delivered."""
+        return bool(self._parts or self._thoughts or self.calls or self.invalid_calls)
 
 
 def _all(values: Iterable[object], *types: type) -> bool:

@@ -221,9 +221,12 @@ class OutputValidationError(LLMError):
     Attributes:
         text: The answer as the model wrote it.
         response: The whole response, `parsed` being None.
+        tried: What was tried beside `format`, which did not hold the model to it; empty where nothing was. The message
+            ends with it.
     """
 
     text: str
+    tried: str = ""
     response: LLMResponse | None
 
     def __init__(

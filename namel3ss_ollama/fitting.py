@@ -1,6 +1,7 @@
 """A request fitted to its server: what the server's version cannot do is not asked of it, nor what it has refused.
 
-Only requests with a `format` come here, and only those ask for the version that depend on it.
+Only requests with a `format` come here, and only those ask for the version that depend on it. Remembered is also which
+models take no notice of a field, so that what it stands for is asked for in the prompt (`prompting.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,26 @@ class Fitting:
         self._version = version
         self._refused: dict[bytes, None] = {}
         self._kept_from_thinking: set[str] = set()
+        self._by_prompt: set[tuple[str, bool]] = set()
+
+    def asks_in_prompt(self, model: str, *, forced: bool) -> bool:
+        """Whether a format, or a forced call, is asked for in this model's prompt, because its field did not do."""
+        return (model, forced) in self._by_prompt
+
+    def ask_in_prompt(self, model: str, *, forced: bool) -> None:
+        """Ask for it in this model's prompt from now on."""
+        if (model, forced) in self._by_prompt:
+            return
+        self._by_prompt.add((model, forced))
+        if forced:
+            logger.info("%s makes no forced call of `tools`: they are described in its system message", model)
+        else:
+            logger.warning(
+                "%s is not held to `format` on this server: from now on the schema is described in its system message, "
+                "and nothing holds the model to it but that. A type is validated when the answer is there, a JSON "
+                "schema is not",
+                model,
+            )
 
     async def fitted(self, kind: str, body: Json) -> Json:
         """The body of a request as the server takes it; the same object where nothing changes.

@@ -12,14 +12,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from namel3ss_ollama.errors import OutputValidationError
+from namel3ss_ollama.exact import read_json
+from namel3ss_ollama.grammars import excludes
 from namel3ss_ollama.reasoning import json_in, split_reasoning
 from namel3ss_ollama.schemas import portable_schema
+from namel3ss_ollama.streamer import is_cut
 from namel3ss_ollama.types import LLMResponse
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["ParseAs", "parsed", "read_format", "without_reasoning"]
+__all__ = [
+    "ParseAs", "check_json", "fault_of", "held_to", "parsed", "read_format", "take_from_thinking", "without_reasoning",
+]  # fmt: skip
 
 _MOST_PLACES = 5
 _LONGEST_NAME = 100
@@ -112,6 +117,75 @@ def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
             text=text,
             response=response,
         ) from None  # a traceback would quote the answer; `original_error` has it
+
+
+def check_json(response: LLMResponse) -> None:
+    """Check an answer that is JSON of no type. One that was cut is left to the caller, as are its keys and values.
+
+    Raises:
+        OutputValidationError: It is no JSON. The message does not quote it.
+    """
+    text = response.content
+    if was_cut(response):
+        return
+    try:
+        read_json(json_in(text))
+    except ValueError as error:
+        advice = (
+            "the model wrote nothing but its thinking: pass think=False, or ask again"
+            if not text and response.thinking
+            else "the text is in `text`"
+        )
+        raise OutputValidationError(
+            f"the answer is no JSON ({len(text)} characters); {advice}",
+            original_error=error,
+            text=text,
+            response=response,
+        ) from None  # as in `parsed`
+
+
+def was_cut(response: LLMResponse) -> bool:
+    """Whether an answer is the beginning of one: by the token limit, or by a stop sequence within its JSON."""
+    return response.finish_reason == "length" or is_cut(response.content.strip().encode(errors="replace"))
+
+
+def held_to(form: Any, response: LLMResponse) -> bool:
+    """Whether a model may have been held to a format while it wrote an answer, going by the answer.
+
+    Args:
+        form: What was sent as `format`.
+        response: The answer.
+    """
+    if was_cut(response):
+        return True
+    try:
+        value = read_json(response.content)  # no grammar writes a fence around it
+    except ValueError:
+        return False
+    return not (isinstance(form, dict) and excludes(form, value))
+
+
+def take_from_thinking(response: LLMResponse) -> bool:
+    """Make JSON that a server took for thinking the answer, where there is no other; whether it was so."""
+    if response.content.strip() or not response.thinking:
+        return False
+    try:
+        read_json(response.thinking)
+    except ValueError:
+        return False
+    response.content, response.thinking = response.thinking, ""
+    return True
+
+
+def fault_of(error: OutputValidationError) -> str:
+    """What is wrong with an answer, for the model that wrote it: it may quote the answer."""
+    from pydantic import ValidationError
+
+    found = error.original_error
+    if not isinstance(found, ValidationError):
+        return f"it is no JSON ({found})"
+    faults = [(".".join(map(str, each["loc"])), each["msg"]) for each in found.errors(include_url=False)]
+    return "; ".join(f"{place}: {fault}" if place else fault for place, fault in faults[:_MOST_PLACES])
 
 
 def without_reasoning(response: LLMResponse) -> None:

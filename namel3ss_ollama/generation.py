@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,15 +27,16 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.fitting import Fitting
-from namel3ss_ollama.formats import parsed, without_reasoning
+from namel3ss_ollama.formats import without_reasoning
 from namel3ss_ollama.guards import ContextGuard, Expected, Finding, ReloadGuard
+from namel3ss_ollama.insisting import asking_again, read, shows_no_format, suited
 from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.overflow import exceeded, lost
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.settings import StreamConfig
 from namel3ss_ollama.streamer import Watch, WatchCancelled
 from namel3ss_ollama.telemetry import Telemetry
-from namel3ss_ollama.tools import describe_in_prompt
 from namel3ss_ollama.turn import Turn
 from namel3ss_ollama.types import LLMResponse
 
@@ -45,6 +47,8 @@ __all__ = ["Runner", "ended_early"]
 
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
+_REFUSES_TOOLS = re.compile(r"does not support tools|failed to parse grammar", re.IGNORECASE)
+"""The latter since 0.30, where a template's own grammar of calls and `format` do not go together."""
 _AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
 _EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)"
 
@@ -66,9 +70,8 @@ class Runner:
         self.retrier = retrier
         self.telemetry = telemetry
         self.context_guard = context_guard
-        self._fitting = fitting
+        self.fitting = fitting
         self._reload_guard = ReloadGuard()
-        self._without_tools: set[str] = set()
         self._warned: set[tuple[str, bool]] = set()
 
     def turn(
@@ -102,10 +105,38 @@ class Runner:
         Raises:
             LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
         """
+        request = suited(request, self.fitting)
+
+        async def attempt(sent: Request) -> Answer:
+            nonlocal request
+            request = sent
+            return await self._assemble(sent, turn)
+
         async with self.turn_of(request) as turn:
-            answer = await self.ask(request, lambda request: self._assemble(request, turn), turn)
-            response = turn.response = await self.finish(request, answer, turn)
-        return response
+            while True:
+                try:
+                    answer = await self.ask(request, attempt, turn)
+                    response = await self.finish(request, answer, turn)
+                except OutputValidationError as error:
+                    request = self.insist(request, error, turn)
+                else:
+                    described = request.in_prompt() if shows_no_format(request, response, self.fitting) else None
+                    if described is None:
+                        turn.response = response
+                        return response
+                    request = self._instead(described, response, turn)
+
+    def insist(self, request: Request, error: OutputValidationError, turn: Turn, *, delivered: bool = False) -> Request:
+        """As `asking_again`; the answer that was not valid is in the turn's numbers."""
+        again = asking_again(request, error, self.fitting, delivered=delivered)
+        return self._instead(again, error.response, turn)
+
+    def _instead(self, again: Request, response: LLMResponse | None, turn: Turn) -> Request:
+        """A request in the place of one that was answered, which is in the numbers."""
+        if response is not None:
+            turn.spend(response.usage)
+        logger.info("%s: the answer is not what was asked for; asking again, in the prompt", again.model)
+        return again
 
     async def ask(self, request: Request, attempt: Callable[[Request], Awaitable[T]], turn: Turn) -> T:
         """Run attempts of a generation. A prompt that the server refuses to cut is sent again to be cut, if it may be.
@@ -118,22 +149,29 @@ class Runner:
             if self.context_guard.may_not_fit(turn.expected) and request.refusable:
                 request = request.refusing()
             turn.refuses = request.body.get("truncate") is False
-            if self.context_guard.wants_window(turn.expected):
+            if turn.look_up is None and self.context_guard.wants_window(turn.expected):
                 turn.look_up = asyncio.ensure_future(self.context_guard.windows.ask(request.model))
 
         async def once() -> T:
             nonlocal request
-            try:
-                return await attempt(request)
-            except ContextWindowExceededError as error:
-                if error.partial is not None or not (request.refusable and turn.refuses):
-                    raise  # once the answer has begun, this is no refusal of the prompt
-                self.context_guard.saw_refusal()
-                if request.on_truncation == "error":
-                    raise _exceeded(error, turn.expected) from error
-                turn.refused, turn.refuses = error, False
-                request = request.cut_allowed()
-                return await attempt(request)
+            while True:  # each way out of a refusal is taken once
+                try:
+                    return await attempt(request)
+                except ContextWindowExceededError as error:
+                    if error.partial is not None or not (request.refusable and turn.refuses):
+                        raise  # once the answer has begun, this is no refusal of the prompt
+                    self.context_guard.saw_refusal()
+                    if request.on_truncation == "error":
+                        raise exceeded(error, turn.expected) from error
+                    turn.refused, turn.refuses = error, False
+                    request = request.cut_allowed()
+                except BadRequestError as error:
+                    # A call that a grammar forces needs neither a template that knows tools nor their own grammar.
+                    described = request.in_prompt() if request.forced and _REFUSES_TOOLS.search(error.message) else None
+                    if described is None:
+                        raise
+                    self.fitting.ask_in_prompt(request.model, forced=True)
+                    request = described
 
         return await self.attempts(once, turn, request)
 
@@ -151,11 +189,11 @@ class Runner:
             call.sent()
             if request is None or "format" not in request.body:
                 return await attempt()
-            simplified = self._fitting.is_simplified(request.body)
+            simplified = self.fitting.is_simplified(request.body)
             try:
                 return await attempt()
             except BadRequestError as error:
-                if simplified or not self._fitting.simplify(request.body, error):
+                if simplified or not self.fitting.simplify(request.body, error):
                     raise
             return await attempt()
 
@@ -172,25 +210,14 @@ class Runner:
         """Send the request."""
         body, content = request.body, request.content
         if "format" in body:
-            body = await self._fitting.fitted(request.kind, request.body)
+            body = await self.fitting.fitted(request.kind, request.body)
             if body is not request.body:
                 content = None
                 if request.parse_as is not None and not body.get("think"):
                     request.parse_as.thinking = False
         if request.kind == "generate":
             return await self.client.generate(body, watch, content, request.headers)
-        if not request.forced:
-            return await self.client.chat(body, watch, content, request.headers)
-        # A call that a grammar forces needs no template that knows tools, but such a model's server refuses them.
-        if request.model not in self._without_tools:
-            try:
-                return await self.client.chat(body, watch, content, request.headers)
-            except BadRequestError as error:
-                if "does not support tools" not in error.message:
-                    raise
-                self._without_tools.add(request.model)
-                logger.info("%s has no template for tools: they are described in its system message", request.model)
-        return await self.client.chat(describe_in_prompt(body), watch, headers=request.headers)
+        return await self.client.chat(body, watch, content, request.headers)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
         answer = request.begin_answer()
@@ -238,8 +265,8 @@ class Runner:
             response.shifted_context = found.shifted
             if response.truncated_prompt or response.shifted_context:
                 self._report(request, found, turn, response)
-        if request.parse_as is not None and response.finish_reason not in ("load", "tool_calls"):
-            response.parsed = parsed(request.parse_as, response)
+        if request.wants_json and not request.forced and response.finish_reason not in ("load", "tool_calls"):
+            read(request, response, self.fitting)
         return response
 
     async def _found(self, expected: Expected, final: dict[str, Any], text: str | None, turn: Turn) -> Finding:
@@ -255,40 +282,12 @@ class Runner:
         tokens, window = found.tokens, found.window
         if turn.refused is not None:
             tokens, window = turn.refused.tokens or tokens, turn.refused.window or window
-        message = _lost(response.truncated_prompt, tokens, window)
+        message = lost(response.truncated_prompt, tokens, window)
         if request.on_truncation == "error":
             raise ContextWindowExceededError(message, partial=response, tokens=tokens, window=window)
         if (request.model, response.truncated_prompt) not in self._warned:
             self._warned.add((request.model, response.truncated_prompt))
             logger.warning("%s: %s", request.model, message)
-
-
-def _exceeded(error: ContextWindowExceededError, expected: Expected | None) -> ContextWindowExceededError:
-    """The server's refusal, with the numbers that it did not give."""
-    tokens = error.tokens or (round(expected.tokens.tokens) if expected is not None else None)
-    window = error.window or (expected.num_ctx if expected is not None else None)
-    return ContextWindowExceededError(
-        f"{error.message}{_numbers(tokens, window)}",
-        status_code=error.status_code,
-        original_error=error,
-        partial=error.partial,
-        tokens=tokens,
-        window=window,
-    )
-
-
-def _lost(cut: bool, tokens: int | None, window: int | None) -> str:
-    what = (
-        "the prompt was cut to the context window, so the model has not seen all of it"
-        if cut
-        else "prompt and answer are longer than the context window, so the model forgot the beginning while it answered"
-    )
-    return f"{what}{_numbers(tokens, window)}; raise num_ctx, or shorten the prompt"
-
-
-def _numbers(tokens: int | None, window: int | None) -> str:
-    known = [f"about {tokens} tokens" if tokens else "", f"a window of {window}" if window else ""]
-    return f" ({', '.join(filter(None, known))})" if any(known) else ""
 
 
 def ended_early(url: str) -> StreamInterruptedError:

@@ -7,7 +7,8 @@ r"""The forms in which a schema is sent, by what the server's grammar compiler c
 - `in_escapes`: a server before 0.13.2 does not escape a backslash in a name or a value. A quotation mark then ends the
   grammar's literal, and `C:\temp` becomes a tab. What JSON has to escape is spelled there as the escape itself
   (`\u0022`), which comes out as JSON that means the character.
-- `simplest`: types and names alone, for a server that refuses the schema.
+- `simplest`: types and names alone, for a server that refuses the schema. `excludes` says which values no grammar of
+  that form lets a model write.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from namel3ss_ollama.schemas import ANYTHING, Schema
 
-__all__ = ["in_escapes", "simplest", "with_room"]
+__all__ = ["excludes", "in_escapes", "simplest", "with_room"]
 
 _BUFFER = 30 * 1024
 """Bytes of a grammar that fit every buffer, beside its rules for numbers, strings and blanks."""
@@ -79,6 +80,52 @@ def simplest(schema: Schema) -> Schema:
         return kept if kept.keys() - {"$comment", "$defs", "required"} else {**kept, **ANYTHING}
 
     return _changed_schema(schema, change)
+
+
+def excludes(schema: Schema, value: Any) -> bool:
+    """Whether a schema's types, names and choices alone exclude a JSON value.
+
+    >>> excludes({"type": "object", "required": ["name"]}, {"title": "Blue"})
+    True
+    """
+    form = simplest(schema)
+    return not _admits(form, value, form.get("$defs", {}))
+
+
+def _admits(node: Any, value: Any, definitions: Mapping[str, Any]) -> bool:
+    seen: set[str] = set()
+    while isinstance(node, Mapping) and isinstance(ref := node.get("$ref"), str):
+        name = ref.rpartition("/")[2]
+        if name in seen or name not in definitions:
+            return True
+        seen.add(name)
+        node = definitions[name]
+    if not isinstance(node, Mapping):
+        return True
+    choices = [node["const"]] if "const" in node else node.get("enum")
+    if isinstance(choices, list) and value not in choices:
+        return False
+    for key in ("anyOf", "oneOf"):
+        if isinstance(node.get(key), list) and not any(_admits(each, value, definitions) for each in node[key]):
+            return False
+    kinds = node.get("type")
+    if kinds is not None:
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
+        if not any(_is_of(kind, value) or (whole and kind in ("integer", "number")) for kind in kinds):
+            return False
+    if isinstance(value, Mapping):
+        properties = node.get("properties", {})
+        return all(name in value for name in node.get("required", ())) and all(
+            _admits(properties[name], each, definitions) for name, each in value.items() if name in properties
+        )
+    if isinstance(value, list):
+        first = node.get("prefixItems", ())
+        rest = node.get("items")
+        return all(
+            _admits(first[index] if index < len(first) else rest, each, definitions) for index, each in enumerate(value)
+        )
+    return True
 
 
 def _changed_schema(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:

@@ -205,9 +205,11 @@ def _request(
     kind: Any, defaults: Defaults, call: Mapping[str, Any], body: dict[str, Any], forced: frozenset[str]
 ) -> Request:
     parse_as: ParseAs | None = None
+    wanted: Any = None
     if not forced:
         wanted = call.get("format")
-        schema, parse_as = read_format(defaults.options.get("format") if wanted is None else wanted)
+        wanted = defaults.options.get("format") if wanted is None else wanted
+        schema, parse_as = read_format(wanted)
         if schema is not None:
             body["format"] = with_room(schema) if isinstance(schema, dict) else schema
             # `think` stays as asked for here: whether a server can do both is its version's matter (`fitting.py`).
@@ -232,6 +234,7 @@ def _request(
         timeout=timeout,
         forced=forced,
         parse_as=parse_as,
+        schema=wanted if isinstance(wanted, Mapping) else None,
         on_truncation=on_truncation,
         content=encode(body),
         refusable=refusable,

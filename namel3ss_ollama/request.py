@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from namel3ss_ollama.answers import Answer, Kind
 from namel3ss_ollama.arguments import Parameters
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs
+from namel3ss_ollama.prompting import describe_format, describe_tools, show_fault
 from namel3ss_ollama.settings import StreamConfig, Truncation
 
 __all__ = ["Request"]
@@ -29,6 +30,9 @@ class Request:
         forced: Names of the tools of which one must be called.
         parameters: The schemas of the tools' arguments.
         parse_as: The type that the answer must validate against.
+        schema: The JSON schema given as `format`, as the caller wrote it; None where it was none.
+        asked: Where a format, or a forced call, is asked for: by the API's field, in the prompt, or in the prompt again
+            beside an answer that was not valid.
         on_truncation: What a cut prompt is: a warning, an error, or nothing.
         content: The body as it goes over the wire, encoded once for all attempts.
         headers: Headers beside those of every request.
@@ -44,6 +48,8 @@ class Request:
     forced: frozenset[str] = field(default_factory=frozenset[str])
     parameters: Parameters = field(default_factory=dict[str, Mapping[str, Any]])
     parse_as: ParseAs | None = None
+    schema: Mapping[str, Any] | None = None
+    asked: Literal["by field", "in the prompt", "again"] = "by field"
     on_truncation: Truncation = "warn"
     content: bytes | None = None
     headers: Mapping[str, str] | None = None
@@ -75,9 +81,35 @@ class Request:
         body = {name: value for name, value in self.body.items() if name != "truncate"}
         return replace(self, body=body, content=encode(body), refusable=False)
 
+    @property
+    def wants_json(self) -> bool:
+        """Whether the answer is to be JSON, or a forced call, which is JSON too."""
+        return "format" in self.body or self.asked != "by field"
+
+    def in_prompt(self) -> Request | None:
+        """The same request, with its format or the tools of a forced call described in the prompt.
+
+        None where it is that already, or where the prompt is the caller's to the last character.
+        """
+        if self.asked != "by field" or self.body.get("raw"):
+            return None
+        if self.forced:
+            body = describe_tools(self.body)
+        else:
+            schema = self.parse_as.adapter.json_schema() if self.parse_as is not None else self.schema
+            body = describe_format(self.body, schema or "json")
+        return replace(self, body=body, content=encode(body), asked="in the prompt")
+
+    def repairing(self, answer: str, fault: str) -> Request | None:
+        """The same request, which shows the model its answer and what is wrong with it; None where it did already."""
+        if self.asked != "in the prompt" or self.forced:
+            return None
+        body = show_fault(self.body, answer, fault)
+        return replace(self, body=body, content=encode(body), asked="again")
+
     def begin_answer(self) -> Answer:
         """Its answer, of which nothing has come."""
-        return Answer(self.kind, self.forced, self.parameters, formatted="format" in self.body)
+        return Answer(self.kind, self.forced, self.parameters, formatted=self.wants_json)
 
     def without_content(self) -> Request:
         """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""

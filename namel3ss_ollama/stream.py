@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from namel3ss_ollama.answers import Answer, ServerReportedError
-from namel3ss_ollama.errors import LLMError
+from namel3ss_ollama.errors import LLMError, OutputValidationError
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.generation import Runner, ended_early
+from namel3ss_ollama.insisting import suited
 from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.streamer import WatchCancelled
@@ -57,6 +58,7 @@ class Stream:
             self._answer = Answer("chat")
         self._taken = 0
         self._last: StreamChunk | None = None
+        self._delivered = False  # by the time that the last chunk came
         self._broken: LLMError | ServerReportedError | None = None
         self._turn: Turn | None = None
         self._exchange: Exchange | None = None
@@ -195,21 +197,12 @@ class Stream:
         turn = self._turn = self._turn or self._runner.turn_of_stream(self._request, self._context)
         self._filling = True
         try:
-            if self._broken is not None:
-                raise self._broken
-            if self._last is not None:
-                await self._finish(turn, self._last)
-            elif self._exchange is None or turn.slot is None:
-                self._accept(await self._open(turn))
-            else:
-                turn.slot.idle_since = None
-                self._accept(await self._exchange.lines())
-            if self.end is not None:
-                await self._close(turn)
-            elif self._last is not None and not self.ready:
-                await self._finish(turn, self._last)
-            elif turn.slot is not None:
-                turn.slot.idle_since = time.monotonic()
+            while True:
+                try:
+                    await self._step(turn)
+                    break
+                except OutputValidationError as error:
+                    await self._begin_again(turn, error)
         except (LLMError, ServerReportedError) as error:
             self.end = "error"
             failure = self._runner.with_partial(error, self._answer)
@@ -228,6 +221,38 @@ class Stream:
             self._filling = False
         return bool(self.ready) and not self._cancelled
 
+    async def _step(self, turn: Turn) -> None:
+        """Read once, or finish."""
+        if self._broken is not None:
+            raise self._broken
+        if self._last is not None:
+            await self._finish(turn, self._last)
+        elif self._exchange is None or turn.slot is None:
+            self._accept(await self._open(turn))
+        else:
+            turn.slot.idle_since = None
+            self._accept(await self._exchange.lines())
+        if self.end is not None:
+            await self._close(turn)
+        elif self._last is not None and not self.ready:
+            await self._finish(turn, self._last)
+        elif turn.slot is not None:
+            turn.slot.idle_since = time.monotonic()
+
+    async def _begin_again(self, turn: Turn, error: OutputValidationError) -> None:
+        """Ask in another way, where nothing of an answer that is not what was asked for was handed out.
+
+        Raises:
+            OutputValidationError: It is not asked again.
+        """
+        self._runner.with_partial(error, self._answer)
+        delivered = self._answer.has_delivered() if self._last is None else self._delivered
+        self._begin(self._runner.insist(self._request, error, turn, delivered=delivered))
+        self._last = self._broken = None
+        if self._exchange is not None:
+            await self._exchange.aclose()
+            self._exchange = None
+
     async def _prepare(self, make: Callable[[], Request]) -> bool:
         """Make the request in a thread; False if the stream was cancelled meanwhile."""
         self._make = None
@@ -243,10 +268,13 @@ class Stream:
 
     async def _open(self, turn: Turn) -> list[dict[str, Any]] | None:
         """Wait for a slot, send the request and read the first lines, in as many attempts as it takes."""
-        await turn.open()
-        self.mark()
+        if turn.slot is None:
+            await turn.open()
+            self.mark()
+            self._request = suited(self._request, self._runner.fitting)
 
         async def attempt(request: Request) -> list[dict[str, Any]] | None:
+            self._request = request
             if self._exchange is not None:  # that of an attempt before
                 await self._exchange.aclose()
             self._exchange = await self._runner.open(request, turn.watch)
@@ -257,7 +285,8 @@ class Stream:
             return lines
 
         lines = await self._runner.ask(self._request, attempt, turn)
-        self._request = self._request.without_content()
+        if not self._request.wants_json:  # which may be asked for in another way
+            self._request = self._request.without_content()
         return lines
 
     def _accept(self, lines: list[dict[str, Any]] | None) -> None:
@@ -284,8 +313,12 @@ class Stream:
 
     async def _finish(self, turn: Turn, chunk: StreamChunk) -> None:
         """Make the response of the answer, and let the last chunk carry it, with everything given back."""
+        self._delivered = self._answer.has_delivered()
         self._answer.deliver(chunk)
         response = await self._runner.finish(self._request, self._answer, turn)
+        if response.content and not self._answer.text.strip():  # it came as thinking
+            chunk.content = response.content
+            self._answer.deliver(StreamChunk(chunk.content, "", (), {}))
         self.response = chunk.response = turn.response = response
         if self._exchange is not None:
             await self._exchange.drain()

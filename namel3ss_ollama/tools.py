@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -22,7 +21,7 @@ from namel3ss_ollama.settings import reject_unknown
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["ToolLike", "describe_in_prompt", "forced_format", "names_of", "tool_definition"]
+__all__ = ["ToolLike", "forced_format", "names_of", "tool_definition"]
 
 _OF_NO_ARGUMENTS = frozenset(
     {"type", "properties", "required", "title", "description", "$schema", "additionalProperties"}
@@ -217,21 +216,3 @@ def forced_format(definitions: Sequence[Schema]) -> Schema:
         )
     schema: Schema = calls[0] if len(calls) == 1 else {"anyOf": calls}
     return {**schema, "$defs": hoisted} if hoisted else schema
-
-
-def describe_in_prompt(body: Mapping[str, Any]) -> Schema:
-    """The body of a chat for a model whose template knows no tools: they are described in the system message instead.
-
-    Only where a grammar forces the call, so that the answer is one whatever the model makes of the description.
-    """
-    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in body["tools"])
-    text = (
-        "Answer with one call of a function, as JSON with the keys name and arguments. The functions, each with the "
-        f"schema of its arguments:\n{functions}"
-    )
-    messages = [dict(message) for message in body["messages"]]
-    if messages[0]["role"] == "system":
-        messages[0]["content"] = "\n\n".join(filter(None, [messages[0]["content"], text]))
-    else:
-        messages.insert(0, {"role": "system", "content": text})
-    return {**{k: v for k, v in body.items() if k != "tools"}, "messages": messages}

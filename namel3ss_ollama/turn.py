@@ -33,6 +33,7 @@ class Turn:
         slot: Its slot, once it has one.
         response: The answer, for the numbers; set before the end.
         usage: The tokens of an answer that is no `LLMResponse`.
+        spent: The tokens of answers that were not what was asked for, where it was asked for again.
         expected: What the answer should count, where that is looked at.
         refuses: Whether the server was asked to refuse a prompt that is too long.
         refused: The server's refusal to cut the prompt; it was asked again to do so.
@@ -40,8 +41,8 @@ class Turn:
     """
 
     __slots__ = (
-        *("_limiter", "_telemetry", "call", "expected", "look_up", "refused", "refuses", "response", "slot", "usage"),
-        "watch",
+        *("_limiter", "_telemetry", "call", "expected", "look_up", "refused", "refuses", "response", "slot"),
+        *("spent", "usage", "watch"),
     )
 
     def __init__(self, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch) -> None:
@@ -52,6 +53,7 @@ class Turn:
         self.slot: Slot | None = None
         self.response: LLMResponse | None = None
         self.usage: Usage | None = None
+        self.spent: Usage | None = None
         self.expected: Expected | None = None
         self.refuses = False
         self.refused: ContextWindowExceededError | None = None
@@ -68,6 +70,10 @@ class Turn:
         self.call.slot()
         self.watch.begin()
 
+    def spend(self, usage: Usage) -> None:
+        """Count the tokens of an answer that another one takes the place of."""
+        self.spent = usage if self.spent is None else self.spent.plus(usage)
+
     def end(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
         """Give everything back; only the first call does anything. May be called by a finalizer."""
         self.watch.close()
@@ -81,6 +87,8 @@ class Turn:
             return
         partial = error.partial if isinstance(error, LLMError) else self.response
         usage = partial.usage if partial is not None else self.usage
+        if self.spent is not None:
+            usage = self.spent if usage is None else self.spent.plus(usage)
         outcome = outcome or ("success" if error is None else outcome_of(error))
         self._telemetry.end(self.call, outcome, usage=usage, response=self.response, error=error)
 

@@ -64,6 +64,10 @@ class Usage(dict[str, int]):
         """Tokens of prompt and answer together."""
         return self["total_tokens"]
 
+    def plus(self, other: Usage) -> Usage:
+        """The tokens of both."""
+        return Usage(**{name: count + other[name] for name, count in self.items()})
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A dict's pickle would make the object without the arguments that it needs.
         return _restored_usage, (dict(self),)

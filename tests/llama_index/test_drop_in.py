@@ -189,7 +189,8 @@ CONVERSATIONS: list[list[ChatMessage]] = [ASK, PICTURED, HISTORY]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_constructor_settings(server: OllamaServer, settings: dict[str, Any], way: Any) -> None:
-    server.reply(["Good", " day"], thinking="Hm" if settings.get("thinking") else "")
+    text = ["{", "}"] if settings.get("json_mode") else ["Good", " day"]
+    server.reply(text, thinking="Hm" if settings.get("thinking") else "")
     results, (theirs, ours) = both(server, way(ASK), **settings)
     assert comparable(ours.payload) == comparable(theirs.payload)
     assert results[1] == results[0]
@@ -201,7 +202,7 @@ def test_constructor_settings(server: OllamaServer, settings: dict[str, Any], wa
 def test_messages_and_keywords(
     server: OllamaServer, messages: list[ChatMessage], keywords: dict[str, Any], way: Any
 ) -> None:
-    server.reply(["Good", " day"], thinking=["Let", " me"])
+    server.reply(["{", "}"] if "format" in keywords else ["Good", " day"], thinking=["Let", " me"])
     results, (theirs, ours) = both(server, way(messages, **keywords))
     mended = {"truncate": False} if messages is PICTURED else {}
     assert comparable(ours.payload) == {**comparable(theirs.payload), **mended}

@@ -150,9 +150,9 @@ _HEAD = """# Schemas
 
 What a server's grammar holds of a schema that goes out as `format`, or as the parameters of a tool that `tool_choice`
 forces. The rest is checked when the answer is there: a type (a model, a dataclass, `list[City]`) by pydantic, in full,
-and `OutputValidationError` has the text that does not fit. Of a JSON schema in a `dict` only the second
-column holds: the answer is returned as text, and checking it is the caller's business, for example with the package
-`jsonschema`. The arguments of a call are checked by what makes the call: the tool, or the framework.
+and `OutputValidationError` has the text that does not fit. Of a JSON schema in a `dict` only the second column holds:
+the answer is checked for being JSON and returned as text. Checking the rest is the caller's business, for example with
+the package `jsonschema`. The arguments of a call are checked by what makes the call: the tool, or the framework.
 
 Tried on a server 0.9.3 with models of 135 million parameters.
 
@@ -170,6 +170,19 @@ _FOOT = """
 - **Thinking**: a chat with `think=True` and a `format` thinks first where the server is 0.12.4 or newer. On older ones,
   and in `agenerate` on all, the grammar applies from the first token on, so `think=False` is sent, with a warning. A
   forced call is made without thinking everywhere.
+- **A server that takes no notice of `format`** (cloud models, older MLX runners) is found out at the first answer: it
+  is no JSON, or its keys or types are none that the grammar admits. The schema is then described in the system
+  message, for that model from then on, and a warning says so. An answer that is not valid is shown to the model once,
+  with its fault; after that `OutputValidationError` says what was tried, and has the last answer. A schema in a
+  `dict` is checked there for being JSON alone. An answer that was cut, or that breaks what only pydantic checks, says
+  nothing about the server.
+- **JSON that lands in `thinking`**, with an empty text, is the answer. The next request describes the schema, so that
+  the model can think before it answers.
+- **Streams** are asked for again only while nothing was handed out. After that the error says so, and the next call
+  describes the schema. In a stream, JSON out of `thinking` is the content of the last chunk.
+- **A raw prompt** (`raw=True`) is never added to.
+- **Tools and a grammar together**: where a server refuses that, or answers a forced call with another tool or none,
+  the tools are described in the system message and the grammar is sent alone, for that model from then on.
 - **A number of tokens**: a model may fill `str` or `list` without end; `max_tokens` bounds it, or `max_length`.
 
 <!-- Made out of tests/support/schema_table.py, whose rows tests/live runs on a server. `make docs` makes it anew. -->

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from namel3ss_ollama.patterns import portable_pattern
+from namel3ss_ollama.prompting import describe_tools
 from namel3ss_ollama.schemas import portable_schema
-from namel3ss_ollama.tools import choose, describe_in_prompt, forced_format, names_of, tool_definition
+from namel3ss_ollama.tools import choose, forced_format, names_of, tool_definition
 
 Schema = dict[str, Any]
 INTEGER = {"type": "integer"}
@@ -636,7 +637,7 @@ def test_tools_can_be_described_in_the_system_message(messages: Any, begins: str
     tools = [tool_definition({"name": name, "description": "Größe", "parameters": {}}) for name in "fg"]
     body = {"model": "m", "messages": messages, "tools": tools, "format": {"x": 1}}
     before = copy.deepcopy(body)
-    described = describe_in_prompt(body)
+    described = describe_tools(body)
     assert body == before
     assert {k: v for k, v in described.items() if k != "messages"} == {"model": "m", "format": {"x": 1}}
     system, *others = described["messages"]

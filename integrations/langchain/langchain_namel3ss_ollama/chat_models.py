@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from langchain_namel3ss_ollama._version import __version__
-from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of
+from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of, unfit_answer
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
 from langchain_namel3ss_ollama.listeners import wants_tokens
@@ -80,6 +80,17 @@ class _Call(NamedTuple):
     def wanted(self) -> WantedCalls:
         """Which calls of tools are passed on, for one answer."""
         return WantedCalls(stand_ins=self.stand_ins, most=self.most_calls)
+
+    def unfit(self, error: LLMError) -> LLMResponse:
+        """The answer in a failure that is about nothing but its format: the parser behind the model judges it.
+
+        Raises:
+            LLMError: It is another failure; as LangChain's too.
+        """
+        response = unfit_answer(error) if "format" in self.settings else None
+        if response is None:
+            raise translated(error) from error
+        return response
 
 
 class ChatOllama(OllamaSettings, BaseChatModel):
@@ -274,7 +285,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         try:
             response = call.provider.chat(self._messages(messages), **call.settings)
         except LLMError as error:
-            raise translated(error) from error
+            response = call.unfit(error)
         return self._result(response, call)
 
     async def _agenerate(
@@ -288,7 +299,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         try:
             response = await call.provider.achat(await self._amessages(messages), **call.settings)
         except LLMError as error:
-            raise translated(error) from error
+            response = call.unfit(error)
         return self._result(response, call)
 
     async def _agenerate_with_cache(
@@ -329,7 +340,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
                 if not maker.finished:
                     yield maker.cut(stream.partial, call.model)
         except LLMError as error:
-            raise translated(error) from error
+            yield maker.last(call.unfit(error), call.model)
 
     async def _astream(
         self,
@@ -349,7 +360,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             if not maker.finished:
                 yield maker.cut(stream.partial, call.model)
         except LLMError as error:
-            raise translated(error) from error
+            yield maker.last(call.unfit(error), call.model)
 
     def _stream_chat_model_events(
         self,

@@ -24,9 +24,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from langchain_namel3ss_ollama.arguments import BrokenCall, broken_text, json_arguments, sealed_arguments
 from langchain_namel3ss_ollama.stand_ins import WantedCalls
-from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
+from namel3ss_ollama import LLMError, LLMResponse, OutputValidationError, StreamChunk, ToolCall
 
-__all__ = ["ChunkMaker", "ended_by_limit", "generation_of", "metadata_of", "usage_of"]
+__all__ = ["ChunkMaker", "ended_by_limit", "generation_of", "metadata_of", "unfit_answer", "usage_of"]
 
 PROVIDER = "ollama"
 _FIRST_CALL_INDEX = 1000
@@ -100,7 +100,11 @@ class ChunkMaker:
 
     def cut(self, response: LLMResponse, model: str) -> ChatGenerationChunk:
         """The last chunk of an answer that a limit of the caller's ended before the model did."""
-        return self._last("", "", (), ended_by_limit(response), None, model=model)
+        return self.last(ended_by_limit(response), model)
+
+    def last(self, response: LLMResponse, model: str) -> ChatGenerationChunk:
+        """The last chunk of an answer whose text was passed on."""
+        return self._last("", "", (), response, None, model=model)
 
     def _last(
         self,
@@ -182,6 +186,17 @@ class ChunkMaker:
 def ended_by_limit(partial: LLMResponse) -> LLMResponse:
     """What there is of an answer that `max_chunks` ended, which no server has a word for."""
     return replace(partial, metadata={**partial.metadata, "done_reason": "max_chunks"})
+
+
+def unfit_answer(error: LLMError) -> LLMResponse | None:
+    """The answer that an error says to be no JSON, for the parser behind it to judge; None where it is none.
+
+    What was tried is in its metadata, as "format_error".
+    """
+    if not isinstance(error, OutputValidationError) or error.response is None:
+        return None
+    response = error.response
+    return replace(response, metadata={**response.metadata, "format_error": error.tried or error.message})
 
 
 def generation_of(

@@ -128,7 +128,16 @@ def _merged(seen: list[Any]) -> Generation:
 
 
 def _reason(generation: Generation) -> str:
-    info = generation.message.response_metadata if isinstance(generation, ChatGeneration) else {}
+    info = _metadata(generation)
+    tried = f"; {info['format_error']}" if info.get("format_error") else ""
+    return f"{_cause(generation, info)}{tried}"
+
+
+def _metadata(generation: Generation) -> dict[str, Any]:
+    return generation.message.response_metadata if isinstance(generation, ChatGeneration) else {}
+
+
+def _cause(generation: Generation, info: Mapping[str, Any]) -> str:
     if info.get("done_reason") == "length":
         return "; it was cut by the token limit: raise max_tokens"
     thought = isinstance(generation, ChatGeneration) and generation.message.additional_kwargs.get("reasoning_content")
@@ -146,7 +155,7 @@ class _WholeJson(_Whole):
     def _check(self, generation: Generation) -> None:
         """Refuse JSON that was cut: LangChain's parser would close its brackets."""
         text = generation.text.strip()
-        if not text or text.startswith(("{", "[")):
+        if not text or text.startswith(("{", "[")) or _metadata(generation).get("format_error"):
             try:
                 from_json(text)
             except ValueError as error:

@@ -77,7 +77,8 @@ class StructuredOutputs(FunctionCallingLLM):
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
         if plan := self._plan(output_cls, prompt, llm_kwargs, prompt_args):
-            result = plan.result(self.chat(plan.messages, **plan.keywords))
+            with _naming_unfit_answers(output_cls):
+                result = plan.result(self.chat(plan.messages, **plan.keywords))
         else:
             program = self._program(output_cls, prompt)
             with _Naming(output_cls):
@@ -97,7 +98,8 @@ class StructuredOutputs(FunctionCallingLLM):
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
         if plan := self._plan(output_cls, prompt, llm_kwargs, prompt_args):
-            result = plan.result(await self.achat(plan.messages, **plan.keywords))
+            with _naming_unfit_answers(output_cls):
+                result = plan.result(await self.achat(plan.messages, **plan.keywords))
         else:
             template: BasePromptTemplate = prompt
             if self.pydantic_program_mode == PydanticProgramMode.FUNCTION:
@@ -171,9 +173,10 @@ class StructuredOutputs(FunctionCallingLLM):
             return
         growing = _GrowingObject(plan)
         response = None
-        for response in self.stream_chat(plan.messages, **plan.keywords):
-            if (partial := growing.add(response)) is not None:
-                yield partial
+        with _naming_unfit_answers(output_cls):
+            for response in self.stream_chat(plan.messages, **plan.keywords):
+                if (partial := growing.add(response)) is not None:
+                    yield partial
         yield plan.result(response)
 
     async def _structured_astream_call(
@@ -193,9 +196,10 @@ class StructuredOutputs(FunctionCallingLLM):
                 return
             growing = _GrowingObject(plan)
             response = None
-            async for response in await self.astream_chat(plan.messages, **plan.keywords):
-                if (partial := growing.add(response)) is not None:
-                    yield partial
+            with _naming_unfit_answers(output_cls):
+                async for response in await self.astream_chat(plan.messages, **plan.keywords):
+                    if (partial := growing.add(response)) is not None:
+                        yield partial
             yield plan.result(response)
 
         return gen()
@@ -342,6 +346,17 @@ def _naming_cut_answers(output_cls: type[BaseModel]) -> Generator[None, None, No
         yield
     except OutputValidationError as error:
         raise _named(output_cls, error) from error
+
+
+@contextmanager
+def _naming_unfit_answers(output_cls: type[BaseModel]) -> Generator[None, None, None]:
+    """As `_naming_cut_answers`, around the LLM itself; without the cause, as for an answer that is read here."""
+    try:
+        yield
+    except StructuredOutputError:
+        raise
+    except OutputValidationError as error:
+        raise _named(output_cls, error) from None
 
 
 def _named(output_cls: type[BaseModel], error: OutputValidationError) -> StructuredOutputError:
