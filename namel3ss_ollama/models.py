@@ -67,9 +67,15 @@ class ModelManagement:
         return _listed(await self._ask(self._client.ps))
 
     async def show_model(self, model: str | None = None, *, verbose: bool = False) -> Json:
-        """What there is to know of a model: capabilities, parameters, template, model_info."""
+        """What there is to know of a model: capabilities, parameters, template, model_info.
+
+        Newer servers add `thinking`, with the `values` that `think` may have: once they are shown, the provider refuses
+        any other level of that model.
+        """
         name = self._name(model)
-        return await self._ask(lambda watch: self._client.show(name, watch, verbose=verbose))
+        shown = await self._ask(lambda watch: self._client.show(name, watch, verbose=verbose))
+        self._defaults.levels.learn(name, shown)
+        return shown
 
     async def context_window(self, model: str | None = None, *, num_ctx: int | None = None) -> int | None:
         """The context window that requests have, in tokens, as far as the server tells.

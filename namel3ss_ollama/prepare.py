@@ -15,6 +15,7 @@ from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.grammars import with_room
 from namel3ss_ollama.headers import checked_headers
+from namel3ss_ollama.levels import ThinkingLevels
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.settings import (
@@ -51,9 +52,12 @@ class Defaults:
         config: Deadlines and limits.
         timeout: The bound on a whole call, in seconds.
         on_truncation: What a cut prompt is.
+
+    Attributes:
+        levels: The models' levels of thinking, as far as the server has listed them.
     """
 
-    __slots__ = ("config", "model", "on_truncation", "options", "timeout")
+    __slots__ = ("config", "levels", "model", "on_truncation", "options", "timeout")
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Defaults:
         on_truncation: Truncation,
     ) -> None:
         self.model = checked_model(model)
+        self.levels = ThinkingLevels()
         self.options = dict(options)
         self.config = config
         self.timeout = timeout
@@ -125,6 +130,7 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
         value = defaults.options.get(name) if value is None else value
         if value is not None:
             body[name] = _checked_field(name, value)
+    defaults.levels.check(body["model"], body.get("think"))
     if body.get("top_logprobs"):
         body["logprobs"] = True  # the one means nothing without the other
     if options := merge_options(defaults.options, call):

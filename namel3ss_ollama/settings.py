@@ -154,7 +154,6 @@ _MINIMUM = {
 }  # fmt: skip
 _MAXIMUM = {"top_p": 1, "min_p": 1, "mirostat": 2}
 _PASS_ON = "options={...} passes on what has no keyword"
-_THINK_LEVELS = ("low", "medium", "high", "max")
 _DIGITS = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _NUMBER = re.compile(rf"[-+]?{_DIGITS}")
 _DURATION = re.compile(rf"[-+]?(?:{_DIGITS}(?:ns|us|µs|ms|s|m|h))+")
@@ -354,13 +353,13 @@ def _checked_stop(value: Any) -> list[str]:
 
 
 def check_think(value: object) -> None:
-    """Refuse a `think` that no server knows.
+    """Refuse a `think` that is neither a boolean nor a level; which levels there are is the model's own matter.
 
     Raises:
-        ValueError: It is neither a boolean nor a known level.
+        ValueError: It is something else, or an empty text.
     """
-    if not isinstance(value, bool) and value not in _THINK_LEVELS:
-        raise ValueError(f"think: expected True, False or one of {', '.join(_THINK_LEVELS)}, not {value!r}")
+    if not isinstance(value, bool) and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"think: expected True, False or a level of the model's, such as 'high', not {value!r}")
 
 
 def read_keep_alive(value: object) -> str | float:

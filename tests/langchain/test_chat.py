@@ -138,7 +138,7 @@ async def test_reasoning_is_not_passed_on_when_it_is_switched_off(chat: Make, ol
     assert body(ollama_server)["think"] is False
 
 
-@pytest.mark.parametrize("level", [True, "low", "high"])
+@pytest.mark.parametrize("level", [True, "low", "high", "max", "minimal"])
 def test_reasoning_has_levels(chat: Make, ollama_server: OllamaServer, level: bool | str) -> None:
     chat("qwen3", reasoning=level).invoke("Hi")
     assert body(ollama_server)["think"] == level

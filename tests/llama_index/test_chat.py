@@ -219,6 +219,17 @@ def test_an_unknown_keyword_is_an_error_that_names_the_nearest(llm: Ollama, olla
     assert ollama_server.requests == []
 
 
+@pytest.mark.parametrize("level", [False, "low", "max", "minimal"])
+def test_thinking_has_the_levels_of_the_model(make_llm: Any, sent: Any, level: bool | str) -> None:
+    make_llm("qwen3", thinking=level).chat(ASK)
+    assert sent()[-1]["think"] == level
+
+
+def test_a_level_that_is_none_fails_at_construction() -> None:
+    with pytest.raises(ValueError, match=r"^think: expected True, False or a level"):
+        Ollama("qwen3", thinking=" ")
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
     [

@@ -122,7 +122,8 @@ class Ollama(StructuredOutputs):
         async_client: As `client`.
         is_function_calling_model: Whether the model can call tools.
         keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
-        thinking: Whether, or how much, the model thinks before it answers.
+        thinking: Whether, or how much, the model thinks before it answers: True, False, or a level that it has, such
+            as "low", "medium", "high" or "max".
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
         max_tokens: The most tokens of an answer, sent as `num_predict`.
@@ -158,7 +159,7 @@ class Ollama(StructuredOutputs):
     additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="More runtime options.")
     is_function_calling_model: bool = Field(default=True, description="Whether the model can call tools.")
     keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
-    thinking: bool | Literal["low", "medium", "high"] | None = Field(
+    thinking: bool | str | None = Field(
         default=None, description="Whether, or how much, the model thinks before it answers."
     )
     headers: dict[str, str] | None = Field(
@@ -202,7 +203,7 @@ class Ollama(StructuredOutputs):
         async_client: Any = None,
         is_function_calling_model: bool = True,
         keep_alive: float | str | None = None,
-        thinking: bool | Literal["low", "medium", "high"] | None = None,
+        thinking: bool | str | None = None,
         headers: dict[str, str] | None = None,
         *,
         api_key: str | None = None,
@@ -247,7 +248,7 @@ class Ollama(StructuredOutputs):
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
         one_layer({}, self.additional_kwargs, {}, CHAT_FIELDS)
-        check_options({"max_tokens": max_tokens})
+        check_options({"max_tokens": max_tokens, "think": self.thinking})
         self._provider = connect(
             self.model,
             provider,

@@ -1,0 +1,45 @@
+"""Fields of requests and answers that newer servers have, over the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from namel3ss_ollama.testing import OllamaServer
+
+LEVELS = {"thinking": {"values": [False, "low", "xhigh"], "default": "low"}}
+
+
+# The levels of thinking
+
+
+async def test_any_level_goes_out_while_the_models_are_not_known(provider: Any, ollama_server: OllamaServer) -> None:
+    await provider.agenerate("Hi", model="qwen3", think="xhigh")
+    assert [record.path for record in ollama_server.requests] == ["/api/generate"]
+    assert ollama_server.requests[0].payload["think"] == "xhigh"
+
+
+async def test_a_level_that_a_shown_model_lacks_is_refused(provider: Any, ollama_server: OllamaServer) -> None:
+    ollama_server.on(path="/api/show").reply(json=LEVELS)
+    await provider.show_model("qwen3")
+    sent = len(ollama_server.requests)
+    with pytest.raises(ValueError, match=r"^think: qwen3:latest has no level 'high'; .* False, 'low', 'xhigh'$"):
+        await provider.agenerate("Hi", model="qwen3:latest", think="high")
+    with pytest.raises(ValueError, match=r"^think: qwen3 has no level 'high'"):
+        provider.stream_chat([{"role": "user", "content": "Hi"}], model="qwen3", think="high")
+    assert len(ollama_server.requests) == sent
+    for think in ("xhigh", True, False):
+        await provider.agenerate("Hi", model="qwen3", think=think)
+        assert ollama_server.requests[-1].payload["think"] == think
+
+
+@pytest.mark.parametrize("thinking", [None, {"values": None}, {"values": []}, "on"])
+async def test_a_model_whose_levels_are_no_longer_listed_takes_any(
+    provider: Any, ollama_server: OllamaServer, thinking: object
+) -> None:
+    ollama_server.on(path="/api/show").reply(json=LEVELS, times=1).reply(json={"thinking": thinking})
+    await provider.show_model("qwen3")
+    await provider.show_model("qwen3")
+    await provider.agenerate("Hi", model="qwen3", think="high")
+    assert ollama_server.requests[-1].payload["think"] == "high"
