@@ -131,6 +131,15 @@ async def test_the_four_ways_agree_in_v1(chat: Make, ollama_server: OllamaServer
         assert answer.response_metadata["output_version"] == "v1"
 
 
+async def test_cached_tokens_are_input_token_details(chat: Make, ollama_server: OllamaServer) -> None:
+    last = {"message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop", **COUNTERS}
+    ollama_server.reply(lines=[{**last, "prompt_eval_cached_count": 2}])
+    for answer in await answers(chat()):
+        assert answer.usage_metadata is not None
+        assert answer.usage_metadata["input_tokens"] == 3
+        assert answer.usage_metadata["input_token_details"] == {"cache_read": 2}
+
+
 async def test_reasoning_is_not_passed_on_when_it_is_switched_off(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply("Good day.", thinking="A greeting.", model="qwen3")
     for answer in await answers(chat("qwen3"), reasoning=False):

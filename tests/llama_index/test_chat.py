@@ -129,6 +129,15 @@ async def test_completions_stream_as_chats_do(ollama_server: OllamaServer, llm: 
     assert [response.delta for response in llm.stream_complete("Hello")] == [*TOKENS, ""]
 
 
+def test_cached_tokens_are_in_the_usage(ollama_server: OllamaServer, llm: Ollama) -> None:
+    counters = {"prompt_eval_count": 7, "prompt_eval_cached_count": 5, "eval_count": 1}
+    last = {"message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop", **counters}
+    ollama_server.on(path="/api/chat").reply(lines=[last])
+    for response in (llm.chat(ASK), [*llm.stream_chat(ASK)][-1]):
+        expected = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8, "cached_tokens": 5}
+        assert response.raw["usage"] == expected
+
+
 def test_a_prompt_is_sent_as_a_users_message(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
     llm = make_llm(completion_to_prompt=lambda prompt: f"<{prompt}>")
     llm.complete("one")

@@ -225,3 +225,14 @@ def test_usage_is_a_dict_with_attributes() -> None:
     for twin in (pickle.loads(pickle.dumps(usage)), copy.copy(usage), copy.deepcopy(usage)):
         assert type(twin) is Usage
         assert twin == usage
+
+
+def test_cached_tokens_are_there_where_the_server_counts_them() -> None:
+    old = usage_of({"prompt_eval_count": 5, "eval_count": 1})
+    assert old.cached_tokens is None
+    assert "cached_tokens" not in old
+    for cached in (0, 4):
+        new = usage_of({"prompt_eval_count": 5, "prompt_eval_cached_count": cached, "eval_count": 1})
+        assert new == {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_tokens": cached}
+        assert new.cached_tokens == new["cached_tokens"] == cached
+        assert pickle.loads(pickle.dumps(new)) == new
