@@ -31,7 +31,7 @@ from namel3ss_ollama.settings import (
     read_keep_alive,
     reject_unknown,
 )
-from namel3ss_ollama.tools import choose, forced_format, names_of, tool_definition
+from namel3ss_ollama.tools import as_sent, choose, forced_format, names_of, tool_definition
 
 __all__ = ["Defaults", "chat_request", "checked_model", "generate_request", "request_body"]
 
@@ -195,7 +195,7 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
     names_of(definitions)
     tools, forced = choose(definitions, call.get("tool_choice"))
     if tools:
-        first["tools"] = tools
+        first["tools"] = [as_sent(tool) for tool in tools]
     body = request_body(defaults, call, first)
     if forced:
         if call.get("format") is not None:
