@@ -7,6 +7,7 @@ server sends them: plain dicts, so that what a newer server adds is there too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, checked_model, request_body
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.server_version import ServerVersion
 from namel3ss_ollama.settings import (
     RUNTIME_OPTIONS,
     RuntimeOptions,
@@ -57,6 +59,7 @@ class ModelManagement:
     _defaults: Defaults
     _retrier: Retrier
     _runner: Runner
+    _server_version: ServerVersion
 
     async def list_models(self) -> list[Json]:
         """The models that the server has: name, size in bytes, digest, details."""
@@ -98,7 +101,10 @@ class ModelManagement:
         return await self._version()
 
     async def _version(self, watch: Watch | None = None) -> str:
-        return str((await self._ask(self._client.version, watch)).get("version", ""))
+        version = str((await self._ask(self._client.version, watch)).get("version", ""))
+        with contextlib.suppress(ValueError):  # of a fork that has words for its versions
+            self._server_version.learn(version)
+        return version
 
     async def _version_quickly(self) -> str:
         return str((await self._client_quickly(self._client.version)).get("version", ""))

@@ -25,6 +25,7 @@ from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.guards import ContextGuard
 from namel3ss_ollama.headers import headers_of_all
+from namel3ss_ollama.ignored import IgnoredOptions
 from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
@@ -185,9 +186,16 @@ class OllamaProvider(ModelManagement, Embeddings, TokenCounting):
         self._traced = telemetry
         self._telemetry = Telemetry(address.url, capture_content=capture_content, enabled=telemetry)
         windows = Windows(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
-        version = ServerVersion(self._version_quickly)
-        guard = ContextGuard(windows, version)
-        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard, Fitting(version))
+        self._server_version = version = ServerVersion(self._version_quickly)
+        self._runner = Runner(
+            self._client,
+            self._limiter,
+            self._retrier,
+            self._telemetry,
+            ContextGuard(windows, version),
+            Fitting(version),
+            IgnoredOptions(version),
+        )
 
     @property
     def model(self) -> str:

@@ -84,6 +84,7 @@ class RuntimeOptions(TypedDict, total=False):
     use_mmap: bool | None
     use_mlock: bool | None
     vocab_only: bool | None
+    draft_num_predict: int | None
 
 
 class CallOptions(RuntimeOptions, total=False):
@@ -138,19 +139,19 @@ RUNTIME_OPTIONS: frozenset[str] = frozenset(RuntimeOptions.__annotations__)
 REQUEST_FIELDS: frozenset[str] = frozenset(CallOptions.__annotations__) - RUNTIME_OPTIONS - {"options"}
 LOAD_OPTIONS: frozenset[str] = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram", "use_mmap", "use_mlock",
-     "vocab_only"}
+     "vocab_only", "draft_num_predict"}
 )  # fmt: skip
 """Options of how a model is loaded: a server reloads the model when one of them changes between requests."""
 
 _INTEGERS = frozenset(
     {"num_predict", "top_k", "repeat_last_n", "mirostat", "seed", "num_keep", "num_ctx", "num_batch", "num_gpu",
-     "main_gpu", "num_thread"}
+     "main_gpu", "num_thread", "draft_num_predict"}
 )  # fmt: skip
 _BOOLEANS = frozenset({"penalize_newline", "numa", "low_vram", "use_mmap", "use_mlock", "vocab_only"})
 _MINIMUM = {
     "num_ctx": 1, "num_batch": 1, "num_thread": 0, "top_k": 0, "repeat_last_n": -1, "num_gpu": -1, "num_keep": -1,
     "main_gpu": 0, "mirostat": 0, "temperature": 0, "top_p": 0, "min_p": 0, "typical_p": 0, "mirostat_eta": 0,
-    "mirostat_tau": 0, "tfs_z": 0, "repeat_penalty": 0,
+    "mirostat_tau": 0, "tfs_z": 0, "repeat_penalty": 0, "draft_num_predict": 0,
 }  # fmt: skip
 _MAXIMUM = {"top_p": 1, "min_p": 1, "mirostat": 2}
 _PASS_ON = "options={...} passes on what has no keyword"

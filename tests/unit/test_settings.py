@@ -218,6 +218,7 @@ def test_a_switch_is_a_boolean(name: str, value: Any) -> None:
         ("num_batch", 1, 0),
         ("num_gpu", -1, -2),
         ("main_gpu", 0, -1),
+        ("draft_num_predict", 0, -1),
         ("num_thread", 0, -1),
     ],
 )

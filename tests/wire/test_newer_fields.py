@@ -43,3 +43,21 @@ async def test_a_model_whose_levels_are_no_longer_listed_takes_any(
     await provider.show_model("qwen3")
     await provider.agenerate("Hi", model="qwen3", think="high")
     assert ollama_server.requests[-1].payload["think"] == "high"
+
+
+# Options that a server ignores
+
+
+async def test_an_option_that_the_server_lacks_is_warned_of_without_a_request(
+    provider: Any, ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await provider.agenerate("Hi", mirostat=1)
+    assert [record.path for record in ollama_server.requests] == ["/api/generate"]
+    assert not caplog.records
+    await provider.version()
+    for _ in range(2):
+        await provider.agenerate("Hi", mirostat=1)
+        await provider.embed("Hi", model="all-minilm", options={"tfs_z": 1})
+    assert [record.args[0] for record in caplog.records] == ["mirostat", "tfs_z"]
+    assert [record.path for record in ollama_server.requests].count("/api/version") == 1
+    assert ollama_server.requests[-2].payload["options"] == {"mirostat": 1}

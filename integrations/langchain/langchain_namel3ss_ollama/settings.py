@@ -148,13 +148,14 @@ class OllamaSettings(BaseModel):
     """Whether line ends count as repetitions too. Newer servers take no notice."""
 
     mirostat: int | None = None
-    """Sampling that steers towards a level of surprise: 0 for off, 1 or 2 for its versions."""
+    """Sampling that steers towards a level of surprise: 0 for off, 1 or 2 for its versions. Newer servers take no
+    notice."""
 
     mirostat_eta: float | None = None
-    """How fast Mirostat corrects itself."""
+    """How fast Mirostat corrects itself. Newer servers take no notice."""
 
     mirostat_tau: float | None = None
-    """The level of surprise that Mirostat steers towards; lower is more focused."""
+    """The level of surprise that Mirostat steers towards; lower is more focused. Newer servers take no notice."""
 
     seed: int | None = None
     """Makes answers repeatable: the same seed and request, the same answer."""
@@ -178,7 +179,7 @@ class OllamaSettings(BaseModel):
     """How many threads compute on the CPU; 0 lets the server decide."""
 
     numa: bool | None = None
-    """Whether memory is placed for machines of several NUMA nodes."""
+    """Whether memory is placed for machines of several NUMA nodes. Newer servers take no notice."""
 
     low_vram: bool | None = None
     """Whether to spare the GPU's memory. Newer servers take no notice."""
@@ -187,10 +188,13 @@ class OllamaSettings(BaseModel):
     """Whether the model's file is mapped into memory rather than read."""
 
     use_mlock: bool | None = None
-    """Whether the model is kept from being swapped out."""
+    """Whether the model is kept from being swapped out. Newer servers take no notice."""
 
     vocab_only: bool | None = None
-    """Whether only the vocabulary is loaded, without the weights."""
+    """Whether only the vocabulary is loaded, without the weights. Newer servers take no notice."""
+
+    draft_num_predict: int | None = None
+    """How many tokens a model's draft model writes ahead, for the model to check at once (newer servers)."""
 
     if TYPE_CHECKING:  # other names of fields, which the constructor takes
         max_tokens: int | None = None
