@@ -20,13 +20,14 @@ from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
-    RUNTIME_OPTIONS,
+    CallOptions,
     ChatOptions,
     GenerateOptions,
     StreamConfig,
     Truncation,
     check_positive,
     check_think,
+    merge_extra_body,
     merge_options,
     read_keep_alive,
     reject_unknown,
@@ -39,6 +40,8 @@ TRUNCATION: tuple[Truncation, ...] = ("warn", "error", "ignore")
 _CHAT = frozenset(ChatOptions.__annotations__)
 _GENERATE = frozenset(GenerateOptions.__annotations__)
 _OF_A_CALL = frozenset({"stream_internally", "timeout", "stream_config", "on_truncation"})
+_HAVE_ARGUMENTS = _CHAT | _GENERATE | _OF_A_CALL | {"messages", "prompt", "stream"}
+"""What `extra_body` must not hold."""
 _LIMIT_NAMES = frozenset({"max_tokens", "num_predict"})
 _FEWEST, _MOST_TOP_LOGPROBS = 0, 20
 
@@ -87,7 +90,7 @@ class Defaults:
             taken |= _LIMIT_NAMES
         if "logprobs" in taken:
             taken.add("top_logprobs")  # it would ask for them again
-        if not taken & (REQUEST_FIELDS | RUNTIME_OPTIONS | set(self.options.get("options") or ())):
+        if not taken & (CallOptions.__annotations__.keys() | set(self.options.get("options") or ())):
             return self
         left = copy.copy(self)
         left.options = {name: value for name, value in self.options.items() if name not in taken}
@@ -122,7 +125,7 @@ def checked_truncation(value: object) -> Truncation:
 
 
 def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a request: model, then `first`, then the fields and options that were set anywhere."""
+    """The body of a request: model, `first`, the fields and options that were set anywhere, and what has no keyword."""
     model = call.get("model")
     body: dict[str, Any] = {"model": checked_model(model) if model is not None else defaults.model, **first}
     for name in sorted(REQUEST_FIELDS - {"format"}):
@@ -135,6 +138,8 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
         body["logprobs"] = True  # the one means nothing without the other
     if options := merge_options(defaults.options, call):
         body["options"] = options
+    extra = defaults.options.get("extra_body"), call.get("extra_body")
+    body.update(merge_extra_body(*extra, keywords=_HAVE_ARGUMENTS))
     return body
 
 

@@ -123,7 +123,8 @@ class OllamaProvider(ModelManagement, Embeddings, TokenCounting):
         telemetry: Whether OpenTelemetry gets spans and metrics; False where another instrumentation has the same calls,
             so that tokens are not counted twice. `stats()` counts in any case.
         **options: Defaults for every call: runtime options (temperature, num_ctx, max_tokens, ...), `options`,
-            `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`. What is not set is not sent.
+            `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`, and `extra_body`: fields of a chat's
+            or generation's request that have no keyword, such as those of a newer server. What is not set is not sent.
 
     Raises:
         TypeError: A keyword is unknown (the message names the nearest), or a value has the wrong type.

@@ -140,6 +140,22 @@ async def test_cached_tokens_are_input_token_details(chat: Make, ollama_server: 
         assert answer.usage_metadata["input_token_details"] == {"cache_read": 2}
 
 
+def test_fields_without_a_keyword_are_merged(chat: Make, ollama_server: OllamaServer) -> None:
+    model = chat(
+        extra_body={"a": 1, "b": 2}, provider=OllamaProvider("llama3.2", ollama_server.url, extra_body={"c": 0})
+    )
+    model.invoke("Hi", extra_body={"b": 3})
+    assert {"a": 1, "b": 3, "c": 0}.items() <= body(ollama_server).items()
+    OllamaEmbeddings(model="all-minilm", base_url=ollama_server.url, extra_body={"a": 1}).embed_query("Hi")
+    assert body(ollama_server)["a"] == 1
+    OllamaLLM(model="llama3.2", base_url=ollama_server.url, extra_body={"a": 1}).invoke("Hi", extra_body={"a": None})
+    assert "a" not in body(ollama_server)
+    with pytest.raises(ValueError, match="extra_body: 'think' has an argument of its own"):
+        chat(extra_body={"think": True})
+    with pytest.raises(TypeError, match=r"^extra_body: expected a mapping"):
+        model.invoke("Hi", extra_body="a")
+
+
 async def test_reasoning_is_not_passed_on_when_it_is_switched_off(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply("Good day.", thinking="A greeting.", model="qwen3")
     for answer in await answers(chat("qwen3"), reasoning=False):

@@ -22,6 +22,7 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
+from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama, responses
 from namel3ss_ollama import (
     AuthenticationError,
@@ -232,6 +233,22 @@ def test_an_unknown_keyword_is_an_error_that_names_the_nearest(llm: Ollama, olla
 def test_thinking_has_the_levels_of_the_model(make_llm: Any, sent: Any, level: bool | str) -> None:
     make_llm("qwen3", thinking=level).chat(ASK)
     assert sent()[-1]["think"] == level
+
+
+def test_fields_without_a_keyword_are_merged(make_llm: Any, sent: Any, ollama_server: OllamaServer) -> None:
+    llm = make_llm(extra_body={"a": 1, "b": 2})
+    llm.chat(ASK)
+    assert {"a": 1, "b": 2}.items() <= sent()[-1].items()
+    llm.complete("Hi", extra_body={"b": 3})
+    assert {"a": 1, "b": 3}.items() <= sent()[-1].items()
+    make_llm(additional_kwargs={"extra_body": {"a": 4}}).chat(ASK)
+    assert sent()[-1]["a"] == 4
+    OllamaEmbedding("all-minilm", ollama_server.url, extra_body={"a": 1}).get_text_embedding("Hi")
+    assert sent("/api/embed")[-1]["a"] == 1
+    with pytest.raises(ValueError, match=r"^extra_body: 'seed' has an argument of its own"):
+        make_llm(extra_body={"seed": 1})
+    with pytest.raises(TypeError, match=r"^extra_body: expected a mapping"):
+        llm.chat(ASK, extra_body="a")
 
 
 def test_a_level_that_is_none_fails_at_construction() -> None:

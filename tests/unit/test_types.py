@@ -126,7 +126,7 @@ def test_an_unknown_role_is_refused(role: object) -> None:
         Message(role)
 
 
-@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "control", "context", "users"])
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "developer", "control", "context", "users"])
 def test_known_roles_pass_and_those_that_a_template_may_know(role: str) -> None:
     assert Message(role).content == ""
 

@@ -61,3 +61,22 @@ async def test_an_option_that_the_server_lacks_is_warned_of_without_a_request(
     assert [record.args[0] for record in caplog.records] == ["mirostat", "tfs_z"]
     assert [record.path for record in ollama_server.requests].count("/api/version") == 1
     assert ollama_server.requests[-2].payload["options"] == {"mirostat": 1}
+
+
+# Fields without a keyword
+
+
+async def test_fields_without_a_keyword_are_sent(make: Any, ollama_server: OllamaServer) -> None:
+    provider = make(extra_body={"a": 1})
+    await provider.achat([{"role": "user", "content": "Hi"}], extra_body={"b": [2]})
+    assert {"a": 1, "b": [2]}.items() <= ollama_server.requests[-1].payload.items()
+    async with provider.stream_generate("Hi") as stream:
+        assert [chunk async for chunk in stream]
+    assert ollama_server.requests[-1].payload["a"] == 1
+    await provider.embed(["Hi", "you"], model="all-minilm", extra_body={"normalize": False}, batch_size=1)
+    for record in ollama_server.requests[-2:]:
+        assert record.payload["normalize"] is False
+        assert "a" not in record.payload
+    for name in ("input", "dimensions", "num_ctx"):
+        with pytest.raises(ValueError, match=f"^extra_body: '{name}' has an argument of its own"):
+            await provider.embed("Hi", extra_body={name: 1})

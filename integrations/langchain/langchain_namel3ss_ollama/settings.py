@@ -31,7 +31,8 @@ from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig, run_sync
 __all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reject_unknown"]
 
 ALIASES = {"model_name": "model", "max_tokens": "num_predict"}
-CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_config", "on_truncation"})
+_PASS_ON = "options={...} passes on runtime options without a keyword, extra_body={...} other fields of the request"
+CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_config", "on_truncation", "extra_body"})
 """Settings that are not runtime options, and that a call of any kind may override under the same name."""
 
 
@@ -106,6 +107,9 @@ class OllamaSettings(BaseModel):
 
     options: dict[str, Any] | None = None
     """Runtime options that have no field here."""
+
+    extra_body: dict[str, Any] | None = None
+    """Fields of the request beside the runtime options that have no field here, such as those of a newer server."""
 
     stop: list[str] | str | None = None
     """Texts that end the answer. A call's own replace these."""
@@ -261,7 +265,12 @@ class OllamaSettings(BaseModel):
         checked: dict[str, Any] = self._runtime_options()
         if self.options is not None:
             checked["options"] = _with_aliases(self.options)
-        values = {"keep_alive": self.keep_alive, "on_truncation": self.policy_of_provider(), "timeout": self.timeout}
+        values = {
+            "keep_alive": self.keep_alive,
+            "on_truncation": self.policy_of_provider(),
+            "timeout": self.timeout,
+            "extra_body": self.extra_body,
+        }
         checked.update({name: value for name, value in values.items() if value is not None})
         return checked
 
@@ -322,6 +331,9 @@ class OllamaSettings(BaseModel):
                 settings[name] = given[name]
         if "keep_alive" not in settings and self.keep_alive is not None:
             settings["keep_alive"] = self.keep_alive
+        extra = settings.get("extra_body", {})
+        if self.extra_body and isinstance(extra, Mapping):  # the core refuses what is none
+            settings["extra_body"] = {**self.extra_body, **extra}
         if self.provider is not None:  # one of our own was made with these
             for name in ("timeout", "stream_config", "on_truncation"):
                 if name not in settings and (value := getattr(self, name)) is not None:
@@ -334,6 +346,8 @@ class OllamaSettings(BaseModel):
         identity.update(sorted(self._runtime_options().items()))
         if self.options:
             identity["options"] = self.options
+        if self.extra_body:
+            identity["extra_body"] = self.extra_body
         if defaults := self._shared_defaults():
             identity["provider_options"] = defaults
         return identity
@@ -385,7 +399,7 @@ def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, sorted(names), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "options={...} passes on what has no keyword"
+            hint = f"did you mean {near[0]!r}?" if near else _PASS_ON
             raise TypeError(f"{where} got an unexpected keyword argument {name!r}; {hint}")
 
 

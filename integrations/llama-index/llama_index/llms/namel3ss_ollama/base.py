@@ -132,6 +132,8 @@ class Ollama(StructuredOutputs):
         stream_config: Deadlines and limits of each request.
         on_truncation: What to do when the server cut the prompt to its context window: "warn", "error", "ignore".
         provider: An `OllamaProvider` to use, with its address, limits, retries and defaults.
+        extra_body: Fields of the request beside the runtime options that have no keyword, such as those of a newer
+            server; those of a call, or in `additional_kwargs`, win one by one.
         allow_image_urls: Whether pictures given as a URL are fetched, by this machine from any server it can reach.
         max_image_bytes: The largest picture that is fetched.
         **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
@@ -175,6 +177,7 @@ class Ollama(StructuredOutputs):
     on_truncation: Literal["warn", "error", "ignore"] | None = Field(
         default=None, description="What to do when the server cut the prompt."
     )
+    extra_body: dict[str, Any] | None = Field(default=None, description="Fields of the request without a keyword.")
     allow_image_urls: bool = Field(default=False, description="Whether pictures given as a URL are fetched.")
     max_image_bytes: int = Field(default=20_000_000, gt=0, description="The largest picture that is fetched.")
 
@@ -213,6 +216,7 @@ class Ollama(StructuredOutputs):
         stream_config: StreamConfig | None = None,
         on_truncation: Literal["warn", "error", "ignore"] | None = None,
         provider: OllamaProvider | None = None,
+        extra_body: dict[str, Any] | None = None,
         allow_image_urls: bool = False,
         max_image_bytes: int = 20_000_000,
         **kwargs: Any,
@@ -242,13 +246,14 @@ class Ollama(StructuredOutputs):
             "retry": retry,
             "stream_config": stream_config,
             "on_truncation": on_truncation,
+            "extra_body": extra_body,
             "allow_image_urls": allow_image_urls,
             "max_image_bytes": max_image_bytes,
         }
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
         one_layer({}, self.additional_kwargs, {}, CHAT_FIELDS)
-        check_options({"max_tokens": max_tokens, "think": self.thinking})
+        check_options({"max_tokens": max_tokens, "think": self.thinking, "extra_body": extra_body})
         self._provider = connect(
             self.model,
             provider,
@@ -417,6 +422,9 @@ class Ollama(StructuredOutputs):
             call["headers"] = {**call["headers"], **headers} if call.get("headers") else headers
         settings = self._one_layer(call)
         settings.setdefault("model", self.model)
+        extra = settings.get("extra_body", {})
+        if self.extra_body and isinstance(extra, Mapping):  # the core refuses what is none
+            settings["extra_body"] = {**self.extra_body, **extra}
         forced = choice not in (None, "auto", "none")
         if forced and call.get("format") is None:
             settings.pop("format", None)  # a forced call is a format of its own
