@@ -80,6 +80,18 @@ class ModelManagement:
         self._defaults.levels.learn(name, shown)
         return shown
 
+    async def exists(self, model: str | None = None) -> bool:
+        """Whether the server has a model; the provider's by default.
+
+        Raises:
+            LLMError: The server failed, so that it is not known.
+        """
+        try:
+            await self.show_model(model)
+        except ModelNotFoundError:
+            return False
+        return True
+
     async def context_window(self, model: str | None = None, *, num_ctx: int | None = None) -> int | None:
         """The context window that requests have, in tokens, as far as the server tells.
 
@@ -157,9 +169,19 @@ class ModelManagement:
         parameters: Mapping[str, Any] | None = None,
         messages: Iterable[MessageLike] | None = None,
         quantize: str | None = None,
+        renderer: str | None = None,
+        parser: str | None = None,
+        requires: str | None = None,
+        info: Mapping[str, Any] | None = None,
+        draft_files: Mapping[str, bytes | os.PathLike[str]] | None = None,
+        draft_quantize: str | None = None,
+        remote_host: str | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[Json]:
         """Make a model from another one or from weight files; yields progress.
+
+        Older servers take no notice of `renderer`, `parser` and `info` (before 0.12.0), `requires` (before 0.14.0) and
+        `draft_files` and `draft_quantize` (before 0.30.0).
 
         Args:
             model: The new model's name.
@@ -173,6 +195,13 @@ class ModelManagement:
             parameters: Default options.
             messages: A conversation that precedes every other.
             quantize: A quantisation to apply, such as "q4_K_M".
+            renderer: The built-in renderer of prompts, by its name, in place of a template.
+            parser: The built-in parser of the model's output, by its name.
+            requires: The oldest version of Ollama that can run the model, such as "0.14.0".
+            info: What `show_model` shall say of the model in `model_info`.
+            draft_files: Weights of a draft model for speculative decoding, in the same way as `files`.
+            draft_quantize: A quantisation to apply to the draft model.
+            remote_host: The address of the Ollama server that runs `from_model`.
             timeout: A bound on uploads and work together, in seconds. The provider's own does not count here.
 
         Raises:
@@ -184,8 +213,20 @@ class ModelManagement:
         body: Json = {"model": checked_model(model)}
         if from_model:
             body["from"] = checked_model(from_model)
-        fields = {"template": template, "license": license, "system": system, "quantize": quantize}
+        fields = {
+            "template": template,
+            "license": license,
+            "system": system,
+            "quantize": quantize,
+            "renderer": renderer,
+            "parser": parser,
+            "requires": requires,
+            "draft_quantize": draft_quantize,
+            "remote_host": remote_host,
+        }
         body.update({name: value for name, value in fields.items() if value is not None})
+        if info:
+            body["info"] = dict(info)
         if parameters:
             body["parameters"] = dict(parameters)
         if messages is not None:
@@ -193,7 +234,7 @@ class ModelManagement:
         check_positive("timeout", timeout)
         watch = Watch(self._patient(), timeout)
         try:
-            for name, sources in (("files", files), ("adapters", adapters)):
+            for name, sources in (("files", files), ("adapters", adapters), ("draft_files", draft_files)):
                 if sources:
                     body[name] = {key: await self._client.upload_blob(source, watch) for key, source in sources.items()}
             async for progress in self._client.progress("/api/create", body, watch):

@@ -579,6 +579,7 @@ class SyncProvider(Facade):
     list_models = blocking(OllamaProvider.list_models)
     running_models = blocking(OllamaProvider.running_models)
     show_model = blocking(OllamaProvider.show_model)
+    exists = blocking(OllamaProvider.exists)
     context_window = blocking(OllamaProvider.context_window)
     pull_model = blocking(OllamaProvider.pull_model)
     push_model = blocking(OllamaProvider.push_model)
