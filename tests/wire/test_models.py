@@ -137,12 +137,8 @@ async def test_create_with_what_newer_servers_take(provider: Any, ollama_server:
         "renderer": "qwen3-coder", "parser": "qwen3-coder", "requires": "0.14.0", "info": {"general.name": "Mine"},
         "draft_quantize": "q8_0", "remote_host": "https://example.org",
     }  # fmt: skip
-    [
-        p
-        async for p in provider.create_model(
-            "mine", from_model="llama3.2", draft_files={"draft.gguf": b"draft"}, **given
-        )
-    ]
+    draft = {"draft.gguf": b"draft"}
+    [p async for p in provider.create_model("mine", from_model="llama3.2", draft_files=draft, **given)]
     body = ollama_server.requests[-1].payload
     assert given.items() <= body.items()
     (digest,) = body["draft_files"].values()
