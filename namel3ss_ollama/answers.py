@@ -25,7 +25,7 @@ from namel3ss_ollama.types import InvalidToolCall, LLMResponse, StreamChunk, Too
 __all__ = ["Answer", "ServerReportedError", "read_arguments", "read_tool_calls"]
 
 Kind = Literal["chat", "generate"]
-_COUNTS = ("prompt_eval_count", "eval_count")
+_COUNTS = ("prompt_eval_count", "prompt_eval_cached_count", "eval_count")
 _DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 _NOT_METADATA = frozenset({"message", "response", "thinking", "tool_calls", "logprobs", "model", "done"})
 

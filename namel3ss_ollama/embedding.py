@@ -26,7 +26,15 @@ from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.pieces import cut_in_two, mean_vector
 from namel3ss_ollama.prepare import Defaults, checked_model
-from namel3ss_ollama.settings import LOAD_OPTIONS, EmbedTruncation, check_positive, merge_options, read_keep_alive
+from namel3ss_ollama.settings import (
+    LOAD_OPTIONS,
+    RUNTIME_OPTIONS,
+    EmbedTruncation,
+    check_positive,
+    merge_extra_body,
+    merge_options,
+    read_keep_alive,
+)
 from namel3ss_ollama.streamer import Watch
 from namel3ss_ollama.turn import Turn
 from namel3ss_ollama.types import EmbedResponse, usage_of
@@ -37,6 +45,8 @@ logger = logging.getLogger("namel3ss_ollama")
 Json = dict[str, Any]
 Vector = list[float]
 EMBED_TRUNCATION: tuple[EmbedTruncation, ...] = ("warn", "error", "ignore", "split")
+_HAVE_ARGUMENTS = {"model", "input", "truncate", "dimensions", "keep_alive", "options"} | RUNTIME_OPTIONS
+"""What `extra_body` must not hold."""
 _HARMLESS = "a"
 _NAMED_IN_A_WARNING = 10
 _DURATIONS = ("total_duration", "load_duration")
@@ -60,6 +70,7 @@ class Embeddings:
         batch_size: int = 64,
         batch_chars: int | None = None,
         options: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> EmbedResponse:
         """Vectors of texts, in the order of the texts.
@@ -78,6 +89,7 @@ class Embeddings:
             batch_size: How many texts go into one request; requests run at once as `max_concurrent` lets them.
             batch_chars: How many characters go into one request, at most; a longer text goes alone. None: any number.
             options: Runtime options; of the provider's only those of loading (num_ctx, ...) go along.
+            extra_body: Fields of the request that have no keyword; the provider's do not go along.
             timeout: A bound on the call, in seconds.
 
         Raises:
@@ -111,6 +123,7 @@ class Embeddings:
         loading = {name: value for name, value in merge_options(self._defaults.options).items() if name in LOAD_OPTIONS}
         if merged := {**loading, **merge_options({"options": options})}:
             body["options"] = merged
+        body.update(merge_extra_body(extra_body, keywords=_HAVE_ARGUMENTS))
         bound = self._defaults.timeout if timeout is None else timeout
         call = _Call(self._runner, self._defaults, body, policy, batch_size, batch_chars, bound)
         watch = Watch(self._defaults.config, bound)

@@ -29,6 +29,7 @@ from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.formats import without_reasoning
 from namel3ss_ollama.guards import ContextGuard, Expected, Finding, ReloadGuard
+from namel3ss_ollama.ignored import IgnoredOptions
 from namel3ss_ollama.insisting import asking_again, read, shows_no_format, suited
 from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.overflow import exceeded, lost
@@ -64,6 +65,7 @@ class Runner:
         telemetry: Telemetry,
         context_guard: ContextGuard,
         fitting: Fitting,
+        ignored: IgnoredOptions,
     ) -> None:
         self.client = client
         self.limiter = limiter
@@ -71,6 +73,7 @@ class Runner:
         self.telemetry = telemetry
         self.context_guard = context_guard
         self.fitting = fitting
+        self._ignored = ignored
         self._reload_guard = ReloadGuard()
         self._warned: set[tuple[str, bool]] = set()
 
@@ -85,6 +88,8 @@ class Runner:
         context: Context | None = None,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
+        if options := body.get("options"):
+            self._ignored.check(options)
         at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
         watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)

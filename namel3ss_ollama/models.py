@@ -6,6 +6,7 @@ server sends them: plain dicts, so that what a newer server adds is there too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import checked_model, request_body
 from namel3ss_ollama.request import Request
+from namel3ss_ollama.server_version import ServerVersion
 from namel3ss_ollama.settings import (
     RUNTIME_OPTIONS,
     RuntimeOptions,
@@ -51,6 +53,7 @@ class ModelManagement(Asking):
     """What a provider does with models; see `OllamaProvider` for how to make one."""
 
     _runner: Runner
+    _server_version: ServerVersion
 
     async def list_models(self) -> list[Json]:
         """The models that the server has: name, size in bytes, digest, details."""
@@ -61,9 +64,27 @@ class ModelManagement(Asking):
         return _listed(await self._ask(self._client.ps))
 
     async def show_model(self, model: str | None = None, *, verbose: bool = False) -> Json:
-        """What there is to know of a model: capabilities, parameters, template, model_info."""
+        """What there is to know of a model: capabilities, parameters, template, model_info.
+
+        Newer servers add `thinking`, with the `values` that `think` may have: once they are shown, the provider refuses
+        any other level of that model.
+        """
         name = self._name(model)
-        return await self._ask(lambda watch: self._client.show(name, watch, verbose=verbose))
+        shown = await self._ask(lambda watch: self._client.show(name, watch, verbose=verbose))
+        self._defaults.levels.learn(name, shown)
+        return shown
+
+    async def exists(self, model: str | None = None) -> bool:
+        """Whether the server has a model; the provider's by default.
+
+        Raises:
+            LLMError: The server failed, so that it is not known.
+        """
+        try:
+            await self.show_model(model)
+        except ModelNotFoundError:
+            return False
+        return True
 
     async def context_window(self, model: str | None = None, *, num_ctx: int | None = None) -> int | None:
         """The context window that requests have, in tokens, as far as the server tells.
@@ -86,7 +107,10 @@ class ModelManagement(Asking):
         return await self._version()
 
     async def _version(self, watch: Watch | None = None) -> str:
-        return str((await self._ask(self._client.version, watch)).get("version", ""))
+        version = str((await self._ask(self._client.version, watch)).get("version", ""))
+        with contextlib.suppress(ValueError):  # of a fork that has words for its versions
+            self._server_version.learn(version)
+        return version
 
     async def _version_quickly(self) -> str:
         return str((await self._client_quickly(self._client.version)).get("version", ""))
@@ -139,9 +163,19 @@ class ModelManagement(Asking):
         parameters: Mapping[str, Any] | None = None,
         messages: Iterable[MessageLike] | None = None,
         quantize: str | None = None,
+        renderer: str | None = None,
+        parser: str | None = None,
+        requires: str | None = None,
+        info: Mapping[str, Any] | None = None,
+        draft_files: Mapping[str, bytes | os.PathLike[str]] | None = None,
+        draft_quantize: str | None = None,
+        remote_host: str | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[Json]:
         """Make a model from another one or from weight files; yields progress.
+
+        Older servers take no notice of `renderer`, `parser` and `info` (before 0.12.0), `requires` (before 0.14.0) and
+        `draft_files` and `draft_quantize` (before 0.30.0).
 
         Args:
             model: The new model's name.
@@ -155,6 +189,13 @@ class ModelManagement(Asking):
             parameters: Default options.
             messages: A conversation that precedes every other.
             quantize: A quantisation to apply, such as "q4_K_M".
+            renderer: The built-in renderer of prompts, by its name, in place of a template.
+            parser: The built-in parser of the model's output, by its name.
+            requires: The oldest version of Ollama that can run the model, such as "0.14.0".
+            info: What `show_model` shall say of the model in `model_info`.
+            draft_files: Weights of a draft model for speculative decoding, in the same way as `files`.
+            draft_quantize: A quantisation to apply to the draft model.
+            remote_host: The address of the Ollama server that runs `from_model`.
             timeout: A bound on uploads and work together, in seconds. The provider's own does not count here.
 
         Raises:
@@ -166,8 +207,20 @@ class ModelManagement(Asking):
         body: Json = {"model": checked_model(model)}
         if from_model:
             body["from"] = checked_model(from_model)
-        fields = {"template": template, "license": license, "system": system, "quantize": quantize}
+        fields = {
+            "template": template,
+            "license": license,
+            "system": system,
+            "quantize": quantize,
+            "renderer": renderer,
+            "parser": parser,
+            "requires": requires,
+            "draft_quantize": draft_quantize,
+            "remote_host": remote_host,
+        }
         body.update({name: value for name, value in fields.items() if value is not None})
+        if info:
+            body["info"] = dict(info)
         if parameters:
             body["parameters"] = dict(parameters)
         if messages is not None:
@@ -175,7 +228,7 @@ class ModelManagement(Asking):
         check_positive("timeout", timeout)
         watch = Watch(self._patient(), timeout)
         try:
-            for name, sources in (("files", files), ("adapters", adapters)):
+            for name, sources in (("files", files), ("adapters", adapters), ("draft_files", draft_files)):
                 if sources:
                     body[name] = {key: await self._client.upload_blob(source, watch) for key, source in sources.items()}
             async for progress in self._client.progress("/api/create", body, watch):

@@ -15,22 +15,24 @@ from namel3ss_ollama.client import encode
 from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.grammars import with_room
 from namel3ss_ollama.headers import checked_headers
+from namel3ss_ollama.levels import ThinkingLevels
 from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
-    RUNTIME_OPTIONS,
+    CallOptions,
     ChatOptions,
     GenerateOptions,
     StreamConfig,
     Truncation,
     check_positive,
     check_think,
+    merge_extra_body,
     merge_options,
     read_keep_alive,
     reject_unknown,
 )
-from namel3ss_ollama.tools import choose, forced_format, names_of, tool_definition
+from namel3ss_ollama.tools import as_sent, choose, forced_format, names_of, tool_definition
 
 __all__ = ["Defaults", "chat_request", "checked_model", "generate_request", "request_body"]
 
@@ -38,6 +40,8 @@ TRUNCATION: tuple[Truncation, ...] = ("warn", "error", "ignore")
 _CHAT = frozenset(ChatOptions.__annotations__)
 _GENERATE = frozenset(GenerateOptions.__annotations__)
 _OF_A_CALL = frozenset({"stream_internally", "timeout", "stream_config", "on_truncation"})
+_HAVE_ARGUMENTS = _CHAT | _GENERATE | _OF_A_CALL | {"messages", "prompt", "stream"}
+"""What `extra_body` must not hold."""
 _LIMIT_NAMES = frozenset({"max_tokens", "num_predict"})
 _FEWEST, _MOST_TOP_LOGPROBS = 0, 20
 
@@ -51,9 +55,12 @@ class Defaults:
         config: Deadlines and limits.
         timeout: The bound on a whole call, in seconds.
         on_truncation: What a cut prompt is.
+
+    Attributes:
+        levels: The models' levels of thinking, as far as the server has listed them.
     """
 
-    __slots__ = ("config", "model", "on_truncation", "options", "timeout")
+    __slots__ = ("config", "levels", "model", "on_truncation", "options", "timeout")
 
     def __init__(
         self,
@@ -64,6 +71,7 @@ class Defaults:
         on_truncation: Truncation,
     ) -> None:
         self.model = checked_model(model)
+        self.levels = ThinkingLevels()
         self.options = dict(options)
         self.config = config
         self.timeout = timeout
@@ -82,7 +90,7 @@ class Defaults:
             taken |= _LIMIT_NAMES
         if "logprobs" in taken:
             taken.add("top_logprobs")  # it would ask for them again
-        if not taken & (REQUEST_FIELDS | RUNTIME_OPTIONS | set(self.options.get("options") or ())):
+        if not taken & (CallOptions.__annotations__.keys() | set(self.options.get("options") or ())):
             return self
         left = copy.copy(self)
         left.options = {name: value for name, value in self.options.items() if name not in taken}
@@ -117,7 +125,7 @@ def checked_truncation(value: object) -> Truncation:
 
 
 def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a request: model, then `first`, then the fields and options that were set anywhere."""
+    """The body of a request: model, `first`, the fields and options that were set anywhere, and what has no keyword."""
     model = call.get("model")
     body: dict[str, Any] = {"model": checked_model(model) if model is not None else defaults.model, **first}
     for name in sorted(REQUEST_FIELDS - {"format"}):
@@ -125,10 +133,13 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
         value = defaults.options.get(name) if value is None else value
         if value is not None:
             body[name] = _checked_field(name, value)
+    defaults.levels.check(body["model"], body.get("think"))
     if body.get("top_logprobs"):
         body["logprobs"] = True  # the one means nothing without the other
     if options := merge_options(defaults.options, call):
         body["options"] = options
+    extra = defaults.options.get("extra_body"), call.get("extra_body")
+    body.update(merge_extra_body(*extra, keywords=_HAVE_ARGUMENTS))
     return body
 
 
@@ -189,7 +200,7 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
     names_of(definitions)
     tools, forced = choose(definitions, call.get("tool_choice"))
     if tools:
-        first["tools"] = tools
+        first["tools"] = [as_sent(tool) for tool in tools]
     body = request_body(defaults, call, first)
     if forced:
         if call.get("format") is not None:

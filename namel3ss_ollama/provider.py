@@ -26,6 +26,7 @@ from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.guards import ContextGuard
 from namel3ss_ollama.headers import headers_of_all
+from namel3ss_ollama.ignored import IgnoredOptions
 from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
@@ -124,7 +125,8 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
         telemetry: Whether OpenTelemetry gets spans and metrics; False where another instrumentation has the same calls,
             so that tokens are not counted twice. `stats()` counts in any case.
         **options: Defaults for every call: runtime options (temperature, num_ctx, max_tokens, ...), `options`,
-            `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`. What is not set is not sent.
+            `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`, and `extra_body`: fields of a chat's
+            or generation's request that have no keyword, such as those of a newer server. What is not set is not sent.
 
     Raises:
         TypeError: A keyword is unknown (the message names the nearest), or a value has the wrong type.
@@ -187,9 +189,16 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
         self._traced = telemetry
         self._telemetry = Telemetry(address.url, capture_content=capture_content, enabled=telemetry)
         windows = Windows(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
-        version = ServerVersion(self._version_quickly)
-        guard = ContextGuard(windows, version)
-        self._runner = Runner(self._client, self._limiter, self._retrier, self._telemetry, guard, Fitting(version))
+        self._server_version = version = ServerVersion(self._version_quickly)
+        self._runner = Runner(
+            self._client,
+            self._limiter,
+            self._retrier,
+            self._telemetry,
+            ContextGuard(windows, version),
+            Fitting(version),
+            IgnoredOptions(version),
+        )
 
     @property
     def model(self) -> str:
@@ -572,6 +581,7 @@ class SyncProvider(Facade):
     list_models = blocking(OllamaProvider.list_models)
     running_models = blocking(OllamaProvider.running_models)
     show_model = blocking(OllamaProvider.show_model)
+    exists = blocking(OllamaProvider.exists)
     context_window = blocking(OllamaProvider.context_window)
     pull_model = blocking(OllamaProvider.pull_model)
     push_model = blocking(OllamaProvider.push_model)

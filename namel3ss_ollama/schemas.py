@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 from namel3ss_ollama.patterns import portable_pattern
 
-__all__ = ["ANYTHING", "Schema", "hoist", "portable_schema"]
+__all__ = ["ANYTHING", "Schema", "hoist", "portable_schema", "with_references_resolved"]
 
 Schema = dict[str, Any]
 _DROPPED = frozenset(
@@ -54,6 +54,16 @@ _SHAPES = frozenset(
 _SHAPED_FORMATS = frozenset({"date", "date-time", "time", "uuid"})
 _FORMATS = _SHAPED_FORMATS | {"duration", "email", "hostname", "ipv4", "ipv6", "uri"}
 _UUIDS = frozenset(f"uuid{version}" for version in range(1, 9))
+_OF_NODES = frozenset(
+    {"additionalProperties", "allOf", "anyOf", "contains", "else", "if", "items", "not", "oneOf", "prefixItems",
+     "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"}
+)  # fmt: skip
+"""Keys with a node, or a list of nodes."""
+_OF_NAMED_NODES = frozenset({"dependentSchemas", "patternProperties", "properties"})
+_OUTLINE = ("type", "title", "description", "enum")
+"""What is left of a node that a reference is not followed to."""
+_MOST_NODES = 5000
+"""A schema whose resolved form has more nodes gets outlines in place of further references."""
 
 
 def portable_schema(schema: Mapping[str, Any]) -> Schema:
@@ -171,6 +181,78 @@ class _Rewriting:
             self._definitions[name] = {}  # taken before what is in it is looked at: it may refer to itself
             self._definitions[name] = self.node(target)
         return name
+
+
+def with_references_resolved(schema: Mapping[str, Any]) -> Schema:
+    """A schema with what its references point to in their place, and so without definitions; for `tools`.
+
+    What stands beside a reference holds over what it points to. A reference to a node that it stands in gets that
+    node's outline (type, title, description) alone, so that a recursive schema ends; so do all references once the
+    schema has become very large. A reference to another document stays as it is, and the definitions with it.
+
+    Raises:
+        ValueError: A reference points to nothing in the schema, or it is nested too deeply.
+    """
+    try:
+        if not _refers(schema):
+            return dict(schema)
+        resolving = _Resolving(schema)
+        resolved: Schema = resolving.node(schema, frozenset({"#"}))
+    except RecursionError as error:
+        raise ValueError("a JSON schema is nested too deeply") from error
+    if not resolving.leaves_any:
+        resolved = {key: value for key, value in resolved.items() if key not in _DEFINITIONS}
+    return resolved
+
+
+def _refers(node: Any) -> bool:
+    """Whether there is a reference in a schema, or what looks like one."""
+    if isinstance(node, Mapping):
+        return "$ref" in node or any(map(_refers, node.values()))
+    return isinstance(node, list) and any(map(_refers, node))
+
+
+class _Resolving:
+    """One schema on its way to a form without references."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._nodes = 0
+        self.leaves_any = False
+
+    def node(self, node: Any, inside: frozenset[str]) -> Any:
+        """A node of the schema.
+
+        Args:
+            node: The node; what is none (True, False) stays as it is.
+            inside: The references whose targets it stands in.
+        """
+        if not isinstance(node, Mapping):
+            return node
+        self._nodes += 1
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            if reference == "#" or reference.startswith("#/"):
+                return self._target(node, reference, inside)
+            self.leaves_any = True
+        return {key: self._value(key, value, inside) for key, value in node.items()}
+
+    def _target(self, node: Mapping[str, Any], reference: str, inside: frozenset[str]) -> Any:
+        """What a reference points to, with what stands beside the reference."""
+        target = _resolve(self._root, reference)
+        beside = {key: value for key, value in node.items() if key != "$ref"}
+        if not isinstance(target, Mapping):
+            return beside or target
+        if reference in inside or self._nodes > _MOST_NODES:
+            target = {key: target[key] for key in _OUTLINE if key in target}
+        return self.node({**target, **beside}, inside | {reference})
+
+    def _value(self, key: str, value: Any, inside: frozenset[str]) -> Any:
+        if key in _OF_NAMED_NODES and isinstance(value, Mapping):
+            return {name: self.node(each, inside) for name, each in value.items()}
+        if key not in _OF_NODES:
+            return value
+        return [self.node(each, inside) for each in value] if isinstance(value, list) else self.node(value, inside)
 
 
 def _portable_limit(key: str, value: Any) -> Any:

@@ -27,6 +27,7 @@ class ServerVersion:
         self._look_up = look_up
         self._clock = clock
         self._numbers: tuple[int, ...] | None = None
+        self._exact = False
         self._asked_at: float | None = None
 
     async def ask(self) -> None:
@@ -36,13 +37,23 @@ class ServerVersion:
             return
         self._asked_at = now  # also where the time of the answer is up first
         try:
-            self._numbers = numbers(await self._look_up())
+            self.learn(await self._look_up())
         except Exception as error:  # whatever it is: it is not what the caller wants to know
             logger.debug("the version of the server is not known: %s", error)
 
+    def learn(self, version: str) -> None:
+        """The server says that it is of that version.
+
+        Raises:
+            ValueError: The text is no version.
+        """
+        self._numbers, self._exact = numbers(version), True
+        self._asked_at = self._clock()
+
     def saw(self, version: str) -> None:
         """The server did what it does from that version on."""
-        self._numbers = max(self._numbers or (), numbers(version))
+        if not self.at_least(version):
+            self._numbers, self._exact = numbers(version), False
 
     def at_least(self, version: str) -> bool:
         """Whether the server is known to be of that version or a later one."""
@@ -50,4 +61,4 @@ class ServerVersion:
 
     def before(self, version: str) -> bool:
         """Whether the server is known to be older."""
-        return self._numbers is not None and self._numbers < numbers(version)
+        return self._exact and self._numbers is not None and self._numbers < numbers(version)

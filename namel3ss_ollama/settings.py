@@ -1,9 +1,9 @@
 """What can be set: deadlines, retries, and the options of a request. Values and plain functions, no I/O.
 
-A runtime option (temperature, num_ctx, ...) is a keyword of the provider and of every call, the call's
-winning, and None taking a default back; `options={...}` passes on what has no keyword here. What nobody set is
-not sent, so that the model's own defaults (its Modelfile) hold. What cannot be right fails here, before any
-request, and names the argument.
+A runtime option (temperature, num_ctx, ...) is a keyword of the provider and of every call, the call's winning, and
+None taking a default back. `options={...}` passes on options that have no keyword here, and `extra_body={...}` fields
+beside `options` that have none. What nobody set is not sent, so that the model's own defaults (its Modelfile) hold.
+What cannot be right fails here, before any request, and names the argument.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import difflib
 import enum
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ __all__ = [
     "RuntimeOptions",
     "StreamConfig",
     "check_positive",
+    "merge_extra_body",
     "merge_options",
     "read_keep_alive",
     "reject_unknown",
@@ -84,12 +85,14 @@ class RuntimeOptions(TypedDict, total=False):
     use_mmap: bool | None
     use_mlock: bool | None
     vocab_only: bool | None
+    draft_num_predict: int | None
 
 
 class CallOptions(RuntimeOptions, total=False):
     """What a call to either endpoint takes beside its prompt or messages, and the provider as a default."""
 
     options: Mapping[str, Any] | None
+    extra_body: Mapping[str, Any] | None
     format: Any
     think: bool | str | None
     logprobs: bool | None
@@ -135,26 +138,26 @@ class BatchOptions(GenerateOptions, total=False):
 
 
 RUNTIME_OPTIONS: frozenset[str] = frozenset(RuntimeOptions.__annotations__)
-REQUEST_FIELDS: frozenset[str] = frozenset(CallOptions.__annotations__) - RUNTIME_OPTIONS - {"options"}
+REQUEST_FIELDS: frozenset[str] = frozenset(CallOptions.__annotations__) - RUNTIME_OPTIONS - {"options", "extra_body"}
 LOAD_OPTIONS: frozenset[str] = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram", "use_mmap", "use_mlock",
-     "vocab_only"}
+     "vocab_only", "draft_num_predict"}
 )  # fmt: skip
 """Options of how a model is loaded: a server reloads the model when one of them changes between requests."""
 
 _INTEGERS = frozenset(
     {"num_predict", "top_k", "repeat_last_n", "mirostat", "seed", "num_keep", "num_ctx", "num_batch", "num_gpu",
-     "main_gpu", "num_thread"}
+     "main_gpu", "num_thread", "draft_num_predict"}
 )  # fmt: skip
 _BOOLEANS = frozenset({"penalize_newline", "numa", "low_vram", "use_mmap", "use_mlock", "vocab_only"})
 _MINIMUM = {
     "num_ctx": 1, "num_batch": 1, "num_thread": 0, "top_k": 0, "repeat_last_n": -1, "num_gpu": -1, "num_keep": -1,
     "main_gpu": 0, "mirostat": 0, "temperature": 0, "top_p": 0, "min_p": 0, "typical_p": 0, "mirostat_eta": 0,
-    "mirostat_tau": 0, "tfs_z": 0, "repeat_penalty": 0,
+    "mirostat_tau": 0, "tfs_z": 0, "repeat_penalty": 0, "draft_num_predict": 0,
 }  # fmt: skip
 _MAXIMUM = {"top_p": 1, "min_p": 1, "mirostat": 2}
-_PASS_ON = "options={...} passes on what has no keyword"
-_THINK_LEVELS = ("low", "medium", "high", "max")
+_PASS_ON = "options={...} passes on runtime options without a keyword, extra_body={...} other fields of the request"
+_OTHER_NAMES = {"stream": "stream_internally, or call a method that streams"}
 _DIGITS = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _NUMBER = re.compile(rf"[-+]?{_DIGITS}")
 _DURATION = re.compile(rf"[-+]?(?:{_DIGITS}(?:ns|us|µs|ms|s|m|h))+")
@@ -289,6 +292,33 @@ def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def merge_extra_body(*layers: object, keywords: Collection[str]) -> dict[str, Any]:
+    """Fields of a request that have no keyword, a later layer winning; None is not sent.
+
+    Args:
+        *layers: Mappings, or None.
+        keywords: The names that are keywords or arguments of the call, or set by it.
+
+    Raises:
+        TypeError: A layer is no mapping, or a name is no text.
+        ValueError: A field has a keyword of its own.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if layer is None:
+            continue
+        if not isinstance(layer, Mapping):
+            raise TypeError(f"extra_body: expected a mapping of fields, not {type(layer).__name__}")
+        for name, value in layer.items():
+            if not isinstance(name, str):
+                raise TypeError(f"extra_body: expected names of fields, not {name!r:.40}")
+            if name in keywords:
+                own = _OTHER_NAMES.get(name, name)
+                raise ValueError(f"extra_body: {name!r} has an argument of its own; give it as {own}")
+            merged[name] = value
+    return {name: value for name, value in merged.items() if value is not None}
+
+
 def _layer_options(layer: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in layer.items():
@@ -359,13 +389,13 @@ def _checked_stop(value: Any) -> list[str]:
 
 
 def check_think(value: object) -> None:
-    """Refuse a `think` that no server knows.
+    """Refuse a `think` that is neither a boolean nor a level; which levels there are is the model's own matter.
 
     Raises:
-        ValueError: It is neither a boolean nor a known level.
+        ValueError: It is something else, or an empty text.
     """
-    if not isinstance(value, bool) and value not in _THINK_LEVELS:
-        raise ValueError(f"think: expected True, False or one of {', '.join(_THINK_LEVELS)}, not {value!r}")
+    if not isinstance(value, bool) and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"think: expected True, False or a level of the model's, such as 'high', not {value!r}")
 
 
 def read_keep_alive(value: object) -> str | float:

@@ -72,6 +72,7 @@ class Stats:
         chunks: Chunks that streams handed out.
         retries: Requests sent again.
         prompt_tokens: Tokens in.
+        cached_tokens: Of these, tokens that servers had in their caches, as far as they say.
         completion_tokens: Tokens out.
         queue_seconds: Waiting for a slot, all requests together, those that gave up included.
         first_token_seconds: The mean time from sending to the first token, over the answers that had one.
@@ -93,6 +94,7 @@ class Stats:
     chunks: int = 0
     retries: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     queue_seconds: float = 0.0
     first_token_seconds: float | None = None
@@ -278,6 +280,7 @@ class Telemetry:
         stats.queue_seconds += call.queued_for
         if usage:
             stats.prompt_tokens += usage["prompt_tokens"]
+            stats.cached_tokens += usage.cached_tokens or 0
             stats.completion_tokens += usage["completion_tokens"]
         if call.first_at is not None:
             self._first_tokens += 1
@@ -353,6 +356,8 @@ class Telemetry:
             if usage is not None:
                 span.set_attribute("gen_ai.usage.input_tokens", usage["prompt_tokens"])
                 span.set_attribute("gen_ai.usage.output_tokens", usage["completion_tokens"])
+                if usage.cached_tokens is not None:
+                    span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached_tokens)
             if response is not None:
                 span.set_attribute("gen_ai.response.model", response.model)
                 if response.finish_reason:

@@ -4,8 +4,9 @@ The API has no `tool_choice`. It has `format`, a JSON schema that constrains dec
 with `tools`. So a forced choice sends `{"name": <const>, "arguments": <the tool's parameters>}`, a union over
 the tools that may be called; which of them the model fills in is its own business, that it does is not.
 
-Definitions are sent to the model as they were written. What goes into `format` is rewritten for the server's
-grammar compiler; `schemas.py` says how.
+Definitions are sent to the model as they were written, but for references, of which servers keep nothing where a
+property is one: what they point to takes their place. What goes into `format` is rewritten for the server's grammar
+compiler; `schemas.py` says how both are done.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from namel3ss_ollama.schemas import Schema, hoist
+from namel3ss_ollama.schemas import Schema, hoist, with_references_resolved
 from namel3ss_ollama.settings import reject_unknown
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["ToolLike", "forced_format", "names_of", "tool_definition"]
+__all__ = ["ToolLike", "as_sent", "forced_format", "names_of", "tool_definition"]
 
 _OF_NO_ARGUMENTS = frozenset(
     {"type", "properties", "required", "title", "description", "$schema", "additionalProperties"}
@@ -59,6 +60,22 @@ def tool_definition(tool: ToolLike) -> Schema:
     raise TypeError(
         f"tools: expected a JSON schema of a function, a pydantic model class or a function, not {tool!r:.80}"
     )
+
+
+def as_sent(definition: Schema) -> Schema:
+    """A definition with the references in its parameters resolved; see `with_references_resolved`.
+
+    Raises:
+        ValueError: A reference points to nothing; the message names the tool.
+    """
+    function = definition["function"]
+    if not (parameters := function.get("parameters")):
+        return definition
+    try:
+        resolved = with_references_resolved(parameters)
+    except ValueError as error:
+        raise ValueError(f"tools: {function['name']}: {error}") from error
+    return {**definition, "function": {**function, "parameters": resolved}}
 
 
 def names_of(definitions: Sequence[Schema]) -> list[str]:

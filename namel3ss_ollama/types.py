@@ -34,20 +34,26 @@ _ROLES = frozenset(get_args(Role))
 
 
 class Usage(dict[str, int]):
-    """Tokens of one generation: a dict of three counts, which are attributes as well.
+    """Tokens of one generation: a dict of counts, which are attributes as well.
 
-    A counter that the server left out counts as 0 (`metadata` has them as sent).
+    A counter that the server left out counts as 0 (`metadata` has them as sent), but for `cached_tokens`, which is then
+    None, and no key of the dict.
 
     Args:
-        prompt_tokens: Tokens of the prompt.
+        prompt_tokens: Tokens of the prompt, the cached ones included.
         completion_tokens: Tokens of the answer.
         total_tokens: Both together.
+        cached_tokens: Tokens of the prompt that the server had in its cache, so that it need not compute them.
     """
 
     __slots__ = ()
 
-    def __init__(self, *, prompt_tokens: int, completion_tokens: int, total_tokens: int) -> None:
+    def __init__(
+        self, *, prompt_tokens: int, completion_tokens: int, total_tokens: int, cached_tokens: int | None = None
+    ) -> None:
         super().__init__(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=total_tokens)
+        if cached_tokens is not None:
+            self["cached_tokens"] = cached_tokens
 
     @property
     def prompt_tokens(self) -> int:
@@ -64,9 +70,14 @@ class Usage(dict[str, int]):
         """Tokens of prompt and answer together."""
         return self["total_tokens"]
 
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt that the server had in its cache; None where it does not say, as older ones."""
+        return self.get("cached_tokens")
+
     def plus(self, other: Usage) -> Usage:
         """The tokens of both."""
-        return Usage(**{name: count + other[name] for name, count in self.items()})
+        return Usage(**{name: self.get(name, 0) + other.get(name, 0) for name in {**self, **other}})
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A dict's pickle would make the object without the arguments that it needs.
@@ -81,7 +92,12 @@ def usage_of(final: Mapping[str, Any]) -> Usage:
     """The usage that the last line of an answer tells."""
     prompt = final.get("prompt_eval_count") or 0
     completion = final.get("eval_count") or 0
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        cached_tokens=final.get("prompt_eval_cached_count"),
+    )
 
 
 class Image:
@@ -321,7 +337,8 @@ class LLMResponse:
     Attributes:
         content: The text.
         model: The model, as the server names it.
-        usage: prompt_tokens, completion_tokens, total_tokens, as attributes and as keys.
+        usage: prompt_tokens, completion_tokens, total_tokens, as attributes and as keys; cached_tokens where the server
+            counts them.
         finish_reason: The server's `done_reason` ("stop", "length", "load", "unload"), "tool_calls" when
             the answer asks for tools, or None when the answer is not complete.
         metadata: Durations as the server sent them (nanoseconds: total_duration, load_duration,

@@ -133,7 +133,8 @@ def stats_line(response: LLMResponse) -> str:
     if (first := measured.get("time_to_first_token")) is not None:
         parts.append(f"first token after {first:.2f} s")
     if prompt := usage["prompt_tokens"]:
-        parts.append(f"prompt {prompt} tokens")
+        cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+        parts.append(f"prompt {prompt} tokens{cached}")
     return ", ".join(parts)
 
 

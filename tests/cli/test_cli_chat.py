@@ -120,6 +120,13 @@ def test_stats_are_told_apart_from_the_answer(run, server) -> None:
     assert result.stderr.endswith(" s, prompt 7 tokens\n")
 
 
+def test_stats_tell_of_cached_tokens(run, server) -> None:
+    counters = {"eval_count": 2, "prompt_eval_count": 7, "prompt_eval_cached_count": 5}
+    last = {"message": {"role": "assistant", "content": "a"}, "done": True, "done_reason": "stop", **counters}
+    server.on(path="/api/chat").reply(lines=[last])
+    assert run("chat", "x", "--stats").stderr.endswith(" s, prompt 7 tokens (5 cached)\n")
+
+
 def test_stats_that_a_server_does_not_send(run, server) -> None:
     server.fault("missing_counter")
     assert run("chat", "x", "--stats").stderr.startswith("0 tokens, first token after ")

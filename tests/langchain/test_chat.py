@@ -131,6 +131,31 @@ async def test_the_four_ways_agree_in_v1(chat: Make, ollama_server: OllamaServer
         assert answer.response_metadata["output_version"] == "v1"
 
 
+async def test_cached_tokens_are_input_token_details(chat: Make, ollama_server: OllamaServer) -> None:
+    last = {"message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop", **COUNTERS}
+    ollama_server.reply(lines=[{**last, "prompt_eval_cached_count": 2}])
+    for answer in await answers(chat()):
+        assert answer.usage_metadata is not None
+        assert answer.usage_metadata["input_tokens"] == 3
+        assert answer.usage_metadata["input_token_details"] == {"cache_read": 2}
+
+
+def test_fields_without_a_keyword_are_merged(chat: Make, ollama_server: OllamaServer) -> None:
+    model = chat(
+        extra_body={"a": 1, "b": 2}, provider=OllamaProvider("llama3.2", ollama_server.url, extra_body={"c": 0})
+    )
+    model.invoke("Hi", extra_body={"b": 3})
+    assert {"a": 1, "b": 3, "c": 0}.items() <= body(ollama_server).items()
+    OllamaEmbeddings(model="all-minilm", base_url=ollama_server.url, extra_body={"a": 1}).embed_query("Hi")
+    assert body(ollama_server)["a"] == 1
+    OllamaLLM(model="llama3.2", base_url=ollama_server.url, extra_body={"a": 1}).invoke("Hi", extra_body={"a": None})
+    assert "a" not in body(ollama_server)
+    with pytest.raises(ValueError, match="extra_body: 'think' has an argument of its own"):
+        chat(extra_body={"think": True})
+    with pytest.raises(TypeError, match=r"^extra_body: expected a mapping"):
+        model.invoke("Hi", extra_body="a")
+
+
 async def test_reasoning_is_not_passed_on_when_it_is_switched_off(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply("Good day.", thinking="A greeting.", model="qwen3")
     for answer in await answers(chat("qwen3"), reasoning=False):
@@ -138,7 +163,7 @@ async def test_reasoning_is_not_passed_on_when_it_is_switched_off(chat: Make, ol
     assert body(ollama_server)["think"] is False
 
 
-@pytest.mark.parametrize("level", [True, "low", "high"])
+@pytest.mark.parametrize("level", [True, "low", "high", "max", "minimal"])
 def test_reasoning_has_levels(chat: Make, ollama_server: OllamaServer, level: bool | str) -> None:
     chat("qwen3", reasoning=level).invoke("Hi")
     assert body(ollama_server)["think"] == level

@@ -22,6 +22,7 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
+from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama, responses
 from namel3ss_ollama import (
     AuthenticationError,
@@ -129,6 +130,15 @@ async def test_completions_stream_as_chats_do(ollama_server: OllamaServer, llm: 
     assert [response.delta for response in llm.stream_complete("Hello")] == [*TOKENS, ""]
 
 
+def test_cached_tokens_are_in_the_usage(ollama_server: OllamaServer, llm: Ollama) -> None:
+    counters = {"prompt_eval_count": 7, "prompt_eval_cached_count": 5, "eval_count": 1}
+    last = {"message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop", **counters}
+    ollama_server.on(path="/api/chat").reply(lines=[last])
+    for response in (llm.chat(ASK), [*llm.stream_chat(ASK)][-1]):
+        expected = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8, "cached_tokens": 5}
+        assert response.raw["usage"] == expected
+
+
 def test_a_prompt_is_sent_as_a_users_message(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
     llm = make_llm(completion_to_prompt=lambda prompt: f"<{prompt}>")
     llm.complete("one")
@@ -217,6 +227,33 @@ def test_an_unknown_keyword_is_an_error_that_names_the_nearest(llm: Ollama, olla
     with pytest.raises(TypeError, match="additional_kwargs"):
         Ollama("llama3.2", zzz=1)
     assert ollama_server.requests == []
+
+
+@pytest.mark.parametrize("level", [False, "low", "max", "minimal"])
+def test_thinking_has_the_levels_of_the_model(make_llm: Any, sent: Any, level: bool | str) -> None:
+    make_llm("qwen3", thinking=level).chat(ASK)
+    assert sent()[-1]["think"] == level
+
+
+def test_fields_without_a_keyword_are_merged(make_llm: Any, sent: Any, ollama_server: OllamaServer) -> None:
+    llm = make_llm(extra_body={"a": 1, "b": 2})
+    llm.chat(ASK)
+    assert {"a": 1, "b": 2}.items() <= sent()[-1].items()
+    llm.complete("Hi", extra_body={"b": 3})
+    assert {"a": 1, "b": 3}.items() <= sent()[-1].items()
+    make_llm(additional_kwargs={"extra_body": {"a": 4}}).chat(ASK)
+    assert sent()[-1]["a"] == 4
+    OllamaEmbedding("all-minilm", ollama_server.url, extra_body={"a": 1}).get_text_embedding("Hi")
+    assert sent("/api/embed")[-1]["a"] == 1
+    with pytest.raises(ValueError, match=r"^extra_body: 'seed' has an argument of its own"):
+        make_llm(extra_body={"seed": 1})
+    with pytest.raises(TypeError, match=r"^extra_body: expected a mapping"):
+        llm.chat(ASK, extra_body="a")
+
+
+def test_a_level_that_is_none_fails_at_construction() -> None:
+    with pytest.raises(ValueError, match=r"^think: expected True, False or a level"):
+        Ollama("qwen3", thinking=" ")
 
 
 @pytest.mark.parametrize(

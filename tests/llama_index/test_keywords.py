@@ -85,8 +85,9 @@ def test_those_of_embeddings(ollama_server: OllamaServer, sent: Any) -> None:
 
 def test_they_are_the_cores_fields() -> None:
     """Where the core learns of one, so does this."""
-    assert {"format", "think", "keep_alive", "logprobs", "top_logprobs", "shift", "truncate"} == CHAT_FIELDS
-    assert {"dimensions", "keep_alive", "on_truncation", "truncate"} == EMBED_FIELDS
+    expected = {"extra_body", "format", "think", "keep_alive", "logprobs", "top_logprobs", "shift", "truncate"}
+    assert expected == CHAT_FIELDS
+    assert {"dimensions", "extra_body", "keep_alive", "on_truncation", "truncate"} == EMBED_FIELDS
 
 
 # In the constructor

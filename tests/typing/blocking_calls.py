@@ -33,6 +33,7 @@ def results(provider: OllamaProvider) -> None:
     assert_type(sync.embed("x", truncate=True), EmbedResponse)
     assert_type(sync.list_models(), list[Json])
     assert_type(sync.show_model("x", verbose=True), Json)
+    assert_type(sync.exists("x"), bool)
     assert_type(sync.context_window(num_ctx=2048), int | None)
     assert_type(sync.pull_model("x", insecure=True), SyncIterator[Json])
     assert_type(next(sync.push_model()), Json)

@@ -81,7 +81,7 @@ class Seeded(Ollama):
 def errors(llm: Ollama) -> None:
     Ollama(1)  # error: arg-type
     Ollama("m", max_tokens="many")  # error: arg-type
-    Ollama("m", thinking="very")  # error: arg-type
+    Ollama("m", thinking=0.5)  # error: arg-type
     OllamaEmbedding("m", dimensions="128")  # error: arg-type
     llm.load(True)  # error: call-arg
     llm.complete(3)  # error: arg-type

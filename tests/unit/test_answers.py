@@ -264,8 +264,9 @@ def test_a_line_of_another_shape_is_malformed(kind: Any, line: Line) -> None:
         {**chat("x"), "logprobs": 5},
         {**chat("x", done=True), "eval_count": "6"},
         {**chat("x", done=True), "prompt_eval_count": [1]},
+        {**chat("x", done=True), "prompt_eval_cached_count": "1"},
     ],
-    ids=["logprobs", "eval_count", "prompt_eval_count"],
+    ids=["logprobs", "eval_count", "prompt_eval_count", "prompt_eval_cached_count"],
 )
 def test_a_number_that_is_none_is_malformed_too(line: Line) -> None:
     # Once wrong: a TypeError from deep inside instead of an LLMError

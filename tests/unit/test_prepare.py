@@ -144,7 +144,7 @@ def test_a_model_has_a_name(model: Any, error: type[Exception]) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
-        ("think", "hard", ValueError),
+        ("think", "", ValueError),
         ("keep_alive", True, TypeError),
         ("keep_alive", [5], TypeError),
         ("logprobs", 1, TypeError),
@@ -374,7 +374,7 @@ def test_a_format_that_refers_to_nothing_is_named() -> None:
 
 
 @pytest.mark.parametrize("where", ["call", "defaults"])
-@pytest.mark.parametrize("think", [True, "high"])
+@pytest.mark.parametrize("think", [True, "high", "xhigh"])
 def test_a_forced_call_leaves_no_room_for_thinking(where: str, think: Any) -> None:
     given, call = (defaults(), {"think": think}) if where == "call" else (defaults(think=think), {})
     assert chat(given, tools=[TOOL], tool_choice="required", **call).body["think"] is False

@@ -68,3 +68,22 @@ async def test_what_a_server_does_says_what_it_is() -> None:
     version.saw("0.5")
     await version.ask()
     assert version.at_least("0.12.6")
+
+
+async def test_what_is_learnt_is_not_asked_for() -> None:
+    server = Server("0.1")
+    version = server.version
+    version.learn("0.9.3")
+    await version.ask()
+    assert server.asked == 0
+    assert version.before("0.9.4")
+    assert version.at_least("0.9.3")
+
+
+def test_what_was_seen_is_only_the_least_that_it_can_be() -> None:
+    version = Server("0.1").version
+    version.saw("0.12.6")
+    assert not version.before("0.40")
+    version.learn("0.12.9")
+    version.saw("0.12.6")
+    assert version.before("0.40")

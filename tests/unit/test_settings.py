@@ -221,6 +221,7 @@ def test_a_switch_is_a_boolean(name: str, value: Any) -> None:
         ("num_batch", 1, 0),
         ("num_gpu", -1, -2),
         ("main_gpu", 0, -1),
+        ("draft_num_predict", 0, -1),
         ("num_thread", 0, -1),
     ],
 )
@@ -365,14 +366,14 @@ def test_what_has_a_keyword_is_checked_inside_options_as_well() -> None:
         merge_options({"options": {"temperature": NAN}})
 
 
-@pytest.mark.parametrize("value", [True, False, "low", "medium", "high"])
+@pytest.mark.parametrize("value", [True, False, "low", "medium", "high", "max", "minimal", "LOW"])
 def test_a_known_think_passes(value: Any) -> None:
     check_think(value)
 
 
-@pytest.mark.parametrize("value", ["", "hard", 1, 0, None, [], "LOW"])
+@pytest.mark.parametrize("value", ["", " ", 1, 0, None, [], b"low"])
 def test_an_unknown_think_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"^think: expected True, False or one of low, medium, high"):
+    with pytest.raises(ValueError, match=r"^think: expected True, False or a level of the model's, such as 'high'"):
         check_think(value)
 
 

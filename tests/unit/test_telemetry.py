@@ -200,6 +200,17 @@ def test_a_first_chunk_without_a_slot_counts_from_the_beginning(clock: Clock) ->
     assert telemetry.stats(running=0, queued=0).first_token_seconds == 4
 
 
+def test_cached_tokens_are_counted_and_on_the_span_where_the_server_tells_them(seen: Seen) -> None:
+    telemetry = Telemetry(URL)
+    cached = Usage(prompt_tokens=10, completion_tokens=6, total_tokens=16, cached_tokens=8)
+    for usage in (cached, USAGE, cached):
+        telemetry.end(telemetry.begin("chat", BODY, streaming=False), "success", usage=usage, response=answer())
+    stats = telemetry.stats(running=0, queued=0)
+    assert (stats.prompt_tokens, stats.cached_tokens) == (30, 16)
+    name = "gen_ai.usage.cache_read.input_tokens"
+    assert [(span.attributes or {}).get(name) for span in seen.spans] == [8, None, 8]
+
+
 def test_retries_are_counted() -> None:
     telemetry = Telemetry(URL)
     call = telemetry.begin("chat", BODY, streaming=False)

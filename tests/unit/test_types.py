@@ -126,7 +126,7 @@ def test_an_unknown_role_is_refused(role: object) -> None:
         Message(role)
 
 
-@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "control", "context", "users"])
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "developer", "control", "context", "users"])
 def test_known_roles_pass_and_those_that_a_template_may_know(role: str) -> None:
     assert Message(role).content == ""
 
@@ -225,3 +225,21 @@ def test_usage_is_a_dict_with_attributes() -> None:
     for twin in (pickle.loads(pickle.dumps(usage)), copy.copy(usage), copy.deepcopy(usage)):
         assert type(twin) is Usage
         assert twin == usage
+
+
+def test_usages_add_up_with_what_either_has() -> None:
+    one = Usage(prompt_tokens=3, completion_tokens=4, total_tokens=7)
+    other = Usage(prompt_tokens=10, completion_tokens=1, total_tokens=11, cached_tokens=8)
+    for added in (one.plus(other), other.plus(one)):
+        assert added == {"prompt_tokens": 13, "completion_tokens": 5, "total_tokens": 18, "cached_tokens": 8}
+
+
+def test_cached_tokens_are_there_where_the_server_counts_them() -> None:
+    old = usage_of({"prompt_eval_count": 5, "eval_count": 1})
+    assert old.cached_tokens is None
+    assert "cached_tokens" not in old
+    for cached in (0, 4):
+        new = usage_of({"prompt_eval_count": 5, "prompt_eval_cached_count": cached, "eval_count": 1})
+        assert new == {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_tokens": cached}
+        assert new.cached_tokens == new["cached_tokens"] == cached
+        assert pickle.loads(pickle.dumps(new)) == new

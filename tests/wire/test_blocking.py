@@ -116,6 +116,8 @@ def test_models(provider: OllamaProvider) -> None:
     sync = provider.sync
     assert "llama3.2:latest" in [model["name"] for model in sync.list_models()]
     assert "completion" in sync.show_model()["capabilities"]
+    assert sync.exists()
+    assert not sync.exists("nope")
     assert sync.context_window(num_ctx=2048) == 2048
     assert sync.preload().finish_reason == "load"
     assert [model["name"] for model in sync.running_models()] == ["llama3.2:latest"]

@@ -18,6 +18,7 @@ from namel3ss_ollama import (
     MalformedResponseError,
     ModelNotFoundError,
     OllamaProvider,
+    ServerError,
     StreamInterruptedError,
 )
 from namel3ss_ollama.models import _QUICK
@@ -129,6 +130,32 @@ async def test_create_from_a_model_and_from_files(provider: Any, ollama_server: 
     assert len([r for r in ollama_server.requests if r.method == "POST" and "/api/blobs/" in r.path]) == before
     with pytest.raises(ValueError, match="from_model"):
         [p async for p in provider.create_model("x")]
+
+
+async def test_create_with_what_newer_servers_take(provider: Any, ollama_server: OllamaServer) -> None:
+    given: dict[str, Any] = {
+        "renderer": "qwen3-coder", "parser": "qwen3-coder", "requires": "0.14.0", "info": {"general.name": "Mine"},
+        "draft_quantize": "q8_0", "remote_host": "https://example.org",
+    }  # fmt: skip
+    draft = {"draft.gguf": b"draft"}
+    [p async for p in provider.create_model("mine", from_model="llama3.2", draft_files=draft, **given)]
+    body = ollama_server.requests[-1].payload
+    assert given.items() <= body.items()
+    (digest,) = body["draft_files"].values()
+    assert [r.path for r in ollama_server.requests if r.method == "POST"] == [f"/api/blobs/{digest}", "/api/create"]
+    with pytest.raises(ValueError, match=r"^create_model: give from_model, or files"):
+        [p async for p in provider.create_model("mine", draft_files=draft)]
+
+
+async def test_whether_a_model_exists(provider: Any, ollama_server: OllamaServer) -> None:
+    assert await provider.exists()
+    assert await provider.exists("qwen3:latest")
+    assert not await provider.exists("nope")
+    with pytest.raises(ValueError, match=r"^model: 'a b' is not a model's name"):
+        await provider.exists("a b")
+    ollama_server.reply(path="/api/show", status=500, json={"error": "disk failure"})
+    with pytest.raises(ServerError, match="disk failure"):
+        await provider.exists()
 
 
 async def test_a_creation_that_ends_early(provider: Any, ollama_server: OllamaServer) -> None:

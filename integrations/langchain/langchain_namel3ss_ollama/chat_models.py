@@ -113,9 +113,9 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     """
 
     reasoning: bool | str | None = None
-    """Whether a model that can shall think first: True, False, or "low", "medium", "high"; None leaves it to the
-    model. What it thinks is in `additional_kwargs["reasoning_content"]`, or in blocks of the content with
-    `output_version="v1"`."""
+    """Whether a model that can shall think first: True, False, or a level that it has, such as "low", "medium", "high"
+    or "max"; None leaves it to the model. What it thinks is in `additional_kwargs["reasoning_content"]`, or in blocks
+    of the content with `output_version="v1"`."""
 
     format: Literal["", "json"] | dict[str, Any] | None = None
     """"json", or a JSON schema that the answer has to hold to."""

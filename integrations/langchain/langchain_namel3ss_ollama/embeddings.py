@@ -13,6 +13,9 @@ from namel3ss_ollama import LLMError, run_sync
 
 __all__ = ["OllamaEmbeddings"]
 
+_OF_EMBED = frozenset({"extra_body", "keep_alive", "timeout"})
+"""Settings of the core's `embed` that are no runtime options."""
+
 
 class OllamaEmbeddings(OllamaSettings, Embeddings):
     """An embedding model on an Ollama server; a drop-in for `langchain_ollama.OllamaEmbeddings`.
@@ -75,7 +78,7 @@ class OllamaEmbeddings(OllamaSettings, Embeddings):
             return []
         settings: dict[str, Any] = self._settings_of_call({}, None)
         extra = settings.pop("options", {})
-        options = {name: settings.pop(name) for name in list(settings) if name not in {"keep_alive", "timeout"}}
+        options = {name: settings.pop(name) for name in list(settings) if name not in _OF_EMBED}
         for name in ("stream_config", "on_truncation"):
             options.pop(name, None)  # of the provider; embeddings have no stream
         try:

@@ -31,7 +31,8 @@ from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig, run_sync
 __all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reject_unknown"]
 
 ALIASES = {"model_name": "model", "max_tokens": "num_predict"}
-CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_config", "on_truncation"})
+_PASS_ON = "options={...} passes on runtime options without a keyword, extra_body={...} other fields of the request"
+CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_config", "on_truncation", "extra_body"})
 """Settings that are not runtime options, and that a call of any kind may override under the same name."""
 
 
@@ -107,6 +108,9 @@ class OllamaSettings(BaseModel):
     options: dict[str, Any] | None = None
     """Runtime options that have no field here."""
 
+    extra_body: dict[str, Any] | None = None
+    """Fields of the request beside the runtime options that have no field here, such as those of a newer server."""
+
     stop: list[str] | str | None = None
     """Texts that end the answer. A call's own replace these."""
 
@@ -148,13 +152,14 @@ class OllamaSettings(BaseModel):
     """Whether line ends count as repetitions too. Newer servers take no notice."""
 
     mirostat: int | None = None
-    """Sampling that steers towards a level of surprise: 0 for off, 1 or 2 for its versions."""
+    """Sampling that steers towards a level of surprise: 0 for off, 1 or 2 for its versions. Newer servers take no
+    notice."""
 
     mirostat_eta: float | None = None
-    """How fast Mirostat corrects itself."""
+    """How fast Mirostat corrects itself. Newer servers take no notice."""
 
     mirostat_tau: float | None = None
-    """The level of surprise that Mirostat steers towards; lower is more focused."""
+    """The level of surprise that Mirostat steers towards; lower is more focused. Newer servers take no notice."""
 
     seed: int | None = None
     """Makes answers repeatable: the same seed and request, the same answer."""
@@ -178,7 +183,7 @@ class OllamaSettings(BaseModel):
     """How many threads compute on the CPU; 0 lets the server decide."""
 
     numa: bool | None = None
-    """Whether memory is placed for machines of several NUMA nodes."""
+    """Whether memory is placed for machines of several NUMA nodes. Newer servers take no notice."""
 
     low_vram: bool | None = None
     """Whether to spare the GPU's memory. Newer servers take no notice."""
@@ -187,10 +192,13 @@ class OllamaSettings(BaseModel):
     """Whether the model's file is mapped into memory rather than read."""
 
     use_mlock: bool | None = None
-    """Whether the model is kept from being swapped out."""
+    """Whether the model is kept from being swapped out. Newer servers take no notice."""
 
     vocab_only: bool | None = None
-    """Whether only the vocabulary is loaded, without the weights."""
+    """Whether only the vocabulary is loaded, without the weights. Newer servers take no notice."""
+
+    draft_num_predict: int | None = None
+    """How many tokens a model's draft model writes ahead, for the model to check at once (newer servers)."""
 
     if TYPE_CHECKING:  # other names of fields, which the constructor takes
         max_tokens: int | None = None
@@ -257,7 +265,12 @@ class OllamaSettings(BaseModel):
         checked: dict[str, Any] = self._runtime_options()
         if self.options is not None:
             checked["options"] = _with_aliases(self.options)
-        values = {"keep_alive": self.keep_alive, "on_truncation": self.policy_of_provider(), "timeout": self.timeout}
+        values = {
+            "keep_alive": self.keep_alive,
+            "on_truncation": self.policy_of_provider(),
+            "timeout": self.timeout,
+            "extra_body": self.extra_body,
+        }
         checked.update({name: value for name, value in values.items() if value is not None})
         return checked
 
@@ -318,6 +331,9 @@ class OllamaSettings(BaseModel):
                 settings[name] = given[name]
         if "keep_alive" not in settings and self.keep_alive is not None:
             settings["keep_alive"] = self.keep_alive
+        extra = settings.get("extra_body", {})
+        if self.extra_body and isinstance(extra, Mapping):  # the core refuses what is none
+            settings["extra_body"] = {**self.extra_body, **extra}
         if self.provider is not None:  # one of our own was made with these
             for name in ("timeout", "stream_config", "on_truncation"):
                 if name not in settings and (value := getattr(self, name)) is not None:
@@ -330,6 +346,8 @@ class OllamaSettings(BaseModel):
         identity.update(sorted(self._runtime_options().items()))
         if self.options:
             identity["options"] = self.options
+        if self.extra_body:
+            identity["extra_body"] = self.extra_body
         if defaults := self._shared_defaults():
             identity["provider_options"] = defaults
         return identity
@@ -381,7 +399,7 @@ def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, sorted(names), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "options={...} passes on what has no keyword"
+            hint = f"did you mean {near[0]!r}?" if near else _PASS_ON
             raise TypeError(f"{where} got an unexpected keyword argument {name!r}; {hint}")
 
 

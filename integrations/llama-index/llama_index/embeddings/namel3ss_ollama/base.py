@@ -88,6 +88,7 @@ class OllamaEmbedding(BaseEmbedding):
         on_truncation: What becomes of a text that does not fit the context window: "warn" (its beginning is embedded, a
             warning is logged), "error", "ignore", or "split" (it is embedded in pieces, and its vector is their mean).
             By default as the provider says: "warn".
+        extra_body: Fields of the request that have no keyword, such as those of a newer server.
         max_batch_chars: How many characters go into one request; a longer text goes alone.
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
@@ -124,6 +125,7 @@ class OllamaEmbedding(BaseEmbedding):
     on_truncation: Literal["warn", "error", "ignore", "split"] | None = Field(
         default=None, description="What becomes of a text that does not fit the context window."
     )
+    extra_body: dict[str, Any] | None = Field(default=None, description="Fields of the request without a keyword.")
     max_batch_chars: int = Field(default=200_000, description="How many characters go into one request.", gt=0)
     headers: dict[str, str] | None = Field(
         default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
@@ -167,6 +169,7 @@ class OllamaEmbedding(BaseEmbedding):
         dimensions: int | None = None,
         truncate: bool | None = None,
         on_truncation: Literal["warn", "error", "ignore", "split"] | None = None,
+        extra_body: dict[str, Any] | None = None,
         max_batch_chars: int = 200_000,
         headers: dict[str, str] | None = None,
         api_key: str | None = None,
@@ -196,6 +199,7 @@ class OllamaEmbedding(BaseEmbedding):
             "dimensions": dimensions,
             "truncate": truncate,
             "on_truncation": on_truncation,
+            "extra_body": extra_body,
             "max_batch_chars": max_batch_chars,
             "headers": headers,
             "api_key": api_key,
@@ -315,6 +319,7 @@ class OllamaEmbedding(BaseEmbedding):
             "on_truncation": self.on_truncation,
             "dimensions": self.dimensions,
             "keep_alive": self.keep_alive,
+            "extra_body": self.extra_body,
         }
         settings = one_layer(fields, self.ollama_additional_kwargs, {}, EMBED_FIELDS)
         try:

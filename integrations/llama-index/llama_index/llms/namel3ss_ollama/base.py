@@ -122,7 +122,8 @@ class Ollama(StructuredOutputs):
         async_client: As `client`.
         is_function_calling_model: Whether the model can call tools.
         keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
-        thinking: Whether, or how much, the model thinks before it answers.
+        thinking: Whether, or how much, the model thinks before it answers: True, False, or a level that it has, such
+            as "low", "medium", "high" or "max".
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
         max_tokens: The most tokens of an answer, sent as `num_predict`.
@@ -131,6 +132,8 @@ class Ollama(StructuredOutputs):
         stream_config: Deadlines and limits of each request.
         on_truncation: What to do when the server cut the prompt to its context window: "warn", "error", "ignore".
         provider: An `OllamaProvider` to use, with its address, limits, retries and defaults.
+        extra_body: Fields of the request beside the runtime options that have no keyword, such as those of a newer
+            server; those of a call, or in `additional_kwargs`, win one by one.
         allow_image_urls: Whether pictures given as a URL are fetched, by this machine from any server it can reach.
         max_image_bytes: The largest picture that is fetched.
         **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
@@ -158,7 +161,7 @@ class Ollama(StructuredOutputs):
     additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="More runtime options.")
     is_function_calling_model: bool = Field(default=True, description="Whether the model can call tools.")
     keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
-    thinking: bool | Literal["low", "medium", "high"] | None = Field(
+    thinking: bool | str | None = Field(
         default=None, description="Whether, or how much, the model thinks before it answers."
     )
     headers: dict[str, str] | None = Field(
@@ -174,6 +177,7 @@ class Ollama(StructuredOutputs):
     on_truncation: Literal["warn", "error", "ignore"] | None = Field(
         default=None, description="What to do when the server cut the prompt."
     )
+    extra_body: dict[str, Any] | None = Field(default=None, description="Fields of the request without a keyword.")
     allow_image_urls: bool = Field(default=False, description="Whether pictures given as a URL are fetched.")
     max_image_bytes: int = Field(default=20_000_000, gt=0, description="The largest picture that is fetched.")
 
@@ -202,7 +206,7 @@ class Ollama(StructuredOutputs):
         async_client: Any = None,
         is_function_calling_model: bool = True,
         keep_alive: float | str | None = None,
-        thinking: bool | Literal["low", "medium", "high"] | None = None,
+        thinking: bool | str | None = None,
         headers: dict[str, str] | None = None,
         *,
         api_key: str | None = None,
@@ -212,6 +216,7 @@ class Ollama(StructuredOutputs):
         stream_config: StreamConfig | None = None,
         on_truncation: Literal["warn", "error", "ignore"] | None = None,
         provider: OllamaProvider | None = None,
+        extra_body: dict[str, Any] | None = None,
         allow_image_urls: bool = False,
         max_image_bytes: int = 20_000_000,
         **kwargs: Any,
@@ -241,13 +246,14 @@ class Ollama(StructuredOutputs):
             "retry": retry,
             "stream_config": stream_config,
             "on_truncation": on_truncation,
+            "extra_body": extra_body,
             "allow_image_urls": allow_image_urls,
             "max_image_bytes": max_image_bytes,
         }
         super().__init__(**fields, **kwargs)
         deadlines(self.request_timeout, self.stream_config)
         one_layer({}, self.additional_kwargs, {}, CHAT_FIELDS)
-        check_options({"max_tokens": max_tokens})
+        check_options({"max_tokens": max_tokens, "think": self.thinking, "extra_body": extra_body})
         self._provider = connect(
             self.model,
             provider,
@@ -416,6 +422,9 @@ class Ollama(StructuredOutputs):
             call["headers"] = {**call["headers"], **headers} if call.get("headers") else headers
         settings = self._one_layer(call)
         settings.setdefault("model", self.model)
+        extra = settings.get("extra_body", {})
+        if self.extra_body and isinstance(extra, Mapping):  # the core refuses what is none
+            settings["extra_body"] = {**self.extra_body, **extra}
         forced = choice not in (None, "auto", "none")
         if forced and call.get("format") is None:
             settings.pop("format", None)  # a forced call is a format of its own

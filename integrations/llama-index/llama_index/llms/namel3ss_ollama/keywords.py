@@ -17,7 +17,7 @@ __all__ = ["CHAT_FIELDS", "EMBED_FIELDS", "check_options", "one_layer", "reject_
 _OPTIONS = frozenset(RuntimeOptions.__annotations__)
 CHAT_FIELDS = frozenset(CallOptions.__annotations__) - _OPTIONS - {"options"}
 """Fields of a chat's request that are no runtime options."""
-EMBED_FIELDS = frozenset({"dimensions", "keep_alive", "on_truncation", "truncate"})
+EMBED_FIELDS = frozenset({"dimensions", "extra_body", "keep_alive", "on_truncation", "truncate"})
 """Those of a request for embeddings."""
 _ELSEWHERE = {
     "api_key": "api_key= of the constructor",
