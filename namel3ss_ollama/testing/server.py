@@ -14,11 +14,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from namel3ss_ollama.versions import numbers
 
-from .checks import State
+from .checks import Cloud, State
 from .faults import Fault
 from .hub import Hub
 from .models import DEFAULT_MODELS, Model, Models
@@ -42,11 +42,12 @@ class OllamaServer:
     """An Ollama server on a loopback port, for tests.
 
     `models` are the models it has: names or `Model`s, `None` for one that accepts any name. `version` is what
-    `/api/version` says, and decides how an input that is too long is cut or refused. `context_length` is the window
-    in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
+    `/api/version` says, and the server behaves as that version does: docs/compatibility.md. `context_length` is the
+    window in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
     default). `tokens_per_second` slows every stream down (None: as fast as it goes). `keep_alive=False` closes each
-    connection after its answer. `port` 0 takes a free one. Raises `ValueError` for a value that makes no sense,
-    `OSError` from `start()` when the port is taken.
+    connection after its answer. `port` 0 takes a free one. `cloud` is whether its cloud models ("gpt-oss:120b-cloud")
+    run: it is "signed_in", "signed_out" (then only a request with a key gets through), or "disabled". Raises
+    `ValueError` for a value that makes no sense, `OSError` from `start()` when the port is taken.
 
     Use it as a context manager, or call `start()` and `stop()`. Leaving the `with` block raises `RuntimeError` if a
     predicate or reply function of the test, or the server itself, failed while answering.
@@ -61,6 +62,7 @@ class OllamaServer:
         tokens_per_second: float | None = None,
         keep_alive: bool = True,
         port: int = 0,
+        cloud: Cloud = "signed_in",
     ) -> None:
         if tokens_per_second is not None and not tokens_per_second > 0:
             raise ValueError(f"tokens_per_second: {tokens_per_second} is not positive")
@@ -69,7 +71,9 @@ class OllamaServer:
         if context_length is not None and context_length < 1:
             raise ValueError(f"context_length: {context_length} is not positive")
         numbers(version)
-        state = State(Models(models), version, context_length, tokens_per_second)
+        if cloud not in get_args(Cloud):
+            raise ValueError(f"cloud: {cloud!r} is none of {', '.join(get_args(Cloud))}")
+        state = State(Models(models), version, context_length, tokens_per_second, cloud)
         self._hub = Hub(state, keep_alive, self._close_port)
         self._wanted_port = port
         self._port: int | None = None
@@ -131,6 +135,11 @@ class OllamaServer:
     def url(self) -> str:
         """`http://127.0.0.1:<port>`, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def version(self) -> str:
+        """The version of Ollama that it behaves as."""
+        return self._hub.state.version
 
     @property
     def models(self) -> Models:
