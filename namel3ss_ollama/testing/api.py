@@ -168,8 +168,8 @@ def _check_logprobs(payload: dict[str, object], version: str) -> None:
 
 def _chat(state: State, record: Record, scripted: Scripted) -> Answer:
     payload = payload_of(record, "ChatRequest")
-    check_think(payload, "ChatRequest", state.version)
-    _check_logprobs(payload, state.version)
+    check_think(payload, "ChatRequest", state.fields)
+    _check_logprobs(payload, state.fields)
     name = name_of(payload)
     keep = seconds_of(payload.get("keep_alive"))
     if not name:
@@ -194,8 +194,8 @@ def _chat(state: State, record: Record, scripted: Scripted) -> Answer:
 
 def _generate(state: State, record: Record, scripted: Scripted) -> Answer:
     payload = payload_of(record, "GenerateRequest")
-    check_think(payload, "GenerateRequest", state.version)
-    _check_logprobs(payload, state.version)
+    check_think(payload, "GenerateRequest", state.fields)
+    _check_logprobs(payload, state.fields)
     name = name_of(payload)
     keep = seconds_of(payload.get("keep_alive"))
     model = found_model(state, name)

@@ -97,6 +97,8 @@ class State:
     """OLLAMA_CONTEXT_LENGTH in tokens; None is the default of that version."""
     tokens_per_second: float | None = None
     cloud: Cloud = "signed_in"
+    fields: str = "0.9.3"
+    """The version whose levels of `think` and whose `logprobs` a request may use."""
     loaded: dict[str, Loaded] = field(default_factory=dict[str, "Loaded"])
     blobs: set[str] = field(default_factory=set[str])
     last_prompts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])

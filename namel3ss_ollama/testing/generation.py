@@ -80,7 +80,7 @@ def generation(
     if calls and reply.tool_calls_in_one_line:
         calls = [",".join(calls)]
     count = len(thinking) + len(words) + len(calls)
-    logprobs = _logprobs(record, reply, words, state.version)
+    logprobs = _logprobs(record, reply, words, state.fields)
     tail = _tail(record, reply, prompt, count, rate, chat)
     build = _stream if record.payload.get("stream") is not False else _whole
     if reply.error is not None:

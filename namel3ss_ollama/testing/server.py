@@ -36,13 +36,15 @@ if TYPE_CHECKING:
 __all__ = ["OllamaServer"]
 
 _BACKLOG = 4096
+_DEFAULT, _NEWEST = "0.9.3", "0.40"
 
 
 class OllamaServer:
     """An Ollama server on a loopback port, for tests.
 
     `models` are the models it has: names or `Model`s, `None` for one that accepts any name. `version` is what
-    `/api/version` says, and the server behaves as that version does: docs/compatibility.md. `context_length` is the
+    `/api/version` says, and the server behaves as that version does: docs/compatibility.md. Without one it is a 0.9.3
+    that takes levels of `think` and `logprobs`, which that version does not know. `context_length` is the
     window in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
     default). `tokens_per_second` slows every stream down (None: as fast as it goes). `keep_alive=False` closes each
     connection after its answer. `port` 0 takes a free one. `cloud` is whether its cloud models ("gpt-oss:120b-cloud")
@@ -57,7 +59,7 @@ class OllamaServer:
         self,
         models: Iterable[str | Model] | None = DEFAULT_MODELS,
         *,
-        version: str = "0.9.3",
+        version: str | None = None,
         context_length: int | None = None,
         tokens_per_second: float | None = None,
         keep_alive: bool = True,
@@ -70,10 +72,12 @@ class OllamaServer:
             raise ValueError(f"port: {port} is no port")
         if context_length is not None and context_length < 1:
             raise ValueError(f"context_length: {context_length} is not positive")
+        fields = _NEWEST if version is None else version
+        version = _DEFAULT if version is None else version
         numbers(version)
         if cloud not in get_args(Cloud):
             raise ValueError(f"cloud: {cloud!r} is none of {', '.join(get_args(Cloud))}")
-        state = State(Models(models), version, context_length, tokens_per_second, cloud)
+        state = State(Models(models), version, context_length, tokens_per_second, cloud, fields)
         self._hub = Hub(state, keep_alive, self._close_port)
         self._wanted_port = port
         self._port: int | None = None
