@@ -24,5 +24,10 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def at_least(version: str, minimum: str) -> bool:
-    """Whether a version is the given one or a later one."""
-    return numbers(version) >= numbers(minimum)
+    """Whether a version is the given one or a later one.
+
+    >>> at_least("0.12", "0.12.0"), at_least("0.9.3", "0.12")
+    (True, False)
+    """
+    found, wanted = numbers(version), numbers(minimum)
+    return found + (0,) * (len(wanted) - len(found)) >= wanted

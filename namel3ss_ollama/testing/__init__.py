@@ -26,6 +26,7 @@ received and sent is in `server.requests`; `server.wait_for` waits for what is n
 faults. In pytest the fixture `ollama_server` is a server that runs for one test.
 """
 
+from .answers import llama_server_error
 from .faults import FAULTS, Fault, FaultInfo
 from .gate import Gate
 from .models import CAPABILITIES, DEFAULT_MODELS, Model, Models
@@ -50,5 +51,6 @@ __all__ = [
     "Reply",
     "Rule",
     "ToolCall",
+    "llama_server_error",
     "minimal_instance",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "dumps",
     "error",
     "lines",
+    "llama_server_error",
     "now",
     "text",
     "unary",
@@ -126,9 +127,20 @@ def unary(value: object, status: int = 200, content_type: str = JSON_TYPE) -> An
     return Answer([Piece(dumps(value).encode())], status, {"Content-Type": content_type})
 
 
-def error(status: int, message: str) -> Answer:
-    """An error as Ollama answers it: `{"error": "..."}`."""
-    return unary({"error": message}, status)
+def error(status: int, message: str, **more: str) -> Answer:
+    """An error as Ollama answers it: `{"error": "..."}`, and what comes `more` with it."""
+    return unary({"error": message, **more}, status)
+
+
+def llama_server_error(
+    message: str, code: int = 500, kind: str = "server_error", **more: int
+) -> str:  # ollama 0.30: llm/llama_server.go, statusErrorMessage
+    """The text of an error that llama-server answered: its JSON, as servers from 0.30 on pass it on.
+
+    >>> llama_server_error("Failed to parse grammar", 400, "invalid_request_error")
+    '{"error":{"code":400,"message":"Failed to parse grammar","type":"invalid_request_error"}}'
+    """
+    return _encode({"error": {"code": code, "message": message, "type": kind, **more}})
 
 
 def text(status: int, message: str, content_type: str = TEXT_TYPE) -> Answer:

@@ -10,33 +10,38 @@ from __future__ import annotations
 import hashlib
 from array import array
 from functools import lru_cache
+from itertools import takewhile
 from typing import cast
 
-from . import grammar
-from .answers import NDJSON_TYPE, Answer, Part, Piece, dumps, error, lines, text, unary
+from . import grammar, versions
+from .answers import NDJSON_TYPE, Answer, Part, Piece, dumps, error, lines, now, text, unary
 from .checks import (
     Handler,
     Refused,
     Scripted,
     State,
     check_options,
+    check_think,
     load,
     name_of,
     needs,
     payload_of,
     seconds_of,
+    thinks,
 )
 from .cloud import ROUTES as _CLOUD
-from .cloud import is_there
+from .cloud import check_cloud, found_model, runs_in_cloud
 from .faults import Fault
 from .generation import default_reply, default_tool_call, generation, idle
+from .kept import kept_tools
 from .models import Model
 from .record import Record
 from .registry import ROUTES as _REGISTRY
 from .replies import Reply
 from .spoil import spoil_answer, spoil_reply
 from .values import as_object
-from .windows import TooLong, fitting_text, has_dimensions, seen_prompt, shortened
+from .web import ROUTES as _WEB
+from .windows import TooLong, fitting_text, seen_prompt, shortened
 
 __all__ = ["State", "respond"]
 
@@ -52,7 +57,7 @@ def respond(state: State, record: Record, reply: Reply | None, fault: Fault | No
     if reply is not None:
         answer.delay = reply.delay
         answer.gates = {**reply.gates, **({0: reply.gate} if reply.gate is not None else {})}
-    return answer if fault is None else spoil_answer(fault, answer)
+    return answer if fault is None else spoil_answer(fault, answer, state.version)
 
 
 def _answer(state: State, record: Record, reply: Reply | None, fault: Fault | None) -> Answer:
@@ -60,7 +65,10 @@ def _answer(state: State, record: Record, reply: Reply | None, fault: Fault | No
         return _raw(reply)
     path = "/api/blobs/:digest" if record.path.startswith("/api/blobs/") else record.path
     methods = _ROUTES.get(path)
-    if methods is None or not is_there(path, state.version):
+    since, later = _LATER.get(path, (None, None))
+    if since is not None and since.on(state.version):
+        methods = later
+    if methods is None:
         return text(404, "404 page not found")
     handler = methods.get(record.method)
     if handler is None:
@@ -111,64 +119,100 @@ def _format(payload: dict[str, object], version: str) -> str | None:
     return f'invalid format: {dumps(dumps(wanted))}; expected "json" or a valid JSON Schema object'
 
 
+def _counters(state: State, model: Model, prompt: list[str]) -> dict[str, int]:
+    """How many tokens the prompt has, and how many of them the cache holds since the model's last prompt."""
+    counters = {"prompt_eval_count": max(len(prompt), 1)}
+    if versions.CACHED_COUNT.on(state.version):
+        held = state.last_prompts.get(model.name, [])
+        pairs = zip(prompt[:-1], held, strict=False)  # the last token is computed in any case
+        counters["prompt_eval_cached_count"] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        state.last_prompts[model.name] = prompt
+    return counters
+
+
 def _generated(
-    state: State, record: Record, payload: dict[str, object], model: Model, scripted: Scripted, chat: bool
+    state: State, record: Record, payload: dict[str, object], model: Model, scripted: Scripted, think: bool
 ) -> Answer:
-    problem = _format(payload, state.version)
+    chat = record.path == "/api/chat"
+    remote = runs_in_cloud(state, model)
+    problem = None if remote else _format(payload, state.version)
     if problem is not None:
         return error(500, problem) if payload.get("stream") is False else lines([{"error": problem}])
     window = load(state, model, payload)
+    record.kept_tools = kept_tools(payload.get("tools"), state.version)
     try:
-        prompt = seen_prompt(payload, record.text, chat, window)
+        prompt = seen_prompt(payload, record.text, record.kept_tools, chat, window)
     except TooLong as problem:
         raise Refused(400, str(problem)) from None
-    reply = default_reply(record, model, state.version, prompt) if scripted.reply is None else scripted.reply
+    if versions.RENDER_ONLY.on(state.version) and payload.get("_debug_render_only") is True:
+        return unary({"model": payload["model"], "created_at": now(), **_rendered(prompt, chat)})
+    reply = scripted.reply or default_reply(record, think, not remote, state.version, prompt)
     if scripted.fault is not None:
         reply = spoil_reply(scripted.fault, reply, default_tool_call(record))
     reply = shortened(reply, payload, len(prompt), window)
-    return generation(record, reply, chat, state.tokens_per_second, len(prompt))
+    return generation(state, record, model, reply, chat, _counters(state, model, prompt))
+
+
+def _rendered(prompt: list[str], chat: bool) -> dict[str, object]:
+    """The answer that tells a prompt as a template made it; the model is not asked."""
+    empty: dict[str, object] = {"message": {"role": "", "content": ""}} if chat else {"response": ""}
+    images = sum(1 for token in prompt if not token)
+    info = {"rendered_template": "".join(prompt), **({"image_count": images} if images else {})}
+    return {**empty, "done": False, "_debug_info": info}
+
+
+def _check_logprobs(payload: dict[str, object], version: str) -> None:
+    top = payload.get("top_logprobs")
+    if versions.LOGPROBS.on(version) and isinstance(top, int) and not 0 <= top <= 20:
+        raise Refused(400, "top_logprobs must be between 0 and 20")
 
 
 def _chat(state: State, record: Record, scripted: Scripted) -> Answer:
     payload = payload_of(record, "ChatRequest")
+    check_think(payload, "ChatRequest", state.fields)
+    _check_logprobs(payload, state.fields)
     name = name_of(payload)
     keep = seconds_of(payload.get("keep_alive"))
     if not name:
         raise Refused(400, "model is required")
-    model = state.models.get(name)
+    model = found_model(state, name)
+    if model is None and versions.NAMES_CHAT_MODEL.on(state.version):
+        raise Refused(404, f"model '{name}' not found")
     if model is None:
         raise Refused(404, f'model "{name}" not found, try pulling it first')
+    check_cloud(state, record, model)
     if "completion" not in model.capabilities:
         raise Refused(400, f'"{name}" does not support chat')
     if payload.get("tools"):
         needs(model, "tools", name)
-    if payload.get("think"):
-        needs(model, "thinking", name)
-    check_options(payload)
+    think = thinks(payload, model, name, state.version)
+    check_options(payload, state.version)
     if not payload.get("messages"):
         load(state, model, payload)
         return idle(name, True, "unload" if keep == 0 else "load")
-    return _generated(state, record, payload, model, scripted, True)
+    return _generated(state, record, payload, model, scripted, think)
 
 
 def _generate(state: State, record: Record, scripted: Scripted) -> Answer:
     payload = payload_of(record, "GenerateRequest")
+    check_think(payload, "GenerateRequest", state.fields)
+    _check_logprobs(payload, state.fields)
     name = name_of(payload)
     keep = seconds_of(payload.get("keep_alive"))
-    model = state.models.get(name)
+    model = found_model(state, name)
     if model is None:
         raise Refused(404, f"model '{name}' not found")
+    check_cloud(state, record, model)
     if "completion" not in model.capabilities:
         raise Refused(400, f'"{name}" does not support generate')
     if payload.get("suffix"):
         needs(model, "insert", name)
-    if payload.get("think"):
-        needs(model, "thinking", name)
-    check_options(payload)
+    think = thinks(payload, model, name, state.version)
+    check_options(payload, state.version)
     if not payload.get("prompt"):
         load(state, model, payload)
         return idle(name, False, "unload" if keep == 0 else "load")
-    return _generated(state, record, payload, model, scripted, False)
+    return _generated(state, record, payload, model, scripted, think)
 
 
 @lru_cache(maxsize=4096)
@@ -185,7 +229,7 @@ def _embedding_model(state: State, payload: dict[str, object]) -> Model:
     model = state.models.get(name)
     if model is None:
         raise Refused(404, f'model "{name}" not found, try pulling it first')
-    check_options(payload)
+    check_options(payload, state.version)
     return model
 
 
@@ -201,7 +245,7 @@ def _embed(state: State, record: Record, scripted: Scripted) -> Answer:
         return unary({"model": payload["model"], "embeddings": []})
     asked = payload.get("dimensions")
     size = model.embedding_length
-    if isinstance(asked, int) and 0 < asked < size and has_dimensions(state.version):
+    if isinstance(asked, int) and 0 < asked < size and versions.DIMENSIONS.on(state.version):
         size = asked
     try:
         seen = [fitting_text(one, payload.get("truncate") is not False, window) for one in cast("list[str]", texts)]
@@ -240,5 +284,6 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/api/embed": {"POST": _embed},
     "/api/embeddings": {"POST": _embeddings},
     **_REGISTRY,
-    **_CLOUD,
 }
+_LATER = {**_CLOUD, **_WEB}
+"""Paths that came with a version."""

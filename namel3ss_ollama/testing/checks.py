@@ -11,8 +11,9 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
+from . import versions
 from .answers import Answer, error
 from .faults import Fault
 from .models import Model, Models, canonical
@@ -22,16 +23,19 @@ from .values import as_object
 from .windows import Window, window_of
 
 __all__ = [
+    "Cloud",
     "Handler",
     "Refused",
     "Scripted",
     "State",
     "check_options",
+    "check_think",
     "load",
     "name_of",
     "needs",
     "payload_of",
     "seconds_of",
+    "thinks",
 ]
 
 FLOATS = {
@@ -44,7 +48,6 @@ FLOATS = {
         "presence_penalty",
         "frequency_penalty",
     ),
-    *("mirostat_tau", "mirostat_eta"),
 }
 INTEGERS = {
     *(
@@ -58,8 +61,11 @@ INTEGERS = {
         "seed",
         "top_k",
     ),
-    *("repeat_last_n", "mirostat"),
+    "repeat_last_n",
 }
+_LEVELS = ("high", "medium", "low", "max")
+Cloud = Literal["signed_in", "signed_out", "disabled"]
+"""What a server has of Ollama's cloud: an account, none, or a setting that forbids it."""
 SHAPES: dict[str, tuple[tuple[type, ...], str]] = {
     "model": ((str,), "string"),
     "prompt": ((str,), "string"),
@@ -90,16 +96,21 @@ class State:
     context_length: int | None = None
     """OLLAMA_CONTEXT_LENGTH in tokens; None is the default of that version."""
     tokens_per_second: float | None = None
+    cloud: Cloud = "signed_in"
+    fields: str = "0.9.3"
+    """The version whose levels of `think` and whose `logprobs` a request may use."""
     loaded: dict[str, Loaded] = field(default_factory=dict[str, "Loaded"])
     blobs: set[str] = field(default_factory=set[str])
+    last_prompts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """The tokens that the cache of each model holds."""
 
 
 class Refused(Exception):
     """A check failed; carries the answer."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, **more: str) -> None:
         super().__init__(message)
-        self.answer = error(status, message)
+        self.answer = error(status, message, **more)
 
 
 @dataclass(frozen=True)
@@ -161,15 +172,49 @@ def needs(model: Model, capability: str, name: str) -> None:
         raise Refused(400, f"registry.ollama.ai/library/{canonical(name)} does not support {capability}")
 
 
-def check_options(payload: dict[str, object]) -> None:
-    """Refuse options of the wrong type, with a 500 as the real server does."""
+def check_think(payload: dict[str, object], kind: str, version: str) -> None:
+    """Refuse a `think` that a server of this version cannot read."""
+    wanted = payload.get("think")
+    if wanted is None or isinstance(wanted, bool):
+        return
+    if not versions.THINK_LEVELS.on(version):
+        raise Refused(400, f"json: cannot unmarshal {_go(wanted)} into Go struct field {kind}.think of type bool")
+    levels = _LEVELS if versions.THINK_MAX.on(version) else _LEVELS[:-1]
+    known = ", ".join([*(f'"{one}"' for one in levels), "true", "or false"])
+    if not isinstance(wanted, str):
+        raise Refused(400, f"think must be a boolean or string ({known})")
+    if wanted not in levels and not versions.THINK_ANY_LEVEL.on(version):
+        raise Refused(400, f'invalid think value: "{wanted}" (must be {known})')
+
+
+def thinks(payload: dict[str, object], model: Model, name: str, version: str) -> bool:
+    """Whether a model is to think. Refuses where it is asked to and cannot."""
+    wanted = payload.get("think")
+    if "thinking" not in model.capabilities:
+        if wanted and versions.NAMES_THINKING_MODEL.on(version):
+            raise Refused(400, f'"{name}" does not support thinking')
+        if wanted:
+            needs(model, "thinking", name)
+        return False
+    if isinstance(wanted, bool):
+        return wanted
+    if wanted is None and not versions.THINKS_BY_DEFAULT.on(version):
+        return False
+    return bool(wanted if wanted in model.think_values else model.think_default)
+
+
+def check_options(payload: dict[str, object], version: str) -> None:
+    """Refuse options of the wrong type, with a 500 as the real server does; what it has no option for, it ignores."""
+    whole = INTEGERS | ({"draft_num_predict"} if versions.DRAFT.on(version) else set[str]())
+    whole |= {"mirostat"} if versions.SAMPLERS.on(version) else set[str]()
+    fractional = FLOATS | ({"mirostat_tau", "mirostat_eta"} if versions.SAMPLERS.on(version) else set[str]())
     for name, value in as_object(payload.get("options")).items():
         if value is None:
             continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if name in FLOATS and not number:
+        if name in fractional and not number:
             raise Refused(500, f'option "{name}" must be of type float32')
-        if name in INTEGERS and not number:
+        if name in whole and not number:
             raise Refused(500, f'option "{name}" must be of type integer')
         if name == "stop" and not isinstance(value, list):
             raise Refused(500, f'option "{name}" must be of type array')
@@ -196,8 +241,9 @@ def load(state: State, model: Model, payload: dict[str, object]) -> Window:
     window = window_of(payload, model, state.version, state.context_length)
     name = canonical(name_of(payload))
     keep = seconds_of(payload.get("keep_alive"))
-    if keep == 0:
+    if keep == 0 or (model.cloud and versions.CLOUD.on(state.version)):
         state.loaded.pop(name, None)
+        state.last_prompts.pop(model.name, None)
     else:
         state.loaded[name] = Loaded(time.time() + (keep if keep > 0 else 1e9), window.length)
     return window

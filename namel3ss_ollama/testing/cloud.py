@@ -1,90 +1,80 @@
-"""The endpoints by which a server reaches ollama.com: web search, web pages, the account and its use.
-
-The server is signed in and its cloud is on; the answers depend on the request alone. For anything else script the path:
-`server.reply(path="/api/me", status=401, json={"error": "unauthorized", "signin_url": ...})`.
-"""
+"""Models that Ollama's cloud runs for a server, and what a server knows of itself and of its account."""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs
-
-from namel3ss_ollama.versions import at_least
-
-from .answers import Answer, unary
-from .checks import Handler, Refused, Scripted, State, payload_of
+from . import versions
+from .answers import Answer, error, unary
+from .checks import Handler, Refused, Scripted, State
+from .models import CAPABILITIES, Model, canonical
 from .record import Record
 
-__all__ = ["ROUTES", "is_there"]
+__all__ = ["ROUTES", "check_cloud", "check_service", "found_model", "remote_names", "runs_in_cloud"]
 
-_SINCE = {
-    "/api/me": "0.12.0",  # server/routes.go, 8b894933a
-    "/api/status": "0.16.2",  # server/routes.go, 948de6bbd
-    "/api/experimental/web_search": "0.18.0",  # server/routes.go, 61086083e
-    "/api/experimental/web_fetch": "0.18.0",
-    "/api/usage": "0.40.6",  # mann1x/cline v4.100.264
-}
-_RESULTS = 5  # docs/capabilities/web-search.mdx: the default, and the most
-_MOST_RESULTS = 10
-_NOTHING = {"request_count": 0, "usage_usd": 0, "input_tokens": 0, "cached_input_tokens": 0, "output_tokens": 0}
+_HOST = "https://ollama.com:443"
+_SIGNIN = "https://ollama.com/connect?name=test&key=AAAA"  # server/routes.go: signinURLStr
+_DISABLED = "ollama cloud is disabled: "  # internal/cloud/policy.go
+_ACCOUNT = {
+    "id": "00000000-0000-4000-8000-000000000000",
+    "email": "tester@example.com",
+    "name": "tester",
+    "plan": "free",
+}  # api/types.go: UserResponse
 
 
-def is_there(path: str, version: str) -> bool:
-    """Whether a server of that version has the path; True for every path that is not of this module."""
-    return at_least(version, _SINCE.get(path, "0"))
+def found_model(state: State, name: str) -> Model | None:
+    """The model of that name, also one of the cloud that was never pulled, where the version needs no pull."""
+    found = state.models.get(name)
+    if found is None and name and versions.CLOUD_WITHOUT_PULL.on(state.version):
+        model = Model(canonical(name), CAPABILITIES)
+        return model if model.cloud else None
+    return found
+
+
+def check_cloud(state: State, record: Record, model: Model) -> None:
+    """Refuse a cloud model where the cloud does not let one in."""
+    if runs_in_cloud(state, model):
+        check_service(state, record, "remote model is unavailable")  # server/cloud_proxy.go
+
+
+def check_service(state: State, record: Record, unavailable: str) -> None:
+    """Refuse what ollama.com does where the cloud is off, or where neither a key nor an account lets one in."""
+    if state.cloud == "disabled" and versions.STATUS.on(state.version):
+        raise Refused(403, _DISABLED + unavailable)
+    if state.cloud == "signed_out" and not record.headers.get("authorization", "").startswith("Bearer "):
+        raise Refused(401, "unauthorized", **_signin(state))
+
+
+def runs_in_cloud(state: State, model: Model) -> bool:
+    """Whether the cloud runs it, and not the server."""
+    return model.cloud and versions.CLOUD.on(state.version)
+
+
+def remote_names(state: State, model: Model) -> dict[str, str]:
+    """`remote_model` and `remote_host` of a cloud model; empty for others."""
+    if not runs_in_cloud(state, model):
+        return {}
+    return {"remote_model": model.name.removesuffix("-cloud").removesuffix(":cloud"), "remote_host": _HOST}
+
+
+def _signin(state: State) -> dict[str, str]:
+    return {"signin_url": _SIGNIN} if versions.SIGNIN_URL.on(state.version) else {}
 
 
 def _me(state: State, record: Record, scripted: Scripted) -> Answer:
-    name = "tester"
-    return unary(
-        {"id": "00000000-0000-4000-8000-000000000000", "email": f"{name}@example.com", "name": name, "plan": "free"}
-    )
+    if state.cloud == "signed_in":
+        return unary(_ACCOUNT)
+    if not versions.SIGNIN_URL.on(state.version):
+        return unary(None)
+    return error(401, "unauthorized", **_signin(state))
 
 
 def _status(state: State, record: Record, scripted: Scripted) -> Answer:
-    return unary({"cloud": {"disabled": False, "source": "none"}})
+    disabled = state.cloud == "disabled"
+    return unary({"cloud": {"disabled": disabled, "source": "env" if disabled else "none"}})
 
 
-def _web_payload(record: Record, kind: str) -> dict[str, object]:
-    if not record.body.strip():  # webExperimentalProxyHandler in server/routes.go
-        raise Refused(400, "missing request body")
-    return payload_of(record, kind)
-
-
-def _web_search(state: State, record: Record, scripted: Scripted) -> Answer:
-    payload = _web_payload(record, "WebSearchRequest")
-    asked = payload.get("max_results")
-    count = min(asked, _MOST_RESULTS) if isinstance(asked, int) and asked > 0 else _RESULTS
-    results = [
-        {"title": f"Page {n}", "url": f"https://example.com/{n}", "content": f"About {payload.get('query')}."}
-        for n in range(1, count + 1)
-    ]
-    return unary({"results": results})
-
-
-def _web_fetch(state: State, record: Record, scripted: Scripted) -> Answer:
-    url = _web_payload(record, "WebFetchRequest").get("url")
-    return unary({"title": "A page", "content": f"The text of {url}.", "links": ["https://example.com/"]})
-
-
-def _usage(state: State, record: Record, scripted: Scripted) -> Answer:
-    # docs/api/cloud-usage.mdx, without the times, which depend on when it is asked
-    asked = {name: values[0] for name, values in parse_qs(record.query).items()}
-    span = asked.get("range", "7d")
-    answer: dict[str, object] = {
-        "range": span,
-        "scope": asked.get("scope", "self"),
-        "granularity": "hour" if span == "24h" else "day",
-        "totals": _NOTHING,
-        "buckets": [],
-    }
-    return unary(answer)
-
-
-ROUTES: dict[str, dict[str, Handler]] = {
-    "/api/me": {"POST": _me},
-    "/api/status": {"GET": _status},
-    "/api/experimental/web_search": {"POST": _web_search},
-    "/api/experimental/web_fetch": {"POST": _web_fetch},
-    "/api/usage": {"GET": _usage},
+ROUTES: dict[str, tuple[versions.Feature, dict[str, Handler]]] = {
+    "/api/me": (versions.ACCOUNT, {"POST": _me}),
+    "/api/status": (versions.STATUS, {"GET": _status}),
 }
-"""Path, method, handler."""
+"""Path, the feature it came with, and its handlers by method."""

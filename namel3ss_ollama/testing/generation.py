@@ -6,9 +6,14 @@ cost the server little.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from . import versions
 from .answers import JSON_TYPE, NDJSON_TYPE, Answer, Part, Piece, dumps, now
+from .checks import State
+from .cloud import remote_names
 from .grammar import written
 from .models import Model
 from .record import Record
@@ -22,20 +27,19 @@ _MARK = "\0"  # where logprobs go; no JSON text has a NUL
 _LOAD_NS = 20_000_000
 _PROMPT_NS = 1_000_000
 _TOKEN_NS = 10_000_000
+_CACHED = "prompt_eval_cached_count"
 
 
-def default_reply(record: Record, model: Model, version: str, prompt: list[str]) -> Reply:
-    """What a server without a script says: the last words of the prompt back, or JSON that fits `format`."""
+def default_reply(record: Record, thinks: bool, held: bool, version: str, prompt: list[str]) -> Reply:
+    """What a server without a script says: the last words of the prompt back, or JSON where `format` is `held` to."""
     payload = record.payload
     wanted = payload.get("format")
-    if wanted:
+    if wanted and held:
         schema = as_object(wanted)
         words = tokens_of(written(dumps(minimal(schema) if schema else {}), version))
     else:
         words = tokens_of(f"You said: {''.join(prompt).rsplit(chr(10), 1)[-1][-500:]}")
-    thinking = ""
-    if payload.get("think") and "thinking" in model.capabilities:
-        thinking = "The user said something; I say it back."
+    thinking = "The user said something; I say it back." if thinks else ""
     reason = "stop"
     limit = as_object(payload.get("options")).get("num_predict")
     if isinstance(limit, int) and 0 < limit < len(words):
@@ -63,17 +67,21 @@ def idle(name: str, chat: bool, reason: str) -> Answer:
     return Answer([Piece(line.encode())], headers={"Content-Type": JSON_TYPE})
 
 
-def generation(record: Record, reply: Reply, chat: bool, tokens_per_second: float | None, prompt: int) -> Answer:
-    """The reply to one request with a prompt of so many tokens, streamed unless it says `stream: false`."""
+def generation(
+    state: State, record: Record, model: Model, reply: Reply, chat: bool, prompt: Mapping[str, int]
+) -> Answer:
+    """The reply to one request, streamed unless it says `stream: false`; `prompt` are the counters of its prompt."""
     name = dumps(record.payload.get("model"))
-    rate = reply.tokens_per_second or tokens_per_second
+    if versions.REMOTE_NAMES.on(state.version):
+        name += "".join(f',"{key}":{dumps(value)}' for key, value in remote_names(state, model).items())
+    rate = reply.tokens_per_second or state.tokens_per_second
     thinking, words = tokens_of(reply.thinking), tokens_of(reply.text)
-    calls = [dumps(call.wire()) for call in reply.calls]
+    calls = [dumps(_numbered(call, place, record, state.version).wire()) for place, call in enumerate(reply.calls)]
     if calls and reply.tool_calls_in_one_line:
         calls = [",".join(calls)]
     count = len(thinking) + len(words) + len(calls)
-    logprobs = _logprobs(record, reply, words)
-    tail = _tail(record, reply, max(prompt, 1), count, rate, chat)
+    logprobs = _logprobs(record, reply, words, state.fields)
+    tail = _tail(record, reply, prompt, count, rate, chat)
     build = _stream if record.payload.get("stream") is not False else _whole
     if reply.error is not None:
         tail = ""
@@ -83,6 +91,16 @@ def generation(record: Record, reply: Reply, chat: bool, tokens_per_second: floa
     answer.headers.update(reply.headers)
     answer.tokens_per_second = rate
     return answer
+
+
+def _numbered(call: ToolCall, place: int, record: Record, version: str) -> ToolCall:
+    """The call with the index and the id that the version gives it, where the test gave none."""
+    if call.index is None and versions.TOOL_CALL_INDEX.on(version):
+        call = replace(call, index=place)
+    if call.id is None and versions.TOOL_CALL_IDS.on(version):
+        digest = hashlib.sha256(f"{record.number} {place}".encode()).hexdigest()
+        call = replace(call, id=f"call_{digest[:8]}")
+    return call
 
 
 _Writer = Callable[[str, str, str, str, str], bytes]
@@ -145,31 +163,35 @@ def _with_error(answer: Answer, message: str) -> Answer:
     return answer
 
 
-def _tail(record: Record, reply: Reply, prompt: int, count: int, rate: float | None, chat: bool) -> str:
+def _tail(record: Record, reply: Reply, prompt: Mapping[str, int], count: int, rate: float | None, chat: bool) -> str:
     """The end of the last line: done, its reason and the counters. A NUL stands where logprobs go."""
+    length = prompt["prompt_eval_count"]
     values: dict[str, int | None] = {
         "total_duration": 0,
         "load_duration": _LOAD_NS if reply.load_duration is None else reply.load_duration,
-        "prompt_eval_count": prompt,
-        "prompt_eval_duration": prompt * _PROMPT_NS,
+        **prompt,
+        "prompt_eval_duration": length * _PROMPT_NS,
         "eval_count": count,
         "eval_duration": int(count * (1e9 / rate if rate else _TOKEN_NS)),
     }
     values["total_duration"] = sum(values[f"{n}_duration"] or 0 for n in ("load", "prompt_eval", "eval")) + _PROMPT_NS
     values.update(reply.counters)
+    if values.get(_CACHED) is not None and _CACHED not in reply.counters:
+        values[_CACHED] = min(values[_CACHED] or 0, values["prompt_eval_count"] or 0)  # it is a part of that one
     counters = "".join(f',"{key}":{value}' for key, value in values.items() if value is not None)
     reason = dumps(reply.done_reason)
     if chat:
         return f',"done_reason":{reason},"done":true\0{counters}}}'
     context = ""
     if not record.payload.get("raw"):
-        context = f',"context":[{",".join(map(str, range(1, min(prompt + count, 32) + 1)))}]'
+        context = f',"context":[{",".join(map(str, range(1, min(length + count, 32) + 1)))}]'
     return f',"done":true,"done_reason":{reason}{context}\0{counters}}}'
 
 
-def _logprobs(record: Record, reply: Reply, words: list[str]) -> list[str]:
-    """One JSON object a token, if the request asks for them."""
-    if record.payload.get("logprobs") is not True:
+def _logprobs(record: Record, reply: Reply, words: list[str], version: str) -> list[str]:
+    """One JSON object a token, if the request asks for them and the version knows them, or the test gave them."""
+    known = reply.logprobs is not None or versions.LOGPROBS.on(version)
+    if record.payload.get("logprobs") is not True or not known:
         return []
     top = record.payload.get("top_logprobs")
     written: list[str] = []

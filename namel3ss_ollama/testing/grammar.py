@@ -6,34 +6,25 @@ as JSON would escape it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import cast
 
 from .values import as_list, as_object
+from .versions import ESCAPES_LITERALS
 
-__all__ = ["escapes_literals", "problem", "written"]
+__all__ = ["problem", "written"]
 
 _NO_GRAMMAR = "Failed to create new sequence: unable to create sampling context\n"
-_WITHOUT_ESCAPES = (0, 5, 0), (0, 13, 2)
-"""The first version that does not escape them, and the first that does."""
 
 
 def problem(schema: Mapping[str, object], version: str) -> str | None:
     """Why the server makes no grammar of a schema, in its own words; None if it does."""
-    return _NO_GRAMMAR if not escapes_literals(version) and _has_quotation_mark(schema) else None
+    return _NO_GRAMMAR if not ESCAPES_LITERALS.on(version) and _has_quotation_mark(schema) else None
 
 
 def written(text: str, version: str) -> str:
     """An answer that fits a schema, as JSON text, in the way that a server of this version would come to write it."""
-    return text if escapes_literals(version) else text.replace("\\\\", "\\")
-
-
-def escapes_literals(version: str) -> bool:
-    """Whether a server of this version escapes the names and values in a schema."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    first, next_ = _WITHOUT_ESCAPES
-    return found is None or not first <= tuple(map(int, found.groups())) < next_
+    return text if ESCAPES_LITERALS.on(version) else text.replace("\\\\", "\\")
 
 
 def _has_quotation_mark(node: object) -> bool:

@@ -45,6 +45,10 @@ class Model:
     system: str = ""
     parameters: str = 'stop                           "<|im_end|>"'
     """As `/api/show` writes them: a name, blanks, a value, one a line."""
+    think_values: tuple[bool | str, ...] = (True, False)
+    """What `think` can be for a model that can think, as newer servers say in `/api/show`: levels, or on and off."""
+    think_default: bool | str = True
+    """Which of them holds where a request says none, or one that there is not."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -56,6 +60,15 @@ class Model:
             raise ValueError(f"context_length: {self.context_length} is not positive")
         if self.embedding_length < 1:
             raise ValueError(f"embedding_length: {self.embedding_length} is not positive")
+        if self.think_default not in self.think_values:
+            known = ", ".join(map(repr, self.think_values))
+            raise ValueError(f"think_default: {self.think_default!r} is none of think_values ({known})")
+
+    @property
+    def cloud(self) -> bool:
+        """Whether Ollama's cloud runs it: its tag is `cloud` or ends in `-cloud`."""
+        tag = self.name.rpartition(":")[2]  # internal/modelref: a name without such a tag is none
+        return self.name != tag and (tag == "cloud" or tag.endswith("-cloud"))
 
     @property
     def digest(self) -> str:

@@ -10,11 +10,12 @@ import re
 import time
 from dataclasses import replace
 
+from . import versions
 from .answers import Answer, error, lines, now, text, unary
 from .checks import Handler, Refused, Scripted, State, name_of, payload_of
+from .cloud import found_model, remote_names
 from .models import Model
 from .record import Record
-from .windows import tells_context_length
 
 __all__ = ["ROUTES"]
 
@@ -29,7 +30,7 @@ def _version(state: State, record: Record, scripted: Scripted) -> Answer:
     return unary({"version": state.version})
 
 
-def _details(model: Model) -> dict[str, object]:
+def _details(model: Model, **more: object) -> dict[str, object]:
     return {
         "parent_model": "",
         "format": "gguf",
@@ -37,22 +38,27 @@ def _details(model: Model) -> dict[str, object]:
         "families": [model.family],
         "parameter_size": model.parameter_size,
         "quantization_level": model.quantization_level,
+        **more,
     }
 
 
 def _tags(state: State, record: Record, scripted: Scripted) -> Answer:
-    found: list[object] = [
-        {
-            "name": model.name,
-            "model": model.name,
-            "modified_at": now(),
-            "size": model.size,
-            "digest": model.digest,
-            "details": _details(model),
-        }
-        for model in state.models
-    ]
-    return unary({"models": found})
+    return unary({"models": [_tag(state, model) for model in state.models]})
+
+
+def _tag(state: State, model: Model) -> dict[str, object]:
+    told = versions.TAGS_CAPABILITIES.on(state.version)
+    lengths = {"context_length": model.context_length, "embedding_length": model.embedding_length} if told else {}
+    return {
+        "name": model.name,
+        "model": model.name,
+        **remote_names(state, model),
+        "modified_at": now(),
+        "size": model.size,
+        "digest": model.digest,
+        "details": _details(model, **lengths),
+        **({"capabilities": list(model.capabilities)} if told else {}),
+    }
 
 
 def _ps(state: State, record: Record, scripted: Scripted) -> Answer:
@@ -71,7 +77,7 @@ def _ps(state: State, record: Record, scripted: Scripted) -> Answer:
                 "details": _details(model),
                 "expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until)),
                 "size_vram": 0,
-                **({"context_length": window} if tells_context_length(state.version) else {}),
+                **({"context_length": window} if versions.PS_CONTEXT_LENGTH.on(state.version) else {}),
             }
         )
     return unary({"models": running})
@@ -81,7 +87,7 @@ def _show(state: State, record: Record, scripted: Scripted) -> Answer:
     name = name_of(payload_of(record, "ShowRequest"))
     if not name:
         raise Refused(400, "model is required")
-    model = state.models.get(name)
+    model = found_model(state, name)
     if model is None:
         raise Refused(404, f"model '{name}' not found")
     shown: dict[str, object] = {
@@ -90,6 +96,7 @@ def _show(state: State, record: Record, scripted: Scripted) -> Answer:
         "template": model.template,
         "system": model.system,
         "details": _details(model),
+        **remote_names(state, model),
         "model_info": {
             "general.architecture": model.family,
             "general.parameter_count": 134515008,
@@ -102,6 +109,8 @@ def _show(state: State, record: Record, scripted: Scripted) -> Answer:
         "capabilities": list(model.capabilities),
         "modified_at": now(),
     }
+    if versions.SHOW_THINKING.on(state.version) and "thinking" in model.capabilities:
+        shown["thinking"] = {"values": list(model.think_values), "default": model.think_default}
     for key in ("parameters", "system"):
         if not shown[key]:
             del shown[key]

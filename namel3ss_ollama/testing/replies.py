@@ -17,6 +17,7 @@ COUNTERS = (
     "total_duration",
     "load_duration",
     "prompt_eval_count",
+    "prompt_eval_cached_count",
     "prompt_eval_duration",
     "eval_count",
     "eval_duration",
@@ -43,9 +44,9 @@ class ToolCall:
     name: str
     arguments: Mapping[str, object] | str = field(default_factory=dict[str, object])
     id: str | None = None
-    """Newer servers send one; None leaves it out, as older ones do."""
+    """None is what the server's version makes of it: an id from 0.12.10 on, none before."""
     index: int | None = None
-    """`function.index`, sent by newer servers."""
+    """`function.index`; None is what the server's version makes of it: its place from 0.12.6 on, none before."""
 
     def wire(self) -> dict[str, object]:
         """The object in `tool_calls`, in the server's order of fields."""

@@ -14,11 +14,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from namel3ss_ollama.versions import numbers
 
-from .checks import State
+from .checks import Cloud, State
 from .faults import Fault
 from .hub import Hub
 from .models import DEFAULT_MODELS, Model, Models
@@ -36,17 +36,20 @@ if TYPE_CHECKING:
 __all__ = ["OllamaServer"]
 
 _BACKLOG = 4096
+_DEFAULT, _NEWEST = "0.9.3", "0.40"
 
 
 class OllamaServer:
     """An Ollama server on a loopback port, for tests.
 
     `models` are the models it has: names or `Model`s, `None` for one that accepts any name. `version` is what
-    `/api/version` says, and decides how an input that is too long is cut or refused. `context_length` is the window
-    in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
+    `/api/version` says, and the server behaves as that version does: docs/compatibility.md. Without one it is a 0.9.3
+    that takes levels of `think` and `logprobs`, which that version does not know. `context_length` is the
+    window in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
     default). `tokens_per_second` slows every stream down (None: as fast as it goes). `keep_alive=False` closes each
-    connection after its answer. `port` 0 takes a free one. Raises `ValueError` for a value that makes no sense,
-    `OSError` from `start()` when the port is taken.
+    connection after its answer. `port` 0 takes a free one. `cloud` is whether its cloud models ("gpt-oss:120b-cloud")
+    run: it is "signed_in", "signed_out" (then only a request with a key gets through), or "disabled". Raises
+    `ValueError` for a value that makes no sense, `OSError` from `start()` when the port is taken.
 
     Use it as a context manager, or call `start()` and `stop()`. Leaving the `with` block raises `RuntimeError` if a
     predicate or reply function of the test, or the server itself, failed while answering.
@@ -56,11 +59,12 @@ class OllamaServer:
         self,
         models: Iterable[str | Model] | None = DEFAULT_MODELS,
         *,
-        version: str = "0.9.3",
+        version: str | None = None,
         context_length: int | None = None,
         tokens_per_second: float | None = None,
         keep_alive: bool = True,
         port: int = 0,
+        cloud: Cloud = "signed_in",
     ) -> None:
         if tokens_per_second is not None and not tokens_per_second > 0:
             raise ValueError(f"tokens_per_second: {tokens_per_second} is not positive")
@@ -68,8 +72,12 @@ class OllamaServer:
             raise ValueError(f"port: {port} is no port")
         if context_length is not None and context_length < 1:
             raise ValueError(f"context_length: {context_length} is not positive")
+        fields = _NEWEST if version is None else version
+        version = _DEFAULT if version is None else version
         numbers(version)
-        state = State(Models(models), version, context_length, tokens_per_second)
+        if cloud not in get_args(Cloud):
+            raise ValueError(f"cloud: {cloud!r} is none of {', '.join(get_args(Cloud))}")
+        state = State(Models(models), version, context_length, tokens_per_second, cloud, fields)
         self._hub = Hub(state, keep_alive, self._close_port)
         self._wanted_port = port
         self._port: int | None = None
@@ -131,6 +139,11 @@ class OllamaServer:
     def url(self) -> str:
         """`http://127.0.0.1:<port>`, without a slash at the end."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def version(self) -> str:
+        """The version of Ollama that it behaves as."""
+        return self._hub.state.version
 
     @property
     def models(self) -> Models:

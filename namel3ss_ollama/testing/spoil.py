@@ -18,22 +18,24 @@ from http import HTTPStatus
 from .answers import Answer, End, Hold, Part, Piece, Wait, dumps, error
 from .faults import Fault
 from .replies import COUNTERS, Reply, ToolCall
+from .versions import LLAMA_SERVER
 
 __all__ = ["spoil_answer", "spoil_reply"]
 
 _ERRORS = {
     400: "invalid character 'x' looking for beginning of value",
     401: "unauthorized",
+    402: "payment required: add credit at https://ollama.com/settings",
     403: "forbidden",
     404: 'model "nope" not found, try pulling it first',
     408: "request timeout",
     413: "request body too large",
     429: "too many requests",
-    500: "llama runner process has terminated: exit status 2",
     502: "bad gateway",
     503: "server busy, please try again.  maximum pending requests exceeded",
     504: "gateway timeout",
 }
+_DIED = "process has terminated: exit status 2"
 _PAGE = """<html>
 <head><title>{title}</title></head>
 <body>
@@ -72,8 +74,10 @@ def _arguments(call: ToolCall, kind: str) -> dict[str, object] | str:
     return written if kind == "string" else written[: max(1, len(written) // 2)]
 
 
-def spoil_answer(fault: Fault, answer: Answer) -> Answer:
-    """The answer as the fault sends it."""
+def spoil_answer(fault: Fault, answer: Answer, version: str) -> Answer:
+    """The answer as the fault sends it, in the words of a server of this version."""
+    if fault.name == "status" and fault.status in (None, 500) and not (fault.message or fault.body or fault.html):
+        fault = replace(fault, message=f"{'llama-server' if LLAMA_SERVER.on(version) else 'llama runner'} {_DIED}")
     change = _CHANGES.get(fault.name)
     return answer if change is None else change(fault, answer)
 

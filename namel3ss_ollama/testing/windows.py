@@ -1,19 +1,17 @@
 """What a server does with an input that is longer than the context window: the rules of old and new versions.
 
-Read from Ollama's source; each rule names the file and the versions. Nothing here does I/O. Tokens are those of
-`tokens_of`, without a template and without special tokens, so an embedded text may fill the window.
+Read from Ollama's source; each rule names the file, and `versions.py` the versions. Nothing here does I/O. Tokens are
+those of `tokens_of`, without a template and without special tokens, so an embedded text may fill the window.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from namel3ss_ollama.versions import at_least
-
-from .answers import dumps
+from . import versions
+from .answers import dumps, llama_server_error
 from .models import Model
 from .replies import Reply, tokens_of
 from .values import as_list, as_object
@@ -25,10 +23,8 @@ __all__ = [
     "fitting_messages",
     "fitting_prompt",
     "fitting_text",
-    "has_dimensions",
     "seen_prompt",
     "shortened",
-    "tells_context_length",
     "window_of",
 ]
 
@@ -54,7 +50,7 @@ def default_context_length(version: str) -> int:
     envconfig/config.go: 2048, and 4096 since 0.6.7. Since 0.15.5 it is 4096, 32768 or 262144 by the video memory, here
     as on a machine without any.
     """
-    return 4096 if at_least(version, "0.6.7") else 2048
+    return 4096 if versions.WINDOW_4096.on(version) else 2048
 
 
 def window_of(payload: Mapping[str, object], model: Model, version: str, context_length: int | None) -> Window:
@@ -73,24 +69,16 @@ def window_of(payload: Mapping[str, object], model: Model, version: str, context
     return Window(min(max(int(wanted), _SMALLEST), model.context_length), version)
 
 
-def tells_context_length(version: str) -> bool:
-    """Whether `/api/ps` says `context_length` (api/types.go, ProcessModelResponse, since 0.10.0)."""
-    return at_least(version, "0.10.0")
-
-
-def has_dimensions(version: str) -> bool:
-    """Whether `/api/embed` knows `dimensions` (api/types.go, EmbedRequest, since 0.11.11); before, it is ignored."""
-    return at_least(version, "0.11.11")
-
-
-def seen_prompt(payload: Mapping[str, object], text: str, chat: bool, window: Window) -> list[str]:
+def seen_prompt(
+    payload: Mapping[str, object], text: str, kept: Sequence[object], chat: bool, window: Window
+) -> list[str]:
     """The tokens the model gets of a prompt or a chat; `text` is all that was written. Raises `TooLong`.
 
-    Tools come first, as a line of JSON: templates write them there. An image is as many tokens as server/prompt.go
-    takes for one.
+    The tools, of which the server has `kept` this much, come first, as a line of JSON: templates write them there. An
+    image is as many tokens as server/prompt.go takes for one.
     """
     messages = as_list(payload.get("messages"))
-    tools = tokens_of(dumps(payload["tools"]) + "\n") if payload.get("tools") else []
+    tools = tokens_of(dumps(list(kept)) + "\n") if kept else []
     if chat and _may_cut(payload, window):
         messages = fitting_messages(messages, window.length - len(tools))
         text = _written(messages)
@@ -104,13 +92,11 @@ def _written(messages: Sequence[object]) -> str:
 
 
 def _may_cut(payload: Mapping[str, object], window: Window) -> bool:
-    """api/types.go: chat and generate know `truncate` since 0.12.6, and ignore it before."""
-    return not (at_least(window.version, "0.12.6") and payload.get("truncate") is False)
+    return not (versions.TRUNCATE.on(window.version) and payload.get("truncate") is False)
 
 
 def _may_shift(payload: Mapping[str, object], window: Window) -> bool:
-    """api/types.go: chat and generate know `shift` since 0.12.6, and ignore it before."""
-    return not (at_least(window.version, "0.12.6") and payload.get("shift") is False)
+    return not (versions.SHIFT.on(window.version) and payload.get("shift") is False)
 
 
 def fitting_messages(messages: Sequence[object], window: int) -> list[object]:
@@ -134,13 +120,12 @@ def fitting_prompt(tokens: Sequence[str], payload: Mapping[str, object], window:
     (llm/llama_server.go, completionPromptForRequest).
     """
     length, version = window
-    native = at_least(version, "0.30.0")
-    limit = length - 1 if native else length
+    limit = length - 1 if versions.LLAMA_SERVER.on(version) else length
     if len(tokens) <= limit:
         return list(tokens)
     if not _may_cut(payload, window):
         raise TooLong(_refusal(len(tokens), window))
-    if at_least(version, "0.30.9") and not _may_shift(payload, window):
+    if versions.SHIFT_REFUSES.on(version) and not _may_shift(payload, window):
         raise TooLong(
             "the prompt is longer than the context length currently available to the model; shorten the prompt, "
             "adjust the context length in settings, or use a model with a longer context length"
@@ -148,18 +133,17 @@ def fitting_prompt(tokens: Sequence[str], payload: Mapping[str, object], window:
     keep = as_object(payload.get("options")).get("num_keep", _NUM_KEEP)
     keep = keep if isinstance(keep, int) and keep >= 0 else len(tokens)
     keep = min(keep, length - 1)
-    if at_least(version, "0.30.11"):
+    if versions.HALF_WINDOW.on(version):
         limit = length - max((length - keep) // 2, 1)
     return [*tokens[:keep], *tokens[len(tokens) - (limit - keep) :]]
 
 
 def _refusal(count: int, window: Window) -> str:
     """The answer to `truncate: false`: the runner's words, or llama-server's JSON as it came (llm/llama_server.go)."""
-    if not at_least(window.version, "0.30.0"):
+    if not versions.LLAMA_SERVER.on(window.version):
         return "the input length exceeds the context length"
     message = f"request ({count} tokens) exceeds the available context size ({window.length} tokens), try increasing it"
-    kind = {"type": "exceed_context_size_error", "n_prompt_tokens": count, "n_ctx": window.length}
-    return json.dumps({"error": {"code": 400, "message": message, **kind}}, separators=(",", ":"))
+    return llama_server_error(message, 400, "exceed_context_size_error", n_prompt_tokens=count, n_ctx=window.length)
 
 
 def shortened(reply: Reply, payload: Mapping[str, object], prompt: int, window: Window) -> Reply:
@@ -188,7 +172,7 @@ def fitting_text(text: str, cut: bool, window: Window) -> list[str]:
     tokens = tokens_of(text)
     if len(tokens) <= window.length or cut:
         return tokens[: window.length]
-    if at_least(window.version, "0.13.3"):
+    if versions.EMBED_RUNNER_WORDS.on(window.version):
         raise TooLong("the input length exceeds the context length")
-    length = "" if at_least(window.version, "0.12.0") else " length"
+    length = "" if versions.EMBED_WORDS.on(window.version) else " length"
     raise TooLong(f"input{length} exceeds maximum context length")

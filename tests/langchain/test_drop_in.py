@@ -240,7 +240,9 @@ def outcome(ask: Callable[[], Any]) -> Any:
     return result.model_dump() if isinstance(result, BaseModel) else result
 
 
-def both(make: Callable[[Any, str], Any], ask: Callable[[Any], Any], version: str = "0.9.3") -> list[tuple[Any, Any]]:
+def both(
+    make: Callable[[Any, str], Any], ask: Callable[[Any], Any], version: str | None = None
+) -> list[tuple[Any, Any]]:
     """Request body and result, theirs and ours."""
     found = []
     for package in (theirs, ours):

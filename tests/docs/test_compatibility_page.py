@@ -1,0 +1,38 @@
+"""docs/compatibility.md is what the table of versions says, and the test server does what the table says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from version_table import MODELS, PROBES, VERSIONS, Place, page
+
+from namel3ss_ollama.testing import OllamaServer
+from namel3ss_ollama.testing.versions import FEATURES
+
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+
+
+def test_the_page_is_what_the_table_says() -> None:
+    if os.environ.get("NAMEL3SS_WRITE_DOCS"):
+        PAGE.write_text(page(), encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == page(), "docs/compatibility.md is stale: `make docs` makes it anew"
+
+
+def test_every_feature_has_a_probe() -> None:
+    assert list(PROBES) == list(FEATURES)
+
+
+@pytest.fixture(scope="module", params=[*VERSIONS, "0.6.6", "0.12.6", "0.0.0"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with OllamaServer(MODELS, version=request.param) as server:
+        yield Place(server.url, server)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_test_server_does_what_its_version_does(place: Place, name: str) -> None:
+    place.script.reset()
+    version = place.script.version
+    assert PROBES[name].found(place) is FEATURES[name].on(version)

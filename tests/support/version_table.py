@@ -1,0 +1,230 @@
+"""How each feature of a version shows from outside: docs/compatibility.md, and the tests of the test server's versions.
+
+A probe asks a server and says whether it has the feature. It is put to the test server at every version, and, unless
+it needs a script or a look inside, to the real server of the live tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import httpx
+from drop_in import SCENARIOS
+
+from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
+from namel3ss_ollama.testing.versions import FEATURES, Feature
+
+__all__ = ["MODELS", "PROBES", "TRIED", "VERSIONS", "Place", "Probe", "page"]
+
+VERSIONS = ("0.9.3", "0.12", "0.33", "0.40")
+TRIED = "0.9.3"
+"""The version of the real server that the live tests run against."""
+CHAT, THINK, EMBED, CLOUD = "smollm2:135m", "smollm2-think:135m", "all-minilm:22m", "gpt-oss:120b-cloud"
+MODELS = [
+    Model(CHAT, ("completion", "tools")),
+    Model(THINK, ("completion", "thinking")),
+    Model(EMBED, ("embedding",), family="bert", context_length=512),
+]
+LONG = " ".join(f"word {number}" for number in range(400))
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "send",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "to": {"type": "object", "properties": {"street": {"type": "string"}}, "required": ["street"]},
+                "text": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+                "from": {"$ref": "#/$defs/Address"},
+            },
+        },
+    },
+}
+
+
+_CLIENT = httpx.Client(timeout=120, trust_env=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server to ask; `server` is None for a real one."""
+
+    url: str
+    server: OllamaServer | None = None
+
+    def get(self, path: str) -> httpx.Response:
+        """The answer to a request without a body."""
+        return _CLIENT.get(self.url + path)
+
+    def post(self, path: str, **payload: Any) -> httpx.Response:
+        """The answer to a request, whole, of a few tokens at most."""
+        options = {"num_predict": 4, "temperature": 0, **payload.pop("options", {})}
+        return _CLIENT.post(self.url + path, json={"model": CHAT, "stream": False, **payload, "options": options})
+
+    def generate(self, prompt: str = "Hello.", **payload: Any) -> httpx.Response:
+        """A prompt."""
+        return self.post("/api/generate", prompt=prompt, **payload)
+
+    def chat(self, text: str = "Hello.", **payload: Any) -> httpx.Response:
+        """A chat of one message."""
+        return self.post("/api/chat", messages=[{"role": "user", "content": text}], **payload)
+
+    @property
+    def script(self) -> OllamaServer:
+        """The test server, to script or to look into."""
+        assert self.server is not None
+        return self.server
+
+
+class Probe(NamedTuple):
+    """Whether a server has a feature; `real` if a real one can be asked as well."""
+
+    found: Callable[[Place], bool]
+    real: bool = True
+
+
+def _error(answer: httpx.Response) -> str:
+    return answer.json().get("error", "")
+
+
+def _cut(place: Place, **payload: Any) -> httpx.Response:
+    return place.generate(LONG, options={"num_ctx": 256}, **payload)
+
+
+def _embedding(place: Place, text: str = "Hello.", **payload: Any) -> httpx.Response:
+    return place.post("/api/embed", model=EMBED, input=text, **payload)
+
+
+def _refused_embedding(place: Place) -> str:
+    return _error(_embedding(place, LONG, truncate=False, options={"num_ctx": 256}))
+
+
+def _loaded(place: Place) -> dict[str, Any]:
+    place.generate()
+    return place.get("/api/ps").json()["models"][0]
+
+
+def _property(place: Place, name: str) -> dict[str, Any]:
+    place.chat(tools=[TOOL])
+    kept: Any = place.script.requests[-1].kept_tools
+    assert "default" not in kept[0]["function"]["parameters"]["properties"]["text"]
+    assert kept[0]["function"]["parameters"]["properties"]["from"] == {}
+    return kept[0]["function"]["parameters"]["properties"][name]
+
+
+def _call(place: Place) -> dict[str, Any]:
+    place.script.reply(tool_calls=[ToolCall("send")], times=1)
+    return place.chat(tools=[TOOL]).json()["message"]["tool_calls"][0]
+
+
+def _shifts(place: Place) -> bool:
+    place.script.reply("word " * 400, times=1)
+    return place.generate(shift=False, options={"num_ctx": 256}).json()["done_reason"] == "length"
+
+
+def _in_cloud(place: Place, **payload: Any) -> httpx.Response:
+    place.script.models.add(Model(CLOUD, ("completion",)))
+    try:
+        return place.chat(model=CLOUD, **payload)
+    finally:
+        place.script.models.remove(CLOUD)
+
+
+def _default_window(place: Place) -> bool:
+    return place.generate(LONG * 4).json()["prompt_eval_count"] > 2048
+
+
+PROBES: dict[str, Probe] = {
+    "THINK_LEVELS": Probe(lambda place: "unmarshal" not in _error(place.chat(model=THINK, think="low"))),
+    "THINK_MAX": Probe(lambda place: place.chat(model=THINK, think="max").status_code == 200),
+    "THINK_ANY_LEVEL": Probe(lambda place: place.chat(model=THINK, think="some").status_code == 200),
+    "THINKS_BY_DEFAULT": Probe(lambda place: "thinking" in place.chat(model=THINK).json()["message"], real=False),
+    "TRUNCATE": Probe(lambda place: _cut(place, truncate=False).status_code == 400),
+    "SHIFT": Probe(_shifts, real=False),
+    "LOGPROBS": Probe(lambda place: "logprobs" in place.chat(logprobs=True).json()),
+    "DIMENSIONS": Probe(lambda place: len(_embedding(place, dimensions=16).json()["embeddings"][0]) == 16),
+    "RENDER_ONLY": Probe(lambda place: "_debug_info" in place.chat(_debug_render_only=True).json()),
+    "SAMPLERS": Probe(lambda place: place.generate(options={"mirostat": "x"}).status_code == 500),
+    "DRAFT": Probe(lambda place: place.generate(options={"draft_num_predict": "x"}).status_code == 500),
+    "TOOL_ANY_OF": Probe(lambda place: "anyOf" in _property(place, "text"), real=False),
+    "TOOL_PROPERTIES": Probe(lambda place: "properties" in _property(place, "to"), real=False),
+    "TOOL_REQUIRED": Probe(lambda place: "required" in _property(place, "to"), real=False),
+    "TOOL_CALL_INDEX": Probe(lambda place: "index" in _call(place)["function"], real=False),
+    "TOOL_CALL_IDS": Probe(lambda place: "id" in _call(place), real=False),
+    "CACHED_COUNT": Probe(lambda place: "prompt_eval_cached_count" in place.generate().json()),
+    "ESCAPES_LITERALS": Probe(lambda place: place.chat(format={"enum": ['a "b"']}).status_code == 200),
+    "PS_CONTEXT_LENGTH": Probe(lambda place: "context_length" in _loaded(place)),
+    "TAGS_CAPABILITIES": Probe(lambda place: "capabilities" in place.get("/api/tags").json()["models"][0]),
+    "SHOW_THINKING": Probe(lambda place: "thinking" in place.post("/api/show", model=THINK).json()),
+    "STATUS": Probe(lambda place: place.get("/api/status").status_code == 200),
+    "ACCOUNT": Probe(lambda place: place.post("/api/me").status_code != 404),
+    "WEB": Probe(lambda place: place.post("/api/experimental/web_search", query="q").status_code != 404),
+    "USAGE": Probe(lambda place: place.get("/api/usage").status_code != 404),
+    "CLOUD": Probe(
+        lambda place: _in_cloud(place, format={"type": "object"}).json()["message"]["content"] != "{}", real=False
+    ),
+    "REMOTE_NAMES": Probe(lambda place: "remote_model" in _in_cloud(place).json(), real=False),
+    "CLOUD_WITHOUT_PULL": Probe(lambda place: place.chat(model=CLOUD).status_code != 404, real=False),
+    "SIGNIN_URL": Probe(lambda place: "signin_url" in _signed_out(place), real=False),
+    "NAMES_CHAT_MODEL": Probe(lambda place: _error(place.chat(model="nope")) == "model 'nope' not found"),
+    "NAMES_THINKING_MODEL": Probe(
+        lambda place: _error(place.chat(think=True)) == f'"{CHAT}" does not support thinking'
+    ),
+    "LLAMA_SERVER": Probe(lambda place: '{"error":' in _error(_cut(place, truncate=False))),
+    "WINDOW_4096": Probe(_default_window, real=False),
+    "SHIFT_REFUSES": Probe(lambda place: "shorten the prompt" in _error(_cut(place, shift=False))),
+    "HALF_WINDOW": Probe(lambda place: _cut(place).json()["prompt_eval_count"] < 200),
+    "EMBED_WORDS": Probe(lambda place: _refused_embedding(place) == "input exceeds maximum context length"),
+    "EMBED_RUNNER_WORDS": Probe(
+        lambda place: _refused_embedding(place) == "the input length exceeds the context length"
+    ),
+}
+"""Of each feature in `FEATURES`, by its name."""
+
+
+def _signed_out(place: Place) -> dict[str, Any]:
+    with OllamaServer([Model(CLOUD)], version=_version(place), cloud="signed_out") as server:
+        return Place(server.url, server).chat(model=CLOUD).json()
+
+
+def _version(place: Place) -> str:
+    return place.get("/api/version").json()["version"]
+
+
+_HEAD = f"""# Compatibility
+
+What differs between versions of Ollama, and what was tried. The tests ask the test server, which behaves as the
+version that it is given ([testing.md](testing.md)), for every row in every column. A column stands for the first
+release of that name (0.12.0). The rows that are marked were asked of a real server {TRIED} too. Newer servers were not
+run: what they do was read in their source, up to 0.33, and in the documentation of 0.40.12.
+
+| feature | {" | ".join(VERSIONS)} | since | asked of a real {TRIED} |
+| --- |{" --- |" * (len(VERSIONS) + 2)}
+"""
+_MIDDLE = """
+A field that a server does not know is ignored by it, without an error.
+
+## The provider and the adapters
+
+On each of these versions the provider, LangChain's `ChatOllama` and LlamaIndex's `Ollama` pass the same tests:
+
+"""
+_FOOT = """
+<!-- Made out of namel3ss_ollama/testing/versions.py and tests/support/version_table.py. `make docs` makes it anew. -->
+"""
+
+
+def page() -> str:
+    """The page docs/compatibility.md."""
+    rows = "".join(f"| {' | '.join(_cells(name, feature))} |\n" for name, feature in FEATURES.items())
+    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + _FOOT
+
+
+def _cells(name: str, feature: Feature) -> list[str]:
+    marks = ["yes" if feature.on(version) else "no" for version in VERSIONS]
+    span = feature.since or ""
+    if feature.until:
+        span = f"{span}, until {feature.until}" if span else f"until {feature.until}"
+    return [feature.about, *marks, span, "yes" if PROBES[name].real else ""]
