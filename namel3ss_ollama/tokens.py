@@ -89,7 +89,7 @@ _NOISE = 2.0
 """Tokens that a count is off whatever the weights."""
 _DRIFT = 0.1
 """How far the weights may have moved between two observations, relative to their spread at first."""
-_SURE = 2.8
+_SURE = 3.2
 _LARGEST_EXPONENT = 50.0
 _MEMORY = 0.9
 """How much of the misfit learnt so far stays at each observation."""
@@ -109,7 +109,7 @@ class Estimate:
 
     @property
     def least(self) -> float:
-        """The number is hardly below this: 2.8 standard deviations, on a scale of ratios."""
+        """The number is hardly below this: 3.2 standard deviations, on a scale of ratios."""
         return self.tokens * math.exp(-min(_SURE * self.deviation / max(self.tokens, 1.0), _LARGEST_EXPONENT))
 
     @property
