@@ -149,8 +149,8 @@ without a word. There the provider estimates how many tokens a request should co
 [Chats and prompts that are too long](../README.md#chats-and-prompts-that-are-too-long). Newer servers are asked to
 refuse, so nothing rests on an estimate.
 
-{number} conversations in {len(TEXTS)} languages and kinds of text, a fifth of them with a tool, a window of {window}
-tokens, the tokenizer and template of `{model}`. Two thirds grow turn by turn, each turn a request; one third come at
+{number} conversations in {len(TEXTS)} languages and kinds of text, a fifth of them with a tool, in a window of {window}
+tokens; the model is `{model}`. Two thirds grow turn by turn, each turn a request; one third come at
 once, longer than anything that was asked before. The provider begins with no knowledge of the model, and gets answers
 of one token, which teach it nothing. Requests within {_UNSURE:.0%} of the window are left out.
 

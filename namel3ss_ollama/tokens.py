@@ -83,7 +83,7 @@ _CLASSES: dict[str, tuple[float, float]] = {
 }
 _NAMES = tuple(_CLASSES)
 _INDEX = {name: index for index, name in enumerate(_NAMES)}
-_MISFIT, _LEAST_MISFIT = 0.12, 0.04
+_MISFIT, _LEAST_MISFIT = 0.12, 0.08
 """The relative error of an estimate beyond that of its weights: at first, and at least."""
 _NOISE = 2.0
 """Tokens that a count is off whatever the weights."""
