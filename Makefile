@@ -28,8 +28,9 @@ PACKAGES := . integrations/langchain integrations/llama-index
 METADATA := $(addsuffix /pyproject.toml,$(PACKAGES)) $(wildcard integrations/*/hatch_build.py) namel3ss_ollama/_version.py
 BENCH := .venv-bench
 EDITABLE := --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
-	--no-annotate --no-header
+# The oldest Python that the pins are for comes next.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	--python-version
 
 export UV_PYTHON_DOWNLOADS := never
 export COVERAGE_FILE := $(CURDIR)/$(VENV)/.coverage
@@ -94,10 +95,10 @@ bench-quick: $(BENCH)/.ready ## the same with fewer rounds, into .benchmarks/; u
 	$(BENCH)/bin/python -m benchmarks --quick $(ARGS)
 
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
-	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt
-	cd requirements && ../$(COMPILE) $(UPGRADE) dev.in -o dev.txt
-	cd requirements && ../$(COMPILE) --python-version 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
-	cd requirements && ../$(COMPILE) $(UPGRADE) -c dev.txt bench.in -o bench.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) uv.in -o uv.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) dev.in -o dev.txt
+	cd requirements && ../$(COMPILE) 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt bench.in -o bench.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done

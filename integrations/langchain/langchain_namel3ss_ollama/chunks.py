@@ -242,11 +242,13 @@ def usage_of(response: LLMResponse) -> UsageMetadata | None:
     if "prompt_eval_count" not in response.metadata and "eval_count" not in response.metadata:
         return None
     usage = response.usage
-    return UsageMetadata(
-        input_tokens=usage["prompt_tokens"],
-        output_tokens=usage["completion_tokens"],
-        total_tokens=usage["total_tokens"],
-    )
+    counts = {
+        "input_tokens": usage["prompt_tokens"],
+        "output_tokens": usage["completion_tokens"],
+        "total_tokens": usage["total_tokens"],
+    }
+    # Not by its constructor: langchain-core 1.8 takes NotRequired from where mypy, which checks for 3.10, finds none.
+    return cast("UsageMetadata", counts)
 
 
 def metadata_of(response: LLMResponse, model: str = "") -> dict[str, Any]:
