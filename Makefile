@@ -27,9 +27,11 @@ READY := $(VENV)/.ready
 PACKAGES := . integrations/langchain integrations/llama-index
 METADATA := $(addsuffix /pyproject.toml,$(PACKAGES)) $(wildcard integrations/*/hatch_build.py) namel3ss_ollama/_version.py
 BENCH := .venv-bench
+FLOORS := .venv-floors
 EDITABLE := --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
-	--no-annotate --no-header
+# The oldest Python that the pins are for comes next.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	--python-version
 
 export UV_PYTHON_DOWNLOADS := never
 export COVERAGE_FILE := $(CURDIR)/$(VENV)/.coverage
@@ -37,7 +39,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs record live soak fuzz bench bench-quick notebooks requirements build clean
+.PHONY: help demo test floors check docs record live soak fuzz bench bench-quick notebooks requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -58,6 +60,11 @@ else
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 endif
+
+# Without the conformance suites, which follow the newest version, and without what is about processes and bounds.
+floors: $(FLOORS)/.ready ## run the adapters' tests on the lowest versions that the packages ask for
+	$(FLOORS)/bin/python -m pytest -n 2 -m "not live and not embedded" $(ARGS) tests/langchain tests/llama_index \
+		$(addprefix --ignore-glob ,'*/test_standard_*' '*/test_workers_*' '*/test_calls_a_token_*' '*/test_closed_loops.py')
 
 check: $(READY) ## lint, format, types, import rules
 	$(BIN)/ruff check
@@ -94,10 +101,11 @@ bench-quick: $(BENCH)/.ready ## the same with fewer rounds, into .benchmarks/; u
 	$(BENCH)/bin/python -m benchmarks --quick $(ARGS)
 
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
-	cd requirements && ../$(COMPILE) $(UPGRADE) uv.in -o uv.txt
-	cd requirements && ../$(COMPILE) $(UPGRADE) dev.in -o dev.txt
-	cd requirements && ../$(COMPILE) --python-version 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
-	cd requirements && ../$(COMPILE) $(UPGRADE) -c dev.txt bench.in -o bench.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) uv.in -o uv.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) dev.in -o dev.txt
+	cd requirements && ../$(COMPILE) 3.10 --resolution lowest-direct $(UPGRADE) floors.in -o floors.txt
+	cd requirements && ../$(COMPILE) 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt bench.in -o bench.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
@@ -122,13 +130,13 @@ $(READY): requirements/dev.txt requirements/uv.txt $(METADATA)
 	fi
 	@touch $@
 
-# What is measured is what is installed: the peers have an environment of their own, with the same versions as .venv.
-$(BENCH)/.ready: $(READY) requirements/bench.txt $(METADATA)
-	@echo "setting up $(BENCH)"
-	@$(INTERPRETER) -m venv $(BENCH)
-	@if $(BIN)/uv pip install --quiet --python $(BENCH)/bin/python --require-hashes -r requirements/bench.txt; then :; else \
+# The peers that are measured have an environment of their own, with the same versions as .venv; the floors have theirs.
+$(BENCH)/.ready $(FLOORS)/.ready: .venv-%/.ready: $(READY) requirements/%.txt $(METADATA)
+	@echo "setting up .venv-$*"
+	@$(INTERPRETER) -m venv .venv-$*
+	@if $(BIN)/uv pip install --quiet --python .venv-$*/bin/python --require-hashes -r requirements/$*.txt; then :; else \
 		echo "uv could not install the requirements; trying pip" && \
-		$(BENCH)/bin/python -m pip install -qq --require-hashes -r requirements/bench.txt; \
+		.venv-$*/bin/python -m pip install -qq --require-hashes -r requirements/$*.txt; \
 	fi
-	@$(BENCH)/bin/python -m pip install -qq $(EDITABLE)
+	@.venv-$*/bin/python -m pip install -qq $(EDITABLE)
 	@touch $@

@@ -149,7 +149,7 @@ async def test_addresses_that_cannot_be_fetched(chat: Make, ollama_server: Ollam
     message = picture(ollama_server)
     with pytest.raises(ValueError, match=f"over {len(BYTES) - 1} bytes"):
         chat("llava", allow_image_urls=True, max_image_bytes=len(BYTES) - 1).invoke([message])
-    model = chat("llava", allow_image_urls=True, timeout=0.2)
+    model = chat("llava", allow_image_urls=True)
     with pytest.raises(ValueError, match="http or https"):
         model.invoke([HumanMessage(content=[{"type": "image", "url": "file:///etc/passwd"}])])
     missing = [HumanMessage(content=[{"type": "image", "url": f"{ollama_server.url}/nothing"}])]
@@ -159,7 +159,7 @@ async def test_addresses_that_cannot_be_fetched(chat: Make, ollama_server: Ollam
         await collected(model.astream(missing))
     ollama_server.fault("stall_before_headers", path="/cat.png")
     with pytest.raises(OllamaTimeoutError):
-        await model.ainvoke([message])
+        await chat("llava", allow_image_urls=True, timeout=0.2).ainvoke([message])
     assert {record.path for record in ollama_server.requests} == {"/cat.png", "/nothing"}
 
 

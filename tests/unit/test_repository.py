@@ -108,6 +108,15 @@ def test_development_requirements_repeat_what_the_packages_ask_for(project: str)
     assert normal(asked_for(project)) <= dev
 
 
+def test_the_floors_are_what_the_adapters_and_the_core_ask_for() -> None:
+    lines = (ROOT / "requirements/floors.in").read_text(encoding="utf-8").splitlines()
+    floors = normal([line for line in lines if line and not line.startswith("#")])
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for project in PROJECTS:
+        asked = normal(asked_for(project))
+        assert asked - normal(extras["cli"] + extras["embedded"]) <= floors
+
+
 def test_contributing_lists_the_modules_of_the_core() -> None:
     listed = re.findall(
         r"^\| `([a-z_]+(?:\.py|/))` ", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE
