@@ -151,8 +151,8 @@ refuse, so nothing rests on an estimate.
 
 {number} conversations in {len(TEXTS)} languages and kinds of text, a fifth of them with a tool, in a window of {window}
 tokens, asked of `{model}`, of which only the counts matter. Two thirds grow turn by turn, each turn a request;
-a third come at once, longer than anything that was asked before. The provider begins with no knowledge of the model, and gets answers
-of one token, which teach it nothing. Requests within {_UNSURE:.0%} of the window are left out.
+a third come at once, longer than anything that was asked before. The provider begins with no knowledge of the
+model, and gets answers of one token, which teach it nothing. Requests within {_UNSURE:.0%} of the window are left out.
 
 {table(done, window)}
 
