@@ -74,7 +74,7 @@ _CLASSES: dict[str, tuple[float, float]] = {
     # Of a message: the marks around it.
     "message": (5.0, 2.5),
     # Of an image: some models spend 64 tokens on one, others several thousand.
-    "image": (600.0, 500.0),
+    "image": (600.0, 400.0),
     # Of a byte that a template may leave out or write in its own way: tool definitions and calls, old thinking.
     "definition": (0.22, 0.12),
     "thinking": (0.12, 0.12),
