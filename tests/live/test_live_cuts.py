@@ -59,7 +59,7 @@ async def through_llama_index(url: str, policy: Truncation, *, streaming: bool, 
         last = (await asyncio.to_thread(lambda: list(llm.stream_chat(FOR_LLAMA_INDEX))))[-1]
     else:
         last = [response async for response in await llm.astream_chat(FOR_LLAMA_INDEX)][-1]
-    return last.raw["truncated_prompt"] is True
+    return last.raw.get("truncated_prompt") is True
 
 
 Ask = Callable[..., Awaitable[bool]]
