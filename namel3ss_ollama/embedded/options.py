@@ -96,11 +96,12 @@ def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
     Raises:
         Refused: A value is of another type or out of range.
     """
-    bounds = {**_LOAD, "num_ctx": (1, _widest(trained))}
+    bounds = {**_LOAD, "num_ctx": (1, _LARGEST_INTEGER)}
     given = {
         name: _integer(name, options[name], *bound) for name, bound in bounds.items() if options.get(name) is not None
     }
-    window = given.get("num_ctx", min(DEFAULT_CONTEXT, _widest(trained)))
+    # One that is larger than the model's counts as that, as in Ollama: a provider's own goes to all its models.
+    window = min(given.get("num_ctx", DEFAULT_CONTEXT), _widest(trained))
     threads, layers = given.get("num_thread", 0), given.get("num_gpu", -1)
     return LoadOptions(
         window,
