@@ -64,7 +64,7 @@ class AiohttpClient(HttpxAiohttpClient):
     ) -> httpx.AsyncBaseTransport:
         return _Transport(proxy=proxy, **options)
 
-    def build_request(  # type: ignore[override] # what the core calls it with
+    def build_request(  # type: ignore[override] # only client.py calls it, always with these
         self,
         method: str,
         url: str,

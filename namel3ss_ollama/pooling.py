@@ -30,11 +30,11 @@ class ReadableBody(httpx.AsyncByteStream):
 
     async def read(self) -> bytes:
         """What has arrived, at least a byte; nothing at the end of the body."""
-        raise NotImplementedError
+        raise NotImplementedError  # each transport has its own; httpx's base is no ABC
 
     def abort(self) -> None:
         """Close at once; before the end of the body that closes the connection."""
-        raise NotImplementedError
+        raise NotImplementedError  # each transport has its own; httpx's base is no ABC
 
 
 def bare_transport(transport: object) -> asyncio.BaseTransport | None:

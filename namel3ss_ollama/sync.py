@@ -199,10 +199,9 @@ class SyncStream:
     def _fill(self) -> bool:
         try:
             filled = run(self._stream.fill())
-        except Exception:
-            raise
-        except BaseException:  # an interrupt; where `fill` had not begun yet, it could not end the stream
-            self.cancel()
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt: where `fill` had not begun yet, it ended no stream
+                self.cancel()
             raise
         if not self._marked:
             self._marked = True

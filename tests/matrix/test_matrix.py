@@ -14,7 +14,7 @@ from fault_table import ROWS, Outcome, Row, in_langchain, report
 from fronts import ASYNC, SYNC, Heard
 from langchain_core.exceptions import ModelError
 
-from namel3ss_ollama import LLMError, LLMTimeoutError, OllamaProvider, instant_retries
+from namel3ss_ollama import LLMError, LLMTimeoutError, OllamaProvider
 from namel3ss_ollama.testing import FAULTS, OllamaServer
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -32,15 +32,6 @@ LONGEST = 15.0
 def server() -> Iterator[OllamaServer]:
     with OllamaServer() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _quiet_frameworks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No tracing, no waits between retries."""
-    for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
-        monkeypatch.setenv(name, "false")
-    with instant_retries():
-        yield
 
 
 @pytest.mark.timeout(30)

@@ -8,16 +8,7 @@ import pytest
 from drop_in import FRONTS, SCENARIOS, Scenario
 from version_table import VERSIONS
 
-from namel3ss_ollama import instant_retries
 from namel3ss_ollama.testing import OllamaServer
-
-
-@pytest.fixture(autouse=True)
-def _quiet_frameworks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
-        monkeypatch.setenv(name, "false")
-    with instant_retries():
-        yield
 
 
 @pytest.fixture(scope="module", params=VERSIONS)

@@ -245,7 +245,7 @@ def tools(front: type[Front], server: OllamaServer, caplog: pytest.LogCaptureFix
     said = asked.offer("The weather in Rome?")
     assert [(name, dict(arguments)) for name, arguments, _ in said.calls] == [("weather", {"city": "Rome"})]
     assert asked.tell("The weather in Rome?", said).text == "It is sunny."
-    *_, called, told = server.requests[-1].payload["messages"]  # type: ignore[misc] # a list, as was sent
+    *_, called, told = server.requests[-1].payload["messages"]  # type: ignore[misc] # typed as object: any JSON; here a list
     assert (called["tool_calls"][0]["function"]["name"], told["role"]) == ("weather", "tool")
     assert told["content"] == "Sunny in Rome."
 
