@@ -9,7 +9,7 @@ from typing import Any
 
 from namel3ss_ollama.embedded.refusal import Refused
 
-__all__ = ["LoadOptions", "load_options", "merged", "sampling", "seconds"]
+__all__ = ["LoadOptions", "load_options", "sampling", "seconds"]
 
 DEFAULT_CONTEXT = 4096
 _LARGEST_FLOAT = 3.4e38
@@ -68,22 +68,6 @@ class LoadOptions:
     num_batch: int = 512
     num_thread: int | None = None
     num_gpu: int | None = None
-
-
-def merged(own: Mapping[str, Any], given: Mapping[str, Any], trained: int) -> dict[str, Any]:
-    """The options in force: a request's over its model's.
-
-    Args:
-        own: The model's. A context window that is larger than `trained` counts as that, as in Ollama: the request
-            could do nothing about it.
-        given: The request's.
-        trained: As for `load_options`.
-    """
-    options = {**own, **given}
-    window = own.get("num_ctx")
-    if "num_ctx" not in given and isinstance(window, int) and window > _widest(trained):
-        options["num_ctx"] = _widest(trained)
-    return options
 
 
 def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:

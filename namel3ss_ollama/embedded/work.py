@@ -10,7 +10,7 @@ from typing import Any
 
 from namel3ss_ollama.embedded.binding import Json
 from namel3ss_ollama.embedded.engine import Engine, Job
-from namel3ss_ollama.embedded.options import merged, seconds
+from namel3ss_ollama.embedded.options import seconds
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model, find_model
 
@@ -63,7 +63,7 @@ class Work:
 
     def options(self, model: Model) -> Json:
         """The options in force: the request's over the model's."""
-        return merged(model.parameters, self.wanted("options", dict, {}), model.header.context_length)
+        return {**model.parameters, **self.wanted("options", dict, {})}
 
     def keep_alive(self) -> float | None:
         """How long the model stays loaded afterwards, in seconds; None for ever."""

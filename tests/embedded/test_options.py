@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from namel3ss_ollama.embedded.options import LoadOptions, load_options, merged, sampling, seconds
+from namel3ss_ollama.embedded.options import LoadOptions, load_options, sampling, seconds
 from namel3ss_ollama.embedded.refusal import Refused
 
 WINDOW = 2048
@@ -128,22 +128,6 @@ def test_what_is_no_option(options: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused, match=message) as refused:
         sampling(options, WINDOW)
     assert refused.value.status == 400
-
-
-@pytest.mark.parametrize(
-    ("own", "given", "window"),
-    [
-        ({"num_ctx": 8192}, {}, 2000),
-        ({"num_ctx": 1000}, {}, 1000),
-        ({"num_ctx": 8192}, {"num_ctx": 100}, 100),
-        ({}, {"num_ctx": 8192}, 8192),
-        ({"num_ctx": "big"}, {}, "big"),
-    ],
-)
-def test_a_models_own_window_is_not_larger_than_what_it_was_trained_for(
-    own: dict[str, Any], given: dict[str, Any], window: object
-) -> None:
-    assert merged({**own, "top_k": 5}, given, 2000) == {**own, **given, "top_k": 5, "num_ctx": window}
 
 
 anything = st.one_of(
