@@ -1,0 +1,450 @@
+"""What is known of several hosts, indexed so that one can be chosen in a time that hardly grows with their number.
+
+Values and no I/O, no clock, no lock: `dispatcher.py` holds the lock and the clock, `scout.py` asks the hosts, and
+`choosing.py` has the rule. All times are seconds by one clock of the caller's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+__all__ = ["EJECT_MOST", "Fleet", "Loaded", "Pace", "Standing", "tagged"]
+
+EJECT_MOST = 60.0
+_BYTES_A_SECOND = 1e9
+"""How fast weights come off a disk, where no load was measured."""
+_UNKNOWN_LOAD = 5.0
+_UNKNOWN_SERVICE = 3.0
+_WAIT_HALVES = 10.0
+"""A wait that was measured says half as much so many seconds later."""
+_SWAY = 0.3
+"""How much a new measurement moves a mean."""
+_AUTO_MOST = 64
+
+
+def tagged(model: str) -> str:
+    """A model's name with its tag, as servers list it."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in a host's memory.
+
+    Attributes:
+        digest: Of its weights.
+        size: Bytes in all.
+        vram: Bytes of these on a GPU.
+        context_length: Its window in tokens; None where the host does not say.
+        expires_at: When the host will unload it, as the host writes it.
+    """
+
+    digest: str = ""
+    size: int = 0
+    vram: int = 0
+    context_length: int | None = None
+    expires_at: str = ""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How fast a host is with a model: means of what its answers tell, None before the first.
+
+    Attributes:
+        wait: Seconds for which the last request waited in the host's own queue.
+        wait_at: When that was.
+        prefill: Tokens of prompts a second.
+        decode: Tokens of answers a second.
+        service: Seconds that an answer takes, without the wait and the load.
+        load: Seconds that loading takes.
+    """
+
+    wait: float = 0.0
+    wait_at: float = 0.0
+    prefill: float | None = None
+    decode: float | None = None
+    service: float | None = None
+    load: float | None = None
+
+    def wait_now(self, now: float) -> float:
+        """The wait to expect."""
+        return self.wait * 0.5 ** ((now - self.wait_at) / _WAIT_HALVES) if self.wait else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """One host's standing.
+
+    Attributes:
+        url: Its address.
+        slots: How many requests it gets at once.
+        auto: Whether `slots` follows from the waits that are measured.
+        last_resort: Whether it is asked only where no other host is left.
+        in_flight: Requests that it has now.
+        failures: How often it has failed in a row.
+        out_until: Until when it gets nothing.
+        why_out: What it failed with; empty while it is up.
+        pulled: The models that it has, with their bytes and digests; None before it has told.
+        loaded: The models in its memory, those that it is loading for us included.
+        without: Models that it does not get until then: it lacks them, or failed with them.
+        pace: How fast it is, by model.
+        answers: How many answers in a row had a short wait, where `auto`.
+        version: Its version; empty where it is not known.
+        asked_at: When it was last asked what it has loaded; None for never.
+        pulled_at: When it was last asked what it has pulled.
+    """
+
+    url: str
+    slots: int = 1
+    auto: bool = False
+    last_resort: bool = False
+    in_flight: int = 0
+    failures: int = 0
+    out_until: float = 0.0
+    why_out: str = ""
+    pulled: Mapping[str, tuple[int, str]] | None = None
+    loaded: dict[str, Loaded] = field(default_factory=dict[str, Loaded])
+    without: dict[str, float] = field(default_factory=dict[str, float])
+    pace: dict[str, Pace] = field(default_factory=dict[str, Pace])
+    answers: int = 0
+    version: str = ""
+    asked_at: float | None = None
+    pulled_at: float | None = None
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it was ejected and has not come back."""
+        return self.out_until > 0.0
+
+    def room(self) -> int:
+        """How many more requests it may have: a host that comes back gets one until that has succeeded."""
+        if self.is_out:
+            return 0
+        return (1 if self.failures else self.slots) - self.in_flight
+
+    def may_have(self, model: str, now: float) -> bool:
+        """Whether the model can be asked of it, as far as is known."""
+        if self.without and self.without.get(model, 0.0) > now:
+            return False
+        return self.pulled is None or model in self.pulled
+
+    def load_seconds(self, model: str) -> float:
+        """How long loading will take."""
+        pace = self.pace.get(model)
+        if pace is not None and pace.load is not None:
+            return pace.load
+        size = self.pulled[model][0] if self.pulled and model in self.pulled else 0
+        return size / _BYTES_A_SECOND if size else _UNKNOWN_LOAD
+
+    def seconds(self, model: str, tokens: float, now: float) -> float:
+        """How long an answer will take, the host's own queue and the reading of the prompt included."""
+        pace = self.pace.get(model)
+        if pace is None:
+            return 0.0  # so that every host is tried once
+        reading = tokens / pace.prefill if pace.prefill else 0.0
+        return pace.wait_now(now) + reading + (pace.service or 0.0)
+
+
+class _Bag:
+    """A set of hosts from which some can be drawn at random in constant time."""
+
+    __slots__ = ("_at", "_items")
+
+    def __init__(self) -> None:
+        self._items: list[Standing] = []
+        self._at: dict[Standing, int] = {}
+
+    def add(self, item: Standing) -> None:
+        if item not in self._at:
+            self._at[item] = len(self._items)
+            self._items.append(item)
+
+    def discard(self, item: Standing) -> None:
+        at = self._at.pop(item, None)
+        if at is None:
+            return
+        last = self._items.pop()
+        if last is not item:
+            self._items[at] = last
+            self._at[last] = at
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, item: Standing) -> bool:
+        return item in self._at
+
+    def __iter__(self) -> Iterator[Standing]:
+        return iter(self._items)
+
+    def some(self, rng: random.Random) -> Iterator[Standing]:
+        """All of them, from a random one on, with a random stride: the first few are a fair sample."""
+        items = self._items
+        count = len(items)
+        if count < 2:
+            yield from items
+            return
+        at = int(rng.random() * count)
+        if count < 4:
+            yield from items[at:]
+            yield from items[:at]
+            return
+        # Steps that share no divisor with the count come by every item once.
+        step = 1 + int(rng.random() * (count - 1))
+        while _gcd(step, count) != 1:
+            step += 1
+        for _ in range(count):
+            yield items[at]
+            at = (at + step) % count
+
+
+def _gcd(one: int, other: int) -> int:
+    while other:
+        one, other = other, one % other
+    return one
+
+
+class Fleet:
+    """Hosts and their standing.
+
+    Args:
+        hosts: The hosts, in the order of preference where nothing else tells them apart.
+        eject: How long a host that fails is out the first time; that doubles with each failure.
+        eject_most: What that never exceeds.
+        rng: Where chance comes from.
+    """
+
+    def __init__(
+        self,
+        hosts: Iterable[Standing],
+        *,
+        eject: float = 1.0,
+        eject_most: float = EJECT_MOST,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.hosts = list(hosts)
+        self.rng = rng or random.Random()
+        self._eject = eject
+        self._eject_most = eject_most
+        self._returns: list[tuple[float, int, Standing]] = []
+        self._up = len(self.hosts)
+        self.free = _Bag()
+        self._free_with: dict[str, _Bag] = {}
+        self._holders: dict[str, set[Standing]] = {}
+        self._slots_with: dict[str, int] = {}
+        self._service: dict[str, float] = {}
+        for host in self.hosts:
+            self._settle(host)
+
+    @property
+    def slots(self) -> int:
+        """The slots of all hosts together."""
+        return sum(host.slots for host in self.hosts)
+
+    def free_with(self, model: str) -> _Bag:
+        """The hosts with room that have the model loaded, or are loading it."""
+        bag = self._free_with.get(model)
+        return bag if bag is not None else _NONE
+
+    def holders(self, model: str) -> AbstractSet[Standing]:
+        """The hosts that are up and have the model loaded or are loading it, busy or not."""
+        return self._holders.get(model) or frozenset()
+
+    def slots_with(self, model: str) -> int:
+        """The slots of those."""
+        slots = self._slots_with.get(model)
+        if slots is None:
+            slots = self._slots_with[model] = sum(host.slots for host in self.holders(model))
+        return slots
+
+    def service(self, model: str) -> float:
+        """The seconds that an answer of the model takes, as a mean over the hosts, or what is assumed at first."""
+        return self._service.get(model, _UNKNOWN_SERVICE)
+
+    # What happens to a host
+
+    def hold(self, host: Standing, model: str) -> None:
+        """A request goes to a host, which loads the model for it if need be."""
+        host.in_flight += 1
+        if model not in host.loaded:
+            host.loaded[model] = Loaded()
+        self._settle(host)
+
+    def release(self, host: Standing) -> None:
+        """A request is over."""
+        host.in_flight -= 1
+        self._settle(host)
+
+    def forget_requests(self) -> None:
+        """No host has any: for a forked child."""
+        for host in self.hosts:
+            host.in_flight = 0
+            self._settle(host)
+
+    def learn_loaded(self, host: Standing, loaded: Mapping[str, Loaded]) -> None:
+        """The host says what it has in memory. What it is loading for us may not be in it yet."""
+        self._unlist(host)
+        # What it is busy with for us may be loading still, and is kept until it has nothing to do.
+        kept = {name: known for name, known in host.loaded.items() if not known.digest} if host.in_flight else {}
+        host.loaded = {**kept, **loaded}
+        self._settle(host)
+
+    def pause(self, host: Standing, until: float, why: str) -> None:
+        """The host asks for no more requests until then; that is no failure."""
+        self._leave(host, until, why)
+
+    def eject(self, host: Standing, now: float, why: str, *, seconds: float | None = None, spare_last: bool) -> None:
+        """The host failed: it gets nothing for a while, twice as long as the last time, a fifth more or less.
+
+        Args:
+            host: The host.
+            now: The time.
+            why: What it failed with.
+            seconds: How long it is out, where the failure says that.
+            spare_last: Whether the last host that is up stays so.
+        """
+        if not host.is_out and spare_last and self._up <= 1:
+            return
+        most = min(self._eject_most, self._eject * 2.0 ** min(host.failures, 30))
+        length = (seconds if seconds is not None else most) * (0.8 + 0.4 * self.rng.random())
+        host.failures += 1
+        self._leave(host, now + length, why)
+
+    def _leave(self, host: Standing, until: float, why: str) -> None:
+        host.why_out = why
+        self._up -= not host.is_out
+        host.out_until = max(host.out_until, until)
+        heapq.heappush(self._returns, (host.out_until, id(host), host))
+        self._settle(host)
+
+    def heal(self, host: Standing) -> None:
+        """The host answered."""
+        if host.failures or host.is_out:
+            self._up += host.is_out
+            host.failures, host.out_until, host.why_out = 0, 0.0, ""
+            self._settle(host)
+
+    def advance(self, now: float) -> None:
+        """Let hosts come back whose time is over, for one request each until that has succeeded."""
+        while self._returns and self._returns[0][0] <= now:
+            until, _, host = heapq.heappop(self._returns)
+            if host.out_until == until:  # else it was ejected again, or healed, meanwhile
+                host.out_until = 0.0
+                self._up += 1
+                self._settle(host)
+
+    def next_return(self) -> float | None:
+        """When the next host comes back; None if none is out."""
+        return self._returns[0][0] if self._returns else None
+
+    @property
+    def all_out(self) -> bool:
+        """Whether every host is out."""
+        return self._up == 0
+
+    def without(self, host: Standing, model: str, until: float) -> None:
+        """The host does not get this model until then."""
+        self._unlist(host)
+        host.without[model] = until
+        host.loaded.pop(model, None)
+        self._settle(host)
+
+    def measured(
+        self,
+        host: Standing,
+        model: str,
+        now: float,
+        *,
+        wait: float,
+        load: float,
+        service: float,
+        prefill: float | None = None,
+        decode: float | None = None,
+    ) -> None:
+        """An answer has told how long its parts took.
+
+        Args:
+            host: The host that answered.
+            model: The model.
+            now: The time.
+            wait: Seconds in the host's own queue.
+            load: Seconds of loading, if it had to.
+            service: Seconds of reading and answering.
+            prefill: Tokens read a second, where the prompt was not cached.
+            decode: Tokens written a second.
+        """
+        pace = host.pace.get(model)
+        if pace is None:
+            pace = host.pace[model] = Pace()
+        pace.wait, pace.wait_at = wait, now
+        pace.service = _mean(pace.service, service)
+        self._service[model] = _mean(self._service.get(model), service)
+        if load > 0.1:
+            pace.load = _mean(pace.load, load)
+        if prefill is not None:
+            pace.prefill = _mean(pace.prefill, prefill)
+        if decode is not None:
+            pace.decode = _mean(pace.decode, decode)
+        if host.auto:
+            self._adapt(host, wait, service)
+
+    def fewer(self, host: Standing) -> None:
+        """The host says that it is busy: it gets one request less at once, where that is not fixed."""
+        if host.auto and host.slots > 1:
+            host.slots -= 1
+            host.answers = 0
+            self._slots_with.clear()
+            self._settle(host)
+
+    def _adapt(self, host: Standing, wait: float, service: float) -> None:
+        """One slot more once as many answers as there are slots had hardly to wait; one fewer for a long wait."""
+        if wait > 0.5 * service and host.slots > 1:
+            host.slots -= 1
+            host.answers = 0
+        elif wait < 0.05 * service and host.in_flight >= host.slots:
+            host.answers += 1
+            if host.answers >= host.slots and host.slots < _AUTO_MOST:
+                host.slots += 1
+                host.answers = 0
+        else:
+            host.answers = 0
+        self._slots_with.clear()
+        self._settle(host)
+
+    # The indexes
+
+    def _settle(self, host: Standing) -> None:
+        has_room = host.room() > 0
+        (self.free.add if has_room else self.free.discard)(host)
+        for model in host.loaded:
+            bag = self._free_with.get(model)
+            if bag is None:
+                bag = self._free_with[model] = _Bag()
+                self._holders[model] = set()
+            (bag.add if has_room else bag.discard)(host)
+            holders = self._holders[model]
+            if host.is_out:
+                if host in holders:
+                    holders.discard(host)
+                    self._slots_with.pop(model, None)
+            elif host not in holders:
+                holders.add(host)
+                self._slots_with.pop(model, None)
+
+    def _unlist(self, host: Standing) -> None:
+        for model in host.loaded:
+            if model in self._free_with:
+                self._free_with[model].discard(host)
+                self._holders[model].discard(host)
+                self._slots_with.pop(model, None)
+
+
+_NONE = _Bag()
+
+
+def _mean(known: float | None, measured: float) -> float:
+    return measured if known is None else known + _SWAY * (measured - known)
