@@ -14,13 +14,13 @@ from namel3ss_ollama.client import Client
 from namel3ss_ollama.errors import BadRequestError, LLMError, ModelNotFoundError
 from namel3ss_ollama.prepare import Defaults
 from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.server import SILENT
 from namel3ss_ollama.streamer import Watch
 
-__all__ = ["SILENT", "Asking", "Endpoint"]
+__all__ = ["Asking", "Endpoint"]
 
 T = TypeVar("T")
 Json = dict[str, Any]
-SILENT = "the server does not answer: look at its log, or raise first_chunk_timeout"
 
 
 @dataclass(frozen=True, slots=True)

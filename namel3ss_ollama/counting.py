@@ -12,6 +12,7 @@ from namel3ss_ollama.errors import ContextWindowExceededError
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import Defaults, chat_request, checked_model, generate_request
+from namel3ss_ollama.server import Server
 from namel3ss_ollama.tokens import Estimate, measure_text
 from namel3ss_ollama.tools import tool_definition
 
@@ -44,6 +45,7 @@ class TokenCounting:
 
     _defaults: Defaults
     _runner: Runner
+    _server: Server
 
     def count_tokens(
         self,
@@ -70,14 +72,14 @@ class TokenCounting:
         if isinstance(prompt, str):
             if tools:
                 raise TypeError("tools: need a conversation; give messages")
-            return _counted(self._runner.context_guard.estimate(name, measure_text(prompt)))
+            return _counted(self._server.context_guard.estimate(name, measure_text(prompt)))
         body: dict[str, Any] = {"model": name, "messages": encode_messages(prompt)}
         if tools:
             body["tools"] = [tool_definition(tool) for tool in tools]
         think = self._defaults.options.get("think")
         if think is not None:
             body["think"] = think
-        expected = self._runner.context_guard.expect(body)
+        expected = self._server.context_guard.expect(body)
         return _counted(expected.tokens, exact=expected.known)
 
     async def acount_tokens(

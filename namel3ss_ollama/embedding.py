@@ -312,11 +312,11 @@ class _Batch:
             if not _is_vector(vector):
                 raise _name(
                     MalformedResponseError(
-                        f"{call.runner.client.url} sent what is no list of numbers; is this an Ollama server?"
+                        f"{turn.server.url} sent what is no list of numbers; is this an Ollama server?"
                     ),
                     piece,
                 )
-            self._check_length(piece, len(vector))
+            self._check_length(piece, len(vector), turn.server.url)
             self._vectors[number] = vector
         tokens = usage_of(answer)["prompt_tokens"]
         self._tokens += tokens
@@ -327,19 +327,18 @@ class _Batch:
                 call.durations[name] = call.durations.get(name, 0) + value
 
     async def _answer(self, texts: Sequence[str], turn: Turn) -> Json:
-        client = self._call.runner.client
         body = {**self._body, "input": texts}
-        answer = await self._call.runner.attempts(lambda: client.embed(body, turn.watch), turn)
+        answer = await self._call.runner.attempts(lambda: turn.server.client.embed(body, turn.watch), turn)
         vectors = answer.get("embeddings")
         if not isinstance(vectors, list) or len(vectors) != len(texts):
             raise MalformedResponseError(
-                f"{client.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
+                f"{turn.server.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
             )
         if not isinstance(answer.get("prompt_eval_count") or 0, int):
-            raise MalformedResponseError(f"{client.url} sent a prompt_eval_count that is no number")
+            raise MalformedResponseError(f"{turn.server.url} sent a prompt_eval_count that is no number")
         return answer
 
-    def _check_length(self, piece: _Piece, length: int) -> None:
+    def _check_length(self, piece: _Piece, length: int, url: str) -> None:
         call = self._call
         wanted = call.body.get("dimensions")
         if call.length is None:
@@ -347,9 +346,7 @@ class _Batch:
         if length != call.length:
             hint = "as `dimensions` says; can server (0.11.11 or newer) and model choose?" if wanted else "as others"
             raise _name(
-                MalformedResponseError(
-                    f"{call.runner.client.url} sent a vector of {length} dimensions, not of {call.length} {hint}"
-                ),
+                MalformedResponseError(f"{url} sent a vector of {length} dimensions, not of {call.length} {hint}"),
                 piece,
             )
 

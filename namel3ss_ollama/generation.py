@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from namel3ss_ollama.answers import Answer, ServerReportedError
-from namel3ss_ollama.client import Client
 from namel3ss_ollama.diagnosis import error_for_line
 from namel3ss_ollama.errors import (
     BadRequestError,
@@ -26,15 +25,14 @@ from namel3ss_ollama.errors import (
     ToolCallParseError,
 )
 from namel3ss_ollama.exchange import Exchange
-from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.formats import without_reasoning
-from namel3ss_ollama.guards import ContextGuard, Expected, Finding, ReloadGuard
-from namel3ss_ollama.ignored import IgnoredOptions
+from namel3ss_ollama.guards import Expected, Finding
 from namel3ss_ollama.insisting import asking_again, read, shows_no_format, suited
 from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.overflow import exceeded, lost
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import StreamConfig
 from namel3ss_ollama.streamer import Watch, WatchCancelled
 from namel3ss_ollama.telemetry import Telemetry
@@ -57,24 +55,11 @@ _EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout
 class Runner:
     """What every request of a provider goes through."""
 
-    def __init__(
-        self,
-        client: Client,
-        limiter: Limiter,
-        retrier: Retrier,
-        telemetry: Telemetry,
-        context_guard: ContextGuard,
-        fitting: Fitting,
-        ignored: IgnoredOptions,
-    ) -> None:
-        self.client = client
+    def __init__(self, server: Server, limiter: Limiter, retrier: Retrier, telemetry: Telemetry) -> None:
+        self.server = server
         self.limiter = limiter
         self.retrier = retrier
         self.telemetry = telemetry
-        self.context_guard = context_guard
-        self.fitting = fitting
-        self._ignored = ignored
-        self._reload_guard = ReloadGuard()
         self._warned: set[tuple[str, bool]] = set()
 
     def turn(
@@ -89,11 +74,11 @@ class Runner:
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
         if options := body.get("options"):
-            self._ignored.check(options)
+            self.server.ignored.check(options)
         at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
         watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
-        return Turn(self.limiter, self.telemetry, call, watch)
+        return Turn(self.server, self.limiter, self.telemetry, call, watch)
 
     def turn_of(self, request: Request) -> Turn:
         """The turn of a generation whose answer comes whole."""
@@ -110,7 +95,7 @@ class Runner:
         Raises:
             LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
         """
-        request = suited(request, self.fitting)
+        request = suited(request, self.server.fitting)
 
         async def attempt(sent: Request) -> Answer:
             nonlocal request
@@ -125,7 +110,7 @@ class Runner:
                 except OutputValidationError as error:
                     request = self.insist(request, error, turn)
                 else:
-                    described = request.in_prompt() if shows_no_format(request, response, self.fitting) else None
+                    described = request.in_prompt() if shows_no_format(request, response, turn.server.fitting) else None
                     if described is None:
                         turn.response = response
                         return response
@@ -133,7 +118,7 @@ class Runner:
 
     def insist(self, request: Request, error: OutputValidationError, turn: Turn, *, delivered: bool = False) -> Request:
         """As `asking_again`; the answer that was not valid is in the turn's numbers."""
-        again = asking_again(request, error, self.fitting, delivered=delivered)
+        again = asking_again(request, error, turn.server.fitting, delivered=delivered)
         return self._instead(again, error.response, turn)
 
     def _instead(self, again: Request, response: LLMResponse | None, turn: Turn) -> Request:
@@ -150,12 +135,13 @@ class Runner:
             ContextWindowExceededError: The prompt does not fit the context window and must not be cut.
         """
         if request.on_truncation != "ignore" and not request.loads_only:
-            turn.expected = self.context_guard.expect(request.body)
-            if self.context_guard.may_not_fit(turn.expected) and request.refusable:
+            guard = turn.server.context_guard
+            turn.expected = guard.expect(request.body)
+            if guard.may_not_fit(turn.expected) and request.refusable:
                 request = request.refusing()
             turn.refuses = request.body.get("truncate") is False
-            if turn.look_up is None and self.context_guard.wants_window(turn.expected):
-                turn.look_up = asyncio.ensure_future(self.context_guard.windows.ask(request.model))
+            if turn.look_up is None and guard.wants_window(turn.expected):
+                turn.look_up = asyncio.ensure_future(guard.windows.ask(request.model))
 
         async def once() -> T:
             nonlocal request
@@ -165,7 +151,7 @@ class Runner:
                 except ContextWindowExceededError as error:
                     if error.partial is not None or not (request.refusable and turn.refuses):
                         raise  # once the answer has begun, this is no refusal of the prompt
-                    self.context_guard.saw_refusal()
+                    turn.server.context_guard.saw_refusal()
                     if request.on_truncation == "error":
                         raise exceeded(error, turn.expected) from error
                     turn.refused, turn.refuses = error, False
@@ -175,7 +161,7 @@ class Runner:
                     described = request.in_prompt() if request.forced and _REFUSES_TOOLS.search(error.message) else None
                     if described is None:
                         raise
-                    self.fitting.ask_in_prompt(request.model, forced=True)
+                    turn.server.fitting.ask_in_prompt(request.model, forced=True)
                     request = described
 
         return await self.attempts(once, turn, request)
@@ -194,11 +180,11 @@ class Runner:
             call.sent()
             if request is None or "format" not in request.body:
                 return await attempt()
-            simplified = self.fitting.is_simplified(request.body)
+            simplified = turn.server.fitting.is_simplified(request.body)
             try:
                 return await attempt()
             except BadRequestError as error:
-                if simplified or not self.fitting.simplify(request.body, error):
+                if simplified or not turn.server.fitting.simplify(request.body, error):
                     raise
             return await attempt()
 
@@ -211,37 +197,38 @@ class Runner:
 
         return await self.retrier.run(once, on_retry=on_retry, sleep=sleep, remaining=watch.remaining)
 
-    async def open(self, request: Request, watch: Watch) -> Exchange:
+    async def open(self, request: Request, turn: Turn) -> Exchange:
         """Send the request."""
+        server, watch = turn.server, turn.watch
         body, content = request.body, request.content
         if "format" in body:
-            body = await self.fitting.fitted(request.kind, request.body)
+            body = await server.fitting.fitted(request.kind, request.body)
             if body is not request.body:
                 content = None
                 if request.parse_as is not None and not body.get("think"):
                     request.parse_as.thinking = False
         if request.kind == "generate":
-            return await self.client.generate(body, watch, content, request.headers)
-        return await self.client.chat(body, watch, content, request.headers)
+            return await server.client.generate(body, watch, content, request.headers)
+        return await server.client.chat(body, watch, content, request.headers)
 
     async def _assemble(self, request: Request, turn: Turn) -> Answer:
         answer = request.begin_answer()
         try:
-            async with await self.open(request, turn.watch) as exchange:
+            async with await self.open(request, turn) as exchange:
                 while (lines := await exchange.lines()) is not None:
                     if answer.time_to_first_token is None:
                         answer.time_to_first_token = turn.call.first()
                     if answer.absorb(lines):
                         await exchange.drain()
                         return answer
-                raise ended_early(self.client.url)
+                raise ended_early(turn.server.url)
         except (LLMError, ServerReportedError) as error:
-            raise self.with_partial(error, answer) from error.__cause__
+            raise self.with_partial(error, answer, turn) from error.__cause__
 
-    def with_partial(self, error: LLMError | ServerReportedError, answer: Answer) -> LLMError:
+    def with_partial(self, error: LLMError | ServerReportedError, answer: Answer, turn: Turn) -> LLMError:
         """The error, carrying what had arrived."""
         if isinstance(error, ServerReportedError):
-            error = error_for_line(str(error), url=self.client.url)
+            error = error_for_line(str(error), url=turn.server.url)
             if isinstance(error, ToolCallParseError) and not answer.is_empty():
                 error.partial = answer.response()
                 error.partial.content += error.text  # in the order in which the model wrote it
@@ -262,7 +249,7 @@ class Runner:
         if answer.formatted:
             without_reasoning(response)
         options = request.body.get("options") or {}
-        self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
+        turn.server.reload_guard.check(request.model, options, response.metadata.get("load_duration"))
         if turn.expected is not None:
             plain = None if response.tool_calls else response.thinking + response.content
             found = await self._found(turn.expected, answer.final or {}, plain, turn)
@@ -271,12 +258,12 @@ class Runner:
             if response.truncated_prompt or response.shifted_context:
                 self._report(request, found, turn, response)
         if request.wants_json and not request.forced and response.finish_reason not in ("load", "tool_calls"):
-            read(request, response, self.fitting)
+            read(request, response, turn.server.fitting)
         return response
 
     async def _found(self, expected: Expected, final: dict[str, Any], text: str | None, turn: Turn) -> Finding:
         def judge() -> Awaitable[Finding]:
-            return self.context_guard.judge(expected, final, text, refuses=turn.refuses)
+            return turn.server.context_guard.judge(expected, final, text, refuses=turn.refuses)
 
         try:
             return await turn.watch.guard(judge, idle=False)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from typing_extensions import Unpack
 
-from namel3ss_ollama.asking import SILENT, Asking
+from namel3ss_ollama.asking import Asking
 from namel3ss_ollama.errors import (
     AuthenticationError,
     LLMConnectionError,
@@ -27,7 +27,7 @@ from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import checked_model, request_body
 from namel3ss_ollama.request import Request
-from namel3ss_ollama.server_version import ServerVersion
+from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import (
     RUNTIME_OPTIONS,
     RuntimeOptions,
@@ -38,22 +38,19 @@ from namel3ss_ollama.settings import (
 )
 from namel3ss_ollama.streamer import Watch
 from namel3ss_ollama.types import LLMResponse
-from namel3ss_ollama.windows import Window, window_of
 
 __all__ = ["ModelManagement"]
 
-T = TypeVar("T")
 Json = dict[str, Any]
 _PATIENCE = 600.0
 """Seconds without a word that are normal while a server checks the digest of a large download."""
-_QUICK = StreamConfig(connect_timeout=2.0, first_chunk_timeout=5.0, chunk_timeout=5.0)
 
 
 class ModelManagement(Asking):
     """What a provider does with models; see `OllamaProvider` for how to make one."""
 
     _runner: Runner
-    _server_version: ServerVersion
+    _server: Server
 
     async def list_models(self) -> list[Json]:
         """The models that the server has: name, size in bytes, digest, details."""
@@ -99,7 +96,7 @@ class ModelManagement(Asking):
         """
         name = self._name(model)
         asked = merge_options(self._defaults.options).get("num_ctx") if num_ctx is None else num_ctx
-        window = await self._ask(lambda watch: self._window(name, watch))
+        window = await self._ask(lambda watch: self._server.window(name, watch))
         return window.in_force(asked) if asked or window.running or window.configured else None
 
     async def version(self) -> str:
@@ -109,16 +106,13 @@ class ModelManagement(Asking):
     async def _version(self, watch: Watch | None = None) -> str:
         version = str((await self._ask(self._client.version, watch)).get("version", ""))
         with contextlib.suppress(ValueError):  # of a fork that has words for its versions
-            self._server_version.learn(version)
+            self._server.version.learn(version)
         return version
-
-    async def _version_quickly(self) -> str:
-        return str((await self._client_quickly(self._client.version)).get("version", ""))
 
     async def is_available(self) -> bool:
         """Whether a server answers at the address, within seconds and without retries; it may refuse the key."""
         try:
-            await self._client_quickly(self._client.version)
+            await self._server.ask_quickly(self._client.version)
         except LLMError as error:
             return isinstance(error, AuthenticationError)
         return True
@@ -298,12 +292,6 @@ class ModelManagement(Asking):
         request = Request("generate", kept, config, timeout, on_truncation="ignore", loads_only=True)
         return await self._runner.complete(request)
 
-    async def _window(self, model: str, watch: Watch) -> Window:
-        """The context window that the server tells of."""
-        shown = await self._client.show(model, watch)
-        running = await self._client.ps(watch)
-        return window_of(model, shown, running)
-
     async def _persistent(self, path: str, body: Json, timeout: float | None) -> AsyncIterator[Json]:
         """Progress of a transfer that is asked for again when its connection breaks."""
         check_positive("timeout", timeout)
@@ -327,14 +315,6 @@ class ModelManagement(Asking):
                     failures += 1
                     if not await self._retrier.pause(failures, error, watch.remaining()):
                         raise
-        finally:
-            watch.close()
-
-    async def _client_quickly(self, ask: Callable[[Watch], Awaitable[T]]) -> T:
-        """Ask once, within seconds: for what is worth no long wait."""
-        watch = Watch(_QUICK, remedy=SILENT)
-        try:
-            return await ask(watch)
         finally:
             watch.close()
 

@@ -22,17 +22,14 @@ from namel3ss_ollama.client import Client
 from namel3ss_ollama.counting import TokenCounting
 from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
-from namel3ss_ollama.fitting import Fitting
 from namel3ss_ollama.generation import Runner
-from namel3ss_ollama.guards import ContextGuard
 from namel3ss_ollama.headers import headers_of_all
-from namel3ss_ollama.ignored import IgnoredOptions
 from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
 from namel3ss_ollama.retrier import Retrier
-from namel3ss_ollama.server_version import ServerVersion
+from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import (
     NOT_GIVEN,
     BatchOptions,
@@ -51,7 +48,6 @@ from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
 from namel3ss_ollama.types import LLMResponse, Message
 from namel3ss_ollama.web import Web
-from namel3ss_ollama.windows import Windows
 
 __all__ = ["OllamaProvider", "SyncProvider"]
 
@@ -183,22 +179,13 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
         self._own_headers = sorted(headers or ())
         self._authorized = "authorization" in sent
         self._client = Client(address, sent, http)
+        self._server = Server(self._client)
         self._limiter = Limiter(max_concurrent, max_queue, queue_timeout)
         self._retrier = Retrier(retry or RetryPolicy())
         self._capture_content = capture_content
         self._traced = telemetry
         self._telemetry = Telemetry(address.url, capture_content=capture_content, enabled=telemetry)
-        windows = Windows(lambda model: self._client_quickly(lambda watch: self._window(model, watch)))
-        self._server_version = version = ServerVersion(self._version_quickly)
-        self._runner = Runner(
-            self._client,
-            self._limiter,
-            self._retrier,
-            self._telemetry,
-            ContextGuard(windows, version),
-            Fitting(version),
-            IgnoredOptions(version),
-        )
+        self._runner = Runner(self._server, self._limiter, self._retrier, self._telemetry)
 
     @property
     def model(self) -> str:

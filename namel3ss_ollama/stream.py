@@ -205,7 +205,7 @@ class Stream:
                     await self._begin_again(turn, error)
         except (LLMError, ServerReportedError) as error:
             self.end = "error"
-            failure = self._runner.with_partial(error, self._answer)
+            failure = self._runner.with_partial(error, self._answer, turn)
             await self._close(turn, failure)
             raise failure from error.__cause__
         except WatchCancelled as error:
@@ -228,10 +228,10 @@ class Stream:
         if self._last is not None:
             await self._finish(turn, self._last)
         elif self._exchange is None or turn.slot is None:
-            self._accept(await self._open(turn))
+            self._accept(await self._open(turn), turn)
         else:
             turn.slot.idle_since = None
-            self._accept(await self._exchange.lines())
+            self._accept(await self._exchange.lines(), turn)
         if self.end is not None:
             await self._close(turn)
         elif self._last is not None and not self.ready:
@@ -245,7 +245,7 @@ class Stream:
         Raises:
             OutputValidationError: It is not asked again.
         """
-        self._runner.with_partial(error, self._answer)
+        self._runner.with_partial(error, self._answer, turn)
         delivered = self._answer.has_delivered() if self._last is None else self._delivered
         self._begin(self._runner.insist(self._request, error, turn, delivered=delivered))
         self._last = self._broken = None
@@ -271,16 +271,16 @@ class Stream:
         if turn.slot is None:
             await turn.open()
             self.mark()
-            self._request = suited(self._request, self._runner.fitting)
+            self._request = suited(self._request, turn.server.fitting)
 
         async def attempt(request: Request) -> list[dict[str, Any]] | None:
             self._request = request
             if self._exchange is not None:  # that of an attempt before
                 await self._exchange.aclose()
-            self._exchange = await self._runner.open(request, turn.watch)
+            self._exchange = await self._runner.open(request, turn)
             lines = await self._exchange.lines()
             if lines and (said := reason_in_line(lines[0])) is not None:
-                raise self._runner.with_partial(ServerReportedError(said), self._answer)
+                raise self._runner.with_partial(ServerReportedError(said), self._answer, turn)
             self._answer.time_to_first_token = turn.call.first()
             return lines
 
@@ -289,10 +289,10 @@ class Stream:
             self._request = self._request.without_content()
         return lines
 
-    def _accept(self, lines: list[dict[str, Any]] | None) -> None:
+    def _accept(self, lines: list[dict[str, Any]] | None, turn: Turn) -> None:
         """Make the chunks of lines, up to `max_chunks`, and put all but the last of the answer where they are taken."""
         if lines is None:
-            raise ended_early(self._runner.client.url)
+            raise ended_early(turn.server.url)
         answer, ready = self._answer, self.ready
         limit = self._request.config.max_chunks
         for line in lines:

@@ -9,6 +9,7 @@ from typing_extensions import Self
 from namel3ss_ollama.errors import ContextWindowExceededError, LLMError, LLMTimeoutError
 from namel3ss_ollama.guards import Expected
 from namel3ss_ollama.limiter import Limiter, Slot
+from namel3ss_ollama.server import Server
 from namel3ss_ollama.streamer import Watch, WatchCancelled
 from namel3ss_ollama.telemetry import Call, Outcome, Telemetry
 from namel3ss_ollama.types import LLMResponse, Usage
@@ -22,12 +23,14 @@ class Turn:
     An async context manager, or `open` and `end` where no block fits.
 
     Args:
+        server: Which server is asked.
         limiter: Has the slots.
         call: Its numbers, begun.
         telemetry: Where they go.
         watch: Its deadlines, begun.
 
     Attributes:
+        server: Which server is asked.
         call: Its numbers.
         watch: Its deadlines.
         slot: Its slot, once it has one.
@@ -42,10 +45,11 @@ class Turn:
 
     __slots__ = (
         *("_limiter", "_telemetry", "call", "expected", "look_up", "refused", "refuses", "response", "slot"),
-        *("spent", "usage", "watch"),
+        *("server", "spent", "usage", "watch"),
     )
 
-    def __init__(self, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch) -> None:
+    def __init__(self, server: Server, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch) -> None:
+        self.server = server
         self._limiter = limiter
         self._telemetry = telemetry
         self.call = call

@@ -220,7 +220,7 @@ def main(transport: Any) -> None:
                 one._limiter._lock,
                 one._telemetry._lock,
                 one._retrier._budget._lock,
-                one._runner._reload_guard._lock,
+                one._server.reload_guard._lock,
             )
         ]
         collector = Collector([*locks, sync_module._background._lock])

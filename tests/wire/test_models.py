@@ -21,7 +21,7 @@ from namel3ss_ollama import (
     ServerError,
     StreamInterruptedError,
 )
-from namel3ss_ollama.models import _QUICK
+from namel3ss_ollama.server import _QUICK
 from namel3ss_ollama.streamer import Watch
 from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply
 
