@@ -21,6 +21,7 @@ from namel3ss_ollama.errors import (
     ToolCallParseError,
 )
 from namel3ss_ollama.fetching import fetch_image
+from namel3ss_ollama.hosts import Host, Hosts, HostState
 from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
@@ -49,6 +50,9 @@ __all__ = [
     "CallOptions",
     "ContextWindowExceededError",
     "EmbedResponse",
+    "Host",
+    "HostState",
+    "Hosts",
     "Image",
     "InvalidToolCall",
     "LLMConnectionError",

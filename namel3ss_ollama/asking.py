@@ -14,7 +14,7 @@ from namel3ss_ollama.client import Client
 from namel3ss_ollama.errors import BadRequestError, LLMError, ModelNotFoundError
 from namel3ss_ollama.prepare import Defaults
 from namel3ss_ollama.retrier import Retrier
-from namel3ss_ollama.server import SILENT
+from namel3ss_ollama.server import SILENT, Server
 from namel3ss_ollama.streamer import Watch
 
 __all__ = ["Asking", "Endpoint"]
@@ -41,9 +41,17 @@ class Endpoint:
 class Asking:
     """What a provider does to ask for one thing; see `OllamaProvider` for how to make one."""
 
-    _client: Client
     _defaults: Defaults
     _retrier: Retrier
+
+    @property
+    def _server(self) -> Server:
+        """The server, or the first of several that is up."""
+        raise NotImplementedError
+
+    @property
+    def _client(self) -> Client:
+        return self._server.client
 
     async def _ask(self, attempt: Callable[[Watch], Awaitable[T]], watch: Watch | None = None) -> T:
         """Run attempts within the provider's deadlines, or those of a watch that bounds several requests."""

@@ -45,7 +45,10 @@ class TokenCounting:
 
     _defaults: Defaults
     _runner: Runner
-    _server: Server
+
+    @property
+    def _server(self) -> Server:
+        raise NotImplementedError
 
     def count_tokens(
         self,

@@ -25,6 +25,7 @@ from namel3ss_ollama.errors import (
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.pieces import cut_in_two, mean_vector
+from namel3ss_ollama.pool import HostTurn
 from namel3ss_ollama.prepare import Defaults, checked_model
 from namel3ss_ollama.settings import (
     LOAD_OPTIONS,
@@ -329,6 +330,8 @@ class _Batch:
     async def _answer(self, texts: Sequence[str], turn: Turn) -> Json:
         body = {**self._body, "input": texts}
         answer = await self._call.runner.attempts(lambda: turn.server.client.embed(body, turn.watch), turn)
+        if isinstance(turn, HostTurn):
+            turn.answered(answer)
         vectors = answer.get("embeddings")
         if not isinstance(vectors, list) or len(vectors) != len(texts):
             raise MalformedResponseError(

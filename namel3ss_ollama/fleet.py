@@ -297,7 +297,9 @@ class Fleet:
         """The host asks for no more requests until then; that is no failure."""
         self._leave(host, until, why)
 
-    def eject(self, host: Standing, now: float, why: str, *, seconds: float | None = None, spare_last: bool) -> None:
+    def eject(
+        self, host: Standing, now: float, why: str, *, seconds: float | None = None, spare_last: bool = False
+    ) -> None:
         """The host failed: it gets nothing for a while, twice as long as the last time, a fifth more or less.
 
         Args:

@@ -8,6 +8,7 @@ of it can be tried again. `Stream` (`stream.py`) hands chunks out as they come a
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ from namel3ss_ollama.guards import Expected, Finding
 from namel3ss_ollama.insisting import asking_again, read, shows_no_format, suited
 from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.overflow import exceeded, lost
+from namel3ss_ollama.pool import HostTurn, Pool
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.server import Server
@@ -55,9 +57,12 @@ _EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout
 class Runner:
     """What every request of a provider goes through."""
 
-    def __init__(self, server: Server, limiter: Limiter, retrier: Retrier, telemetry: Telemetry) -> None:
-        self.server = server
+    def __init__(
+        self, server: Server, limiter: Limiter, retrier: Retrier, telemetry: Telemetry, pool: Pool | None = None
+    ) -> None:
+        self._server = server
         self.limiter = limiter
+        self.pool = pool
         self.retrier = retrier
         self.telemetry = telemetry
         self._warned: set[tuple[str, bool]] = set()
@@ -73,12 +78,12 @@ class Runner:
         context: Context | None = None,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
-        if options := body.get("options"):
-            self.server.ignored.check(options)
         at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
         watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
-        return Turn(self.server, self.limiter, self.telemetry, call, watch)
+        if self.pool is not None:
+            return HostTurn(self.pool, self.pool.wanted(body), self.telemetry, call, watch)
+        return Turn(self._server, self.limiter, self.telemetry, call, watch)
 
     def turn_of(self, request: Request) -> Turn:
         """The turn of a generation whose answer comes whole."""
@@ -95,7 +100,6 @@ class Runner:
         Raises:
             LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
         """
-        request = suited(request, self.server.fitting)
 
         async def attempt(sent: Request) -> Answer:
             nonlocal request
@@ -103,6 +107,7 @@ class Runner:
             return await self._assemble(sent, turn)
 
         async with self.turn_of(request) as turn:
+            request = suited(request, turn.server.fitting)
             while True:
                 try:
                     answer = await self.ask(request, attempt, turn)
@@ -134,17 +139,14 @@ class Runner:
         Raises:
             ContextWindowExceededError: The prompt does not fit the context window and must not be cut.
         """
-        if request.on_truncation != "ignore" and not request.loads_only:
-            guard = turn.server.context_guard
-            turn.expected = guard.expect(request.body)
-            if guard.may_not_fit(turn.expected) and request.refusable:
-                request = request.refusing()
-            turn.refuses = request.body.get("truncate") is False
-            if turn.look_up is None and guard.wants_window(turn.expected):
-                turn.look_up = asyncio.ensure_future(guard.windows.ask(request.model))
+        looks = request.on_truncation != "ignore" and not request.loads_only
+        expects: Server | None = None
 
         async def once() -> T:
-            nonlocal request
+            nonlocal request, expects
+            if looks and expects is not turn.server:
+                expects = turn.server
+                request = self._expect(request, turn)
             while True:  # each way out of a refusal is taken once
                 try:
                     return await attempt(request)
@@ -165,6 +167,17 @@ class Runner:
                     request = described
 
         return await self.attempts(once, turn, request)
+
+    def _expect(self, request: Request, turn: Turn) -> Request:
+        """Note what the answer of the turn's server should count; the request, asking to refuse what may not fit."""
+        guard = turn.server.context_guard
+        turn.expected = guard.expect(request.body)
+        if guard.may_not_fit(turn.expected) and request.refusable:
+            request = request.refusing()
+        turn.refuses = request.body.get("truncate") is False
+        if turn.look_up is None and guard.wants_window(turn.expected):
+            turn.look_up = asyncio.ensure_future(guard.windows.ask(request.model))
+        return request
 
     async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn, request: Request | None = None) -> T:
         """Run attempts, with the waits between them under the watch.
@@ -195,11 +208,19 @@ class Runner:
             self.telemetry.retried(call, error)
             logger.info("%s; trying again in %.2f s", type(error).__name__, seconds)
 
-        return await self.retrier.run(once, on_retry=on_retry, sleep=sleep, remaining=watch.remaining)
+        def on_move(error: LLMError) -> None:
+            self.telemetry.retried(call, error)
+
+        run = once
+        if isinstance(turn, HostTurn):
+            run = functools.partial(turn.over_hosts, once, self.retrier, on_move)
+        return await self.retrier.run(run, on_retry=on_retry, sleep=sleep, remaining=watch.remaining)
 
     async def open(self, request: Request, turn: Turn) -> Exchange:
         """Send the request."""
         server, watch = turn.server, turn.watch
+        if options := request.body.get("options"):
+            server.ignored.check(options)
         body, content = request.body, request.content
         if "format" in body:
             body = await server.fitting.fitted(request.kind, request.body)
@@ -234,6 +255,8 @@ class Runner:
                 error.partial.content += error.text  # in the order in which the model wrote it
         if error.partial is None and not answer.is_empty():
             error.partial = answer.response()
+        if error.partial is not None:
+            error.partial.host = turn.server.url
         if isinstance(error, OutputValidationError) and error.response is None:
             error.response = error.partial
         return error
@@ -246,6 +269,9 @@ class Runner:
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
+        response.host = turn.server.url
+        if isinstance(turn, HostTurn):
+            turn.answered(answer.final or {})
         if answer.formatted:
             without_reasoning(response)
         options = request.body.get("options") or {}

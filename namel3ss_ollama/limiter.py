@@ -23,14 +23,17 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from namel3ss_ollama.errors import QueueFullError
 from namel3ss_ollama.forks import renewed_after_fork
 from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.settings import check_positive
 
-__all__ = ["Limiter", "Slot", "patiently"]
+if TYPE_CHECKING:
+    from namel3ss_ollama.choosing import Wanted
+
+__all__ = ["Limiter", "Slot", "call_in", "patiently"]
 
 T = TypeVar("T")
 _PATIENCE = 0.25
@@ -152,9 +155,13 @@ class Limiter:
         """
         return _Held(self)
 
-    def try_acquire(self) -> Slot | None:
-        """Take a slot if there is one without waiting; give it back with `release`."""
-        slot = Slot(self, asyncio.get_running_loop())
+    def try_acquire(self, wanted: Wanted | None = None) -> Slot | None:
+        """Take a slot if there is one without waiting; give it back with `release`.
+
+        Args:
+            wanted: What the request wants of a host, where there are several (`dispatcher.py`).
+        """
+        slot = self._new_slot(asyncio.get_running_loop(), wanted)
         self._lock.acquire()
         try:
             if self._returned:
@@ -163,14 +170,17 @@ class Limiter:
         finally:
             self._unlock()
 
-    async def acquire(self) -> Slot:
+    async def acquire(self, wanted: Wanted | None = None) -> Slot:
         """Take a slot, waiting for one if need be; give it back with `release`.
+
+        Args:
+            wanted: As in `try_acquire`.
 
         Raises:
             QueueFullError: `max_queue` requests wait already, or `queue_timeout` passed.
         """
         patient = _patient.get()
-        slot = Slot(self, asyncio.get_running_loop(), patient=patient)
+        slot = self._new_slot(asyncio.get_running_loop(), wanted, patient=patient)
         self._lock.acquire()
         try:
             if self._returned:
@@ -184,8 +194,8 @@ class Limiter:
                     "try again later, or raise max_queue or max_concurrent"
                 )
             future = slot.future = slot.loop.create_future()
-            self._waiters[slot] = None
             self._patient += patient
+            self._enqueue(slot)
             self._watch(slot.loop)
         finally:
             self._unlock()
@@ -233,7 +243,21 @@ class Limiter:
             if not self._returned or not self._lock.acquire(blocking=False):
                 return
 
-    # What follows is called with the lock held.
+    # What follows is called with the lock held. `dispatcher.py` has another bound, and does the first four otherwise.
+
+    def _new_slot(self, loop: asyncio.AbstractEventLoop, wanted: Wanted | None, *, patient: bool = False) -> Slot:
+        return Slot(self, loop, patient=patient)
+
+    def _enqueue(self, slot: Slot) -> None:
+        self._waiters[slot] = None
+
+    def _left(self, slot: Slot) -> None:
+        """A slot that was held is free."""
+        self._running -= 1
+
+    def _bound(self) -> int | None:
+        """How many requests may run; None for any number."""
+        return self.max_concurrent
 
     def _settle(self) -> None:
         """Free what was given back."""
@@ -249,7 +273,7 @@ class Limiter:
         if slots is None:  # a parent's
             return
         slots.discard(slot)
-        self._running -= 1
+        self._left(slot)
         if self._waiters:
             self._hand_out()
 
@@ -294,7 +318,7 @@ class Limiter:
         for loop in closed:
             for slot in self._held.pop(loop):
                 slot.held = False
-                self._running -= 1
+                self._left(slot)
             self._watched.discard(loop)
         if closed:
             self._hand_out()
@@ -318,11 +342,11 @@ class Limiter:
             self._waiters.move_to_end(slot, last=False)
             if not slot.reminded:
                 slot.reminded = True
-                _call(slot.loop, self._ask_again, slot)
+                call_in(slot.loop, self._ask_again, slot)
 
     def _grant(self, slot: Slot) -> None:
         self._forget(slot)
-        if _call(slot.loop, _wake, slot.future):
+        if call_in(slot.loop, _wake, slot.future):
             self._hold(slot)
 
     # What follows is called by event loops.
@@ -352,8 +376,9 @@ class Limiter:
             self._reclaim()
             waiting = [slot for slot in self._waiters if slot.loop is loop]
             now = time.monotonic()
-            if waiting and self.max_concurrent is not None and self._all_idle(now):
-                more = max(2 * self.max_concurrent - self._running, 1)
+            bound = self._bound()
+            if waiting and bound is not None and self._all_idle(now):
+                more = max(2 * bound - self._running, 1)
                 for slot in waiting[:more]:
                     self._grant(slot)
                 waiting = waiting[more:]
@@ -398,7 +423,7 @@ def _wake(future: asyncio.Future[None] | None) -> None:
         future.set_result(None)
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> bool:
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> bool:
     """Have the loop call a function, or call it now if it is this thread's; False if the loop is closed."""
     try:
         if asyncio._get_running_loop() is loop:

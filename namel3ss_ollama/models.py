@@ -27,7 +27,6 @@ from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
 from namel3ss_ollama.prepare import checked_model, request_body
 from namel3ss_ollama.request import Request
-from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import (
     RUNTIME_OPTIONS,
     RuntimeOptions,
@@ -50,7 +49,6 @@ class ModelManagement(Asking):
     """What a provider does with models; see `OllamaProvider` for how to make one."""
 
     _runner: Runner
-    _server: Server
 
     async def list_models(self) -> list[Json]:
         """The models that the server has: name, size in bytes, digest, details."""

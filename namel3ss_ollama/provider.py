@@ -15,18 +15,21 @@ from typing_extensions import Self, Unpack
 
 from namel3ss_ollama import preflight
 from namel3ss_ollama.account import Account
-from namel3ss_ollama.address import EMBEDDED_URL, resolve_address
+from namel3ss_ollama.address import EMBEDDED_URL, Address, resolve_address
 from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.counting import TokenCounting
+from namel3ss_ollama.dispatcher import Dispatcher
 from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.headers import headers_of_all
+from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, read_hosts
 from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
+from namel3ss_ollama.pool import Pool
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.server import Server
@@ -94,14 +97,16 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
 
     Args:
         model: The model's name, such as "llama3.2" or "qwen3:8b".
-        base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. May hold
-            a path prefix and `user:password@`. "embedded://" is a model in this process, with no server
-            (needs the extra `embedded`).
+        base_url: Where the server is; else OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+            http://localhost:11434. May hold a path prefix and `user:password@`. "embedded://" is a model in this
+            process, with no server (needs the extra `embedded`). Several addresses (a list of them or of `Host`, a
+            `Hosts`, or OLLAMA_HOSTS with commas) are several servers: each request goes to the one that is best for it,
+            and to another if that fails.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY.
         headers: More headers for every request.
         max_concurrent: How many requests run at once; None for no bound. The others wait, first come first served. A
             request that is made while a stream of the same task (or thread) is open does not wait, since that stream
-            would wait for it: it runs beyond the bound if need be.
+            would wait for it: it runs beyond the bound if need be. 10 by default; with several hosts, their slots.
         max_queue: How many may wait; one more fails at once with `QueueFullError`. None for no bound.
         queue_timeout: How long one may wait, in seconds. None for no bound.
         timeout: A bound on each call to the server, retries and the wait for a slot included, in seconds; not on
@@ -140,11 +145,11 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
     def __init__(
         self,
         model: str,
-        base_url: str | None = None,
+        base_url: Where | None = None,
         *,
         api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        max_concurrent: int | None = 10,
+        max_concurrent: int | NotGiven | None = NOT_GIVEN,
         max_queue: int | None = None,
         queue_timeout: float | None = None,
         timeout: float | None = None,
@@ -163,29 +168,50 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
     ) -> None:
         reject_unknown(options, _KEYWORDS, "OllamaProvider")
         self._defaults = Defaults(model, options, stream_config or StreamConfig(), timeout, on_truncation)
-        address = resolve_address(base_url, os.environ)
+        where = read_hosts(base_url, os.environ)
+        self._hosts = where if isinstance(where, Hosts) else None
         if isinstance(transport, str) and transport not in ("aiohttp", "httpx"):
             raise ValueError(f"transport: {transport!r} is neither 'aiohttp' nor 'httpx'")
-        if address.url == EMBEDDED_URL and importlib.util.find_spec("xllamacpp") is None:
-            raise ModuleNotFoundError("base_url: 'embedded://' needs pip install 'namel3ss-ollama[embedded]'")
         http = HTTPSettings(transport, http_client, verify, cert, proxy, trust_env)
-        sent = headers_of_all(
-            headers,
-            api_key=api_key,
-            environment_key=os.environ.get("OLLAMA_API_KEY", "").strip(),
-            user=address.user,
-            password=address.password,
-        )
         self._own_headers = sorted(headers or ())
-        self._authorized = "authorization" in sent
-        self._client = Client(address, sent, http)
-        self._server = Server(self._client)
-        self._limiter = Limiter(max_concurrent, max_queue, queue_timeout)
-        self._retrier = Retrier(retry or RetryPolicy())
+        self._authorized = False
+
+        def server(address: Address, key: str | None, more: Mapping[str, str] | None = None) -> Server:
+            if address.url == EMBEDDED_URL and importlib.util.find_spec("xllamacpp") is None:
+                raise ModuleNotFoundError("base_url: 'embedded://' needs pip install 'namel3ss-ollama[embedded]'")
+            sent = headers_of_all(
+                {**(headers or {}), **(more or {})},
+                api_key=key,
+                environment_key=os.environ.get("OLLAMA_API_KEY", "").strip(),
+                user=address.user,
+                password=address.password,
+            )
+            self._authorized |= "authorization" in sent
+            return Server(Client(address, sent, http))
+
+        self._http = http
+        self._pool: Pool | None = None
+        policy = retry or RetryPolicy()
+        bound = 10 if isinstance(max_concurrent, NotGiven) else max_concurrent
+        if self._hosts is None:
+            self._only = server(resolve_address(where if isinstance(where, str) else None, os.environ), api_key)
+            self._limiter = Limiter(bound, max_queue, queue_timeout)
+            self._retrier = Retrier(policy)
+        else:
+            given = None if isinstance(max_concurrent, NotGiven) else max_concurrent
+            fleet = fleet_of(self._hosts)
+            servers = {
+                standing: server(host.address, api_key if host.api_key is None else host.api_key, host.headers)
+                for standing, host in zip(fleet.hosts, self._hosts.hosts, strict=True)
+            }
+            dispatcher = Dispatcher(fleet, given, max_queue, queue_timeout)
+            self._limiter = dispatcher
+            self._pool = Pool(servers, dispatcher, self._hosts.refresh)
+            self._retrier = Retrier(policy, fleet.slots)
         self._capture_content = capture_content
         self._traced = telemetry
-        self._telemetry = Telemetry(address.url, capture_content=capture_content, enabled=telemetry)
-        self._runner = Runner(self._server, self._limiter, self._retrier, self._telemetry)
+        self._telemetry = Telemetry(self.base_url, capture_content=capture_content, enabled=telemetry)
+        self._runner = Runner(self._server, self._limiter, self._retrier, self._telemetry, self._pool)
 
     @property
     def model(self) -> str:
@@ -194,8 +220,17 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
 
     @property
     def base_url(self) -> str:
-        """The server's address, without credentials."""
-        return self._client.url
+        """The server's address, without credentials; of several hosts the first one's."""
+        return self._only.url if self._pool is None else next(iter(self._pool.servers.values())).url
+
+    @property
+    def _server(self) -> Server:
+        """The server, or the first of several that is up."""
+        return self._only if self._pool is None else self._pool.first()
+
+    @property
+    def _servers(self) -> list[Server]:
+        return [self._only] if self._pool is None else list(self._pool.servers.values())
 
     @property
     def options(self) -> dict[str, Any]:
@@ -224,7 +259,7 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
             TypeError: It was made with what may hold a secret and has no place in the environment (`headers`, a
                 proxy's password, a key's passphrase), or with a client, transport or TLS context of the caller's.
         """
-        http, limiter = self._client.http, self._limiter
+        http, limiter = self._http, self._limiter
         unfit = f"headers ({', '.join(self._own_headers)})" if self._own_headers else http.unfit_for_pickling()
         if unfit is not None:
             raise TypeError(f"a provider made with {unfit} cannot be pickled; make one where it is needed")
@@ -494,6 +529,16 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
         finally:
             watch.close()
 
+    def hosts(self) -> list[HostState]:
+        """What is known of each of several hosts; nothing is asked. Empty where there is only one server."""
+        return self._pool.states() if self._pool is not None else []
+
+    async def look_at_hosts(self) -> list[HostState]:
+        """Ask each of several hosts now what it has loaded, and return what is known then."""
+        if self._pool is not None:
+            await self._pool.scout.look()
+        return self.hosts()
+
     def stats(self) -> Stats:
         """The provider's numbers so far: requests, tokens, waits, retries."""
         return self._telemetry.stats(running=self._limiter.running, queued=self._limiter.queued)
@@ -506,11 +551,12 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
 
     async def aclose(self) -> None:
         """Close all connections. The provider can be used again; it then makes new ones."""
-        await self._client.connections.aclose()
+        await asyncio.gather(*(server.client.connections.aclose() for server in self._servers))
 
     def close(self) -> None:
         """As `aclose`, from synchronous code."""
-        self._client.connections.close()
+        for server in self._servers:
+            server.client.connections.close()
 
     async def _get_client(self) -> httpx.AsyncClient:
         """The running event loop's HTTP client."""
@@ -569,6 +615,7 @@ class SyncProvider(Facade):
     running_models = blocking(OllamaProvider.running_models)
     show_model = blocking(OllamaProvider.show_model)
     exists = blocking(OllamaProvider.exists)
+    look_at_hosts = blocking(OllamaProvider.look_at_hosts)
     context_window = blocking(OllamaProvider.context_window)
     pull_model = blocking(OllamaProvider.pull_model)
     push_model = blocking(OllamaProvider.push_model)

@@ -99,11 +99,13 @@ class Retrier:
 
     Args:
         policy: How often and when.
+        slots: Those of several hosts. As many more retries are in reserve, since a host that fails takes with it what
+            it was given, and that goes to others.
     """
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, slots: int = 0) -> None:
         self.policy = policy
-        self._budget = RetryBudget(policy.budget, policy.budget_reserve)
+        self._budget = RetryBudget(policy.budget, policy.budget_reserve + slots)
 
     async def run(
         self,
@@ -184,6 +186,10 @@ class Retrier:
             and error.temporary
             and (error.retry_after or 0.0) <= self.policy.retry_after_max
         )
+
+    def affords(self) -> bool:
+        """Whether the provider can afford one more request; it is paid then."""
+        return self._budget.withdraw()
 
     async def pause(self, failures: int, error: LLMError, remaining: float | None = None) -> bool:
         """For callers with their own retry loop: sleep, then return True; False if no retry is allowed.

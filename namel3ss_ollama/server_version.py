@@ -30,6 +30,11 @@ class ServerVersion:
         self._exact = False
         self._asked_at: float | None = None
 
+    @property
+    def text(self) -> str:
+        """The version, where the server told it; else empty."""
+        return ".".join(map(str, self._numbers)) if self._exact and self._numbers else ""
+
     async def ask(self) -> None:
         """Make the version known, where the server tells it."""
         now = self._clock()

@@ -86,6 +86,11 @@ class Stream:
         return self.response.usage if self.response else None
 
     @property
+    def host(self) -> str:
+        """The address of the server that is asked; empty before the request is sent."""
+        return self._turn.server.url if self._turn is not None and self._turn.call.slot_at is not None else ""
+
+    @property
     def partial(self) -> LLMResponse:
         """What was handed out so far, as a response; `finish_reason` is None until the model is done."""
         return self.response or self._answer.response()

@@ -124,10 +124,12 @@ class Call:
     chunks: int = 0
     retries: int = 0
     ended: bool = False
+    host: str | None = None
 
     def slot(self) -> None:
-        """The request has its slot."""
-        self.slot_at = self.sent_at = time.perf_counter()
+        """The request has its slot, the first one or one of another host."""
+        self.sent_at = time.perf_counter()
+        self.slot_at = self.slot_at or self.sent_at
 
     def sent(self) -> None:
         """An attempt begins."""

@@ -63,15 +63,19 @@ class Turn:
         self.refused: ContextWindowExceededError | None = None
         self.look_up: asyncio.Task[object] | None = None
 
-    async def open(self) -> None:
+    async def take_slot(self) -> None:
         """Wait for a slot."""
+        # A hand-over that comes too late for the deadline is returned by the limiter.
+        self.slot = self._limiter.try_acquire() or await self.watch.guard(self._limiter.acquire, idle=False)
+        self.call.slot()
+
+    async def open(self) -> None:
+        """Wait for a slot, and begin."""
         try:
-            # A hand-over that comes too late for the deadline is returned by the limiter.
-            self.slot = self._limiter.try_acquire() or await self.watch.guard(self._limiter.acquire, idle=False)
+            await self.take_slot()
         except BaseException as error:
             self.end(error)
             raise
-        self.call.slot()
         self.watch.begin()
 
     def spend(self, usage: Usage) -> None:

@@ -352,6 +352,7 @@ class LLMResponse:
         shifted_context: Whether prompt and answer together were longer than the context window, so that the server
             dropped the oldest half of what the model had read while it answered.
         invalid_tool_calls: What came as calls, but names no tool.
+        host: The address of the server that answered, without credentials; empty where none is known.
     """
 
     content: str
@@ -366,6 +367,7 @@ class LLMResponse:
     truncated_prompt: bool = False
     shifted_context: bool = False
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    host: str = ""
 
     @property
     def message(self) -> Message:

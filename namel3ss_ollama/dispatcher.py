@@ -1,0 +1,214 @@
+"""Slots of several hosts: a request waits here until a host has one free for it.
+
+A server takes in whatever it is sent, and its queue cannot be seen. So each host gets only what it has slots for, and
+the rest waits on this side, where it can still go to any of them. What holds for slots of one server (`limiter.py`:
+event loops, threads, forks, finalizers) holds here too; which host is chosen is said in `choosing.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
+
+from namel3ss_ollama.choosing import Wanted, choose
+from namel3ss_ollama.fleet import Fleet, Standing
+from namel3ss_ollama.limiter import Limiter, Slot, call_in
+from namel3ss_ollama.queues import Queues
+
+__all__ = ["Dispatcher", "HostSlot"]
+
+T = TypeVar("T")
+_HOMES = 10_000
+_HOME_HOLDS = 600.0
+"""Seconds for which a host is taken to have a conversation's prompt in its cache."""
+
+
+class HostSlot(Slot):
+    """A slot of a host.
+
+    Attributes:
+        wanted: What the request wants.
+        chosen: The host, once it is chosen.
+    """
+
+    __slots__ = ("chosen", "wanted")
+
+    def __init__(
+        self, limiter: Limiter, loop: asyncio.AbstractEventLoop, wanted: Wanted, *, patient: bool = False
+    ) -> None:
+        super().__init__(limiter, loop, patient=patient)
+        self.wanted = wanted
+        self.chosen: Standing | None = None
+
+    @property
+    def host(self) -> Standing:
+        """The host of a slot that is held."""
+        assert self.chosen is not None
+        return self.chosen
+
+
+class Dispatcher(Limiter):
+    """Slots of several hosts.
+
+    Args:
+        fleet: The hosts.
+        max_concurrent: How many requests run at once on all hosts together; None for as many as there are slots.
+        max_queue: How many requests may wait; one more fails at once. None for no bound.
+        queue_timeout: How long a request may wait, in seconds. None for no bound.
+        clock: The time in seconds, from any start.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        max_concurrent: int | None = None,
+        max_queue: int | None = None,
+        queue_timeout: float | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fleet = fleet
+        self.clock = clock
+        super().__init__(max_concurrent, max_queue, queue_timeout)
+
+    def after_fork(self) -> None:
+        """All slots are free: their holders, and the waiters, are the parent's."""
+        super().after_fork()
+        self._queues: Queues[HostSlot] = Queues()
+        self._homes: OrderedDict[int, tuple[Standing, float, float]] = OrderedDict()
+        self._fleet.forget_requests()
+
+    def change(self, change: Callable[[Fleet, float], None]) -> None:
+        """Change what is known of the hosts, and hand out the slots that come free by it."""
+        self._lock.acquire()
+        try:
+            change(self._fleet, self.clock())
+            self._hand_out()
+        finally:
+            self._unlock()
+
+    def look(self, look: Callable[[Fleet, float], T]) -> T:
+        """Look at what is known of the hosts."""
+        now = self.clock()
+        self._lock.acquire()
+        try:
+            self._settle()
+            self._fleet.advance(now)
+            return look(self._fleet, now)
+        finally:
+            self._unlock()
+
+    def remember_home(self, key: int, host: Standing, tokens: int) -> None:
+        """A host answered a conversation, and has so many tokens of it in its cache."""
+        self._lock.acquire()
+        try:
+            self._homes[key] = host, float(tokens), self.clock()
+            self._homes.move_to_end(key)
+            while len(self._homes) > _HOMES:
+                self._homes.popitem(last=False)
+        finally:
+            self._unlock()
+
+    def find_home(self, wanted: Wanted, keys: Sequence[int]) -> None:
+        """Set the home of a request by the beginnings of its conversation, the shortest first."""
+        now = self.clock()
+        for key in reversed(keys):
+            known = self._homes.get(key)
+            if known is not None and now - known[2] < _HOME_HOLDS:
+                wanted.home, cached, _ = known
+                pace = wanted.home.pace.get(wanted.model)
+                wanted.saved = cached / pace.prefill if pace is not None and pace.prefill else 0.0
+                return
+
+    # What follows is called with the lock held, as in `limiter.py`.
+
+    def _new_slot(self, loop: asyncio.AbstractEventLoop, wanted: Wanted | None, *, patient: bool = False) -> HostSlot:
+        assert wanted is not None
+        if wanted.since is None:
+            wanted.since = self.clock()
+        return HostSlot(self, loop, wanted, patient=patient)
+
+    def _enqueue(self, slot: Slot) -> None:
+        slot = cast("HostSlot", slot)
+        super()._enqueue(slot)
+        self._queues.add(slot)
+        now = self.clock()
+        if slot.wanted.waits_for_home(now):
+            left = slot.wanted.saved - (now - (slot.wanted.since or now))
+            slot.loop.call_later(left, self._look_again)
+
+    def _forget(self, slot: Slot) -> bool:
+        self._queues.remove(cast("HostSlot", slot))
+        return super()._forget(slot)
+
+    def _bound(self) -> int | None:
+        slots = self._fleet.slots
+        return slots if self.max_concurrent is None else min(slots, self.max_concurrent)
+
+    def _is_full(self) -> bool:
+        return self.max_concurrent is not None and self._running >= self.max_concurrent
+
+    def _hold(self, slot: Slot) -> None:
+        slot = cast("HostSlot", slot)
+        if slot.chosen is None:  # beyond the bound
+            slot.chosen = self._least_busy(slot.wanted)
+        super()._hold(slot)
+        self._fleet.hold(slot.chosen, slot.wanted.model)
+
+    def _left(self, slot: Slot) -> None:
+        super()._left(slot)
+        self._fleet.release(cast("HostSlot", slot).host)
+
+    def _take(self, slot: Slot) -> bool:
+        slot = cast("HostSlot", slot)
+        now = self.clock()
+        self._fleet.advance(now)
+        if self._is_full() or not self._fleet.free:
+            self._reclaim()
+        if self._is_full() or self._queues.blocks(slot.wanted, now, _is_ready):
+            return False
+        slot.chosen = choose(slot.wanted, self._fleet, now, self._queues.waiting(slot.wanted.model) + 1)
+        if slot.chosen is None:
+            return False
+        self._hold(slot)
+        return True
+
+    def _hand_out(self) -> None:
+        now = self.clock()
+        while not self._is_full() and (found := self._queues.next(self._fleet, now, _is_ready)) is not None:
+            found[0].chosen = found[1]
+            self._grant(found[0])
+        if all(loop.is_running() for loop in self._watched):
+            return
+        for slot in [slot for slot in self._waiters if not slot.loop.is_running()]:
+            if slot.loop.is_closed():
+                self._forget(slot)
+                self._watched.discard(slot.loop)
+            elif not slot.reminded:
+                slot.reminded = True
+                call_in(slot.loop, self._ask_again, slot)
+
+    def _least_busy(self, wanted: Wanted) -> Standing:
+        now = self.clock()
+        can = [host for host in self._fleet.hosts if wanted.may_go_to(host, now)] or self._fleet.hosts
+        return min(can, key=lambda host: (host.is_out, host.last_resort, host.in_flight / host.slots))
+
+    # What follows is called by event loops.
+
+    def _look_again(self) -> None:
+        self._lock.acquire()
+        try:
+            self._hand_out()
+        finally:
+            self._unlock()
+
+    def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._look_again()  # hosts come back
+        super()._look_after(loop)
+
+
+def _is_ready(slot: HostSlot) -> bool:
+    return slot.loop.is_running()

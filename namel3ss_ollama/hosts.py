@@ -1,0 +1,188 @@
+"""Several hosts: which they are, and what is told of them. Values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from namel3ss_ollama.address import EMBEDDED_URL, Address, parse_address
+from namel3ss_ollama.fleet import EJECT_MOST, Fleet, Loaded, Standing
+from namel3ss_ollama.settings import check_positive
+
+__all__ = ["Host", "HostState", "Hosts", "Where", "fleet_of", "read_hosts"]
+
+Resume = Literal["off", "auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One of several servers.
+
+    Attributes:
+        url: Its address, as `base_url`; "embedded://" is the engine in this process, which is asked where no server
+            is left.
+        slots: How many requests it gets at once: as many as its OLLAMA_NUM_PARALLEL, which is 1 by default. "auto"
+            begins with one, and follows from how long answers waited in the server's own queue.
+        api_key: Sent to it as `Authorization: Bearer`, in place of the provider's.
+        headers: Sent to it beside the provider's.
+
+    Raises:
+        ValueError, TypeError: The address is malformed, or `slots` no positive number.
+    """
+
+    url: str
+    slots: int | Literal["auto"] = 1
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.url, str):
+            raise TypeError(f"url: expected an address, not {type(self.url).__name__}")
+        parse_address(self.url, "url")
+        if isinstance(self.slots, str) and self.slots != "auto":
+            raise ValueError(f"slots: expected a number or 'auto', not {self.slots!r:.40}")
+        if not isinstance(self.slots, str):
+            check_positive("slots", self.slots, integer=True, optional=False)
+
+    @property
+    def address(self) -> Address:
+        """Its address, credentials apart from it."""
+        return parse_address(self.url, "url")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Hosts:
+    """Several servers that a provider sends its requests to.
+
+    Args:
+        hosts: Addresses, or `Host` objects. Where only their order tells them apart, the first is preferred.
+        resume: "auto": a stream of text that breaks off is continued on another host where its model's template allows
+            that; `Stream.resumed` says so. "off": it raises, with what had arrived.
+        refresh: How often each host is asked what it has loaded, in seconds, while there is work.
+        eject: How long a host that fails gets no requests, in seconds; it doubles with each failure in a row.
+        eject_max: What that never exceeds.
+
+    Raises:
+        ValueError, TypeError: There is no host, one is there twice, or a value is wrong.
+    """
+
+    hosts: tuple[Host, ...]
+    resume: Resume
+    refresh: float
+    eject: float
+    eject_max: float
+
+    def __init__(
+        self,
+        hosts: Iterable[Host | str],
+        *,
+        resume: Resume = "off",
+        refresh: float = 5.0,
+        eject: float = 1.0,
+        eject_max: float = EJECT_MOST,
+    ) -> None:
+        if isinstance(hosts, (str, Host)):
+            raise TypeError("hosts: expected several addresses; wrap one in [...]")
+        found = tuple(_host(host, index) for index, host in enumerate(hosts))
+        if not found:
+            raise ValueError("hosts: there must be at least one address")
+        seen: set[str] = set()
+        for host in found:
+            if host.address.url in seen:
+                raise ValueError(f"hosts: {host.address.url} is there twice; give it more slots instead")
+            seen.add(host.address.url)
+        if resume not in ("off", "auto"):
+            raise ValueError(f"resume: expected 'off' or 'auto', not {resume!r:.40}")
+        times = {"refresh": refresh, "eject": eject, "eject_max": eject_max}
+        for name, seconds in times.items():
+            check_positive(name, seconds, optional=False)
+        for attribute, value in {"hosts": found, "resume": resume, **times}.items():
+            object.__setattr__(self, attribute, value)
+
+    def __len__(self) -> int:
+        return len(self.hosts)
+
+
+Where = str | Sequence[Host | str] | Hosts
+"""One server's address, or several."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What is known of one of several hosts.
+
+    Attributes:
+        url: Its address.
+        up: Whether it gets requests now.
+        why_not: What it failed with, where it is not up.
+        version: Its version; empty where it is not known yet.
+        loaded: The models that it has in memory, by name.
+        slots: How many requests it gets at once.
+        in_flight: How many of them are in use.
+        wait: Seconds that the last request waited in the host's own queue.
+        tokens_per_second: How fast it writes answers, over its models; None before the first.
+    """
+
+    url: str
+    up: bool
+    why_not: str
+    version: str
+    loaded: Mapping[str, Loaded]
+    slots: int
+    in_flight: int
+    wait: float
+    tokens_per_second: float | None
+
+
+def read_hosts(where: Where | None, environ: Mapping[str, str]) -> Hosts | str | None:
+    """Several hosts, or the address of one, or None where nothing names any.
+
+    Args:
+        where: The argument `base_url`.
+        environ: The environment; OLLAMA_HOSTS has addresses with commas between them.
+
+    Raises:
+        ValueError, TypeError: As `Hosts`.
+    """
+    if where is None:
+        listed = [part.strip() for part in environ.get("OLLAMA_HOSTS", "").split(",")]
+        try:
+            hosts = Hosts([part for part in listed if part]) if any(listed) else None
+        except ValueError as error:
+            raise ValueError(f"OLLAMA_HOSTS: {error}") from None
+    elif isinstance(where, str):
+        return where
+    else:
+        hosts = where if isinstance(where, Hosts) else Hosts(where)
+    if hosts is None or len(hosts) > 1 or hosts.resume != "off" or hosts.hosts[0] != Host(hosts.hosts[0].url):
+        return hosts
+    return hosts.hosts[0].url
+
+
+def fleet_of(hosts: Hosts) -> Fleet:
+    """The standing of hosts of which nothing is known yet."""
+    return Fleet(
+        (
+            Standing(
+                host.address.url,
+                slots=1 if isinstance(host.slots, str) else host.slots,
+                auto=isinstance(host.slots, str),
+                last_resort=host.address.url == EMBEDDED_URL,
+            )
+            for host in hosts.hosts
+        ),
+        eject=hosts.eject,
+        eject_most=hosts.eject_max,
+    )
+
+
+def _host(host: Host | str, index: int) -> Host:
+    if isinstance(host, Host):
+        return host
+    if not isinstance(host, str):
+        raise TypeError(f"hosts[{index}]: expected an address or a Host, not {type(host).__name__}")
+    try:
+        return Host(host)
+    except ValueError as error:
+        raise ValueError(f"hosts[{index}]: {error}") from None

@@ -1,0 +1,351 @@
+"""Several servers as one: who answers, what a failure says of a host, and where a request goes next.
+
+A request has its turn (`turn.py`) on one host after the other, each at most once while there are others. What a
+failure means is a plain rule (`verdict`): a host that cannot be reached gets nothing for a while, a host that lacks a
+model does not get that model, and what the request itself is to blame for is not tried elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
+
+from namel3ss_ollama.choosing import Wanted
+from namel3ss_ollama.conversations import beginnings
+from namel3ss_ollama.dispatcher import Dispatcher, HostSlot
+from namel3ss_ollama.errors import (
+    AuthenticationError,
+    LLMError,
+    LLMTimeoutError,
+    ModelNotFoundError,
+    ServerBusyError,
+    ServerError,
+    StreamInterruptedError,
+    ToolCallParseError,
+)
+from namel3ss_ollama.fleet import Fleet, Loaded, Standing, tagged
+from namel3ss_ollama.hosts import HostState
+from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.scout import Scout, is_unreachable
+from namel3ss_ollama.server import Server
+from namel3ss_ollama.streamer import Watch
+from namel3ss_ollama.telemetry import Call, Telemetry
+from namel3ss_ollama.turn import Turn
+
+__all__ = ["HostTurn", "Pool", "differences", "verdict"]
+
+logger = logging.getLogger("namel3ss_ollama")
+T = TypeVar("T")
+_LACKS_HOLDS = 60.0
+_BROKEN_HOLDS = 30.0
+_WEDGED_HOLDS = 30.0
+_BUSY_HOLDS = 1.0
+_REFUSED_HOLDS = 600.0
+_CHARACTERS_A_TOKEN = 4
+_SHORTEST_LOAD = 0.1
+"""Seconds: loading takes longer, and what a loaded model is said to take is less."""
+
+Verdict = Literal["unreachable", "busy", "lacks the model", "broken", "refuses us", "hangs", "not the host's"]
+
+
+def verdict(error: LLMError, *, loading: bool) -> Verdict:
+    """What a failure says of the host that it is of.
+
+    Args:
+        error: The failure, before anything was handed out.
+        loading: Whether the host was loading the model for this request.
+    """
+    if isinstance(error, ToolCallParseError):
+        return "not the host's"
+    if is_unreachable(error):
+        return "unreachable"
+    if isinstance(error, ServerBusyError):
+        return "busy"
+    if isinstance(error, ModelNotFoundError):
+        return "lacks the model"
+    if isinstance(error, AuthenticationError):
+        return "refuses us"
+    if isinstance(error, LLMTimeoutError):
+        # Elsewhere it would have to be loaded, too: a short deadline must not have every host begin to.
+        return "hangs" if error.deadline == "first_chunk_timeout" and not loading else "not the host's"
+    if error.temporary and isinstance(error, (ServerError, StreamInterruptedError)):
+        return "broken"
+    return "not the host's"
+
+
+class Pool:
+    """Several servers.
+
+    Args:
+        servers: The servers, by their standing.
+        dispatcher: Has their slots.
+        refresh: How often each is asked what it has loaded, in seconds.
+    """
+
+    def __init__(self, servers: Mapping[Standing, Server], dispatcher: Dispatcher, refresh: float) -> None:
+        self.servers = servers
+        self.dispatcher = dispatcher
+        self.scout = Scout(servers, dispatcher, refresh, self._compare)
+        self._warned: set[str] = set()
+
+    def first(self) -> Server:
+        """The first host that is up, for what any of them can answer."""
+
+        def find(fleet: Fleet, _: float) -> Standing:
+            return min(fleet.hosts, key=lambda host: (host.is_out, host.last_resort))
+
+        return self.servers[self.dispatcher.look(find)]
+
+    def wanted(self, body: Mapping[str, Any]) -> Wanted:
+        """What a request wants of a host."""
+        wanted = Wanted(tagged(str(body.get("model", ""))), _characters(body) / _CHARACTERS_A_TOKEN)
+        keys = beginnings(body) if "messages" in body else []
+        if keys:
+            wanted.key = keys[-1]
+            self.dispatcher.find_home(wanted, keys)
+        return wanted
+
+    def states(self) -> list[HostState]:
+        """What is known of the hosts now."""
+
+        def read(fleet: Fleet, now: float) -> list[HostState]:
+            return [_state(host, now) for host in fleet.hosts]
+
+        return self.dispatcher.look(read)
+
+    def failed(self, host: Standing, wanted: Wanted, error: LLMError) -> bool:
+        """A host has failed with a request; whether that may go elsewhere."""
+        known = host.loaded.get(wanted.model)
+        found = verdict(error, loading=known is not None and not known.digest)
+        why = str(error)
+
+        def learn(fleet: Fleet, now: float) -> None:
+            if found == "unreachable":
+                fleet.eject(host, now, why)
+            elif found == "busy":
+                fleet.fewer(host)
+                fleet.pause(host, now + (error.retry_after or _BUSY_HOLDS), why)
+            elif found == "lacks the model":
+                fleet.without(host, wanted.model, now + _LACKS_HOLDS)
+            elif found == "broken":
+                fleet.without(host, wanted.model, now + _BROKEN_HOLDS)
+            elif found == "refuses us":
+                fleet.eject(host, now, why, seconds=_REFUSED_HOLDS)
+            elif found == "hangs":
+                fleet.eject(host, now, why, seconds=_WEDGED_HOLDS, spare_last=True)
+
+        if found != "not the host's":
+            self.dispatcher.change(learn)
+        if found == "refuses us":
+            self._warn(f"{why}; the other hosts are asked")
+        return found != "not the host's"
+
+    def answered(self, turn: HostTurn, final: Mapping[str, Any]) -> None:
+        """A host has answered; its last line tells how long the parts took."""
+        if turn.slot is None:
+            return
+        host, wanted = turn.slot.host, turn.wanted
+        times = [_seconds(final.get(f"{part}_duration")) for part in ("total", "load", "prompt_eval", "eval")]
+        total, load, reading, writing = times
+        counted, written = _count(final.get("prompt_eval_count")), _count(final.get("eval_count"))
+        cached = _count(final.get("prompt_eval_cached_count"))
+
+        def learn(fleet: Fleet, now: float) -> None:
+            fleet.heal(host)
+            if not total:
+                return
+            at_home = wanted.home is host or cached
+            fleet.measured(
+                host,
+                wanted.model,
+                now,
+                wait=max(total - load - reading - writing, 0.0),
+                load=load,
+                service=reading + writing,
+                prefill=counted / reading if counted and reading and not at_home else None,
+                decode=written / writing if written and writing else None,
+            )
+
+        self.dispatcher.change(learn)
+        if wanted.key:
+            self.dispatcher.remember_home(wanted.key, host, counted)
+        if load > _SHORTEST_LOAD:
+            self.scout.again(host)
+
+    def is_left(self, wanted: Wanted) -> bool:
+        """Whether a host that is up was not tried yet."""
+
+        def find(fleet: Fleet, now: float) -> bool:
+            return any(not host.is_out and wanted.may_go_to(host, now) for host in fleet.hosts)
+
+        return self.dispatcher.look(find)
+
+    def _compare(self) -> None:
+        """Warn of what differs between hosts for a model that is loaded on several."""
+        for difference in differences(self.states(), dict(self._pulled())):
+            self._warn(difference)
+
+    def _pulled(self) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:
+        def read(fleet: Fleet, _: float) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:
+            return [(host.url, host.pulled or {}) for host in fleet.hosts]
+
+        return self.dispatcher.look(read)
+
+    def differing(self, model: str) -> list[str]:
+        """What differs between the hosts for a model, in words."""
+        return differences(self.states(), dict(self._pulled()), tagged(model))
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning("%s", message)
+
+
+class HostTurn(Turn):
+    """A turn on one of several hosts, and on the next where that fails.
+
+    Args:
+        pool: The hosts.
+        wanted: What the request wants.
+        telemetry: Where its numbers go.
+        call: Its numbers, begun.
+        watch: Its deadlines, begun.
+    """
+
+    __slots__ = ("pool", "wanted")
+
+    slot: HostSlot | None
+
+    def __init__(self, pool: Pool, wanted: Wanted, telemetry: Telemetry, call: Call, watch: Watch) -> None:
+        super().__init__(pool.first(), pool.dispatcher, telemetry, call, watch)
+        self.pool = pool
+        self.wanted = wanted
+
+    async def take_slot(self) -> None:
+        """Wait for a slot of a host."""
+        await self.watch.guard(self.pool.scout.know, idle=False)
+        dispatcher = self.pool.dispatcher
+        slot = dispatcher.try_acquire(self.wanted) or await self.watch.guard(
+            lambda: dispatcher.acquire(self.wanted), idle=False
+        )
+        self.slot = cast("HostSlot", slot)
+        self.server = self.pool.servers[self.slot.host]
+        self.call.host = self.server.url
+        self.call.slot()
+        if self.call.streaming:
+            self.slot.mark()
+
+    def leave(self) -> None:
+        """Give the host's slot back."""
+        if self.slot is not None:
+            self.slot.unmark()
+            self.pool.dispatcher.release(self.slot)
+            self.slot = None
+
+    async def over_hosts(
+        self, attempt: Callable[[], Awaitable[T]], retrier: Retrier, on_move: Callable[[LLMError], None]
+    ) -> T:
+        """The result of an attempt on a host, or on the next ones where that is to blame for a failure.
+
+        Args:
+            attempt: Asks `self.server`.
+            retrier: Has the budget.
+            on_move: Called with the failure before the request goes to another host.
+
+        Raises:
+            LLMError: The last failure.
+        """
+        wanted, tried = self.wanted, set[Standing]()
+        lacking: list[str] = []
+        wanted.tried = frozenset()
+        while True:
+            if self.slot is None:
+                await self.take_slot()
+            assert self.slot is not None
+            host = self.slot.host
+            try:
+                return await attempt()
+            except LLMError as error:
+                tried.add(host)
+                wanted.tried = frozenset(tried)
+                if isinstance(error, ModelNotFoundError):
+                    lacking.append(host.url)
+                moves = self.pool.failed(host, wanted, error)
+                if not moves or retrier.policy.attempts == 1 or not self.pool.is_left(wanted) or not retrier.affords():
+                    self.leave()
+                    _name_hosts(error, lacking)
+                    raise
+                on_move(error)
+                logger.info("%s: %s; asking another host", host.url, type(error).__name__)
+                self.leave()
+
+    def answered(self, final: Mapping[str, Any]) -> None:
+        """The host has answered to the end."""
+        self.pool.answered(self, final)
+
+
+def differences(
+    states: Sequence[HostState], pulled: Mapping[str, Mapping[str, tuple[int, str]]], model: str | None = None
+) -> list[str]:
+    """What differs between hosts for a model, so that the same request may be answered otherwise; in words.
+
+    Args:
+        states: The hosts.
+        pulled: What each has pulled, by address: bytes and digests by name.
+        model: The model; None for each that is loaded on several of them.
+    """
+    loaded = {name for state in states for name in state.loaded}
+    found: list[str] = []
+    for name in sorted({model} if model is not None else loaded):
+        digests = {url: models[name][1][:12] for url, models in pulled.items() if name in models and models[name][1]}
+        if len(set(digests.values())) > 1:
+            listed = ", ".join(f"{digest} on {url}" for url, digest in digests.items())
+            found.append(f"{name} is not the same model on all hosts ({listed}): pull it again where it is old")
+        windows = {
+            state.url: known.context_length
+            for state in states
+            if (known := state.loaded.get(name)) is not None and known.context_length
+        }
+        if len(set(windows.values())) > 1:
+            listed = ", ".join(f"{window} tokens on {url}" for url, window in windows.items())
+            found.append(f"{name} has another context window on each host ({listed}): set num_ctx")
+    return found
+
+
+def _name_hosts(error: LLMError, lacking: Sequence[str]) -> None:
+    """Have the error name the hosts where several lack the model."""
+    if isinstance(error, ModelNotFoundError) and len(lacking) > 1:
+        error.args = (f"{error.message} (it is on none of {', '.join(lacking)})",)
+
+
+def _state(host: Standing, now: float) -> HostState:
+    speeds = [pace.decode for pace in host.pace.values() if pace.decode is not None]
+    return HostState(
+        url=host.url,
+        up=not host.is_out,
+        why_not=host.why_out if host.is_out or host.failures else "",
+        version=host.version,
+        loaded={name: known for name, known in host.loaded.items() if known != Loaded()},
+        slots=host.slots,
+        in_flight=host.in_flight,
+        wait=max((pace.wait_now(now) for pace in host.pace.values()), default=0.0),
+        tokens_per_second=sum(speeds) / len(speeds) if speeds else None,
+    )
+
+
+def _characters(body: Mapping[str, Any]) -> int:
+    prompt = body.get("prompt")
+    count = len(prompt) if isinstance(prompt, str) else 0
+    for message in body.get("messages") or ():
+        content = message.get("content")
+        count += len(content) if isinstance(content, str) else 0
+    return count
+
+
+def _seconds(value: object) -> float:
+    return value / 1e9 if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else 0.0
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,165 @@
+"""What hosts have loaded and pulled: asked of each every few seconds while there is work, and never without.
+
+There is no task that runs on: each request sees whether a look-up is due, and one takes at most seconds, on the event
+loop of that request. A host that cannot be reached is out until its time has come; then a request tries it, since a
+server that hangs still answers a look-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from namel3ss_ollama.dispatcher import Dispatcher
+from namel3ss_ollama.errors import LLMConnectionError, LLMError, LLMTimeoutError
+from namel3ss_ollama.fleet import Fleet, Loaded, Standing, tagged
+from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.server import Server
+from namel3ss_ollama.settings import StreamConfig
+
+__all__ = ["Scout", "is_unreachable"]
+
+logger = logging.getLogger("namel3ss_ollama")
+_LOOK = StreamConfig(connect_timeout=2.0, first_chunk_timeout=2.0, chunk_timeout=2.0)
+_PULLED_HOLDS = 60.0
+_PATIENCE = 0.5
+"""Seconds that a request waits for what the hosts say, where nothing is known of them or it is old."""
+_OLD = 3
+"""After how many times of `refresh` it is."""
+
+
+class Scout:
+    """Asks hosts what they have.
+
+    Args:
+        servers: The hosts.
+        dispatcher: Gets the answers.
+        refresh: How often each is asked, in seconds.
+        on_news: Called after each answer.
+    """
+
+    def __init__(
+        self,
+        servers: Mapping[Standing, Server],
+        dispatcher: Dispatcher,
+        refresh: float,
+        on_news: Callable[[], None],
+    ) -> None:
+        self._servers = servers
+        self._dispatcher = dispatcher
+        self._refresh = refresh
+        self._on_news = on_news
+        self.after_fork()
+        renewed_after_fork(self)
+
+    def after_fork(self) -> None:
+        """The parent's look-ups end in the parent alone."""
+        self._asking: dict[Standing, asyncio.Task[None]] = {}
+
+    async def know(self) -> None:
+        """See that something is known of the hosts, and not too old; waits for it no longer than half a second."""
+        due = self._due()
+        if not due:
+            return
+        old = self._dispatcher.clock() - _OLD * self._refresh
+        needed = [task for host in due if (task := self._begin(host)) and (host.asked_at or 0.0) <= old]
+        if needed:
+            await asyncio.wait(needed, timeout=_PATIENCE)
+
+    async def look(self) -> None:
+        """Ask every host now, those that are out as well."""
+        hosts = list(self._servers)
+        await asyncio.gather(*(self._ask(host, everything=True) for host in hosts))
+
+    def again(self, host: Standing) -> None:
+        """A host has changed what it has loaded: ask it soon."""
+        host.asked_at = None
+        self._begin(host)
+
+    def _due(self) -> list[Standing]:
+        now = self._dispatcher.clock()
+        return [
+            host
+            for host in self._servers
+            if not host.is_out and (host.asked_at is None or now - host.asked_at >= self._refresh)
+        ]
+
+    def _begin(self, host: Standing) -> asyncio.Task[None] | None:
+        """Ask a host in a task of the running loop; None where another loop's does so already."""
+        loop = asyncio.get_running_loop()
+        asking = self._asking.get(host)
+        if asking is not None and not asking.done() and not asking.get_loop().is_closed():
+            return asking if asking.get_loop() is loop else None
+        task = self._asking[host] = loop.create_task(self._ask(host))
+        return task
+
+    async def _ask(self, host: Standing, *, everything: bool = False) -> None:
+        server, now = self._servers[host], self._dispatcher.clock()
+        all_of_it = everything or host.pulled_at is None or now - host.pulled_at >= _PULLED_HOLDS
+        pulled: dict[str, Any] | None = None
+        try:
+            running = await server.ask_quickly(server.client.ps, _LOOK)
+            if all_of_it:
+                pulled = await server.ask_quickly(server.client.tags, _LOOK)
+                await server.version.ask()
+        except LLMError as error:
+            why = str(error)
+            host.asked_at = self._dispatcher.clock()
+            if is_unreachable(error):
+                self._dispatcher.change(lambda fleet, now: fleet.eject(host, now, why))
+            else:
+                logger.debug("%s does not say what it has loaded: %s", host.url, why)
+            return
+
+        def learn(fleet: Fleet, now: float) -> None:
+            host.asked_at = now
+            if pulled is not None:
+                host.pulled, host.pulled_at = _pulled(pulled), now
+                host.version = server.version.text
+            fleet.learn_loaded(host, _loaded(running))
+            if everything and host.is_out and host.failures:
+                host.why_out = host.why_out or "it has failed"
+
+        self._dispatcher.change(learn)
+        self._on_news()
+
+
+def is_unreachable(error: LLMError) -> bool:
+    """Whether there is no connection to be had."""
+    return isinstance(error, LLMConnectionError) or (isinstance(error, LLMTimeoutError) and error.deadline == "connect")
+
+
+def _listed(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    models = answer.get("models")
+    return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+
+
+def _pulled(answer: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    found: dict[str, tuple[int, str]] = {}
+    for model in _listed(answer):
+        size, digest = model.get("size"), model.get("digest")
+        for key in ("name", "model"):
+            if isinstance(name := model.get(key), str):
+                found[tagged(name)] = (size if isinstance(size, int) else 0, str(digest or ""))
+    return found
+
+
+def _loaded(answer: Mapping[str, Any]) -> dict[str, Loaded]:
+    found: dict[str, Loaded] = {}
+    for model in _listed(answer):
+        name = model.get("name") or model.get("model")
+        if isinstance(name, str):
+            found[tagged(name)] = Loaded(
+                digest=str(model.get("digest") or ""),
+                size=_number(model.get("size")) or 0,
+                vram=_number(model.get("size_vram")) or 0,
+                context_length=_number(model.get("context_length")),
+                expires_at=str(model.get("expires_at") or ""),
+            )
+    return found
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
