@@ -133,6 +133,7 @@ class _Entry:
 
 _GENERATION = ("/api/chat", "/api/generate")
 _EMBEDDING = ("/api/embed", "/api/embeddings")
+_DECISION = "/v1/systemone"
 
 
 def _suits(rule: Rule, reply: Reply | Callable[[Record], Reply], record: Record) -> bool:
@@ -141,6 +142,8 @@ def _suits(rule: Rule, reply: Reply | Callable[[Record], Reply], record: Record)
         return True
     if record.path in _GENERATION:
         return bool(record.payload.get("messages") or record.payload.get("prompt"))
+    if record.path == _DECISION:
+        return not isinstance(reply, Reply) or reply.answers is not None
     return record.path in _EMBEDDING and (not isinstance(reply, Reply) or reply.embeddings is not None)
 
 
