@@ -65,6 +65,13 @@ def test_answers_of_a_script(server: OllamaServer) -> None:
     assert ask(server).json()["answers"]["n"]["noul"] > 0.1
 
 
+def test_answers_of_a_script_are_for_decisions_alone(server: OllamaServer) -> None:
+    server.reply(answers={"n": 0.75}, times=1)
+    chat = {"model": "nimble", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
+    assert httpx.post(f"{server.url}/api/chat", json=chat).json()["message"]["content"] == "You said: Hi"
+    assert ask(server).json()["answers"]["n"]["noul"] == 0.75
+
+
 @pytest.mark.parametrize(
     ("payload", "status", "words"),
     [
