@@ -25,6 +25,15 @@ from namel3ss_ollama.hosts import Host, Hosts, HostState
 from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
+from namel3ss_ollama.questions import (
+    ChoiceAnswer,
+    ChoiceQuestion,
+    NoulAnswer,
+    NoulQuestion,
+    ScoreAnswer,
+    ScoreQuestion,
+    SystemOneResponse,
+)
 from namel3ss_ollama.reasoning import json_in
 from namel3ss_ollama.retrier import instant_retries
 from namel3ss_ollama.settings import CallOptions, RetryPolicy, RuntimeOptions, StreamConfig
@@ -48,6 +57,8 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "CallOptions",
+    "ChoiceAnswer",
+    "ChoiceQuestion",
     "ContextWindowExceededError",
     "EmbedResponse",
     "Host",
@@ -62,6 +73,8 @@ __all__ = [
     "MalformedResponseError",
     "Message",
     "ModelNotFoundError",
+    "NoulAnswer",
+    "NoulQuestion",
     "OllamaProvider",
     "OutputValidationError",
     "Preflight",
@@ -70,6 +83,8 @@ __all__ = [
     "QuotaExceededError",
     "RetryPolicy",
     "RuntimeOptions",
+    "ScoreAnswer",
+    "ScoreQuestion",
     "SearchResult",
     "ServerBusyError",
     "ServerError",
@@ -81,6 +96,7 @@ __all__ = [
     "SyncIterator",
     "SyncProvider",
     "SyncStream",
+    "SystemOneResponse",
     "TokenCount",
     "ToolCall",
     "ToolCallParseError",

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.server import SILENT, Server
 from namel3ss_ollama.streamer import Watch
 
-__all__ = ["Asking", "Endpoint"]
+__all__ = ["Asking", "Endpoint", "saying_where"]
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -36,6 +37,25 @@ class Endpoint:
     method: str
     path: str
     found: str
+
+
+@contextmanager
+def saying_where(endpoint: Endpoint) -> Iterator[None]:
+    """Have the error of a server that lacks an endpoint say where it is found.
+
+    Raises:
+        BadRequestError: The server has no such endpoint; the message says where it is found.
+    """
+    try:
+        yield
+    except LLMError as error:
+        if error.status_code not in (404, 405) or isinstance(error, ModelNotFoundError):
+            raise
+        raise BadRequestError(
+            f"{error.message} ({endpoint.method} {endpoint.path} is in {endpoint.found})",
+            status_code=error.status_code,
+            original_error=error,
+        ) from error
 
 
 class Asking:
@@ -79,16 +99,8 @@ class Asking:
             LLMError: The server failed.
         """
         path = endpoint.path + query
-        try:
+        with saying_where(endpoint):
             return await self._ask(lambda watch: self._client.request(endpoint.method, path, body, watch))
-        except LLMError as error:
-            if error.status_code not in (404, 405) or isinstance(error, ModelNotFoundError):
-                raise
-            raise BadRequestError(
-                f"{error.message} ({endpoint.method} {endpoint.path} is in {endpoint.found})",
-                status_code=error.status_code,
-                original_error=error,
-            ) from error
 
     def _watch(self) -> Watch:
         return Watch(self._defaults.config, self._defaults.timeout, remedy=SILENT)

@@ -183,6 +183,7 @@ class Client:
         watch: Watch,
         *,
         model: str | None = None,
+        content: bytes | None = None,
         on_resend: Callable[[], None] | None = None,
     ) -> Json:
         """Send a request and return its JSON answer; an empty answer is an empty object.
@@ -190,7 +191,9 @@ class Client:
         Raises:
             LLMError: No connection, a deadline passed, a status other than 2xx, no JSON object.
         """
-        async with await self.open(method, path, body, watch, model=model, on_resend=on_resend) as exchange:
+        async with await self.open(
+            method, path, body, watch, model=model, content=content, on_resend=on_resend
+        ) as exchange:
             data = await exchange.body(_LONGEST_JSON_BODY)
             answer = (parse_line(data) or {}) if data else {}
             if answer.get("error") and (said := reason_in_line(answer)) is not None:  # under status 200
@@ -200,6 +203,10 @@ class Client:
     async def embed(self, body: Json, watch: Watch) -> Json:
         """POST /api/embed."""
         return await self.request("POST", "/api/embed", body, watch, model=body.get("model"))
+
+    async def systemone(self, body: Json, watch: Watch, content: bytes) -> Json:
+        """POST /v1/systemone."""
+        return await self.request("POST", "/v1/systemone", body, watch, model=body.get("model"), content=content)
 
     async def tags(self, watch: Watch) -> Json:
         """GET /api/tags: the models that are there."""

@@ -51,7 +51,11 @@ T = TypeVar("T")
 _REFUSES_TOOLS = re.compile(r"does not support tools|failed to parse grammar", re.IGNORECASE)
 """The latter since 0.30, where a template's own grammar of calls and `format` do not go together."""
 _AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
-_EMBEDDINGS = "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)"
+_TOGETHER = {
+    "embeddings": "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)",
+    "decisions": "the answers of a request come together: raise first_chunk_timeout, or ask fewer questions",
+}
+"""What comes whole by operation, and what to do when it comes too late."""
 
 
 class Runner:
@@ -78,7 +82,7 @@ class Runner:
         context: Context | None = None,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
-        at_once = _EMBEDDINGS if operation == "embeddings" else _AT_ONCE if body.get("stream") is False else None
+        at_once = _TOGETHER.get(operation) or (_AT_ONCE if body.get("stream") is False else None)
         watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
         if self.pool is not None:

@@ -20,6 +20,7 @@ from namel3ss_ollama.batch import OnResult, run_batch
 from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.counting import TokenCounting
+from namel3ss_ollama.decisions import Decisions
 from namel3ss_ollama.dispatcher import Dispatcher
 from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
@@ -88,7 +89,7 @@ class _Batch(Protocol):
     def __get__(self, instance: object, owner: type | None = None) -> _BoundBatch: ...
 
 
-class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
+class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, TokenCounting):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
@@ -514,7 +515,7 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
         Args:
             model: The model; the provider's by default.
             capabilities: What it must be able to do: "completion", "tools", "vision", "thinking", "embedding",
-                "insert".
+                "insert", "decision".
         """
         name = self._name(model)
         watch = self._watch()
@@ -610,6 +611,7 @@ class SyncProvider(Facade):
     stream_chat = blocking(OllamaProvider.stream_chat)
     agenerate_batch = cast(_Batch, blocking(OllamaProvider.agenerate_batch))
     embed = blocking(OllamaProvider.embed)
+    systemone = blocking(OllamaProvider.systemone)
 
     list_models = blocking(OllamaProvider.list_models)
     running_models = blocking(OllamaProvider.running_models)

@@ -32,6 +32,8 @@ _NO_WAY_OUT = re.compile(
     re.IGNORECASE,
 )
 _NO_SUCH_FILE = re.compile(r"manifest: file does not exist", re.IGNORECASE)
+_NO_DECISIONS = re.compile(r"does not support decision", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"(body|entity|content|payload|request)( is)? too large", re.IGNORECASE)
 _CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
 _GRAMMAR = re.compile(r"JSON schema (in format|conversion)|sampling context|grammar", re.IGNORECASE)
 _CLOUD_OFF = re.compile(r"ollama cloud is disabled", re.IGNORECASE)
@@ -78,6 +80,10 @@ def of_a_refusal(said: str) -> str:
         return f"did you mean {near[0]}?" if near else "leave it out"
     if "embedded engine" in said:
         return ""
+    if _NO_DECISIONS.search(said):
+        return "choose a decision model, such as nimble or clef (show_model() lists the capability 'decision')"
+    if _TOO_LARGE.search(said):
+        return "send less at once, or raise the limit of what stands before the server, if that refuses it"
     if _CANNOT.search(said):
         return "choose a model that can (show_model() lists its capabilities)"
     if _GRAMMAR.search(said):

@@ -69,6 +69,9 @@ class Stats:
         embeddings_succeeded: Requests for embeddings that were answered; one call may make several.
         embeddings_failed: Requests for embeddings that ended in an error, a passed deadline included.
         embeddings_cancelled: Requests for embeddings that the caller gave up.
+        decisions_succeeded: Requests to decision models that were answered.
+        decisions_failed: Requests to decision models that ended in an error, a passed deadline included.
+        decisions_cancelled: Requests to decision models that the caller gave up.
         chunks: Chunks that streams handed out.
         retries: Requests sent again.
         prompt_tokens: Tokens in.
@@ -91,6 +94,9 @@ class Stats:
     embeddings_succeeded: int = 0
     embeddings_failed: int = 0
     embeddings_cancelled: int = 0
+    decisions_succeeded: int = 0
+    decisions_failed: int = 0
+    decisions_cancelled: int = 0
     chunks: int = 0
     retries: int = 0
     prompt_tokens: int = 0
@@ -147,8 +153,8 @@ class Call:
 
     @property
     def prefix(self) -> str | None:
-        """Which of the numbers in `Stats` count it: a model that is loaded is neither."""
-        return {"load": None, "embeddings": "embeddings"}.get(self.operation, "generations")
+        """Which of the numbers in `Stats` count it: a model that is loaded is in none."""
+        return {"load": None, "embeddings": "embeddings", "decisions": "decisions"}.get(self.operation, "generations")
 
 
 class Telemetry:
@@ -203,7 +209,8 @@ class Telemetry:
         """A request begins, with the wait for its slot.
 
         Args:
-            operation: What it is, in the words of OpenTelemetry's conventions; "load" is none of theirs.
+            operation: What it is, in the words of OpenTelemetry's conventions; "load" and "decisions" are none of
+                theirs.
             body: What is sent.
             streaming: Whether chunks are handed out.
             context: The trace that it belongs to; the current one by default.
@@ -221,6 +228,8 @@ class Telemetry:
             )
             if self._capture and span.is_recording():
                 sent = body.get("messages") or body.get("prompt") or body.get("input")
+                if operation == "decisions":
+                    sent = [{"role": "user", "content": {name: body[name] for name in ("state", "questions")}}]
                 span.set_attribute("gen_ai.input.messages", _as_messages(sent, "user"))
         return Call(operation, model, streaming, span, silent)
 
@@ -302,7 +311,7 @@ class Telemetry:
         for option, name in _REQUEST_ATTRIBUTES.items():
             if option in options:
                 attributes[name] = options[option]
-        if operation != "embeddings":
+        if operation not in ("embeddings", "decisions"):
             attributes["gen_ai.output.type"] = "json" if body.get("format") else "text"
         return attributes
 

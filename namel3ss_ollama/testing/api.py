@@ -31,6 +31,7 @@ from .checks import (
 )
 from .cloud import ROUTES as _CLOUD
 from .cloud import check_cloud, found_model, runs_in_cloud
+from .decisions import ROUTES as _DECISIONS
 from .faults import Fault
 from .generation import default_reply, default_tool_call, generation, idle
 from .kept import kept_tools
@@ -285,5 +286,5 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/api/embeddings": {"POST": _embeddings},
     **_REGISTRY,
 }
-_LATER = {**_CLOUD, **_WEB}
+_LATER = {**_CLOUD, **_WEB, **_DECISIONS}
 """Paths that came with a version."""

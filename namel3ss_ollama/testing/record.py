@@ -82,7 +82,7 @@ class Record:
 
     @property
     def text(self) -> str:
-        """Everything written by people in the request: system, prompt, input and messages, joined by newlines."""
+        """What people wrote, joined by newlines: system, prompt, input, messages, or the state and questions."""
         payload = self.payload
         found: list[str] = []
         for key in ("system", "prompt", "suffix"):
@@ -94,6 +94,10 @@ class Record:
         for one in [value, *as_list(value), *contents]:
             if isinstance(one, str):
                 found.append(one)
+        for key in ("state", "questions"):  # a text, or any JSON
+            value = payload.get(key)
+            if value is not None:
+                found.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         return "\n".join(found)
 
     def __repr__(self) -> str:

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, cast
+from typing import TypeAlias, TypedDict, cast
 
 from .gate import Gate
 
 __all__ = ["COUNTERS", "Reply", "ReplyOptions", "ToolCall", "tokens_of"]
 
+Decided: TypeAlias = str | float | Mapping[str, object]
+"""What a decision model answers to a question."""
 _TOKEN = re.compile(r"\s*[\w']{1,12}|\s*[^\w\s]|\s+")
 COUNTERS = (
     "total_duration",
@@ -72,6 +74,7 @@ class ReplyOptions(TypedDict, total=False):
     gates: Mapping[int, Gate]
     error: str | None
     embeddings: Sequence[Sequence[float]] | None
+    answers: Mapping[str, Decided] | None
     json: object
     lines: Sequence[object] | None
     body: str | bytes | None
@@ -84,10 +87,10 @@ class Reply:
     """One scripted answer.
 
     For `/api/chat` and `/api/generate` it is `text`, `thinking` and `tool_calls`, streamed or whole as the request
-    asks; `embeddings` is for `/api/embed`. Requests to other endpoints, and those that only load a model, leave such
-    replies unused. `json` (one object), `lines` (NDJSON, each a JSON value or raw bytes) and
-    `body` are for any endpoint: they are sent as they are, whatever the request says. Raises `ValueError` naming the
-    argument that makes no sense.
+    asks; `embeddings` is for `/api/embed`, `answers` for `/v1/systemone`. Requests to other endpoints, and those that
+    only load a model, leave such replies unused. `json` (one object), `lines` (NDJSON, each a JSON value or raw bytes)
+    and `body` are for any endpoint: they are sent as they are, whatever the request says. Raises `ValueError` naming
+    the argument that makes no sense.
     """
 
     text: str | Sequence[str] = ""
@@ -114,6 +117,8 @@ class Reply:
     error: str | None = None
     """After the tokens an error line comes instead of the last line; with `stream: false` a 500."""
     embeddings: Sequence[Sequence[float]] | None = None
+    answers: Mapping[str, Decided] | None = None
+    """By question: the option that is chosen, the level of a score, the probability of a noul, or a whole answer."""
     json: object = None
     lines: Sequence[object] | None = None
     body: str | bytes | None = None
@@ -138,6 +143,7 @@ class Reply:
             raise ValueError(f"status: {self.status} is no status of a final answer (200 to 599)")
         whole = [n for n in ("json", "lines", "body") if getattr(self, n) is not None]
         content = self.text or self.thinking or self.tool_calls or self.error or self.embeddings is not None
+        content = content or self.answers is not None
         if len(whole) > 1:
             raise ValueError(f"{whole[1]}: cannot be given together with {whole[0]}")
         if whole and content:

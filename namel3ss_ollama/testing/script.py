@@ -133,6 +133,7 @@ class _Entry:
 
 _GENERATION = ("/api/chat", "/api/generate")
 _EMBEDDING = ("/api/embed", "/api/embeddings")
+_DECISION = "/v1/systemone"
 
 
 def _suits(rule: Rule, reply: Reply | Callable[[Record], Reply], record: Record) -> bool:
@@ -140,7 +141,10 @@ def _suits(rule: Rule, reply: Reply | Callable[[Record], Reply], record: Record)
     if reply.raw if isinstance(reply, Reply) else rule.path is not None:
         return True
     if record.path in _GENERATION:
-        return bool(record.payload.get("messages") or record.payload.get("prompt"))
+        decides = isinstance(reply, Reply) and reply.answers is not None
+        return not decides and bool(record.payload.get("messages") or record.payload.get("prompt"))
+    if record.path == _DECISION:
+        return not isinstance(reply, Reply) or reply.answers is not None
     return record.path in _EMBEDDING and (not isinstance(reply, Reply) or reply.embeddings is not None)
 
 

@@ -1,7 +1,8 @@
 """Which version of Ollama does what: one feature a line, with the version it begins at and where that can be read.
 
 The test server asks this table wherever versions differ; `docs/compatibility.md` shows it. The versions are those of
-releases whose source has it. Up to 0.33 it was read in the source, later ones in what is documented of 0.40.12.
+releases whose source has it. Up to 0.33 it was read in the source, later ones in what is documented of 0.40.12,
+decision models in both.
 """
 
 from __future__ import annotations
@@ -112,6 +113,17 @@ WEB = Feature("`/api/experimental/web_search` and `web_fetch`", "0.18.0")
 
 USAGE = Feature("`/api/usage`", "0.40.6")
 # mann1x/cline v4.100.264
+
+# Decision models.
+
+SYSTEMONE = Feature("`/v1/systemone`: decision models", "0.35.0")
+# docs/capabilities/decision.mdx
+
+SYSTEMONE_IMAGES = Feature("`/v1/systemone`: `images`, for models that can see", "0.35.1")
+# docs/capabilities/decision.mdx
+
+SYSTEMONE_CLOUD = Feature("`/v1/systemone`: cloud models; before, 400", "0.40.5")
+# docs.ollama.com/api/systemone; before, the test of SystemOneHandler
 
 # Models that run in Ollama's cloud.
 

@@ -9,24 +9,34 @@ import pytest
 
 from namel3ss_ollama import errors
 from namel3ss_ollama.settings import StreamConfig
-from namel3ss_ollama.testing import OllamaServer
+from namel3ss_ollama.testing import Model, OllamaServer
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^### (.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 EMBEDDED = next(code for title, code in BLOCKS if title == "In this process")
+DECISIONS = next(code for title, code in BLOCKS if title == "Decision models")
 WEB = next(code for title, code in BLOCKS if title == "The web, and the account")
-BLOCKS = [(title, code) for title, code in BLOCKS if code not in (EMBEDDED, WEB)]
+BLOCKS = [(title, code) for title, code in BLOCKS if code not in (DECISIONS, EMBEDDED, WEB)]
 BLOCKS += re.findall(r"^## (Testing.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_no_block_is_missed() -> None:
-    assert len(BLOCKS) + 2 == README.count("```python") == 16
+    assert len(BLOCKS) + 3 == README.count("```python") == 17
 
 
 @pytest.mark.embedded
 def test_block_of_the_model_in_the_process(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(EMBEDDED, "README: In this process", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out.startswith("The capital of France is Paris.\n")
+
+
+def test_block_of_the_decision_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with OllamaServer([Model("nimble", ("decision",))], version="0.35.0") as server:  # the first that has them
+        monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
+        exec(compile(DECISIONS, "README: Decision models", "exec"), {"__name__": "__main__"})
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith("payment {'payment': 0.9, ")
 
 
 def test_block_of_the_web(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

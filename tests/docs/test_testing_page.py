@@ -35,7 +35,7 @@ def test_the_page_has_the_faults_that_there_are() -> None:
 
 
 def test_no_block_is_missed() -> None:
-    assert len(BLOCKS) == PAGE.read_text("utf-8").count("```python") == 5
+    assert len(BLOCKS) == PAGE.read_text("utf-8").count("```python") == 6
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])

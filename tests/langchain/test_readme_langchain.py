@@ -14,10 +14,20 @@ from langchain_core.messages import HumanMessage
 
 import langchain_namel3ss_ollama
 from namel3ss_ollama import LLMError
-from namel3ss_ollama.testing import OllamaServer, Reply, ToolCall
+from namel3ss_ollama.testing import Model, OllamaServer, Reply, ToolCall
 
 README = (Path(__file__).parents[2] / "integrations" / "langchain" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+DECISIONS = next(code for code in BLOCKS if "OllamaDecisions" in code)
+BLOCKS.remove(DECISIONS)
+
+
+def test_block_of_the_decision_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("langchain_core.decisions", reason="decision models came with langchain-core 1.8")
+    with OllamaServer([Model("nimble", ("decision",))], version="0.35.0") as server:  # the first that has them
+        monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
+        exec(compile(DECISIONS, "README: Decision models", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out == "billing 0.5\n"
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.splitlines()[-1][:30])

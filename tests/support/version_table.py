@@ -22,6 +22,7 @@ VERSIONS = ("0.9.3", "0.12", "0.33", "0.40")
 TRIED = "0.9.3"
 """The version of the real server that the live tests run against."""
 CHAT, THINK, EMBED, CLOUD = "smollm2:135m", "smollm2-think:135m", "all-minilm:22m", "gpt-oss:120b-cloud"
+DECIDES = "nimble:latest"
 MODELS = [
     Model(CHAT, ("completion", "tools")),
     Model(THINK, ("completion", "thinking")),
@@ -162,6 +163,9 @@ PROBES: dict[str, Probe] = {
     "ACCOUNT": Probe(lambda place: place.post("/api/me").status_code != 404),
     "WEB": Probe(lambda place: place.post("/api/experimental/web_search", query="q").status_code != 404),
     "USAGE": Probe(lambda place: place.get("/api/usage").status_code != 404),
+    "SYSTEMONE": Probe(lambda place: _decided(place).status_code != 404),
+    "SYSTEMONE_IMAGES": Probe(lambda place: "images" in _decided(place, images=["aW1hZ2U="]).text, real=False),
+    "SYSTEMONE_CLOUD": Probe(lambda place: _decided(place, model="clef:cloud").status_code == 200, real=False),
     "CLOUD": Probe(
         lambda place: _in_cloud(place, format={"type": "object"}).json()["message"]["content"] != "{}", real=False
     ),
@@ -184,6 +188,13 @@ PROBES: dict[str, Probe] = {
 """Of each feature in `FEATURES`, by its name."""
 
 
+def _decided(place: Place, **payload: Any) -> httpx.Response:
+    if place.server is not None:
+        place.server.models.add(Model(DECIDES, ("decision",)))
+    question = {"type": "noul", "instructions": "Is it urgent?"}
+    return place.post("/v1/systemone", **{"model": DECIDES, "state": "x", "questions": {"q": question}, **payload})
+
+
 def _signed_out(place: Place) -> dict[str, Any]:
     with OllamaServer([Model(CLOUD)], version=_version(place), cloud="signed_out") as server:
         return Place(server.url, server).chat(model=CLOUD).json()
@@ -198,7 +209,7 @@ _HEAD = f"""# Compatibility
 What differs between versions of Ollama, and what was tried. The tests ask the test server, which behaves as the
 version that it is given ([testing.md](testing.md)), for every row in every column. A column stands for the first
 release of that name (0.12.0). The rows that are marked were asked of a real server {TRIED} too. Newer servers were not
-run: what they do was read in their source, up to 0.33, and in the documentation of 0.40.12.
+run: what they do was read in their source, up to 0.33, and in the documentation of 0.40.12; decision models in both.
 
 | feature | {" | ".join(VERSIONS)} | since | asked of a real {TRIED} |
 | --- |{" --- |" * (len(VERSIONS) + 2)}

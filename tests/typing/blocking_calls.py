@@ -7,6 +7,7 @@ from typing_extensions import assert_type
 from namel3ss_ollama import (
     EmbedResponse,
     LLMResponse,
+    NoulQuestion,
     OllamaProvider,
     Preflight,
     SearchResult,
@@ -14,6 +15,7 @@ from namel3ss_ollama import (
     SyncIterator,
     SyncProvider,
     SyncStream,
+    SystemOneResponse,
     WebPage,
 )
 
@@ -31,6 +33,7 @@ def results(provider: OllamaProvider) -> None:
     assert_type(sync.agenerate_batch(["x", ASK], temperature=0.5), list[LLMResponse])
     assert_type(sync.agenerate_batch(["x"], return_exceptions=True), list[LLMResponse | BaseException])
     assert_type(sync.embed("x", truncate=True), EmbedResponse)
+    assert_type(sync.systemone("x", {"q": NoulQuestion("y")}, timeout=3.0), SystemOneResponse)
     assert_type(sync.list_models(), list[Json])
     assert_type(sync.show_model("x", verbose=True), Json)
     assert_type(sync.exists("x"), bool)

@@ -1,7 +1,10 @@
-"""Ollama for LangChain: chat models, text models and embeddings, on the namel3ss-ollama core.
+"""Ollama for LangChain: chat models, text models, embeddings and decision models, on the namel3ss-ollama core.
 
-The classes take the arguments of langchain-ollama's classes of the same names.
+The classes take the arguments of langchain-ollama's classes of the same names. `OllamaDecisions` is imported when it is
+asked for, and is not in `__all__`: it needs langchain-core 1.8, the others 1.6.
 """
+
+from typing import TYPE_CHECKING
 
 from langchain_namel3ss_ollama._version import __version__
 from langchain_namel3ss_ollama.chat_models import ChatOllama
@@ -28,6 +31,9 @@ from langchain_namel3ss_ollama.errors import (
 from langchain_namel3ss_ollama.llms import OllamaLLM
 from langchain_namel3ss_ollama.web_tools import web_fetch_tool, web_search_tool
 
+if TYPE_CHECKING:
+    from langchain_namel3ss_ollama.decisions import OllamaDecisions as OllamaDecisions
+
 __all__ = [
     "ChatOllama",
     "OllamaAuthenticationError",
@@ -53,3 +59,17 @@ __all__ = [
     "web_fetch_tool",
     "web_search_tool",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name != "OllamaDecisions":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from langchain_namel3ss_ollama.decisions import OllamaDecisions
+    except ModuleNotFoundError as error:
+        if error.name != "langchain_core.decisions":
+            raise
+        raise ImportError(
+            "OllamaDecisions needs langchain-core 1.8 or newer: pip install -U 'langchain-core>=1.8'"
+        ) from error
+    return OllamaDecisions

@@ -1,4 +1,4 @@
-"""What the three classes are made with: the fields, how they become a provider, and how a call's own settings win.
+"""What the classes are made with: the fields, how they become a provider, and how a call's own settings win.
 
 The names are langchain-ollama's, LangChain's and the core's. Nothing here talks to a server but
 `validate_model_on_init`, which exists to do so. The core checks all values; it is made to do that at construction, so
@@ -41,7 +41,7 @@ def _secret(value: SecretStr | str | None) -> SecretStr | None:
 
 
 class OllamaSettings(BaseModel):
-    """The fields that the three classes share."""
+    """The fields that the classes share."""
 
     model_config = ConfigDict(
         arbitrary_types_allowed=True,

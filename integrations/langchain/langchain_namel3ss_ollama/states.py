@@ -1,0 +1,127 @@
+"""What LangChain asks of decision models, as the core takes it: states with messages and pictures in them, questions.
+
+A message is an object of its role, its text, its calls and the name of its tool; what a model thought is left out.
+Pictures go along beside the state, in their order, and "[image 1]" stands where the first of them was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from langchain_namel3ss_ollama.blocks import picture_addresses, read_content
+from langchain_namel3ss_ollama.messages import image_urls, to_core_messages
+from namel3ss_ollama import Image, Message
+
+__all__ = ["read_question", "read_state"]
+
+_PICTURES = frozenset({"image", "image_url", "input_image"})
+_NO_PICTURES = frozenset({"audio", "video", "file"})
+_HELD_BY = ("base64", "data", "url", "file_id", "source", "image_url")
+"""The keys under which a block has its media."""
+
+
+def read_state(state: Any) -> tuple[Any, list[Image]]:
+    """A state as text or JSON, and the pictures in it.
+
+    Raises:
+        ValueError: A block that Ollama has no place for.
+        TypeError: Not one of LangChain's messages.
+    """
+    images: list[Image] = []
+    return _read(state, images), images
+
+
+def read_question(name: str, question: BaseModel) -> dict[str, Any]:
+    """A question as it is sent; a description that is no text becomes its JSON.
+
+    Raises:
+        ValueError: It asks for a box, or has a picture in it, neither of which Ollama answers.
+    """
+    asked: dict[str, Any] = question.model_dump(exclude_none=True)
+    if asked["type"] == "box":
+        raise ValueError(f"questions[{name!r}]: Ollama has no box questions; ask a Choice, a Noul or a Score")
+    images: list[Image] = []
+    instructions = _read(asked["instructions"], images)
+    criteria: Any = getattr(question, "criteria", None)  # as given: an option without a description is None there
+    if isinstance(criteria, BaseModel):
+        criteria = criteria.model_dump(exclude_none=True)
+    criteria = _read(criteria, images)
+    if images:
+        raise ValueError(f"questions[{name!r}]: a picture in a question; Ollama takes them in the state alone")
+    if isinstance(criteria, dict):
+        criteria = {option: _text(said) for option, said in cast("dict[str, Any]", criteria).items()}
+    elif isinstance(criteria, list):
+        criteria = [_text(level) or "" for level in criteria]
+    read = {"type": asked["type"], "instructions": instructions}
+    return read if criteria is None else {**read, "criteria": criteria}
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else to_json(value).decode()
+
+
+def _read(value: Any, images: list[Image]) -> Any:
+    if isinstance(value, BaseMessage):
+        found = _messages([value], images)
+        return found[0] if len(found) == 1 else found
+    if isinstance(value, Mapping):
+        held = cast("Mapping[str, Any]", value)
+        if _is_media(held):
+            return _media(held, images)
+        return {name: _read(inner, images) for name, inner in held.items()}
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
+        return value
+    items = list(value)
+    if items and all(isinstance(item, BaseMessage) for item in items):
+        return _messages(items, images)
+    return [_read(item, images) for item in items]
+
+
+def _messages(messages: Sequence[BaseMessage], images: list[Image]) -> list[dict[str, Any]]:
+    _refuse_addresses(image_urls(messages))
+    return [_message(message, images) for message in to_core_messages(messages)]
+
+
+def _message(message: Message, images: list[Image]) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": message.role}
+    said["content"] = "\n".join(filter(None, [message.content, *_placed(message.images, images)]))
+    if message.tool_calls:
+        said["tool_calls"] = [
+            {"name": call.name, "arguments": call.invalid_arguments or dict(call.arguments)}
+            for call in message.tool_calls
+        ]
+    if message.tool_name:
+        said["tool_name"] = message.tool_name
+    return said
+
+
+def _is_media(value: Mapping[str, Any]) -> bool:
+    """Whether it is a block of a picture or the like, and no object that happens to have a type."""
+    return value.get("type") in _PICTURES | _NO_PICTURES and any(value.get(name) for name in _HELD_BY)
+
+
+def _media(block: Mapping[str, Any], images: list[Image]) -> str:
+    if block["type"] in _NO_PICTURES:
+        raise ValueError(f"state: a block of type {block['type']!r}; Ollama's decision models take text and pictures")
+    _refuse_addresses(picture_addresses([block]))
+    text, pictures = read_content("state", [block], {})
+    return "\n".join(filter(None, [text, *_placed(pictures, images)]))
+
+
+def _placed(pictures: Iterable[Any], images: list[Image]) -> list[str]:
+    """Put pictures to the others; what stands in their places."""
+    places: list[str] = []
+    for picture in pictures:
+        images.append(picture if isinstance(picture, Image) else Image(picture))
+        places.append(f"[image {len(images)}]")
+    return places
+
+
+def _refuse_addresses(addresses: Iterable[str]) -> None:
+    if any(True for _ in addresses):
+        raise ValueError("state: a picture given as an address; Ollama takes its content. Give it as base64")
