@@ -170,7 +170,8 @@ class Pool:
         self.dispatcher.change(learn)
         if wanted.key:
             self.dispatcher.remember_home(wanted.key, host, counted)
-        if load > _SHORTEST_LOAD:
+        known = host.loaded.get(wanted.model)
+        if load > _SHORTEST_LOAD or known is None or known == Loaded():  # it has loaded something, maybe for this
             self.scout.again(host)
 
     def is_left(self, wanted: Wanted) -> bool:

@@ -16,12 +16,13 @@ BLOCKS = re.findall(r"^### (.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILIN
 EMBEDDED = next(code for title, code in BLOCKS if title == "In this process")
 DECISIONS = next(code for title, code in BLOCKS if title == "Decision models")
 WEB = next(code for title, code in BLOCKS if title == "The web, and the account")
-BLOCKS = [(title, code) for title, code in BLOCKS if code not in (DECISIONS, EMBEDDED, WEB)]
+HOSTS = next(code for title, code in BLOCKS if title == "On several hosts")
+BLOCKS = [(title, code) for title, code in BLOCKS if code not in (DECISIONS, EMBEDDED, HOSTS, WEB)]
 BLOCKS += re.findall(r"^## (Testing.+?)\n.*?^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_no_block_is_missed() -> None:
-    assert len(BLOCKS) + 3 == README.count("```python") == 17
+    assert len(BLOCKS) + 4 == README.count("```python") == 18
 
 
 @pytest.mark.embedded
@@ -46,6 +47,17 @@ def test_block_of_the_web(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines()[-1] == "free False"
+
+
+def test_block_of_several_hosts(capsys: pytest.CaptureFixture[str]) -> None:
+    with OllamaServer() as one, OllamaServer() as other:
+        code = HOSTS.replace("http://gpu1:11434", one.url).replace("http://gpu2:11434", other.url)
+        exec(compile(code, "README: On several hosts", "exec"), {"__name__": "__main__"})
+        asked = [len([r for r in server.requests if r.path == "/api/generate"]) for server in (one, other)]
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert sum(asked) == 20
+    assert f"{one.url} up 0.9.3 100.0" in out
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
