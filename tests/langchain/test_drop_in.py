@@ -34,6 +34,8 @@ RESULT = {
     "response_metadata.tokens_per_second": "new: follows from the counters",
     "response_metadata.prompt_tokens_per_second": "new: follows from the counters",
     "response_metadata.time_to_first_token": "new: measured here, in seconds",
+    "response_metadata.finish_reason": "new: langchain-core's name for done_reason",
+    "response_metadata.normalized_finish_reason": "new: the same, in langchain-core's words",
     "response_metadata.created_at": "two answers, two moments",
     "id": "two runs, two ids",
     "generation_info.created_at": "two answers, two moments",
