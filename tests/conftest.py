@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 pytest.register_assert_rewrite("fault_table", "fronts", "recordings", "scenarios")
+
+
+_context = functools.cache(ssl.create_default_context)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +35,12 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest
     if request.node.get_closest_marker("live") is None and not request.config.getoption("--record"):
         for name in ("OLLAMA_HOST", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
             monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def certificates_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of clients that each read the certificates of all authorities, which takes longer than the test."""
+    monkeypatch.setattr(ssl, "create_default_context", _context)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -223,6 +223,9 @@ On each of these versions the provider, LangChain's `ChatOllama` and LlamaIndex'
 
 """
 _FOOT = """
+LangChain's conformance suites of chat models and of embeddings pass on each as well, and so do the suites that compare
+the adapters with the packages whose place they take.
+
 <!-- Made out of namel3ss_ollama/testing/versions.py and tests/support/version_table.py. `make docs` makes it anew. -->
 """
 
