@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock
+from llama_index.core.base.llms.types import AudioBlock, ChatMessage, ImageBlock
 
 from langchain_namel3ss_ollama import ChatOllama
 from llama_index.llms.namel3ss_ollama import Ollama
@@ -89,6 +89,7 @@ async def test_llama_index(file: Path, ollama_server: OllamaServer, monkeypatch:
         for name in names(file, ollama_server.url):
             for make in (
                 lambda name: ChatMessage(role="user", blocks=[ImageBlock(url=name)]),
+                lambda name: ChatMessage(role="user", blocks=[AudioBlock(url=name)]),
                 lambda name: ChatMessage(role="user", content=name),
             ):
                 try:
