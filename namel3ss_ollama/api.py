@@ -20,7 +20,8 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
     ToolCallParseError,
 )
-from namel3ss_ollama.fetching import fetch_image
+from namel3ss_ollama.fetching import fetch_audio, fetch_image
+from namel3ss_ollama.media import Audio, Image
 from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
@@ -42,7 +43,6 @@ from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats
 from namel3ss_ollama.types import (
     EmbedResponse,
-    Image,
     InvalidToolCall,
     LLMResponse,
     Message,
@@ -53,6 +53,7 @@ from namel3ss_ollama.types import (
 from namel3ss_ollama.web import SearchResult, WebPage
 
 __all__ = [
+    "Audio",
     "AuthenticationError",
     "BadRequestError",
     "CallOptions",
@@ -99,6 +100,7 @@ __all__ = [
     "Usage",
     "WebPage",
     "__version__",
+    "fetch_audio",
     "fetch_image",
     "instant_retries",
     "json_in",

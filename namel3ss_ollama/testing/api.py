@@ -35,12 +35,13 @@ from .decisions import ROUTES as _DECISIONS
 from .faults import Fault
 from .generation import default_reply, default_tool_call, generation, idle
 from .kept import kept_tools
+from .media import media_in, refusal_of_media
 from .models import Model
 from .record import Record
 from .registry import ROUTES as _REGISTRY
 from .replies import Reply
 from .spoil import spoil_answer, spoil_reply
-from .values import as_object
+from .values import as_list, as_object
 from .web import ROUTES as _WEB
 from .windows import TooLong, fitting_text, seen_prompt, shortened
 
@@ -141,12 +142,15 @@ def _generated(
         return error(500, problem) if payload.get("stream") is False else lines([{"error": problem}])
     window = load(state, model, payload)
     record.kept_tools = kept_tools(payload.get("tools"), state.version)
+    media = media_in(payload, as_list(payload.get("messages")))
+    if refusal := refusal_of_media(media, model, state.version):
+        raise Refused(*refusal)
     try:
         prompt = seen_prompt(payload, record.text, record.kept_tools, chat, window)
     except TooLong as problem:
         raise Refused(400, str(problem)) from None
     if versions.RENDER_ONLY.on(state.version) and payload.get("_debug_render_only") is True:
-        return unary({"model": payload["model"], "created_at": now(), **_rendered(prompt, chat)})
+        return unary({"model": payload["model"], "created_at": now(), **_rendered(prompt, chat, len(media))})
     reply = scripted.reply or default_reply(record, think, not remote, state.version, prompt)
     if scripted.fault is not None:
         reply = spoil_reply(scripted.fault, reply, default_tool_call(record))
@@ -154,10 +158,9 @@ def _generated(
     return generation(state, record, model, reply, chat, _counters(state, model, prompt))
 
 
-def _rendered(prompt: list[str], chat: bool) -> dict[str, object]:
+def _rendered(prompt: list[str], chat: bool, images: int) -> dict[str, object]:
     """The answer that tells a prompt as a template made it; the model is not asked."""
     empty: dict[str, object] = {"message": {"role": "", "content": ""}} if chat else {"response": ""}
-    images = sum(1 for token in prompt if not token)
     info = {"rendered_template": "".join(prompt), **({"image_count": images} if images else {})}
     return {**empty, "done": False, "_debug_info": info}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 __all__ = ["CAPABILITIES", "DEFAULT_MODELS", "Model", "Models", "canonical"]
 
-CAPABILITIES = ("completion", "tools", "insert", "vision", "thinking", "embedding", "decision")
+CAPABILITIES = ("completion", "tools", "insert", "vision", "audio", "thinking", "embedding", "decision")
 """What a model can be said to do, in `/api/show`'s words."""
 
 

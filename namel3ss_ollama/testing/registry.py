@@ -14,6 +14,7 @@ from . import versions
 from .answers import Answer, error, lines, now, text, unary
 from .checks import Handler, Refused, Scripted, State, name_of, payload_of
 from .cloud import found_model, remote_names
+from .media import capabilities_of
 from .models import Model
 from .record import Record
 
@@ -57,7 +58,7 @@ def _tag(state: State, model: Model) -> dict[str, object]:
         "size": model.size,
         "digest": model.digest,
         "details": _details(model, **lengths),
-        **({"capabilities": list(model.capabilities)} if told else {}),
+        **({"capabilities": capabilities_of(model, state.version)} if told else {}),
     }
 
 
@@ -106,7 +107,7 @@ def _show(state: State, record: Record, scripted: Scripted) -> Answer:
             f"{model.family}.embedding_length": model.embedding_length,
             "tokenizer.ggml.model": "gpt2",
         },
-        "capabilities": list(model.capabilities),
+        "capabilities": capabilities_of(model, state.version),
         "modified_at": now(),
     }
     if versions.SHOW_THINKING.on(state.version) and "thinking" in model.capabilities:

@@ -102,6 +102,12 @@ TAGS_CAPABILITIES = Feature("`/api/tags`: `capabilities`, the lengths of context
 SHOW_THINKING = Feature("`/api/show`: `thinking` with its `values` and `default`", "0.40.0")
 # as THINK_ANY_LEVEL
 
+AUDIO = Feature('`/api/show`: the capability "audio", of models that take WAV among `images`', "0.20.0")
+# types/model/capability.go, 96b202d34
+
+AUDIO_MP3 = Feature("they take MP3 too", "0.30.0")
+# llm/media.go: AudioFormat, 9db4bdbad; before, model/models/gemma4/model.go looks for WAV
+
 STATUS = Feature("`/api/status`; a cloud that is switched off: 403", "0.16.2")
 # server/routes.go, internal/cloud
 
@@ -149,6 +155,9 @@ NAMES_THINKING_MODEL = Feature("a model that cannot think is named in the error 
 
 LLAMA_SERVER = Feature("llama-server computes, and its JSON is the text of its errors", "0.30.0")
 # 9db4bdbad; llm/llama_server.go: statusErrorMessage
+
+REFUSES_MEDIA = Feature("400 for an image that the model cannot see; before, it takes no notice", "0.30.0")
+# llm/llama_server.go: Completion; before, runner/ollamarunner/runner.go: inputs
 
 # Inputs that are too long.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import httpx
 from drop_in import SCENARIOS
+from media_files import MP3, PNG, encoded
 
 from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
 from namel3ss_ollama.testing.versions import FEATURES, Feature
@@ -23,10 +24,12 @@ TRIED = "0.9.3"
 """The version of the real server that the live tests run against."""
 CHAT, THINK, EMBED, CLOUD = "smollm2:135m", "smollm2-think:135m", "all-minilm:22m", "gpt-oss:120b-cloud"
 DECIDES = "nimble:latest"
+HEARS = "gemma4:e2b"
 MODELS = [
     Model(CHAT, ("completion", "tools")),
     Model(THINK, ("completion", "thinking")),
     Model(EMBED, ("embedding",), family="bert", context_length=512),
+    Model(HEARS, ("completion", "vision", "audio"), family="gemma4"),
 ]
 LONG = " ".join(f"word {number}" for number in range(400))
 TOOL = {
@@ -159,6 +162,8 @@ PROBES: dict[str, Probe] = {
     "PS_CONTEXT_LENGTH": Probe(lambda place: "context_length" in _loaded(place)),
     "TAGS_CAPABILITIES": Probe(lambda place: "capabilities" in place.get("/api/tags").json()["models"][0]),
     "SHOW_THINKING": Probe(lambda place: "thinking" in place.post("/api/show", model=THINK).json()),
+    "AUDIO": Probe(lambda place: "audio" in place.post("/api/show", model=HEARS).json()["capabilities"], real=False),
+    "AUDIO_MP3": Probe(lambda place: place.generate(model=HEARS, images=[encoded(MP3)]).status_code == 200, real=False),
     "STATUS": Probe(lambda place: place.get("/api/status").status_code == 200),
     "ACCOUNT": Probe(lambda place: place.post("/api/me").status_code != 404),
     "WEB": Probe(lambda place: place.post("/api/experimental/web_search", query="q").status_code != 404),
@@ -177,6 +182,7 @@ PROBES: dict[str, Probe] = {
         lambda place: _error(place.chat(think=True)) == f'"{CHAT}" does not support thinking'
     ),
     "LLAMA_SERVER": Probe(lambda place: '{"error":' in _error(_cut(place, truncate=False))),
+    "REFUSES_MEDIA": Probe(lambda place: place.generate(images=[encoded(PNG)]).status_code == 400),
     "WINDOW_4096": Probe(_default_window, real=False),
     "SHIFT_REFUSES": Probe(lambda place: "shorten the prompt" in _error(_cut(place, shift=False))),
     "HALF_WINDOW": Probe(lambda place: _cut(place).json()["prompt_eval_count"] < 200),
