@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from left_out import LEFT_OUT, LeftOut
 from version_table import MODELS, PROBES, VERSIONS, Place, page
 
+from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama.settings import BatchOptions, ChatOptions
 from namel3ss_ollama.testing import OllamaServer
 from namel3ss_ollama.testing.versions import FEATURES
 
@@ -23,6 +27,16 @@ def test_the_page_is_what_the_table_says() -> None:
 
 def test_every_feature_has_a_probe() -> None:
     assert list(PROBES) == list(FEATURES)
+
+
+@pytest.mark.parametrize("row", [row for rows in LEFT_OUT.values() for row in rows], ids=lambda row: row.what[:30])
+def test_what_is_left_out_is_not_there(row: LeftOut) -> None:
+    keywords = {*BatchOptions.__annotations__, *ChatOptions.__annotations__, *signature(OllamaProvider).parameters}
+    embedding = signature(OllamaProvider.embed).parameters
+    for name in row.names:
+        assert name not in keywords
+        assert name not in embedding
+        assert not hasattr(OllamaProvider, name), f"{row.what} is done: take it out of tests/support/left_out.py"
 
 
 @pytest.fixture(scope="module", params=[*VERSIONS, "0.6.6", "0.12.6", "0.0.0"])

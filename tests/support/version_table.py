@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import httpx
 from drop_in import SCENARIOS
+from left_out import section
 
 from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
 from namel3ss_ollama.testing.versions import FEATURES, Feature
@@ -212,14 +213,15 @@ On each of these versions the provider, LangChain's `ChatOllama` and LlamaIndex'
 
 """
 _FOOT = """
-<!-- Made out of namel3ss_ollama/testing/versions.py and tests/support/version_table.py. `make docs` makes it anew. -->
+<!-- Made out of namel3ss_ollama/testing/versions.py, and version_table.py and left_out.py in tests/support. `make docs`
+makes it anew. -->
 """
 
 
 def page() -> str:
     """The page docs/compatibility.md."""
     rows = "".join(f"| {' | '.join(_cells(name, feature))} |\n" for name, feature in FEATURES.items())
-    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + _FOOT
+    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + section() + _FOOT
 
 
 def _cells(name: str, feature: Feature) -> list[str]:
