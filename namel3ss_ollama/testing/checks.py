@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, cast
 from . import versions
 from .answers import Answer, error
 from .faults import Fault
+from .loading import Loaded, needs_reload, settings_of
 from .models import Model, Models, canonical
 from .record import Record
 from .replies import Reply
@@ -25,6 +26,7 @@ from .windows import Window, window_of
 __all__ = [
     "Cloud",
     "Handler",
+    "Loading",
     "Refused",
     "Scripted",
     "State",
@@ -78,13 +80,12 @@ SHAPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-class Loaded(NamedTuple):
-    """A model in memory."""
+class Loading(NamedTuple):
+    """What became of loading a model for a request."""
 
-    until: float
-    """When it is to be unloaded, seconds since the epoch."""
-    window: int
-    """Tokens."""
+    window: Window
+    again: bool
+    """Whether it was in memory, and had to be loaded with other settings."""
 
 
 @dataclass
@@ -236,14 +237,23 @@ def seconds_of(keep_alive: object) -> float:
     raise Refused(400, f'time: invalid duration "{keep_alive}"')
 
 
-def load(state: State, model: Model, payload: dict[str, object]) -> Window:
-    """Take the model as loaded, or unloaded, as `keep_alive` says; gives its context window."""
+def load(state: State, model: Model, payload: dict[str, object]) -> Loading:
+    """Take the model as loaded, or unloaded, as `keep_alive` says."""
     window = window_of(payload, model, state.version, state.context_length)
     name = canonical(name_of(payload))
     keep = seconds_of(payload.get("keep_alive"))
+    before = state.loaded.get(name)
+    settings = settings_of(payload, window)
+    in_memory = before is not None and before.until >= time.time()
+    # server/sched.go compares no options of MLX's models
+    again = before is not None and in_memory and model.format == "gguf" and needs_reload(before.settings, settings)
+    if again:
+        state.last_prompts.pop(model.name, None)
+    elif before is not None and in_memory:
+        settings = {**settings, **before.settings}
     if keep == 0 or (model.cloud and versions.CLOUD.on(state.version)):
         state.loaded.pop(name, None)
         state.last_prompts.pop(model.name, None)
     else:
-        state.loaded[name] = Loaded(time.time() + (keep if keep > 0 else 1e9), window.length)
-    return window
+        state.loaded[name] = Loaded(time.time() + (keep if keep > 0 else 1e9), window.length, settings)
+    return Loading(window, again)
