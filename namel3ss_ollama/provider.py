@@ -198,6 +198,7 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
             ContextGuard(windows, version),
             Fitting(version),
             IgnoredOptions(version),
+            version,
         )
 
     @property
