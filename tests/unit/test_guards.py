@@ -174,7 +174,15 @@ async def test_another_conversation_is_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "cut"), [("0.9.3", True), ("0.12.5", True), ("0.12.6", False), ("0.30.11", False), ("0.3.9", False)]
+    ("version", "cut"),
+    [
+        ("0.9.3", True),
+        ("0.12.5", True),
+        ("0.12.6", False),
+        ("0.30.11", False),
+        ("0.3.9", False),
+        ("0.1.0+embedded", True),
+    ],
 )
 async def test_a_server_that_would_have_refused_has_cut_nothing(version: str, cut: bool) -> None:
     # And counts of servers before 0.4 leave out what they had cached.
