@@ -51,6 +51,7 @@ FLOATS = {
         "frequency_penalty",
     ),
 }
+BOOLEANS = {"use_mmap"}
 INTEGERS = {
     *(
         "num_predict",
@@ -65,6 +66,15 @@ INTEGERS = {
     ),
     "repeat_last_n",
 }
+_BY_VERSION = {
+    versions.NUMA: ("numa",),
+    versions.TFS_Z: ("tfs_z",),
+    versions.PENALIZE_NEWLINE: ("penalize_newline",),
+    versions.SAMPLERS: ("mirostat", "mirostat_tau", "mirostat_eta"),
+    versions.MEMORY: ("low_vram", "use_mlock", "vocab_only"),
+    versions.DRAFT: ("draft_num_predict",),
+}
+"""Options that not all versions have."""
 _LEVELS = ("high", "medium", "low", "max")
 Cloud = Literal["signed_in", "signed_out", "disabled"]
 """What a server has of Ollama's cloud: an account, none, or a setting that forbids it."""
@@ -206,9 +216,10 @@ def thinks(payload: dict[str, object], model: Model, name: str, version: str) ->
 
 def check_options(payload: dict[str, object], version: str) -> None:
     """Refuse options of the wrong type, with a 500 as the real server does; what it has no option for, it ignores."""
-    whole = INTEGERS | ({"draft_num_predict"} if versions.DRAFT.on(version) else set[str]())
-    whole |= {"mirostat"} if versions.SAMPLERS.on(version) else set[str]()
-    fractional = FLOATS | ({"mirostat_tau", "mirostat_eta"} if versions.SAMPLERS.on(version) else set[str]())
+    known = {name for feature, names in _BY_VERSION.items() if feature.on(version) for name in names}
+    whole = INTEGERS | ({"draft_num_predict", "mirostat"} & known)
+    fractional = FLOATS | ({"mirostat_tau", "mirostat_eta", "tfs_z"} & known)
+    switches = BOOLEANS | ({"numa", "penalize_newline", "low_vram", "use_mlock", "vocab_only"} & known)
     for name, value in as_object(payload.get("options")).items():
         if value is None:
             continue
@@ -217,6 +228,8 @@ def check_options(payload: dict[str, object], version: str) -> None:
             raise Refused(500, f'option "{name}" must be of type float32')
         if name in whole and not number:
             raise Refused(500, f'option "{name}" must be of type integer')
+        if name in switches and not isinstance(value, bool):
+            raise Refused(500, f'option "{name}" must be of type boolean')
         if name == "stop" and not isinstance(value, list):
             raise Refused(500, f'option "{name}" must be of type array')
 

@@ -64,8 +64,20 @@ DIMENSIONS = Feature("`dimensions` of an embedding", "0.11.11")
 RENDER_ONLY = Feature("`_debug_render_only` answers the prompt as the template makes it", "0.11.5")
 # api/types.go
 
+NUMA = Feature("the option `numa`", until="0.3.4")
+# api/types.go: Runner; what is in neither Options nor Runner is logged and ignored, whatever its type
+
+TFS_Z = Feature("the option `tfs_z`", until="0.5.2")
+# api/types.go: Options
+
+PENALIZE_NEWLINE = Feature("the option `penalize_newline`", until="0.5.5")
+# api/types.go: Options
+
 SAMPLERS = Feature("the options `mirostat`, `mirostat_tau`, `mirostat_eta`", until="0.7.0")
-# api/types.go: Options, fa9973cd7; what is not in Options is logged and ignored, whatever its type
+# api/types.go: Options, fa9973cd7
+
+MEMORY = Feature("the options `low_vram`, `use_mlock`, `vocab_only`", until="0.7.0")
+# api/types.go: Runner
 
 DRAFT = Feature("the option `draft_num_predict`", "0.30.0")
 # api/types.go: Runner

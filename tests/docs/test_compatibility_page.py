@@ -12,8 +12,10 @@ from left_out import LEFT_OUT, LeftOut
 from version_table import MODELS, PROBES, VERSIONS, Place, page
 
 from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama.ignored import _SINCE, _UNTIL
 from namel3ss_ollama.settings import BatchOptions, ChatOptions
 from namel3ss_ollama.testing import OllamaServer
+from namel3ss_ollama.testing.checks import _BY_VERSION
 from namel3ss_ollama.testing.versions import FEATURES
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
@@ -23,6 +25,12 @@ def test_the_page_is_what_the_table_says() -> None:
     if os.environ.get("NAMEL3SS_WRITE_DOCS"):
         PAGE.write_text(page(), encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == page(), "docs/compatibility.md is stale: `make docs` makes it anew"
+
+
+def test_the_provider_warns_of_an_option_from_the_version_on_that_lacks_it() -> None:
+    until = {name: feature.until for feature, names in _BY_VERSION.items() for name in names if feature.until}
+    since = {name: feature.since for feature, names in _BY_VERSION.items() for name in names if feature.since}
+    assert (until, since) == (_UNTIL, _SINCE)
 
 
 def test_every_feature_has_a_probe() -> None:
@@ -39,7 +47,7 @@ def test_what_is_left_out_is_not_there(row: LeftOut) -> None:
         assert not hasattr(OllamaProvider, name), f"{row.what} is done: take it out of tests/support/left_out.py"
 
 
-@pytest.fixture(scope="module", params=[*VERSIONS, "0.6.6", "0.12.6", "0.0.0"])
+@pytest.fixture(scope="module", params=[*VERSIONS, "0.3.3", "0.6.6", "0.12.6", "0.0.0"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     with OllamaServer(MODELS, version=request.param) as server:
         yield Place(server.url, server)

@@ -164,6 +164,12 @@ def _in_cloud(place: Place, **payload: Any) -> httpx.Response:
         return place.chat(model=CLOUD, **payload)
 
 
+def _checks(place: Place, *options: str) -> bool:
+    """Whether the server looks at these options: what it does not know may be of any type."""
+    (found,) = {place.generate(options={option: "x"}).status_code == 500 for option in options}
+    return found
+
+
 def _default_window(place: Place) -> bool:
     return place.generate(LONG * 4).json()["prompt_eval_count"] > 2048
 
@@ -180,8 +186,12 @@ PROBES: dict[str, Probe] = {
     "LOGPROBS": Probe(lambda place: "logprobs" in place.chat(logprobs=True).json()),
     "DIMENSIONS": Probe(lambda place: len(_embedding(place, dimensions=16).json()["embeddings"][0]) == 16),
     "RENDER_ONLY": Probe(lambda place: "_debug_info" in place.chat(_debug_render_only=True).json()),
-    "SAMPLERS": Probe(lambda place: place.generate(options={"mirostat": "x"}).status_code == 500),
-    "DRAFT": Probe(lambda place: place.generate(options={"draft_num_predict": "x"}).status_code == 500),
+    "NUMA": Probe(lambda place: _checks(place, "numa")),
+    "TFS_Z": Probe(lambda place: _checks(place, "tfs_z")),
+    "PENALIZE_NEWLINE": Probe(lambda place: _checks(place, "penalize_newline")),
+    "SAMPLERS": Probe(lambda place: _checks(place, "mirostat", "mirostat_tau", "mirostat_eta")),
+    "MEMORY": Probe(lambda place: _checks(place, "low_vram", "use_mlock", "vocab_only")),
+    "DRAFT": Probe(lambda place: _checks(place, "draft_num_predict")),
     "TOOL_ANY_OF": Probe(lambda place: "anyOf" in _property(place, "text"), real=False),
     "TOOL_PROPERTIES": Probe(lambda place: "properties" in _property(place, "to"), real=False),
     "TOOL_REQUIRED": Probe(lambda place: "required" in _property(place, "to"), real=False),
