@@ -8,6 +8,7 @@ of it can be tried again. `Stream` (`stream.py`) hands chunks out as they come a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,7 @@ from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.overflow import exceeded, lost
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.retrier import Retrier
+from namel3ss_ollama.server_version import ServerVersion
 from namel3ss_ollama.settings import StreamConfig
 from namel3ss_ollama.streamer import Watch, WatchCancelled
 from namel3ss_ollama.telemetry import Telemetry
@@ -70,6 +72,7 @@ class Runner:
         context_guard: ContextGuard,
         fitting: Fitting,
         ignored: IgnoredOptions,
+        version: ServerVersion,
     ) -> None:
         self.client = client
         self.limiter = limiter
@@ -78,7 +81,7 @@ class Runner:
         self.context_guard = context_guard
         self.fitting = fitting
         self._ignored = ignored
-        self._reload_guard = ReloadGuard()
+        self._reload_guard = ReloadGuard(version)
         self._warned: set[tuple[str, bool]] = set()
 
     def turn(
@@ -265,8 +268,10 @@ class Runner:
         response = answer.response()
         if answer.formatted:
             without_reasoning(response)
-        options = request.body.get("options") or {}
-        self._reload_guard.check(request.model, options, response.metadata.get("load_duration"))
+        duration = response.metadata.get("load_duration") or 0
+        if changed := self._reload_guard.changed(request.body, duration):
+            with contextlib.suppress(LLMTimeoutError, WatchCancelled):  # as in `_found`
+                await turn.watch.guard(lambda: self._reload_guard.tell(request.model, changed, duration), idle=False)
         if turn.expected is not None:
             plain = None if response.tool_calls else response.thinking + response.content
             found = await self._found(turn.expected, answer.final or {}, plain, turn)

@@ -199,6 +199,7 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             ContextGuard(windows, version),
             Fitting(version),
             IgnoredOptions(version),
+            version,
         )
 
     @property

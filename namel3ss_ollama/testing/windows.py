@@ -20,6 +20,7 @@ from .values import as_list, as_object
 __all__ = [
     "TooLong",
     "Window",
+    "bounded",
     "default_context_length",
     "fitting_messages",
     "fitting_prompt",
@@ -154,8 +155,17 @@ def shortened(reply: Reply, payload: Mapping[str, object], prompt: int, window: 
     """
     if _may_shift(payload, window):
         return reply
+    return _beginning(reply, max(window.length - prompt, 0))
+
+
+def bounded(reply: Reply, window: Window) -> Reply:
+    """A reply as far as the server lets a model write, whatever `num_predict` says."""
+    return _beginning(reply, 10 * window.length) if versions.NUM_PREDICT_BOUND.on(window.version) else reply
+
+
+def _beginning(reply: Reply, room: int) -> Reply:
+    """As much of a reply as has room, in tokens."""
     thinking, words = tokens_of(reply.thinking), tokens_of(reply.text)
-    room = max(window.length - prompt, 0)
     if len(thinking) + len(words) + len(reply.calls) <= room:
         return reply
     thinking = thinking[:room]

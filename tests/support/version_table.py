@@ -6,12 +6,14 @@ it needs a script or a look inside, to the real server of the live tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx
 from drop_in import SCENARIOS
+from left_out import section
 from media_files import MP3, PNG, encoded
 
 from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
@@ -31,6 +33,7 @@ MODELS = [
     Model(EMBED, ("embedding",), family="bert", context_length=512),
     Model(HEARS, ("completion", "vision", "audio"), family="gemma4"),
 ]
+PARSED = Model("qwen3.5", ("completion", "thinking"), parser="qwen3.5")
 LONG = " ".join(f"word {number}" for number in range(400))
 TOOL = {
     "type": "function",
@@ -128,12 +131,47 @@ def _shifts(place: Place) -> bool:
     return place.generate(shift=False, options={"num_ctx": 256}).json()["done_reason"] == "length"
 
 
-def _in_cloud(place: Place, **payload: Any) -> httpx.Response:
-    place.script.models.add(Model(CLOUD, ("completion",)))
+def _bounded(place: Place) -> bool:
+    place.script.reply("word " * 100, times=1)
+    answer = place.generate(options={"num_ctx": 8, "num_predict": 1000}).json()
+    return (answer["eval_count"], answer["done_reason"]) == (80, "length")
+
+
+def _loads_again(place: Place) -> bool:
+    durations = [place.generate(shift=shift).json()["load_duration"] for shift in (None, True, False, False)]
+    assert durations[1] == durations[3] < 1e9, "a setting that stays loads nothing"
+    return durations[2] > 1e9
+
+
+@contextmanager
+def _having(model: Model, place: Place) -> Iterator[None]:
+    place.script.models.add(model)
     try:
-        return place.chat(model=CLOUD, **payload)
+        yield
     finally:
-        place.script.models.remove(CLOUD)
+        place.script.models.remove(model.name)
+
+
+def _of(model: Model, place: Place, path: str = "/api/chat", **payload: Any) -> httpx.Response:
+    messages = [{"role": "user", "content": "Hello."}]
+    with _having(model, place):
+        return place.post(path, **{"messages": messages, "format": {"type": "object"}, **payload, "model": model.name})
+
+
+def _shown(model: Model, place: Place) -> dict[str, Any]:
+    with _having(model, place):
+        return place.post("/api/show", model=model.name).json()
+
+
+def _in_cloud(place: Place, **payload: Any) -> httpx.Response:
+    with _having(Model(CLOUD, ("completion",)), place):
+        return place.chat(model=CLOUD, **payload)
+
+
+def _checks(place: Place, *options: str) -> bool:
+    """Whether the server looks at these options: what it does not know may be of any type."""
+    (found,) = {place.generate(options={option: "x"}).status_code == 500 for option in options}
+    return found
 
 
 def _default_window(place: Place) -> bool:
@@ -145,13 +183,19 @@ PROBES: dict[str, Probe] = {
     "THINK_MAX": Probe(lambda place: place.chat(model=THINK, think="max").status_code == 200),
     "THINK_ANY_LEVEL": Probe(lambda place: place.chat(model=THINK, think="some").status_code == 200),
     "THINKS_BY_DEFAULT": Probe(lambda place: "thinking" in place.chat(model=THINK).json()["message"], real=False),
+    "NUM_PREDICT_BOUND": Probe(_bounded, real=False),
     "TRUNCATE": Probe(lambda place: _cut(place, truncate=False).status_code == 400),
     "SHIFT": Probe(_shifts, real=False),
+    "SHIFT_LOADS": Probe(_loads_again, real=False),
     "LOGPROBS": Probe(lambda place: "logprobs" in place.chat(logprobs=True).json()),
     "DIMENSIONS": Probe(lambda place: len(_embedding(place, dimensions=16).json()["embeddings"][0]) == 16),
     "RENDER_ONLY": Probe(lambda place: "_debug_info" in place.chat(_debug_render_only=True).json()),
-    "SAMPLERS": Probe(lambda place: place.generate(options={"mirostat": "x"}).status_code == 500),
-    "DRAFT": Probe(lambda place: place.generate(options={"draft_num_predict": "x"}).status_code == 500),
+    "NUMA": Probe(lambda place: _checks(place, "numa")),
+    "TFS_Z": Probe(lambda place: _checks(place, "tfs_z")),
+    "PENALIZE_NEWLINE": Probe(lambda place: _checks(place, "penalize_newline")),
+    "SAMPLERS": Probe(lambda place: _checks(place, "mirostat", "mirostat_tau", "mirostat_eta")),
+    "MEMORY": Probe(lambda place: _checks(place, "low_vram", "use_mlock", "vocab_only")),
+    "DRAFT": Probe(lambda place: _checks(place, "draft_num_predict")),
     "TOOL_ANY_OF": Probe(lambda place: "anyOf" in _property(place, "text"), real=False),
     "TOOL_PROPERTIES": Probe(lambda place: "properties" in _property(place, "to"), real=False),
     "TOOL_REQUIRED": Probe(lambda place: "required" in _property(place, "to"), real=False),
@@ -159,11 +203,25 @@ PROBES: dict[str, Probe] = {
     "TOOL_CALL_IDS": Probe(lambda place: "id" in _call(place), real=False),
     "CACHED_COUNT": Probe(lambda place: "prompt_eval_cached_count" in place.generate().json()),
     "ESCAPES_LITERALS": Probe(lambda place: place.chat(format={"enum": ['a "b"']}).status_code == 200),
+    "CALL_GRAMMAR": Probe(
+        lambda place: "grammar" in _error(_of(Model("own", call_grammar=True), place, tools=[TOOL])), real=False
+    ),
+    "MLX_FORMAT": Probe(
+        lambda place: _of(Model("mlx", format="safetensors"), place).json()["message"]["content"] == "{}", real=False
+    ),
+    "UNTHINKING_FORMAT": Probe(
+        lambda place: _of(PARSED, place, think=False).json()["message"]["content"] != "{}", real=False
+    ),
+    "FORMAT_IN_THINKING": Probe(
+        lambda place: _of(PARSED, place, path="/api/generate", prompt="Hello.", think=True).json()["response"] == "",
+        real=False,
+    ),
     "PS_CONTEXT_LENGTH": Probe(lambda place: "context_length" in _loaded(place)),
     "TAGS_CAPABILITIES": Probe(lambda place: "capabilities" in place.get("/api/tags").json()["models"][0]),
     "SHOW_THINKING": Probe(lambda place: "thinking" in place.post("/api/show", model=THINK).json()),
     "AUDIO": Probe(lambda place: "audio" in place.post("/api/show", model=HEARS).json()["capabilities"], real=False),
     "AUDIO_MP3": Probe(lambda place: place.generate(model=HEARS, images=[encoded(MP3)]).status_code == 200, real=False),
+    "SHOW_PARSER": Probe(lambda place: _shown(PARSED, place).get("parser") == "qwen3.5", real=False),
     "STATUS": Probe(lambda place: place.get("/api/status").status_code == 200),
     "ACCOUNT": Probe(lambda place: place.post("/api/me").status_code != 404),
     "WEB": Probe(lambda place: place.post("/api/experimental/web_search", query="q").status_code != 404),
@@ -232,14 +290,15 @@ _FOOT = """
 LangChain's conformance suites of chat models and of embeddings pass on each as well, and so do the suites that compare
 the adapters with the packages whose place they take.
 
-<!-- Made out of namel3ss_ollama/testing/versions.py and tests/support/version_table.py. `make docs` makes it anew. -->
+<!-- Made out of namel3ss_ollama/testing/versions.py, and version_table.py and left_out.py in tests/support. `make docs`
+makes it anew. -->
 """
 
 
 def page() -> str:
     """The page docs/compatibility.md."""
     rows = "".join(f"| {' | '.join(_cells(name, feature))} |\n" for name, feature in FEATURES.items())
-    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + _FOOT
+    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + section() + _FOOT
 
 
 def _cells(name: str, feature: Feature) -> list[str]:
