@@ -286,10 +286,11 @@ A field that a server does not know is ignored by it, without an error.
 On each of these versions the provider, LangChain's `ChatOllama` and LlamaIndex's `Ollama` pass the same tests:
 
 """
-_FOOT = """
+_SUITES = """
 LangChain's conformance suites of chat models and of embeddings pass on each as well, and so do the suites that compare
 the adapters with the packages whose place they take.
-
+"""
+_FOOT = """
 <!-- Made out of namel3ss_ollama/testing/versions.py, and version_table.py and left_out.py in tests/support. `make docs`
 makes it anew. -->
 """
@@ -298,7 +299,7 @@ makes it anew. -->
 def page() -> str:
     """The page docs/compatibility.md."""
     rows = "".join(f"| {' | '.join(_cells(name, feature))} |\n" for name, feature in FEATURES.items())
-    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + section() + _FOOT
+    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + _SUITES + section() + _FOOT
 
 
 def _cells(name: str, feature: Feature) -> list[str]:
