@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 pytest.register_assert_rewrite("fault_table", "fronts", "recordings", "scenarios")
+
+LIVE = os.environ.get("OLLAMA_BASE_URL")  # read now: no test sees the environment
 
 
 _context = functools.cache(ssl.create_default_context)
@@ -60,6 +63,24 @@ def weights() -> Path:
         return fetch("smollm2:135m", lambda *_: False)
     except Refused as refused:
         pytest.skip(f"the weights of smollm2:135m cannot be fetched: {refused}")
+
+
+@pytest.fixture(scope="session")
+def live_server() -> str:
+    """A real Ollama at OLLAMA_BASE_URL; without one the tests that want it are skipped, with the reason."""
+    from recordings import server_or_skip
+
+    return server_or_skip(LIVE)
+
+
+@pytest.fixture(scope="session")
+def copies(live_server: str, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the real Ollama, which has the small copies of its models (`one_layer.py` says what for)."""
+    from one_layer import with_one_layer
+
+    with pytest.MonkeyPatch.context() as environment:
+        with_one_layer(live_server, weights, tmp_path_factory.mktemp("store"), environment)
+        yield live_server
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from media_files import MP3, PNG, encoded
 from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
 from namel3ss_ollama.testing.versions import FEATURES, Feature
 
-__all__ = ["MODELS", "PROBES", "TRIED", "VERSIONS", "Place", "Probe", "page"]
+__all__ = ["CHAT", "MODELS", "PROBES", "TRIED", "VERSIONS", "Place", "Probe", "page"]
 
 VERSIONS = ("0.9.3", "0.12", "0.33", "0.40")
 TRIED = "0.9.3"
@@ -56,10 +56,11 @@ _CLIENT = httpx.Client(timeout=120, trust_env=False)
 
 @dataclass(frozen=True)
 class Place:
-    """A server to ask; `server` is None for a real one."""
+    """A server to ask, `chat_model` as a rule; `server` is None for a real one."""
 
     url: str
     server: OllamaServer | None = None
+    chat_model: str = CHAT
 
     def get(self, path: str) -> httpx.Response:
         """The answer to a request without a body."""
@@ -68,7 +69,8 @@ class Place:
     def post(self, path: str, **payload: Any) -> httpx.Response:
         """The answer to a request, whole, of a few tokens at most."""
         options = {"num_predict": 4, "temperature": 0, **payload.pop("options", {})}
-        return _CLIENT.post(self.url + path, json={"model": CHAT, "stream": False, **payload, "options": options})
+        body = {"model": self.chat_model, "stream": False, **payload, "options": options}
+        return _CLIENT.post(self.url + path, json=body)
 
     def generate(self, prompt: str = "Hello.", **payload: Any) -> httpx.Response:
         """A prompt."""
@@ -237,7 +239,7 @@ PROBES: dict[str, Probe] = {
     "SIGNIN_URL": Probe(lambda place: "signin_url" in _signed_out(place), real=False),
     "NAMES_CHAT_MODEL": Probe(lambda place: _error(place.chat(model="nope")) == "model 'nope' not found"),
     "NAMES_THINKING_MODEL": Probe(
-        lambda place: _error(place.chat(think=True)) == f'"{CHAT}" does not support thinking'
+        lambda place: _error(place.chat(think=True)) == f'"{place.chat_model}" does not support thinking'
     ),
     "LLAMA_SERVER": Probe(lambda place: '{"error":' in _error(_cut(place, truncate=False))),
     "REFUSES_MEDIA": Probe(lambda place: place.generate(images=[encoded(PNG)]).status_code == 400),
