@@ -45,8 +45,9 @@ class Answer:
     """
 
     __slots__ = (
-        "_forced", "_forced_seen", "_held", "_ids", "_kind", "_logprobs", "_parameters", "_parts", "_splitter",
-        "_thoughts", "_unusual", "calls", "final", "formatted", "invalid_calls", "model", "time_to_first_token",
+        "_forced", "_forced_seen", "_forced_thoughts", "_held", "_ids", "_kind", "_logprobs", "_parameters", "_parts",
+        "_splitter", "_thought_the_call", "_thoughts", "_unusual", "calls", "final", "formatted", "invalid_calls",
+        "model", "time_to_first_token",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +68,8 @@ class Answer:
         self._ids: set[str] = set()
         self._parts: list[str] = []
         self._held: list[str] = []
+        self._forced_thoughts: list[str] = []  # read, though maybe not delivered yet
+        self._thought_the_call = False
         self._thoughts: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
         self.calls: tuple[ToolCall, ...] = ()
@@ -172,6 +175,7 @@ class Answer:
             content, thinking = self._split(content, thinking, last=bool(line.get("done")))
         if self._forced:
             self._held.append(content)
+            self._forced_thoughts.append(thinking)
             content = ""
             self._forced_seen += calls
             if calls:
@@ -225,29 +229,31 @@ class Answer:
                 )
 
     def _call_in_text(self, reason: str) -> ToolCall:
-        """The forced call that the server returned as text."""
-        text = self.held_text
+        """The forced call that the server returned as text, or took for thinking where there is no text."""
+        held, thoughts = self.held_text, "".join(self._forced_thoughts)
+        text = thoughts if thoughts and not held.strip() else held
         try:
-            value = read_json(json_in(text))
+            value = read_json(json_in(text) if text is held else text)  # thoughts may hold a draft of a call
             if not {"name", "arguments"} <= value.keys():
                 raise ValueError("no call")
             call = read_tool_call(value, id_of(value) or new_call_id())
             if not isinstance(call, ToolCall):
                 raise ValueError(call.error)
+            self._thought_the_call = text is not held
             if thought := split_reasoning(text)[0]:  # that lacks its opening tag
                 self._thoughts.append(thought)
             return call
         except (AttributeError, ValueError) as error:
             if reason == "length":
                 advice = "it was cut by the token limit: raise max_tokens"
-            elif not text and self._splitter is not None and self._splitter.state == "inside":
+            elif not held and self._splitter is not None and self._splitter.state == "inside":
                 advice = "the model began to think and did not end: pass think=False"
             else:
                 advice = "the server did not hold to `format`"
             raise OutputValidationError(
-                f"the forced tool call did not come out whole ({len(text)} characters); {advice}",
+                f"the forced tool call did not come out whole ({len(held)} characters); {advice}",
                 original_error=error,
-                text=text,
+                text=held,
             ) from error
 
     def response(self) -> LLMResponse:
@@ -267,7 +273,7 @@ class Answer:
             usage=usage_of(final or {}),
             finish_reason=reason,
             metadata=metadata,
-            thinking="".join(self._thoughts),
+            thinking="" if self._thought_the_call else "".join(self._thoughts),
             tool_calls=self.calls,
             logprobs=self._logprobs or None,
             invalid_tool_calls=self.invalid_calls,

@@ -20,8 +20,9 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
     ToolCallParseError,
 )
-from namel3ss_ollama.fetching import fetch_image
+from namel3ss_ollama.fetching import fetch_audio, fetch_image
 from namel3ss_ollama.hosts import Host, Hosts, HostState
+from namel3ss_ollama.media import Audio, Image
 from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
@@ -43,7 +44,6 @@ from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import Stats
 from namel3ss_ollama.types import (
     EmbedResponse,
-    Image,
     InvalidToolCall,
     LLMResponse,
     Message,
@@ -54,6 +54,7 @@ from namel3ss_ollama.types import (
 from namel3ss_ollama.web import SearchResult, WebPage
 
 __all__ = [
+    "Audio",
     "AuthenticationError",
     "BadRequestError",
     "CallOptions",
@@ -103,6 +104,7 @@ __all__ = [
     "Usage",
     "WebPage",
     "__version__",
+    "fetch_audio",
     "fetch_image",
     "instant_retries",
     "json_in",

@@ -25,8 +25,9 @@ def beginnings(body: Mapping[str, Any]) -> list[int]:
         if message.get("thinking"):
             return []
         calls = message.get("tool_calls")
-        images = message.get("images") or ()
-        key = hash((key, message["role"], message.get("content"), repr(calls) if calls else None, len(images)))
+        # Another image or recording has other tokens, and mostly another length, which costs nothing to look at.
+        media = tuple(map(len, message.get("images") or ()))
+        key = hash((key, message["role"], message.get("content"), repr(calls) if calls else None, media))
         keys.append(key)
     return keys
 

@@ -10,7 +10,8 @@ from namel3ss_ollama.asking import Asking, Endpoint, saying_where
 from namel3ss_ollama.client import encode
 from namel3ss_ollama.errors import BadRequestError
 from namel3ss_ollama.generation import Runner
-from namel3ss_ollama.messages import encode_images, has_files
+from namel3ss_ollama.media import Image
+from namel3ss_ollama.messages import encode_media, has_files
 from namel3ss_ollama.prepare import checked_model
 from namel3ss_ollama.questions import (
     Content,
@@ -22,7 +23,6 @@ from namel3ss_ollama.questions import (
 )
 from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import check_positive, merge_extra_body, read_keep_alive
-from namel3ss_ollama.types import Image
 
 __all__ = ["Decisions"]
 
@@ -76,7 +76,8 @@ class Decisions(Asking):
             LLMError: The server failed.
         """
         check_positive("timeout", timeout)
-        pictures = await asyncio.to_thread(encode_images, images) if has_files(None, images) else encode_images(images)
+        reads_files = has_files([{"images": images}])
+        pictures = await asyncio.to_thread(encode_media, images, None) if reads_files else encode_media(images, None)
         asked = encode_questions(questions)
         body: Json = {
             "model": self._defaults.model if model is None else checked_model(model),

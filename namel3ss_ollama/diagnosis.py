@@ -54,7 +54,8 @@ _CAN_HEAL = re.compile(
 )
 _REQUEST_AT_FAULT = re.compile(
     r"^option \"|json: cannot unmarshal|invalid (option|JSON schema|format)|"
-    r"unable to create sampling context|failed to parse grammar|JSON schema conversion|template:|does not support",
+    r"unable to create sampling context|failed to parse grammar|JSON schema conversion|template:|does not support|"
+    r"(image|audio) input is not supported|image: unknown format|failed to load image or audio",
     re.IGNORECASE,
 )
 _GATEWAYS = frozenset({502, 504, *range(520, 525), 529, 530})

@@ -1,16 +1,21 @@
-"""Downloading an image from a URL, for applications that allow that."""
+"""Downloading an image or audio from a URL, for applications that allow that."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import httpx
 
 from namel3ss_ollama.compression import unpacked
 from namel3ss_ollama.errors import LLMConnectionError
+from namel3ss_ollama.media import Audio, Image
 from namel3ss_ollama.settings import StreamConfig, check_positive
 from namel3ss_ollama.streamer import Watch
-from namel3ss_ollama.types import Image
 
-__all__ = ["fetch_image"]
+__all__ = ["fetch_audio", "fetch_image"]
+
+_Kind = Literal["audio", "image"]
+"""What is fetched, as the beginning of its MIME type and as it is called in errors."""
 
 
 async def fetch_image(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0) -> Image:
@@ -29,33 +34,53 @@ async def fetch_image(url: str, *, max_bytes: int = 20_000_000, timeout: float =
         LLMConnectionError: The download failed.
         LLMTimeoutError: It took too long.
     """
+    return Image(await _fetch("image", url, max_bytes, timeout))
+
+
+async def fetch_audio(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0) -> Audio:
+    """Download audio from a URL. Never called implicitly; what `fetch_image` says of security holds here too.
+
+    Args:
+        url: An http or https URL.
+        max_bytes: The largest recording that is taken, in bytes.
+        timeout: A bound on the download, in seconds.
+
+    Raises:
+        ValueError: The URL is neither http nor https, the recording is too large, or what came is neither WAV nor MP3.
+        LLMConnectionError: The download failed.
+        LLMTimeoutError: It took too long.
+    """
+    return Audio(await _fetch("audio", url, max_bytes, timeout))
+
+
+async def _fetch(kind: _Kind, url: str, max_bytes: int, timeout: float) -> bytearray:
     check_positive("max_bytes", max_bytes, integer=True)
     if not url.lower().startswith(("http://", "https://")):
-        raise ValueError("image: only an http or https address can be fetched")
+        raise ValueError(f"{kind}: only an http or https address can be fetched")
     watch = Watch(StreamConfig(first_chunk_timeout=None, chunk_timeout=None), timeout)
     try:
-        return Image(await watch.guard(lambda: _fetch(url, max_bytes), idle=False))
+        return await watch.guard(lambda: _download(kind, url, max_bytes), idle=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise LLMConnectionError(
-            f"the image cannot be fetched: {type(error).__name__}", original_error=error
+            f"the {kind} cannot be fetched: {type(error).__name__}", original_error=error
         ) from error
     finally:
         watch.close()
 
 
-async def _fetch(url: str, max_bytes: int) -> bytearray:
+async def _download(kind: _Kind, url: str, max_bytes: int) -> bytearray:
     headers = {"accept-encoding": "identity"}
     async with (
         httpx.AsyncClient(follow_redirects=True, max_redirects=3, headers=headers) as http,
         http.stream("GET", url) as response,
     ):
         response.raise_for_status()
-        kind = response.headers.get("content-type", "image/").partition(";")[0].strip().lower()
-        if not kind.startswith("image/") and kind != "application/octet-stream":
-            raise ValueError(f"image: the address has {kind}, not an image")
+        told = response.headers.get("content-type", f"{kind}/").partition(";")[0].strip().lower()
+        if not told.startswith(f"{kind}/") and told != "application/octet-stream":
+            raise ValueError(f"{kind}: the address has {told}, not {'an image' if kind == 'image' else 'audio'}")
         content = bytearray()
         async for piece in unpacked(response.aiter_raw(), response.headers.get("content-encoding", "identity")):
             content += piece
             if len(content) > max_bytes:
-                raise ValueError(f"image: the image has over {max_bytes} bytes")
+                raise ValueError(f"{kind}: the {kind} has over {max_bytes} bytes")
         return content

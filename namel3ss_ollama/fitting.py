@@ -73,7 +73,7 @@ class Fitting:
                 changes["format"] = simplest(schema)
             elif (escaped := in_escapes(schema)) != schema and await self._is_before(_ESCAPES_LITERALS):
                 changes["format"] = escaped
-        if body.get("think") and (kind == "generate" or await self._is_before(_THINKS_BEFORE_A_FORMAT)):
+        if body.get("think") and (kind == "generate" or not await self._thinks_before_a_format()):
             changes["think"] = False
             model = str(body["model"])
             if model not in self._kept_from_thinking:
@@ -107,6 +107,10 @@ class Fitting:
             body["model"],
         )
         return True
+
+    async def _thinks_before_a_format(self) -> bool:
+        """Whether a model can think in a chat and is held to a format after that, unlike in the engine in a process."""
+        return not (await self._is_before(_THINKS_BEFORE_A_FORMAT) or self._version.embedded)
 
     async def _is_before(self, version: str) -> bool:
         """Whether the server is known to be older. A build of no release (0.0.0) is not."""

@@ -8,6 +8,7 @@ of it can be tried again. `Stream` (`stream.py`) hands chunks out as they come a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import re
@@ -278,8 +279,11 @@ class Runner:
             turn.answered(answer.final or {})
         if answer.formatted:
             without_reasoning(response)
-        options = request.body.get("options") or {}
-        turn.server.reload_guard.check(request.model, options, response.metadata.get("load_duration"))
+        duration = response.metadata.get("load_duration") or 0
+        guard = turn.server.reload_guard
+        if changed := guard.changed(request.body, duration):
+            with contextlib.suppress(LLMTimeoutError, WatchCancelled):  # as in `_found`
+                await turn.watch.guard(lambda: guard.tell(request.model, changed, duration), idle=False)
         if turn.expected is not None:
             plain = None if response.tool_calls else response.thinking + response.content
             found = await self._found(turn.expected, answer.final or {}, plain, turn)

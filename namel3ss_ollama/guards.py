@@ -11,8 +11,8 @@ guard knows how many tokens a prompt should have, and compares that with the cou
 The estimate is that of `tokens.py`, or, for a conversation that grew, the count of its beginning and an estimate of
 what was added. Answers that were surely not cut teach it.
 
-The reload guard: an option of how the model is loaded that changes between requests makes the server load the model
-again, seconds each time.
+The reload guard: a setting of how the model is loaded that changes between requests makes the server load the model
+again, seconds each time. From 0.30 on `shift` is one, because llama-server is started with it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _SMALLEST_WINDOW = 512
 """Nobody gives a model a smaller window without asking for it in the request."""
 _REFUSES = "0.12.6"
 """The first version that knows `truncate: false` in a chat or generation."""
+_LOADS_WITH_SHIFT = "0.30"
+"""The first version where `shift` is a setting of loading."""
 _COUNTS_ALL = "0.4"
 """The first version whose counts include what it had cached."""
 _RELOAD_NANOSECONDS = 100_000_000
@@ -237,9 +239,14 @@ def _reloaded(load_duration: object) -> bool:
 
 
 class ReloadGuard:
-    """Warns, once a model and option, when changing load options between calls made the server load anew."""
+    """Warns, once a model and setting, when settings of loading that changed made the server load the model again.
 
-    def __init__(self) -> None:
+    Args:
+        version: The server's.
+    """
+
+    def __init__(self, version: ServerVersion) -> None:
+        self._version = version
         self.after_fork()
         renewed_after_fork(self)
         self._last: dict[str, dict[str, Any]] = {}
@@ -249,22 +256,38 @@ class ReloadGuard:
         """A thread of the parent may have held the lock."""
         self._lock = allocate_lock()
 
-    def check(self, model: str, options: Mapping[str, Any], load_duration: object) -> list[str]:
-        """Look at one answer; returns the options that were told of now.
+    def changed(self, body: Mapping[str, Any], load_duration: object) -> set[str]:
+        """Which settings are others than in the request before, where the server loaded the model for this one.
+
+        Args:
+            body: The request, which was answered.
+            load_duration: What the answer says, in nanoseconds.
+        """
+        options = body.get("options") or {}
+        now = {name: options[name] for name in LOAD_OPTIONS & options.keys()}
+        if body.get("shift") is False:  # what is not sent is True
+            now["shift"] = False
+        with self._lock:
+            before = self._last.get(str(body["model"]))
+            self._last[str(body["model"])] = now
+        if before is None or not _reloaded(load_duration):
+            return set()
+        return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+
+    async def tell(self, model: str, changed: set[str], load_duration: float) -> list[str]:
+        """Warn of settings that have `changed`, and of which was not warned before; returns these.
 
         Args:
             model: The model that was asked for.
-            options: The options as they were sent.
-            load_duration: What the answer says, in nanoseconds.
+            changed: Their names.
+            load_duration: How long the load took, in nanoseconds.
         """
-        now = {name: options[name] for name in LOAD_OPTIONS & options.keys()}
+        if "shift" in changed:
+            await _within(_PATIENCE, self._version.ask())
+            if not self._version.at_least(_LOADS_WITH_SHIFT):
+                changed = changed - {"shift"}
         with self._lock:
-            before = self._last.get(model)
-            self._last[model] = now
-            if before is None or not isinstance(load_duration, int) or not _reloaded(load_duration):
-                return []
-            changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
-            fresh = [name for name in changed if (model, name) not in self._told]
+            fresh = sorted(name for name in changed if (model, name) not in self._told)
             self._told.update((model, name) for name in fresh)
         if fresh:
             logger.warning(

@@ -21,7 +21,7 @@ _SINCE = {"draft_num_predict": "0.30.0"}
 """The first version with an option."""
 _OPTIONS = _UNTIL.keys() | _SINCE.keys()
 _OLDEST = "0.5"
-"""Below it is no server of today: a build of no release says 0.0.0, and the model in the process 0.1.0."""
+"""Below it is no server of today: a build of no release says 0.0.0."""
 
 
 class IgnoredOptions:

@@ -1,4 +1,4 @@
-"""Messages as people write them into the objects that the API takes. No I/O, but a picture given as a path.
+"""Messages as people write them into the objects that the API takes. No I/O, but an image or audio given as a path.
 
 A dict is checked and read into the same form as a `Message`, so that a misspelt key fails here and not as a line from
 the server that nobody understands. OpenAI's shapes of tool calls, tool answers and content
@@ -12,22 +12,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from namel3ss_ollama.calls import AnyCall, id_of, read_tool_call
+from namel3ss_ollama.media import Audio, Image, Media
 from namel3ss_ollama.settings import reject_unknown
-from namel3ss_ollama.types import Image, InvalidToolCall, Message, ToolCall, checked_role
+from namel3ss_ollama.types import InvalidToolCall, Message, ToolCall, checked_role
 
-__all__ = ["MessageLike", "encode_images", "encode_messages", "has_files", "name_tool_answers"]
+__all__ = ["MessageLike", "encode_media", "encode_messages", "has_files", "name_tool_answers"]
 
 MessageLike = Message | Mapping[str, Any]
 _NAMELESS = "unknown"
 """What a call goes back as that named no tool: the API takes none without a name."""
-_KEYS = frozenset({"role", "content", "images", "thinking", "tool_calls", "tool_name", "tool_call_id", "name"})
+_KEYS = frozenset({"role", "content", "images", "audio", "thinking", "tool_calls", "tool_name", "tool_call_id", "name"})
 
 
 def encode_messages(messages: Iterable[MessageLike]) -> list[dict[str, Any]]:
     """Messages as the API takes them. What goes in is never changed.
 
     Raises:
-        ValueError: There are none, a role or a part of content is unknown, an image cannot be read.
+        ValueError: There are none, a role or a part of content is unknown, an image or audio cannot be read.
         TypeError: A message is neither a `Message` nor a dict, or has an unknown key.
     """
     if isinstance(messages, (str, bytes, Mapping, Message)):
@@ -39,31 +40,42 @@ def encode_messages(messages: Iterable[MessageLike]) -> list[dict[str, Any]]:
     return encoded
 
 
-def has_files(messages: object, images: object = None) -> bool:
-    """Whether encoding reads image files, which may take long. A guess: what is no list of messages has none."""
-    if isinstance(messages, (list, tuple)):
-        for message in cast("Sequence[object]", messages):
-            named = message.images if isinstance(message, Message) else None
-            named = message.get("images") if isinstance(message, Mapping) else named
-            if named and has_files(None, named):
-                return True
-    if not isinstance(images, (list, tuple)):
+def has_files(holders: object) -> bool:
+    """Whether encoding reads files of images or audio, which may take long.
+
+    Args:
+        holders: Messages, or other dicts with `images` and `audio`. What is no list of them has none.
+    """
+    if not isinstance(holders, (list, tuple)):
         return False
-    return any(isinstance(image, os.PathLike) for image in cast("Sequence[object]", images))
+    for holder in cast("Sequence[object]", holders):
+        held: tuple[object, ...] = (holder.images, holder.audio) if isinstance(holder, Message) else ()
+        held = (holder.get("images"), holder.get("audio")) if isinstance(holder, Mapping) else held
+        lists = [cast("Sequence[object]", one) for one in held if isinstance(one, (list, tuple))]
+        if any(isinstance(one, os.PathLike) for several in lists for one in several):
+            return True
+    return False
 
 
-def encode_images(images: Sequence[Image | Any] | None) -> list[str]:
-    """Pictures as the API takes them: base64 without a data-URL prefix.
+def encode_media(images: Sequence[Image | Any] | None, audio: Sequence[Audio | Any] | None) -> list[str]:
+    """Images and audio as the API takes them: one list for both, of base64 without a data URL's beginning.
 
     Raises:
-        ValueError: One cannot be read.
-        TypeError: It is no list.
+        ValueError: One cannot be read, or is no audio of a format that a server takes.
+        TypeError: They are no lists.
     """
-    if images is None:
+    return [*_encode_list("images", Image, images), *_encode_list("audio", Audio, audio)]
+
+
+def _encode_list(name: str, kind: type[Media], values: Sequence[Any] | None) -> list[str]:
+    if values is None:
         return []
-    if isinstance(images, (str, bytes, bytearray, os.PathLike, Image)):
-        raise TypeError("images: expected a list of pictures; wrap the one in [...]")
-    return [image.base64 if isinstance(image, Image) else Image(image).base64 for image in images]
+    if isinstance(values, (str, bytes, bytearray, os.PathLike, Media)):
+        raise TypeError(f"{name}: expected a list; wrap the one in [...]")
+    for value in values:
+        if isinstance(value, Media) and not isinstance(value, kind):
+            raise TypeError(f"{name}: expected {kind.__name__} or what one can be made of, not {type(value).__name__}")
+    return [value.base64 if isinstance(value, Media) else kind(value).base64 for value in values]
 
 
 def _encode(index: int, message: MessageLike) -> dict[str, Any]:
@@ -73,16 +85,14 @@ def _encode(index: int, message: MessageLike) -> dict[str, Any]:
         raise TypeError(f"messages[{index}]: expected a Message or a dict, not {type(message).__name__}")
     reject_unknown(message, _KEYS, f"messages[{index}]", f"a message has {', '.join(sorted(_KEYS))}")
     role = checked_role(message.get("role"), f"messages[{index}]: role")
-    content, pictures = _read_content(index, role, message.get("content"))
-    images = message.get("images") or ()
-    if pictures:
-        images = [*pictures, *encode_images(images)]
+    content, images, audio = _read_content(index, role, message.get("content"))
     calls = [_read_call(index, call) for call in message.get("tool_calls") or ()]
     return _encode_message(
         Message(
             role=role,
             content=content,
-            images=images,
+            images=_joined("images", images, message),
+            audio=_joined("audio", audio, message),
             thinking=message.get("thinking"),
             tool_calls=[call for call in calls if isinstance(call, ToolCall)],
             invalid_tool_calls=[call for call in calls if isinstance(call, InvalidToolCall)],
@@ -92,18 +102,29 @@ def _encode(index: int, message: MessageLike) -> dict[str, Any]:
     )
 
 
-def _read_content(index: int, role: str, content: object) -> tuple[str, list[Image]]:
-    """The text and the images of a message's content, which is text or OpenAI's list of parts.
+def _joined(name: str, found: list[Any], message: Mapping[str, Any]) -> Sequence[Any]:
+    """What was found in a message's content, and what the message has under a key of that name."""
+    given = message.get(name) or ()
+    if not found:
+        return cast("Sequence[Any]", given)
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{name}: expected a list; wrap the one in [...]")
+    return [*found, *given]
 
-    In an answer a refusal is text, and parts that are neither text nor pictures are left out: they are what another
-    model's provider made. Elsewhere they are an error, since the model would not see what it is asked about.
+
+def _read_content(index: int, role: str, content: object) -> tuple[str, list[Image], list[Audio]]:
+    """Text, images and audio of a message's content, which is text or OpenAI's list of parts.
+
+    In an answer a refusal is text, and parts of other kinds are left out: they are what another model's provider made.
+    Elsewhere they are an error, since the model would not see what it is asked about.
     """
     if content is None or isinstance(content, str):
-        return content or "", []
+        return content or "", [], []
     if not isinstance(content, (list, tuple)):
         raise TypeError(f"messages[{index}]: content must be text or a list of parts, not {type(content).__name__}")
     texts: list[str] = []
     images: list[Image] = []
+    audio: list[Audio] = []
     for part in content:
         if not isinstance(part, Mapping):
             raise TypeError(f"messages[{index}]: a part of content must be a dict, not {type(part).__name__}")
@@ -112,15 +133,18 @@ def _read_content(index: int, role: str, content: object) -> tuple[str, list[Ima
             texts.append(part["text"])
         elif kind == "image_url":
             images.append(_read_image_url(index, part.get("image_url")))
+        elif kind == "input_audio" and role != "assistant":
+            audio.append(_read_input_audio(index, part.get("input_audio")))
         elif kind == "refusal" and isinstance(part.get("refusal"), str):
             texts.append(part["refusal"])
         elif kind == "text":
             raise TypeError(f"messages[{index}]: a part of the type 'text' needs {{'text': ...}}")
         elif role != "assistant":
             raise ValueError(
-                f"messages[{index}]: content has a part of the type {kind!r:.40}; only 'text' and 'image_url' are known"
+                f"messages[{index}]: content has a part of the type {kind!r:.40}; known are 'text', 'image_url' and "
+                "'input_audio'"
             )
-    return "\n".join(texts), images
+    return "\n".join(texts), images, audio
 
 
 def _read_image_url(index: int, value: object) -> Image:
@@ -133,6 +157,13 @@ def _read_image_url(index: int, value: object) -> Image:
             "fetch_image() and pass it in `images`"
         )
     raise ValueError(f"messages[{index}]: image_url needs a data URL: {{'url': 'data:image/png;base64,...'}}")
+
+
+def _read_input_audio(index: int, value: object) -> Audio:
+    data = value.get("data") if isinstance(value, Mapping) else None
+    if not isinstance(data, str):
+        raise ValueError(f"messages[{index}]: input_audio needs base64: {{'data': ..., 'format': 'wav'}}")
+    return Audio(data)
 
 
 def _id(value: object) -> str | None:
@@ -160,8 +191,8 @@ def _encode_message(message: Message) -> dict[str, Any]:
     encoded: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.thinking:
         encoded["thinking"] = message.thinking
-    if message.images:
-        encoded["images"] = encode_images(message.images)
+    if message.images or message.audio:
+        encoded["images"] = encode_media(message.images, message.audio)
     calls: list[AnyCall] = [*message.tool_calls, *message.invalid_tool_calls]
     if calls:
         encoded["tool_calls"] = [_encode_call(i, call) for i, call in enumerate(calls)]

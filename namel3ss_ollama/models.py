@@ -271,7 +271,8 @@ class ModelManagement(Asking):
             model: The model; the provider's by default.
             keep_alive: How long it stays loaded afterwards.
             options: Options that have no keyword.
-            **keywords: Runtime options; those of loading (num_ctx, ...) should be those of the calls to come.
+            **keywords: Runtime options; those of loading (num_ctx, ...) should be those of the calls to come. `shift`,
+                another setting of loading from Ollama 0.30 on, is taken from the provider.
 
         Returns:
             An empty response, `finish_reason` "load"; `metadata["load_duration"]` says how long it took.
@@ -285,7 +286,7 @@ class ModelManagement(Asking):
 
     async def _load(self, model: str | None, call: Mapping[str, Any]) -> LLMResponse:
         body = request_body(self._defaults, {"model": self._name(model), **call}, {})
-        kept: Json = {name: body[name] for name in ("model", "keep_alive", "options") if name in body}
+        kept: Json = {name: body[name] for name in ("model", "keep_alive", "options", "shift") if name in body}
         config, timeout = self._defaults.config, self._defaults.timeout
         request = Request("generate", kept, config, timeout, on_truncation="ignore", loads_only=True)
         return await self._runner.complete(request)

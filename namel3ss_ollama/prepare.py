@@ -16,7 +16,7 @@ from namel3ss_ollama.formats import ParseAs, read_format
 from namel3ss_ollama.grammars import with_room
 from namel3ss_ollama.headers import checked_headers
 from namel3ss_ollama.levels import ThinkingLevels
-from namel3ss_ollama.messages import MessageLike, encode_images, encode_messages
+from namel3ss_ollama.messages import MessageLike, encode_media, encode_messages
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.settings import (
     REQUEST_FIELDS,
@@ -179,10 +179,11 @@ def generate_request(defaults: Defaults, prompt: str, call: Mapping[str, Any]) -
             first[name] = value
     if call.get("context") is not None:
         first["context"] = list(call["context"])
-    if images := encode_images(call.get("images")):
-        first["images"] = images
-    if not (prompt or images or first.get("suffix")):
-        raise ValueError("prompt: is empty (to load a model without a prompt: preload())")
+    if media := encode_media(call.get("images"), call.get("audio")):
+        first["images"] = media
+    if not prompt:  # whatever else is there, a server only loads its model: server/routes.go, GenerateHandler
+        alone = ", or send images or audio alone in a chat's message" if media else ""
+        raise ValueError(f"prompt: is empty (to load a model without a prompt: preload()); say what to do{alone}")
     body = request_body(defaults, call, first)
     return _request("generate", defaults, call, body, frozenset())
 

@@ -7,7 +7,7 @@ The tools or the schema are then described in the system message. A caller's bod
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 __all__ = ["describe_format", "describe_tools", "show_fault"]
@@ -15,12 +15,17 @@ __all__ = ["describe_format", "describe_tools", "show_fault"]
 Json = dict[str, Any]
 
 
-def describe_tools(body: Mapping[str, Any]) -> Json:
-    """The body of a chat without `tools`: they are described in the system message.
+def describe_tools(body: Mapping[str, Any], names: Collection[str]) -> Json:
+    """The body of a chat without `tools`: those that may be called are described in the system message.
 
     The grammar in `format` stays: it forces the call, whatever the model makes of the description.
+
+    Args:
+        body: What was asked for.
+        names: The tools of which one must be called.
     """
-    described = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in body["tools"])
+    functions = [tool["function"] for tool in body["tools"] if tool["function"]["name"] in names]
+    described = "\n".join(json.dumps(function, ensure_ascii=False) for function in functions)
     return _with_system_text(
         _without(body, "tools"),
         "Answer with one call of a function, as JSON with the keys name and arguments. The functions, each with the "

@@ -309,9 +309,9 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             stream_config: Deadlines and limits for this call; the provider's by default, and where it is None.
             on_truncation: For this call: "warn", "error" or "ignore"; the provider's by default, and where it is None.
             stream: The former name of `stream_internally`.
-            **options: `system`, `images`, `suffix`, `template`, `raw`, `context`, `model`, `headers` (more of them, for
-                this call), and all that the constructor takes as options; the call's win, and None takes back the
-                provider's. `format` is "json", a JSON schema, or any type that pydantic knows: a model, list[City],
+            **options: `system`, `images`, `audio`, `suffix`, `template`, `raw`, `context`, `model`, `headers` (more of
+                them, for this call), and all that the constructor takes as options; the call's win, and None takes back
+                the provider's. `format` is "json", a JSON schema, or any type that pydantic knows: a model, list[City],
                 Literal[...], a TypeAdapter.
 
         Raises:
@@ -321,7 +321,7 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         settings = _given(options, timeout, stream_config, on_truncation)
         settings["stream_internally"] = _streams_internally(stream_internally, stream)
         make = functools.partial(generate_request, self._defaults, prompt, settings)
-        request = await asyncio.to_thread(make) if has_files(None, settings.get("images")) else make()
+        request = await asyncio.to_thread(make) if has_files([settings]) else make()
         return await self._runner.complete(request)
 
     async def achat(
@@ -373,7 +373,7 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         """
         settings = _given(options, timeout, stream_config, on_truncation)
         make = functools.partial(generate_request, self._defaults, prompt, settings)
-        return Stream(self._runner, make if has_files(None, settings.get("images")) else make())
+        return Stream(self._runner, make if has_files([settings]) else make())
 
     def stream_chat(
         self,

@@ -35,6 +35,7 @@ _NO_SUCH_FILE = re.compile(r"manifest: file does not exist", re.IGNORECASE)
 _NO_DECISIONS = re.compile(r"does not support decision", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"(body|entity|content|payload|request)( is)? too large", re.IGNORECASE)
 _CANNOT = re.compile(r"(does not|doesn't|do not|not) support|not supported", re.IGNORECASE)
+_UNREAD_MEDIA = re.compile(r"image: unknown format|failed to load image or audio", re.IGNORECASE)
 _GRAMMAR = re.compile(r"JSON schema (in format|conversion)|sampling context|grammar", re.IGNORECASE)
 _CLOUD_OFF = re.compile(r"ollama cloud is disabled", re.IGNORECASE)
 _MOST_OF_A_MODEL = re.compile(r"model's maximum context", re.IGNORECASE)
@@ -86,6 +87,11 @@ def of_a_refusal(said: str) -> str:
         return "send less at once, or raise the limit of what stands before the server, if that refuses it"
     if _CANNOT.search(said):
         return "choose a model that can (show_model() lists its capabilities)"
+    if _UNREAD_MEDIA.search(said):
+        return (
+            "give images as PNG or JPEG and audio as WAV, to a model that can take them (show_model() lists the "
+            'capabilities "vision" and "audio")'
+        )
     if _GRAMMAR.search(said):
         return "the server can make no grammar of this schema: simplify `format` or the tool's parameters"
     return ""

@@ -94,7 +94,7 @@ class Request:
         if self.asked != "by field" or self.body.get("raw"):
             return None
         if self.forced:
-            body = describe_tools(self.body)
+            body = describe_tools(self.body, self.forced)
         else:
             schema = self.parse_as.adapter.json_schema() if self.parse_as is not None else self.schema
             body = describe_format(self.body, schema or "json")

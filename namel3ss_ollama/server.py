@@ -42,7 +42,7 @@ class Server:
         self.context_guard = ContextGuard(Windows(self._look_up_window), self.version)
         self.fitting = Fitting(self.version)
         self.ignored = IgnoredOptions(self.version)
-        self.reload_guard = ReloadGuard()
+        self.reload_guard = ReloadGuard(self.version)
 
     @property
     def url(self) -> str:

@@ -13,6 +13,7 @@ __all__ = ["ServerVersion"]
 logger = logging.getLogger("namel3ss_ollama")
 _HOLDS = 60.0
 """Seconds for which a version, or not knowing it, is not asked for again: a server may be replaced by a newer one."""
+_EMBEDDED = "+embedded"
 
 
 class ServerVersion:
@@ -21,6 +22,9 @@ class ServerVersion:
     Args:
         look_up: Asks the server.
         clock: The time in seconds, from any start.
+
+    Attributes:
+        embedded: Whether it is the engine in a process, whose version is this package's and says nothing of Ollama's.
     """
 
     def __init__(self, look_up: Callable[[], Awaitable[str]], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,6 +33,7 @@ class ServerVersion:
         self._numbers: tuple[int, ...] | None = None
         self._exact = False
         self._asked_at: float | None = None
+        self.embedded = False
 
     @property
     def text(self) -> str:
@@ -52,7 +57,9 @@ class ServerVersion:
         Raises:
             ValueError: The text is no version.
         """
-        self._numbers, self._exact = numbers(version), True
+        found = numbers(version)
+        self.embedded = version.endswith(_EMBEDDED)
+        self._numbers, self._exact = (None, False) if self.embedded else (found, True)
         self._asked_at = self._clock()
 
     def saw(self, version: str) -> None:

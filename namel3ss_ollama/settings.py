@@ -118,6 +118,7 @@ class GenerateOptions(CallOptions, total=False):
     headers: Mapping[str, str] | None
     system: str | None
     images: Sequence[Any] | None
+    audio: Sequence[Any] | None
     suffix: str | None
     template: str | None
     raw: bool | None

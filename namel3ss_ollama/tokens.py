@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from namel3ss_ollama.media import audio_seconds
 
 __all__ = ["Estimate", "Measure", "TokenModel", "measure_messages", "measure_prompt", "measure_text"]
 
@@ -75,6 +77,8 @@ _CLASSES: dict[str, tuple[float, float]] = {
     "message": (5.0, 2.5),
     # Of an image: some models spend 64 tokens on one, others several thousand.
     "image": (600.0, 400.0),
+    # Of a second of audio: from 6 to 25, and some models count any recording as long as 30 seconds at least.
+    "audio": (15.0, 15.0),
     # Of a byte that a template may leave out or write in its own way: tool definitions and calls, old thinking.
     "definition": (0.22, 0.12),
     "thinking": (0.12, 0.12),
@@ -180,7 +184,7 @@ def measure_prompt(body: Mapping[str, Any]) -> Measure:
             "text": "\n".join(texts),
             "request": 1,
             "message": 1 + bool(texts[0]),
-            "image": len(body.get("images") or ()),
+            **_measure_media(body.get("images") or ()),
             "token": len(body.get("context") or ()),
         }
     )
@@ -197,10 +201,11 @@ def measure_messages(
         added: Whether the messages come on top of a conversation whose tokens are known.
     """
     texts: list[str] = []
-    thinking = definitions = images = 0
+    media: list[str] = []
+    thinking = definitions = 0
     for message in messages:
         texts.append(message.get("content") or "")
-        images += len(message.get("images") or ())
+        media += message.get("images") or ()
         if message.get("thinking"):
             thinking += len(message["thinking"].encode("utf-8", "replace"))
         if message.get("tool_calls"):
@@ -212,11 +217,17 @@ def measure_messages(
             "text": "\n".join(texts),
             "request": 0 if added else 1,
             "message": len(texts),
-            "image": images,
+            **_measure_media(media),
             "definition": definitions,
             "thinking": thinking,
         }
     )
+
+
+def _measure_media(encoded: Sequence[str]) -> dict[str, float]:
+    """The measure of a request's `images`, which hold its audio too."""
+    seconds = [length for one in encoded if (length := audio_seconds(one)) is not None]
+    return {"image": len(encoded) - len(seconds), "audio": sum(seconds)}
 
 
 def _measured(found: dict[str, Any]) -> Measure:

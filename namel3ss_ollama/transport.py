@@ -3,7 +3,8 @@
 The address `embedded://` means the engine in this process (`embedded/`), a transport of its own. Else the default is
 httpx over aiohttp (`aiohttp_transport.py`), which costs a third of plain httpx a streamed token and does
 not collapse under many streams; `transport="httpx"` takes plain httpx, and any `httpx.AsyncBaseTransport` or a whole
-`httpx.AsyncClient` can be handed in instead.
+`httpx.AsyncClient` can be handed in instead. Those of httpx2 cannot: it shares no class with httpx, so that requests
+would have to be rebuilt, streams wrapped and exceptions translated.
 """
 
 from __future__ import annotations
@@ -59,8 +60,13 @@ class HTTPSettings:
         """Refuse what no client can be made with.
 
         Raises:
+            TypeError: The client or the transport is none of httpx's.
             ValueError: The proxy has no address of one, or is a SOCKS proxy, and the package for those is missing.
         """
+        if not isinstance(self.transport, (str, httpx.AsyncBaseTransport)):
+            raise TypeError(f"transport: {_not_ours(self.transport, 'AsyncBaseTransport')}, nor 'aiohttp' or 'httpx'")
+        if not isinstance(self.client, (httpx.AsyncClient, type(None))):
+            raise TypeError(f"http_client: {_not_ours(self.client, 'AsyncClient')}")
         proxy = self.proxy_for(url)
         if proxy is None:
             return
@@ -131,6 +137,11 @@ class HTTPSettings:
         from namel3ss_ollama.aiohttp_transport import AiohttpClient
 
         return AiohttpClient(**options)
+
+
+def _not_ours(given: object, wanted: str) -> str:
+    kind = type(given)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__} is no httpx.{wanted}"
 
 
 @functools.cache

@@ -1,23 +1,21 @@
-"""The values that go in and come out: messages, tool calls, images, chunks, responses.
+"""The values that go in and come out: messages, tool calls, chunks, responses. Images and audio are in `media.py`.
 
-Plain frozen classes over values; nothing here does I/O but `Image` reading the file that it was given as a
-path. Chunks are made once a token, so `StreamChunk` is a bare object with slots: no validation, no copies.
+Plain frozen classes over values; nothing here does I/O. Chunks are made once a token, so `StreamChunk` is a bare object
+with slots: no validation, no copies.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
+
+from namel3ss_ollama.media import Audio, Image
 
 __all__ = [
     "EmbedResponse",
-    "Image",
     "InvalidToolCall",
     "LLMResponse",
     "Message",
@@ -98,63 +96,6 @@ def usage_of(final: Mapping[str, Any]) -> Usage:
         total_tokens=prompt + completion,
         cached_tokens=final.get("prompt_eval_cached_count"),
     )
-
-
-class Image:
-    """A picture for a model that can see.
-
-    Args:
-        source: `bytes` of a picture file; a path (`pathlib.Path`, read when the image is made); or a string
-            holding base64 or a `data:` URL. A plain string is never taken for a file name.
-
-    Raises:
-        ValueError: The file cannot be read, or the string is not base64.
-    """
-
-    __slots__ = ("base64",)
-
-    base64: str
-
-    def __init__(self, source: bytes | bytearray | os.PathLike[str] | str) -> None:
-        if isinstance(source, (bytes, bytearray)):
-            encoded = base64.b64encode(source).decode("ascii")
-        elif isinstance(source, os.PathLike):
-            try:
-                encoded = base64.b64encode(Path(source).read_bytes()).decode("ascii")
-            except OSError as error:
-                raise ValueError(f"images: cannot read {os.fspath(source)!r}: {error.strerror}") from error
-        elif isinstance(source, str):
-            encoded = _checked_base64(source)
-        else:
-            raise TypeError(f"images: expected bytes, a path or a base64 string, not {type(source).__name__}")
-        if not encoded:
-            raise ValueError("images: the picture is empty")
-        self.base64 = encoded
-
-    def __repr__(self) -> str:
-        return f"Image({len(self.base64) * 3 // 4} bytes)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Image) and other.base64 == self.base64
-
-    def __hash__(self) -> int:
-        return hash(self.base64)
-
-
-def _checked_base64(text: str) -> str:
-    if text.startswith("data:"):
-        header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
-            raise ValueError("images: a data URL must hold base64 (data:image/png;base64,...)")
-    text = "".join(text.split())
-    try:
-        if text and not base64.b64decode(text, validate=True):
-            raise ValueError("nothing but padding")
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(
-            "images: the string is not base64; pass a file as pathlib.Path(...), its content as bytes"
-        ) from error
-    return text
 
 
 def new_call_id() -> str:
@@ -240,6 +181,7 @@ class Message:
         tool_name: In a tool's turn: which tool answered.
         tool_call_id: In a tool's turn: which call it answers.
         invalid_tool_calls: What came as calls with an assistant's turn, but names no tool.
+        audio: Recordings (WAV or MP3), for models that can hear.
 
     Raises:
         TypeError: The content is no text.
@@ -254,6 +196,7 @@ class Message:
     tool_name: str | None = None
     tool_call_id: str | None = None
     invalid_tool_calls: Sequence[InvalidToolCall] = ()
+    audio: Sequence[Audio | bytes | os.PathLike[str] | str] = ()
 
     def __post_init__(self) -> None:
         checked_role(self.role)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 pytest.register_assert_rewrite("fault_table", "fronts", "recordings", "scenarios")
+
+LIVE = os.environ.get("OLLAMA_BASE_URL")  # read now: no test sees the environment
+
+
+_context = functools.cache(ssl.create_default_context)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +38,12 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest
     if request.node.get_closest_marker("live") is None and not request.config.getoption("--record"):
         for name in ("OLLAMA_HOST", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
             monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def certificates_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of clients that each read the certificates of all authorities, which takes longer than the test."""
+    monkeypatch.setattr(ssl, "create_default_context", _context)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,6 +63,24 @@ def weights() -> Path:
         return fetch("smollm2:135m", lambda *_: False)
     except Refused as refused:
         pytest.skip(f"the weights of smollm2:135m cannot be fetched: {refused}")
+
+
+@pytest.fixture(scope="session")
+def live_server() -> str:
+    """A real Ollama at OLLAMA_BASE_URL; without one the tests that want it are skipped, with the reason."""
+    from recordings import server_or_skip
+
+    return server_or_skip(LIVE)
+
+
+@pytest.fixture(scope="session")
+def copies(live_server: str, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the real Ollama, which has the small copies of its models (`one_layer.py` says what for)."""
+    from one_layer import with_one_layer
+
+    with pytest.MonkeyPatch.context() as environment:
+        with_one_layer(live_server, weights, tmp_path_factory.mktemp("store"), environment)
+        yield live_server
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from dataclasses import replace
 from functools import lru_cache
 from itertools import takewhile
 from typing import cast
@@ -35,16 +36,19 @@ from .decisions import ROUTES as _DECISIONS
 from .faults import Fault
 from .generation import default_reply, default_tool_call, generation, idle
 from .kept import kept_tools
+from .media import media_in, refusal_of_media
 from .models import Model
 from .record import Record
 from .registry import ROUTES as _REGISTRY
 from .replies import Reply
 from .spoil import spoil_answer, spoil_reply
-from .values import as_object
+from .values import as_list, as_object
 from .web import ROUTES as _WEB
-from .windows import TooLong, fitting_text, seen_prompt, shortened
+from .windows import TooLong, bounded, fitting_text, seen_prompt, shortened
 
 __all__ = ["State", "respond"]
+
+_RELOAD_NS = 1_500_000_000
 
 
 def respond(state: State, record: Record, reply: Reply | None, fault: Fault | None) -> Answer:
@@ -120,9 +124,9 @@ def _format(payload: dict[str, object], version: str) -> str | None:
     return f'invalid format: {dumps(dumps(wanted))}; expected "json" or a valid JSON Schema object'
 
 
-def _counters(state: State, model: Model, prompt: list[str]) -> dict[str, int]:
-    """How many tokens the prompt has, and how many of them the cache holds since the model's last prompt."""
-    counters = {"prompt_eval_count": max(len(prompt), 1)}
+def _counters(state: State, model: Model, prompt: list[str], again: bool) -> dict[str, int]:
+    """How many tokens the prompt has, how many of them the cache holds since the model's last prompt, and a reload."""
+    counters = {"prompt_eval_count": max(len(prompt), 1), **({"load_duration": _RELOAD_NS} if again else {})}
     if versions.CACHED_COUNT.on(state.version):
         held = state.last_prompts.get(model.name, [])
         pairs = zip(prompt[:-1], held, strict=False)  # the last token is computed in any case
@@ -139,25 +143,34 @@ def _generated(
     problem = None if remote else _format(payload, state.version)
     if problem is not None:
         return error(500, problem) if payload.get("stream") is False else lines([{"error": problem}])
-    window = load(state, model, payload)
+    if not remote and (clashing := grammar.clash(payload, model, state.version)) is not None:
+        raise Refused(400, clashing)
+    window, again = load(state, model, payload)
     record.kept_tools = kept_tools(payload.get("tools"), state.version)
+    media = media_in(payload, as_list(payload.get("messages")))
+    if refusal := refusal_of_media(media, model, state.version):
+        raise Refused(*refusal)
     try:
         prompt = seen_prompt(payload, record.text, record.kept_tools, chat, window)
     except TooLong as problem:
         raise Refused(400, str(problem)) from None
     if versions.RENDER_ONLY.on(state.version) and payload.get("_debug_render_only") is True:
-        return unary({"model": payload["model"], "created_at": now(), **_rendered(prompt, chat)})
-    reply = scripted.reply or default_reply(record, think, not remote, state.version, prompt)
+        return unary({"model": payload["model"], "created_at": now(), **_rendered(prompt, chat, len(media))})
+    reply = scripted.reply
+    if reply is None:
+        held = not remote and grammar.holds(payload, model, state.version, chat=chat)
+        reply = default_reply(record, think, held, state.version, prompt)
+        if held and grammar.is_taken_for_thinking(payload, model, state.version, chat=chat, think=think):
+            reply = replace(reply, text="", thinking=reply.text)
     if scripted.fault is not None:
         reply = spoil_reply(scripted.fault, reply, default_tool_call(record))
-    reply = shortened(reply, payload, len(prompt), window)
-    return generation(state, record, model, reply, chat, _counters(state, model, prompt))
+    reply = bounded(shortened(reply, payload, len(prompt), window), window)
+    return generation(state, record, model, reply, chat, _counters(state, model, prompt, again))
 
 
-def _rendered(prompt: list[str], chat: bool) -> dict[str, object]:
+def _rendered(prompt: list[str], chat: bool, images: int) -> dict[str, object]:
     """The answer that tells a prompt as a template made it; the model is not asked."""
     empty: dict[str, object] = {"message": {"role": "", "content": ""}} if chat else {"response": ""}
-    images = sum(1 for token in prompt if not token)
     info = {"rendered_template": "".join(prompt), **({"image_count": images} if images else {})}
     return {**empty, "done": False, "_debug_info": info}
 
@@ -241,7 +254,7 @@ def _embed(state: State, record: Record, scripted: Scripted) -> Answer:
     if not all(isinstance(one, str) for one in texts):
         raise Refused(400, "invalid input type")
     model = _embedding_model(state, payload)
-    window = load(state, model, payload)
+    window = load(state, model, payload).window
     if not texts:
         return unary({"model": payload["model"], "embeddings": []})
     asked = payload.get("dimensions")

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, cast
 from . import versions
 from .answers import Answer, error
 from .faults import Fault
+from .loading import Loaded, needs_reload, settings_of
 from .models import Model, Models, canonical
 from .record import Record
 from .replies import Reply
@@ -25,6 +26,7 @@ from .windows import Window, window_of
 __all__ = [
     "Cloud",
     "Handler",
+    "Loading",
     "Refused",
     "Scripted",
     "State",
@@ -49,6 +51,7 @@ FLOATS = {
         "frequency_penalty",
     ),
 }
+BOOLEANS = {"use_mmap"}
 INTEGERS = {
     *(
         "num_predict",
@@ -63,6 +66,15 @@ INTEGERS = {
     ),
     "repeat_last_n",
 }
+_BY_VERSION = {
+    versions.NUMA: ("numa",),
+    versions.TFS_Z: ("tfs_z",),
+    versions.PENALIZE_NEWLINE: ("penalize_newline",),
+    versions.SAMPLERS: ("mirostat", "mirostat_tau", "mirostat_eta"),
+    versions.MEMORY: ("low_vram", "use_mlock", "vocab_only"),
+    versions.DRAFT: ("draft_num_predict",),
+}
+"""Options that not all versions have."""
 _LEVELS = ("high", "medium", "low", "max")
 Cloud = Literal["signed_in", "signed_out", "disabled"]
 """What a server has of Ollama's cloud: an account, none, or a setting that forbids it."""
@@ -78,13 +90,12 @@ SHAPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-class Loaded(NamedTuple):
-    """A model in memory."""
+class Loading(NamedTuple):
+    """What became of loading a model for a request."""
 
-    until: float
-    """When it is to be unloaded, seconds since the epoch."""
-    window: int
-    """Tokens."""
+    window: Window
+    again: bool
+    """Whether it was in memory, and had to be loaded with other settings."""
 
 
 @dataclass
@@ -205,9 +216,10 @@ def thinks(payload: dict[str, object], model: Model, name: str, version: str) ->
 
 def check_options(payload: dict[str, object], version: str) -> None:
     """Refuse options of the wrong type, with a 500 as the real server does; what it has no option for, it ignores."""
-    whole = INTEGERS | ({"draft_num_predict"} if versions.DRAFT.on(version) else set[str]())
-    whole |= {"mirostat"} if versions.SAMPLERS.on(version) else set[str]()
-    fractional = FLOATS | ({"mirostat_tau", "mirostat_eta"} if versions.SAMPLERS.on(version) else set[str]())
+    known = {name for feature, names in _BY_VERSION.items() if feature.on(version) for name in names}
+    whole = INTEGERS | ({"draft_num_predict", "mirostat"} & known)
+    fractional = FLOATS | ({"mirostat_tau", "mirostat_eta", "tfs_z"} & known)
+    switches = BOOLEANS | ({"numa", "penalize_newline", "low_vram", "use_mlock", "vocab_only"} & known)
     for name, value in as_object(payload.get("options")).items():
         if value is None:
             continue
@@ -216,6 +228,8 @@ def check_options(payload: dict[str, object], version: str) -> None:
             raise Refused(500, f'option "{name}" must be of type float32')
         if name in whole and not number:
             raise Refused(500, f'option "{name}" must be of type integer')
+        if name in switches and not isinstance(value, bool):
+            raise Refused(500, f'option "{name}" must be of type boolean')
         if name == "stop" and not isinstance(value, list):
             raise Refused(500, f'option "{name}" must be of type array')
 
@@ -236,14 +250,23 @@ def seconds_of(keep_alive: object) -> float:
     raise Refused(400, f'time: invalid duration "{keep_alive}"')
 
 
-def load(state: State, model: Model, payload: dict[str, object]) -> Window:
-    """Take the model as loaded, or unloaded, as `keep_alive` says; gives its context window."""
+def load(state: State, model: Model, payload: dict[str, object]) -> Loading:
+    """Take the model as loaded, or unloaded, as `keep_alive` says."""
     window = window_of(payload, model, state.version, state.context_length)
     name = canonical(name_of(payload))
     keep = seconds_of(payload.get("keep_alive"))
+    before = state.loaded.get(name)
+    settings = settings_of(payload, window)
+    in_memory = before is not None and before.until >= time.time()
+    # server/sched.go compares no options of MLX's models
+    again = before is not None and in_memory and model.format == "gguf" and needs_reload(before.settings, settings)
+    if again:
+        state.last_prompts.pop(model.name, None)
+    elif before is not None and in_memory:
+        settings = {**settings, **before.settings}
     if keep == 0 or (model.cloud and versions.CLOUD.on(state.version)):
         state.loaded.pop(name, None)
         state.last_prompts.pop(model.name, None)
     else:
-        state.loaded[name] = Loaded(time.time() + (keep if keep > 0 else 1e9), window.length)
-    return window
+        state.loaded[name] = Loaded(time.time() + (keep if keep > 0 else 1e9), window.length, settings)
+    return Loading(window, again)

@@ -70,7 +70,7 @@ def idle(name: str, chat: bool, reason: str) -> Answer:
 def generation(
     state: State, record: Record, model: Model, reply: Reply, chat: bool, prompt: Mapping[str, int]
 ) -> Answer:
-    """The reply to one request, streamed unless it says `stream: false`; `prompt` are the counters of its prompt."""
+    """The reply to one request, streamed unless it says `stream: false`; `prompt` counts prompt and load."""
     name = dumps(record.payload.get("model"))
     if versions.REMOTE_NAMES.on(state.version):
         name += "".join(f',"{key}":{dumps(value)}' for key, value in remote_names(state, model).items())
@@ -168,8 +168,9 @@ def _tail(record: Record, reply: Reply, prompt: Mapping[str, int], count: int, r
     length = prompt["prompt_eval_count"]
     values: dict[str, int | None] = {
         "total_duration": 0,
-        "load_duration": _LOAD_NS if reply.load_duration is None else reply.load_duration,
+        "load_duration": _LOAD_NS,
         **prompt,
+        **({} if reply.load_duration is None else {"load_duration": reply.load_duration}),
         "prompt_eval_duration": length * _PROMPT_NS,
         "eval_count": count,
         "eval_duration": int(count * (1e9 / rate if rate else _TOKEN_NS)),

@@ -10,10 +10,11 @@ import hashlib
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 __all__ = ["CAPABILITIES", "DEFAULT_MODELS", "Model", "Models", "canonical"]
 
-CAPABILITIES = ("completion", "tools", "insert", "vision", "thinking", "embedding", "decision")
+CAPABILITIES = ("completion", "tools", "insert", "vision", "audio", "thinking", "embedding", "decision")
 """What a model can be said to do, in `/api/show`'s words."""
 
 
@@ -41,6 +42,13 @@ class Model:
     quantization_level: str = "Q4_1"
     size: int = 98_363_315
     """Bytes."""
+    format: Literal["gguf", "safetensors"] = "gguf"
+    """How its weights are stored. MLX runs those in safetensors: up to 0.33 it takes no notice of a `format`."""
+    parser: str = ""
+    """The built-in parser of its output, if it has one, as newer servers say in `/api/show`: "qwen3.5". If such a model
+    can think, a `format` has its pitfalls on most versions: docs/compatibility.md."""
+    call_grammar: bool = False
+    """Whether its tool calls have a grammar of their own, beside which newer servers make none of a `format`."""
     template: str = "{{ .Prompt }}"
     system: str = ""
     parameters: str = 'stop                           "<|im_end|>"'

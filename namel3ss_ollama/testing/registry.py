@@ -14,6 +14,7 @@ from . import versions
 from .answers import Answer, error, lines, now, text, unary
 from .checks import Handler, Refused, Scripted, State, name_of, payload_of
 from .cloud import found_model, remote_names
+from .media import capabilities_of
 from .models import Model
 from .record import Record
 
@@ -33,7 +34,7 @@ def _version(state: State, record: Record, scripted: Scripted) -> Answer:
 def _details(model: Model, **more: object) -> dict[str, object]:
     return {
         "parent_model": "",
-        "format": "gguf",
+        "format": model.format,
         "family": model.family,
         "families": [model.family],
         "parameter_size": model.parameter_size,
@@ -57,15 +58,15 @@ def _tag(state: State, model: Model) -> dict[str, object]:
         "size": model.size,
         "digest": model.digest,
         "details": _details(model, **lengths),
-        **({"capabilities": list(model.capabilities)} if told else {}),
+        **({"capabilities": capabilities_of(model, state.version)} if told else {}),
     }
 
 
 def _ps(state: State, record: Record, scripted: Scripted) -> Answer:
     running: list[object] = []
-    for name, (until, window) in list(state.loaded.items()):
+    for name, loaded in list(state.loaded.items()):
         model = state.models.get(name)
-        if model is None or until < time.time():
+        if model is None or loaded.until < time.time():
             state.loaded.pop(name, None)
             continue
         running.append(
@@ -75,9 +76,9 @@ def _ps(state: State, record: Record, scripted: Scripted) -> Answer:
                 "size": model.size * 3,
                 "digest": model.digest,
                 "details": _details(model),
-                "expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until)),
+                "expires_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(loaded.until)),
                 "size_vram": 0,
-                **({"context_length": window} if versions.PS_CONTEXT_LENGTH.on(state.version) else {}),
+                **({"context_length": loaded.window} if versions.PS_CONTEXT_LENGTH.on(state.version) else {}),
             }
         )
     return unary({"models": running})
@@ -106,11 +107,13 @@ def _show(state: State, record: Record, scripted: Scripted) -> Answer:
             f"{model.family}.embedding_length": model.embedding_length,
             "tokenizer.ggml.model": "gpt2",
         },
-        "capabilities": list(model.capabilities),
+        "capabilities": capabilities_of(model, state.version),
         "modified_at": now(),
     }
     if versions.SHOW_THINKING.on(state.version) and "thinking" in model.capabilities:
         shown["thinking"] = {"values": list(model.think_values), "default": model.think_default}
+    if versions.SHOW_PARSER.on(state.version) and model.parser:
+        shown["parser"] = model.parser
     for key in ("parameters", "system"):
         if not shown[key]:
             del shown[key]

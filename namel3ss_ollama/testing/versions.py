@@ -44,11 +44,17 @@ THINK_ANY_LEVEL = Feature("`think` can be any string; one that the model does no
 THINKS_BY_DEFAULT = Feature("a thinking model thinks where `think` is not sent", "0.12.4")
 # server/routes.go: ChatHandler
 
+NUM_PREDICT_BOUND = Feature("an answer has ten windows of tokens at most, whatever `num_predict` says", "0.1.33")
+# llm/server.go, 993cf8bf5; since 0.30 llm/llama_server.go: boundedNumPredict
+
 TRUNCATE = Feature("`truncate: false` of a chat or a prompt", "0.12.6")
 # api/types.go: ChatRequest, GenerateRequest
 
 SHIFT = Feature("`shift: false`", "0.12.6")
 # api/types.go: ChatRequest, GenerateRequest
+
+SHIFT_LOADS = Feature("`shift` is a setting of loading: with another one the model is loaded again", "0.30.0")
+# server/sched.go: needsReload
 
 LOGPROBS = Feature("`logprobs`, `top_logprobs` (more than 20: 400)", "0.12.11")
 # api/types.go, server/routes.go
@@ -59,8 +65,20 @@ DIMENSIONS = Feature("`dimensions` of an embedding", "0.11.11")
 RENDER_ONLY = Feature("`_debug_render_only` answers the prompt as the template makes it", "0.11.5")
 # api/types.go
 
+NUMA = Feature("the option `numa`", until="0.3.4")
+# api/types.go: Runner; what is in neither Options nor Runner is logged and ignored, whatever its type
+
+TFS_Z = Feature("the option `tfs_z`", until="0.5.2")
+# api/types.go: Options
+
+PENALIZE_NEWLINE = Feature("the option `penalize_newline`", until="0.5.5")
+# api/types.go: Options
+
 SAMPLERS = Feature("the options `mirostat`, `mirostat_tau`, `mirostat_eta`", until="0.7.0")
-# api/types.go: Options, fa9973cd7; what is not in Options is logged and ignored, whatever its type
+# api/types.go: Options, fa9973cd7
+
+MEMORY = Feature("the options `low_vram`, `use_mlock`, `vocab_only`", until="0.7.0")
+# api/types.go: Runner
 
 DRAFT = Feature("the option `draft_num_predict`", "0.30.0")
 # api/types.go: Runner
@@ -91,6 +109,26 @@ CACHED_COUNT = Feature("`prompt_eval_cached_count`, a part of `prompt_eval_count
 ESCAPES_LITERALS = Feature("names and values in a `format` may have quotation marks and backslashes", "0.13.2")
 # llama.cpp's json-schema-to-grammar as bundled; before, it takes them as they are
 
+CALL_GRAMMAR = Feature(
+    "`tools` and a `format` together: 400 for a model such as Qwen 3.8, whose calls have a grammar of their own",
+    "0.30.0",
+)
+# 9db4bdbad: chatExecutionModeNative; ollama#17957, llama.cpp#27114
+
+MLX_FORMAT = Feature("models in safetensors, which MLX runs, are held to `format`; before, they ignore it", "0.40.0")
+# x/mlxrunner/client.go up to 0.33; pull request 17929, merged after it; no version between was read
+
+UNTHINKING_FORMAT = Feature(
+    "a chat with `think: false` ignores `format`, where a built-in parser reads the model's output", "0.12.4", "0.31.2"
+)
+# server/routes.go: ChatHandler, 77060d462; 892e7f6be mends it
+
+FORMAT_IN_THINKING = Feature(
+    "a prompt with `format`: its JSON is in `thinking` if the model thinks and a built-in parser reads its output",
+    "0.12.6",
+)
+# server/routes.go: GenerateHandler, 6db8da995; HarperFast/harper#1805
+
 # What is known of models and of the server.
 
 PS_CONTEXT_LENGTH = Feature("`/api/ps`: `context_length`", "0.10.0")
@@ -101,6 +139,14 @@ TAGS_CAPABILITIES = Feature("`/api/tags`: `capabilities`, the lengths of context
 
 SHOW_THINKING = Feature("`/api/show`: `thinking` with its `values` and `default`", "0.40.0")
 # as THINK_ANY_LEVEL
+
+AUDIO = Feature('`/api/show`: the capability "audio", of models that take WAV among `images`', "0.20.0")
+# types/model/capability.go, 96b202d34
+
+AUDIO_MP3 = Feature("they take MP3 too", "0.30.0")
+# llm/media.go: AudioFormat, 9db4bdbad; before, model/models/gemma4/model.go looks for WAV
+SHOW_PARSER = Feature("`/api/show`: `parser`, the name of the built-in one that reads a model's output", "0.12.0")
+# api/types.go: ShowResponse
 
 STATUS = Feature("`/api/status`; a cloud that is switched off: 403", "0.16.2")
 # server/routes.go, internal/cloud
@@ -149,6 +195,9 @@ NAMES_THINKING_MODEL = Feature("a model that cannot think is named in the error 
 
 LLAMA_SERVER = Feature("llama-server computes, and its JSON is the text of its errors", "0.30.0")
 # 9db4bdbad; llm/llama_server.go: statusErrorMessage
+
+REFUSES_MEDIA = Feature("400 for an image that the model cannot see; before, it takes no notice", "0.30.0")
+# llm/llama_server.go: Completion; before, runner/ollamarunner/runner.go: inputs
 
 # Inputs that are too long.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from . import versions
 from .answers import dumps, llama_server_error
+from .media import media_in, media_tokens
 from .models import Model
 from .replies import Reply, tokens_of
 from .values import as_list, as_object
@@ -19,6 +20,7 @@ from .values import as_list, as_object
 __all__ = [
     "TooLong",
     "Window",
+    "bounded",
     "default_context_length",
     "fitting_messages",
     "fitting_prompt",
@@ -29,7 +31,6 @@ __all__ = [
 ]
 
 _NUM_KEEP = 4  # api.DefaultOptions in api/types.go
-_IMAGE = 768  # imageNumTokens in server/prompt.go
 _SMALLEST = 4  # server/sched.go raises a smaller num_ctx to this
 
 
@@ -74,16 +75,16 @@ def seen_prompt(
 ) -> list[str]:
     """The tokens the model gets of a prompt or a chat; `text` is all that was written. Raises `TooLong`.
 
-    The tools, of which the server has `kept` this much, come first, as a line of JSON: templates write them there. An
-    image is as many tokens as server/prompt.go takes for one.
+    The tools, of which the server has `kept` this much, come first, as a line of JSON: templates write them there. The
+    tokens of images and audio are empty.
     """
     messages = as_list(payload.get("messages"))
     tools = tokens_of(dumps(list(kept)) + "\n") if kept else []
     if chat and _may_cut(payload, window):
         messages = fitting_messages(messages, window.length - len(tools))
         text = _written(messages)
-    images = [""] * (_IMAGE * sum(len(as_list(as_object(one).get("images"))) for one in [payload, *messages]))
-    return fitting_prompt([*tools, *images, *tokens_of(text)], payload, window)
+    media = [""] * sum(map(media_tokens, media_in(payload, messages)))
+    return fitting_prompt([*tools, *media, *tokens_of(text)], payload, window)
 
 
 def _written(messages: Sequence[object]) -> str:
@@ -154,8 +155,17 @@ def shortened(reply: Reply, payload: Mapping[str, object], prompt: int, window: 
     """
     if _may_shift(payload, window):
         return reply
+    return _beginning(reply, max(window.length - prompt, 0))
+
+
+def bounded(reply: Reply, window: Window) -> Reply:
+    """A reply as far as the server lets a model write, whatever `num_predict` says."""
+    return _beginning(reply, 10 * window.length) if versions.NUM_PREDICT_BOUND.on(window.version) else reply
+
+
+def _beginning(reply: Reply, room: int) -> Reply:
+    """As much of a reply as has room, in tokens."""
     thinking, words = tokens_of(reply.thinking), tokens_of(reply.text)
-    room = max(window.length - prompt, 0)
     if len(thinking) + len(words) + len(reply.calls) <= room:
         return reply
     thinking = thinking[:room]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from left_out import LEFT_OUT, LeftOut
 from version_table import MODELS, PROBES, VERSIONS, Place, page
 
+from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama.ignored import _SINCE, _UNTIL
+from namel3ss_ollama.settings import BatchOptions, ChatOptions
 from namel3ss_ollama.testing import OllamaServer
+from namel3ss_ollama.testing.checks import _BY_VERSION
 from namel3ss_ollama.testing.versions import FEATURES
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
@@ -21,11 +27,27 @@ def test_the_page_is_what_the_table_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "docs/compatibility.md is stale: `make docs` makes it anew"
 
 
+def test_the_provider_warns_of_an_option_from_the_version_on_that_lacks_it() -> None:
+    until = {name: feature.until for feature, names in _BY_VERSION.items() for name in names if feature.until}
+    since = {name: feature.since for feature, names in _BY_VERSION.items() for name in names if feature.since}
+    assert (until, since) == (_UNTIL, _SINCE)
+
+
 def test_every_feature_has_a_probe() -> None:
     assert list(PROBES) == list(FEATURES)
 
 
-@pytest.fixture(scope="module", params=[*VERSIONS, "0.6.6", "0.12.6", "0.0.0"])
+@pytest.mark.parametrize("row", [row for rows in LEFT_OUT.values() for row in rows], ids=lambda row: row.what[:30])
+def test_what_is_left_out_is_not_there(row: LeftOut) -> None:
+    keywords = {*BatchOptions.__annotations__, *ChatOptions.__annotations__, *signature(OllamaProvider).parameters}
+    embedding = signature(OllamaProvider.embed).parameters
+    for name in row.names:
+        assert name not in keywords
+        assert name not in embedding
+        assert not hasattr(OllamaProvider, name), f"{row.what} is done: take it out of tests/support/left_out.py"
+
+
+@pytest.fixture(scope="module", params=[*VERSIONS, "0.3.3", "0.6.6", "0.12.6", "0.0.0"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     with OllamaServer(MODELS, version=request.param) as server:
         yield Place(server.url, server)

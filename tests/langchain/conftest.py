@@ -5,18 +5,15 @@ Cassettes are recorded by `pytest tests/langchain --record` from the server at O
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from recordings import NOWHERE, played, server_or_skip
+from recordings import NOWHERE, played
 
 from langchain_namel3ss_ollama import ChatOllama
 from namel3ss_ollama import OllamaProvider, instant_retries
 from namel3ss_ollama.testing import OllamaServer
-
-REAL = os.environ.get("OLLAMA_BASE_URL")  # read now: no test sees the environment
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +35,6 @@ def chat(ollama_server: OllamaServer) -> Callable[..., ChatOllama]:
         return ChatOllama(**{"model": model, "base_url": ollama_server.url, **arguments})
 
     return make
-
-
-@pytest.fixture(scope="session")
-def live_server() -> str:
-    """A real Ollama at OLLAMA_BASE_URL; without one the tests that want it are skipped, with the reason."""
-    return server_or_skip(REAL)
 
 
 @pytest.fixture

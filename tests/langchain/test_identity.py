@@ -24,7 +24,7 @@ from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 from langchain_namel3ss_ollama.settings import OPTION_FIELDS, OllamaSettings
 from namel3ss_ollama import OllamaProvider, RetryPolicy
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
-from namel3ss_ollama.testing import OllamaServer, Reply
+from namel3ss_ollama.testing import Model, OllamaServer, Reply
 
 Make = Callable[..., ChatOllama]
 SECRET = "s3cr3t"
@@ -389,6 +389,13 @@ async def test_profile(chat: Make, ollama_server: OllamaServer) -> None:
     for fetching in ({"allow_image_urls": True}, {"image_loader": lambda _: b""}):
         assert (await chat("llava", **fetching).aload_profile())["image_url_inputs"]
         assert not (await chat("qwen3", **fetching).aload_profile())["image_url_inputs"]
+
+
+async def test_the_profile_of_a_model_that_can_hear() -> None:
+    with OllamaServer([Model("gemma4", ("completion", "vision", "audio")), "llama3.2"], version="0.33.0") as server:
+        hears = await ChatOllama(model="gemma4", base_url=server.url).aload_profile()
+        assert (hears["audio_inputs"], hears["audio_outputs"]) == (True, False)
+        assert not (await ChatOllama(model="llama3.2", base_url=server.url).aload_profile())["audio_inputs"]
 
 
 async def test_the_context_window_of_a_profile(chat: Make, ollama_server: OllamaServer) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,15 +20,18 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.messages.content import create_audio_block
+from media_files import encoded, wav
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaConnectionError, OllamaTimeoutError
-from namel3ss_ollama import Image
-from namel3ss_ollama.testing import OllamaServer, ToolCall
+from namel3ss_ollama import Audio, Image
+from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
 
 Make = Callable[..., ChatOllama]
 BYTES = b"\x89PNG picture"
 DATA = base64.b64encode(BYTES).decode()
 URL = "https://example.com/cat.png"
+RECORDING = encoded(wav(0.1))
 
 
 def sent(server: OllamaServer, model: ChatOllama, *messages: BaseMessage) -> list[dict[str, Any]]:
@@ -87,6 +91,74 @@ def test_pictures_in_every_shape(chat: Make, ollama_server: OllamaServer, block:
     assert user == {"role": "user", "content": "What is this?", "images": [DATA]}
     (tool,) = sent(ollama_server, chat("llava"), ToolMessage(content=content, tool_call_id="1", name="look"))
     assert tool["images"] == [DATA]
+
+
+@pytest.fixture
+def newer_server() -> Iterator[OllamaServer]:
+    """A server that knows audio, with a model that can hear."""
+    with OllamaServer([Model("gemma4:e2b", ("completion", "vision", "audio"))], version="0.33.0") as server:
+        yield server
+
+
+@pytest.fixture
+def hears(chat: Make, newer_server: OllamaServer) -> Make:
+    """Models that can hear."""
+    return partial(chat, "gemma4:e2b", base_url=newer_server.url)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "audio", "base64": RECORDING, "mime_type": "audio/wav"},
+        {"type": "audio", "source_type": "base64", "data": RECORDING, "mime_type": "audio/wav"},
+        {"type": "audio", "url": f"data:audio/wav;base64,{RECORDING}"},
+        {"type": "input_audio", "input_audio": {"data": RECORDING, "format": "wav"}},
+        {"type": "media", "mime_type": "audio/wav", "data": RECORDING},
+        create_audio_block(base64=RECORDING, mime_type="audio/wav"),
+    ],
+    ids=lambda block: "-".join(map(str, block))[:40],
+)
+def test_audio_in_every_shape(hears: Make, newer_server: OllamaServer, block: dict[str, Any]) -> None:
+    content = [
+        {"type": "text", "text": "What is said?"},
+        block,
+        {"type": "image", "base64": DATA, "mime_type": "image/png"},
+    ]
+    (user,) = sent(newer_server, hears(), HumanMessage(content=content))
+    assert user == {"role": "user", "content": "What is said?", "images": [DATA, RECORDING]}
+    (tool,) = sent(newer_server, hears(), ToolMessage(content=content, tool_call_id="1", name="listen"))
+    assert tool["images"] == [DATA, RECORDING]
+    assert hears().get_num_tokens_from_messages([HumanMessage(content=content)]) > 0
+
+
+async def test_audio_at_an_address(hears: Make, newer_server: OllamaServer) -> None:
+    data = base64.b64decode(RECORDING)
+    newer_server.reply("", path="/a.wav", body=data, headers={"Content-Type": "audio/wav"})
+    url = f"{newer_server.url}/a.wav"
+    message = HumanMessage(content=[{"type": "text", "text": "What is said?"}, {"type": "audio", "url": url}])
+    with pytest.raises(ValueError, match=r"audio given as an address; .*allow_image_urls=True"):
+        hears().invoke([message])
+    assert not newer_server.requests
+    assert hears().get_num_tokens_from_messages([message]) > 100  # as ten seconds
+    model = hears(allow_image_urls=True)
+    assert sent(newer_server, model, message)[0]["images"] == [RECORDING]
+    await model.ainvoke([message])
+    assert newer_server.requests[-1].payload["messages"][0]["images"] == [RECORDING]
+    with pytest.raises(ValueError, match=f"over {len(data) - 1} bytes"):
+        hears(allow_image_urls=True, max_image_bytes=len(data) - 1).invoke([message])
+    for loader in (lambda _: data, lambda _: Audio(data)):
+        assert sent(newer_server, hears(image_loader=loader), message)[0]["images"] == [RECORDING]
+    for loader in (lambda _: BYTES, lambda _: "text", lambda _: Image(BYTES)):
+        with pytest.raises((ValueError, TypeError), match="audio"):
+            hears(image_loader=loader).invoke([message])
+
+
+def test_audio_of_an_answer_is_not_fetched(hears: Make, newer_server: OllamaServer) -> None:
+    audio = {"type": "audio", "url": f"{newer_server.url}/a.wav"}
+    answer = AIMessage(content=[{"type": "text", "text": "Yes."}, audio])
+    found = sent(newer_server, hears(allow_image_urls=True), HumanMessage("Well?"), answer, HumanMessage("And?"))
+    assert found[1] == {"role": "assistant", "content": "Yes."}
+    assert [record.path for record in newer_server.requests] == ["/api/chat"]
 
 
 async def test_addresses_are_fetched_only_when_switched_on(chat: Make, ollama_server: OllamaServer) -> None:
@@ -170,7 +242,12 @@ async def collected(pieces: AsyncIterator[Any]) -> list[Any]:
 @pytest.mark.parametrize(
     ("block", "named"),
     [
-        ({"type": "audio", "base64": DATA, "mime_type": "audio/wav"}, "audio"),
+        ({"type": "audio", "base64": DATA, "mime_type": "audio/wav"}, "audio: the recording is neither WAV nor MP3"),
+        ({"type": "audio", "file_id": "1"}, "audio given as the id of a file"),
+        ({"type": "audio", "source_type": "id", "id": "1"}, "audio given as the id of a file"),
+        ({"type": "audio", "url": URL}, "audio given as an address; .*allow_image_urls=True"),
+        ({"type": "audio"}, "a block of type 'audio'"),
+        ({"type": "input_audio", "input_audio": {"format": "wav"}}, "input_audio"),
         ({"type": "file", "base64": DATA, "mime_type": "application/pdf"}, "file"),
         ({"type": "video", "url": URL}, "video"),
         ({"type": "image", "file_id": "1"}, "file"),
@@ -268,6 +345,10 @@ OF_OTHERS: list[dict[str, Any]] = [
     {"type": "file", "base64": DATA, "mime_type": "application/pdf"},
     {"type": "file", "file_id": "1"},
     {"type": "audio", "base64": DATA, "mime_type": "audio/wav"},
+    {"type": "audio", "base64": RECORDING, "mime_type": "audio/wav"},
+    {"type": "audio", "url": URL},
+    {"type": "input_audio", "input_audio": {"data": RECORDING, "format": "wav"}},
+    {"type": "audio", "audio": {"id": "1"}},
     {"type": "video", "url": URL},
     {"type": "image", "url": URL},
     {"type": "image", "file_id": "1"},

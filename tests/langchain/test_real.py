@@ -18,6 +18,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 from langgraph.checkpoint.memory import InMemorySaver
+from one_layer import one_layer
 from pydantic import BaseModel
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
@@ -31,14 +32,13 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore:.* is
 
 @pytest.fixture(params=["replayed", pytest.param("live", marks=pytest.mark.live)])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    if request.param == "live":
-        provider = OllamaProvider("unset", request.getfixturevalue("live_server"))
-    else:
-        provider = request.getfixturevalue("player")
+    """Makes models; live, their small copies, unless it takes some sense (`sensible`) to answer."""
+    live = request.param == "live"
+    provider = OllamaProvider("unset", request.getfixturevalue("copies")) if live else request.getfixturevalue("player")
 
-    def build(cls: Any = ChatOllama, model: str = TOOLS, **arguments: Any) -> Any:
+    def build(cls: Any = ChatOllama, model: str = TOOLS, *, sensible: bool = False, **arguments: Any) -> Any:
         fixed = {"temperature": 0, "seed": 1, "num_predict": 16, "num_ctx": 2048, "provider": provider}
-        return cls(model=model, **{**fixed, **arguments})
+        return cls(model=one_layer(model) if live and not sensible else model, **{**fixed, **arguments})
 
     yield build
     provider.close()
@@ -76,7 +76,7 @@ def test_across_two_runs_and_inside_a_running_loop(make: Make) -> None:
 
 
 async def test_structured_output_by_grammar(make: Make) -> None:
-    model = make(num_predict=64)
+    model = make(num_predict=64, sensible=True)
     for method in ("json_schema", "function_calling"):
         structured = model.with_structured_output(Weather, method=method)
         assert isinstance(structured.invoke("The sky is blue, 20 degrees."), Weather)
@@ -84,7 +84,7 @@ async def test_structured_output_by_grammar(make: Make) -> None:
 
 
 def test_reasoning(make: Make) -> None:
-    model = make(model=THINKS, reasoning=True, num_predict=40)
+    model = make(model=THINKS, reasoning=True, num_predict=40, sensible=True)
     answer = model.invoke(QUESTION)
     assert answer.additional_kwargs["reasoning_content"]
     pieces = list(model.stream(QUESTION))
@@ -96,15 +96,16 @@ def test_reasoning(make: Make) -> None:
 
 
 def test_fallbacks(make: Make) -> None:
-    model = make(model="nope").with_fallbacks([make()], exceptions_to_handle=(ModelNotFoundError,))
-    assert model.invoke("Hi").response_metadata["model_name"] == TOOLS
+    other = make()
+    model = make(model="nope").with_fallbacks([other], exceptions_to_handle=(ModelNotFoundError,))
+    assert model.invoke("Hi").response_metadata["model_name"] == other.model
 
 
 async def test_a_cache_with_two_models(make: Make) -> None:
     cache = InMemoryCache()
     one, two = make(cache=cache), make(model=THINKS, cache=cache)
     first = one.invoke("Hi").response_metadata
-    assert (await two.ainvoke("Hi")).response_metadata["model_name"] == THINKS
+    assert (await two.ainvoke("Hi")).response_metadata["model_name"] == two.model
     assert one.invoke("Hi").response_metadata["created_at"] == first["created_at"]
 
 
@@ -125,7 +126,9 @@ def test_an_agent(make: Make) -> None:
         answered = isinstance(request.messages[-1], ToolMessage)
         return handler(request.override(tool_choice="none" if answered else "any"))
 
-    agent = create_agent(make(num_predict=40), [weather], middleware=[first_the_tool], checkpointer=InMemorySaver())
+    agent = create_agent(
+        make(num_predict=40, sensible=True), [weather], middleware=[first_the_tool], checkpointer=InMemorySaver()
+    )
     config: Any = {"configurable": {"thread_id": "1"}}
     start: Any = {"messages": [HumanMessage("The weather in Rome?")]}
     pieces = [piece for piece, _ in agent.stream(start, config, stream_mode="messages")]

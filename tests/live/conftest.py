@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from recordings import server_or_skip
 
 from namel3ss_ollama import OllamaProvider
 
@@ -24,9 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def base_url() -> Iterator[str]:
+def base_url(live_server: str) -> Iterator[str]:
     """The server's address; it has a model "llama3" for as long as the tests run, so that promised code works."""
-    url = server_or_skip(os.environ.get("OLLAMA_BASE_URL"))
+    url = live_server
     if url.startswith("embedded:"):
         yield url
         return

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from llama_index.core.llms import ChatMessage
+from one_layer import one_layer
 
 from langchain_namel3ss_ollama import ChatOllama
 from llama_index.llms.namel3ss_ollama import Ollama
@@ -16,7 +17,7 @@ from namel3ss_ollama import ContextWindowExceededError, OllamaProvider
 from namel3ss_ollama.settings import Truncation
 
 pytestmark = pytest.mark.server_only("it is about how a server cuts")
-MODEL, WINDOW = "smollm2:135m", 512
+MODEL, WINDOW = one_layer("smollm2:135m"), 512
 TURN = "The keeper of the lighthouse wrote down the weather twice a day, and nobody asked to see the book. " * 2
 TEXTS = [f"{number}: {TURN}" for number in range(61)]
 CHAT = [{"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(TEXTS)]
@@ -68,12 +69,12 @@ Ask = Callable[..., Awaitable[bool]]
 @pytest.mark.parametrize("streaming", [False, True], ids=["answer", "stream"])
 @pytest.mark.parametrize("blocking", [False, True], ids=["async", "sync"])
 @pytest.mark.parametrize("ask", [through_the_provider, through_langchain, through_llama_index])
-async def test_a_chat_that_the_server_cuts(base_url: str, ask: Ask, streaming: bool, blocking: bool) -> None:
+async def test_a_chat_that_the_server_cuts(copies: str, ask: Ask, streaming: bool, blocking: bool) -> None:
     how: dict[str, Any] = {"streaming": streaming, "blocking": blocking}
-    assert await ask(base_url, "warn", **how)
-    assert not await ask(base_url, "ignore", **how)
+    assert await ask(copies, "warn", **how)
+    assert not await ask(copies, "ignore", **how)
     with pytest.raises(ContextWindowExceededError) as caught:
-        await ask(base_url, "error", **how)
+        await ask(copies, "error", **how)
     assert caught.value.window == WINDOW
     assert caught.value.tokens is not None
     assert caught.value.tokens > 2 * WINDOW

@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from one_layer import one_layer
 
 from namel3ss_ollama.testing import Model, OllamaServer
 
 pytestmark = pytest.mark.server_only("it is about the shapes of a server's answers")
-CHAT, TOOLS, THINK, EMBED = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m", "all-minilm:22m"
+CHAT, TOOLS, THINK = map(one_layer, ("smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"))
+EMBED = "all-minilm:22m"
 HELLO = [{"role": "user", "content": "Say hello."}]
 SHORT = {"num_predict": 4, "temperature": 0, "seed": 1}
 OFTEN_LEFT_OUT = {"license", "system", "projector_info", "tensors", "messages", "modified_at"}
@@ -85,7 +87,7 @@ def ask(url: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_same_shape(name: str, base_url: str) -> None:
+def test_the_same_shape(name: str, copies: str) -> None:
     models = [
         Model(CHAT, capabilities=("completion",), family="llama"),
         Model(TOOLS, capabilities=("completion", "tools"), family="llama"),
@@ -96,6 +98,6 @@ def test_the_same_shape(name: str, base_url: str) -> None:
         server.reply(["Hello", "!"], path="/api/chat", done_reason="length")
         server.reply(["Hello", "!"], path="/api/generate", done_reason="length")
         if name == "ps":
-            for url in (base_url, server.url):
+            for url in (copies, server.url):
                 ask(url, "generate, load")
-        assert ask(server.url, name) == ask(base_url, name)
+        assert ask(server.url, name) == ask(copies, name)

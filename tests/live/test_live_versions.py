@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from version_table import PROBES, Place
+from one_layer import one_layer
+from version_table import CHAT, PROBES, Place
 
 from namel3ss_ollama.testing.versions import FEATURES
 
@@ -12,6 +13,6 @@ pytestmark = pytest.mark.server_only("it is about versions of the server")
 
 
 @pytest.mark.parametrize("name", [name for name, probe in PROBES.items() if probe.real])
-def test_a_real_server_does_what_its_version_does(name: str, base_url: str) -> None:
-    version = httpx.get(f"{base_url}/api/version").json()["version"]
-    assert PROBES[name].found(Place(base_url)) is FEATURES[name].on(version)
+def test_a_real_server_does_what_its_version_does(name: str, copies: str) -> None:
+    version = httpx.get(f"{copies}/api/version").json()["version"]
+    assert PROBES[name].found(Place(copies, chat_model=one_layer(CHAT))) is FEATURES[name].on(version)

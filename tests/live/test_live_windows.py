@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from one_layer import one_layer
 
 from namel3ss_ollama import ContextWindowExceededError, OllamaProvider
 from namel3ss_ollama.testing import Model, OllamaServer
 
 pytestmark = pytest.mark.server_only("it is about how a server cuts")
-CHAT, EMBED = "smollm2:135m", "all-minilm:22m"
+CHAT, EMBED = one_layer("smollm2:135m"), "all-minilm:22m"
 SMALL = {"num_ctx": 256, "num_predict": 1, "temperature": 0}
 TALK = [{"role": "user", "content": f"This is message number {index} of this long chat."} for index in range(40)]
 LONG = " ".join(f"word {index}" for index in range(400))
@@ -40,21 +41,21 @@ def asked(url: str, path: str, payload: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_same_cut(name: str, base_url: str) -> None:
+def test_the_same_cut(name: str, copies: str) -> None:
     path, payload, expected = REQUESTS[name]
-    version = httpx.get(f"{base_url}/api/version").json()["version"]
+    version = httpx.get(f"{copies}/api/version").json()["version"]
     if not version.startswith("0.9."):
         pytest.skip(f"written down from a server 0.9.3; this is {version}")
     models = [Model(CHAT, ("completion",)), Model(EMBED, ("embedding",), family="bert", context_length=512)]
     with OllamaServer(models, version=version) as server:
-        assert asked(server.url, path, payload) == asked(base_url, path, payload) == expected
+        assert asked(server.url, path, payload) == asked(copies, path, payload) == expected
 
 
 async def test_a_text_that_is_too_long_to_embed(base_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    texts = [" ".join(f"The sentence of number {index} is here." for index in range(500)), "short"]  # 3,000 words
-    async with OllamaProvider(EMBED, base_url, num_ctx=128) as provider:
+    texts = [" ".join(f"The sentence of number {index} is here." for index in range(100)), "short"]  # 600 words
+    async with OllamaProvider(EMBED, base_url, num_ctx=64, options={"num_thread": 1}) as provider:
         ignored = await provider.embed(texts, on_truncation="ignore")
-        assert ignored.usage["prompt_tokens"] == 128 + 1
+        assert ignored.usage["prompt_tokens"] == 64 + 1
         assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
         warned = await provider.embed(texts)
         assert warned.truncated == (0,)
@@ -65,6 +66,6 @@ async def test_a_text_that_is_too_long_to_embed(base_url: str, caplog: pytest.Lo
         assert caught.value.index == 0
         split = await provider.embed(texts, on_truncation="split")
         assert split.truncated == ()
-        assert split.usage["prompt_tokens"] > 3000
+        assert split.usage["prompt_tokens"] > 600
         assert math.hypot(*split.embeddings[0]) == pytest.approx(1, abs=1e-3)
         assert split.embeddings[1] == pytest.approx(warned.embeddings[1], abs=1e-3)

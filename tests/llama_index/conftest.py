@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ipaddress
-import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,14 +17,12 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from pydantic import PrivateAttr
-from recordings import NOWHERE, played, server_or_skip
+from recordings import NOWHERE, played
 
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import OllamaProvider, instant_retries
 from namel3ss_ollama.testing import OllamaServer
-
-REAL = os.environ.get("OLLAMA_BASE_URL")  # read now: no test sees the environment
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +108,6 @@ def sent(ollama_server: OllamaServer) -> Callable[..., list[dict[str, Any]]]:
         return [record.payload for record in ollama_server.requests if record.path == path]
 
     return bodies
-
-
-@pytest.fixture(scope="session")
-def live_server() -> str:
-    """A real Ollama at OLLAMA_BASE_URL; without one the tests that want it are skipped, with the reason."""
-    return server_or_skip(REAL)
 
 
 @pytest.fixture

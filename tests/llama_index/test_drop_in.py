@@ -1,7 +1,7 @@
 """Ours in the place of llama-index-llms-ollama and llama-index-embeddings-ollama, on one server.
 
-The same calls on both: equal requests and equal results, but for the mended faults in `MENDED`. Each of those has a
-test that shows the peer's way too, so that the list cannot go stale.
+The same calls on both, on each version of the server: equal requests and equal results, but for the mended faults in
+`MENDED`. Each of those has a test that shows the peer's way too, so that the list cannot go stale.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
+from version_table import VERSIONS
 
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import StreamInterruptedError
 from namel3ss_ollama.schemas import portable_schema
-from namel3ss_ollama.testing import Model, OllamaServer, Record, Reply, ToolCall
+from namel3ss_ollama.testing import DEFAULT_MODELS, Model, OllamaServer, Record, Reply, ToolCall
+from namel3ss_ollama.testing.versions import CACHED_COUNT, THINK_LEVELS
 
 peer_llms = pytest.importorskip("llama_index.llms.ollama", reason="llama-index-llms-ollama is not installed")
 peer_embeddings = pytest.importorskip("llama_index.embeddings.ollama", reason="its embeddings are not installed")
@@ -43,6 +45,7 @@ MENDED = {
     "keywords": "temperature, options, stop, model, ... of a call are not dropped",
     "raw": "raw is plain JSON",
     "usage": "a counter that the server leaves out counts as 0",
+    "cached tokens": "usage has the tokens that the server had in its cache, where it counts them",
     "events": "complete emits completion events and one callback, not a chat's beside them",
     "cut": "a stream that ends early is an error",
     "loops": "one object works in one event loop after the other",
@@ -81,14 +84,17 @@ HISTORY = [
 Pair = tuple[Any, Any]
 
 
-@pytest.fixture
-def server(ollama_server: OllamaServer) -> OllamaServer:
-    ollama_server.models.add(Model("all", ("completion", "tools", "thinking", "vision"), context_length=131072))
-    return ollama_server
+@pytest.fixture(params=VERSIONS)
+def server(request: pytest.FixtureRequest) -> Iterator[OllamaServer]:
+    everything = Model("all", ("completion", "tools", "thinking", "vision"), context_length=131072)
+    with OllamaServer([*DEFAULT_MODELS, everything], version=request.param) as server:
+        yield server
 
 
-# The peers leave their connections open.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("certificates_read_once"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the peers leave their connections open
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,7 +143,9 @@ def comparable(body: dict[str, Any]) -> dict[str, Any]:
 def settled(response: ChatResponse) -> dict[str, Any]:
     """A response without ids, times and what only one of the two has."""
     blocks = [block.model_dump(exclude={"tool_call_id"}) for block in response.message.blocks]
-    raw = response.raw
+    raw = {**response.raw}
+    if usage := raw.get("usage"):
+        raw["usage"] = {name: count for name, count in usage.items() if name != "cached_tokens"}
     same = ("model", "done", "done_reason", "prompt_eval_count", "eval_count", "usage")
     return {
         "blocks": blocks,
@@ -189,6 +197,11 @@ CONVERSATIONS: list[list[ChatMessage]] = [ASK, PICTURED, HISTORY]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_constructor_settings(server: OllamaServer, settings: dict[str, Any], way: Any) -> None:
+    if isinstance(settings.get("thinking"), str) and not THINK_LEVELS.on(server.version):
+        for cls in (peer_llms.Ollama, Ollama):
+            with pytest.raises(Exception, match=r"ChatRequest\.think"):
+                way(ASK)(cls(model="all", base_url=server.url, **settings))
+        return
     text = ["{", "}"] if settings.get("json_mode") else ["Good", " day"]
     server.reply(text, thinking="Hm" if settings.get("thinking") else "")
     results, (theirs, ours) = both(server, way(ASK), **settings)
@@ -408,7 +421,21 @@ def test_mended_raw_and_usage(server: OllamaServer) -> None:
         json.dumps(theirs.raw)
     assert json.dumps(ours.raw)
     assert not (theirs.raw.get("usage") or {}).get("completion_tokens")
-    assert ours.raw["usage"] == {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2}
+    counts = {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2}
+    assert ours.raw["usage"] == {**counts, **({"cached_tokens": 0} if CACHED_COUNT.on(server.version) else {})}
+
+
+@mends("cached tokens")
+def test_mended_cached_tokens(server: OllamaServer) -> None:
+    server.reply("Hi")
+    counts = []
+    for cls in (peer_llms.Ollama, Ollama):
+        llm = cls("all", server.url)
+        llm.chat(ASK)
+        counts.append(llm.chat(ASK).raw["usage"].get("cached_tokens"))
+    cached = counts[1]
+    assert counts == [None, cached]
+    assert bool(cached) == CACHED_COUNT.on(server.version)
 
 
 @mends("events")

@@ -26,15 +26,17 @@ from llama_index.core.base.llms.types import (
     VideoBlock,
 )
 from llama_index.core.schema import ImageDocument
+from media_files import encoded, wav
 
 from llama_index.llms.namel3ss_ollama import Ollama
 from llama_index.llms.namel3ss_ollama.messages import to_core
 from llama_index.llms.namel3ss_ollama.pictures import need_reading
-from namel3ss_ollama import Image, LLMConnectionError
+from namel3ss_ollama import Audio, Image, LLMConnectionError
 from namel3ss_ollama.testing import Model, OllamaServer
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 BASE64 = base64.b64encode(PICTURE).decode()
+RECORDING = wav(0.1)
 
 
 def core(*messages: ChatMessage) -> list[dict[str, Any]]:
@@ -205,7 +207,6 @@ async def test_files_are_read_off_the_loop(
 @pytest.mark.parametrize(
     "block",
     [
-        AudioBlock(audio=b"RIFF0000WAVE"),
         VideoBlock(video=b"0000ftypmp42"),
         DocumentBlock(data=b"%PDF-1.4", title="x.pdf"),
     ],
@@ -217,6 +218,62 @@ def test_what_the_api_cannot_take_is_refused_by_name(block: Any) -> None:
     # In an answer it is what another provider's model made, and the conversation goes on here.
     answer = ChatMessage(role="assistant", blocks=[TextBlock(text="Listen:"), block])
     assert core(answer) == [{"role": "assistant", "content": "Listen:"}]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        AudioBlock(audio=RECORDING, format="wav"),
+        AudioBlock(audio=encoded(RECORDING).encode()),
+        AudioBlock(audio=io.BytesIO(RECORDING)),
+        AudioBlock(url=f"data:audio/wav;base64,{encoded(RECORDING)}"),
+    ],
+    ids=["bytes", "base64", "buffer", "data URL"],
+)
+def test_audio(block: AudioBlock) -> None:
+    for _ in range(2):  # a buffer can be read again
+        assert core(ChatMessage(role="user", blocks=[TextBlock(text="Hear:"), block, ImageBlock(image=PICTURE)])) == [
+            {"role": "user", "content": "Hear:", "images": [Image(PICTURE)], "audio": [Audio(RECORDING)]}
+        ]
+
+
+def test_audio_of_an_answer_is_left_out(ollama_server: OllamaServer, make_llm: Any) -> None:
+    for block in (AudioBlock(audio=RECORDING), AudioBlock(url=f"{ollama_server.url}/a.wav")):
+        answer = ChatMessage(role="assistant", blocks=[TextBlock(text="Listen:"), block])
+        assert core(answer) == [{"role": "assistant", "content": "Listen:"}]
+        make_llm(allow_image_urls=True).chat([answer, ChatMessage("Well?")])
+    assert not [record for record in ollama_server.requests if record.path == "/a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("block", "what"),
+    [
+        (AudioBlock(audio=PICTURE), "audio: the recording is neither WAV nor MP3"),
+        (AudioBlock(url="data:audio/wav;base64,###"), "audio: the string is not base64"),
+        (AudioBlock(url="file:///etc/passwd"), r"AudioBlock\(path=\.\.\.\)"),
+        (AudioBlock(url="https://example.com/a.wav"), r"allow_image_urls=True, or its bytes as AudioBlock\(audio="),
+        (AudioBlock(), "audio: the recording is empty"),
+    ],
+)
+def test_audio_that_cannot_be_taken(block: AudioBlock, what: str) -> None:
+    with pytest.raises(ValueError, match=rf"messages\[0\]: .*{what}"):
+        core(ChatMessage(role="user", blocks=[block]))
+
+
+async def test_audio_reaches_a_model_that_can_hear(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(RECORDING)
+    with OllamaServer([Model("gemma4:e2b", ("completion", "vision", "audio"))], version="0.33.0") as server:
+        server.reply("", path="/a.wav", body=RECORDING, headers={"Content-Type": "audio/wav"})
+        for block in (AudioBlock(path=path), AudioBlock(url=f"{server.url}/a.wav")):
+            llm = Ollama("gemma4:e2b", server.url, context_window=4096, allow_image_urls=True)
+            ask = [ChatMessage(role="user", blocks=[TextBlock(text="What is said?"), block])]
+            for answer in (await asyncio.to_thread(llm.chat, ask), await llm.achat(ask)):
+                assert answer.message.content
+                (message,) = server.requests[-1].payload["messages"]
+                assert message == {"role": "user", "content": "What is said?", "images": [encoded(RECORDING)]}
+        with pytest.raises(ValueError, match=f"over {len(RECORDING) - 1} bytes"):
+            await Ollama("gemma4:e2b", server.url, allow_image_urls=True, max_image_bytes=len(RECORDING) - 1).achat(ask)
 
 
 def test_tool_calls_and_their_answers() -> None:

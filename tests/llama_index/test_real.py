@@ -28,6 +28,7 @@ from llama_index.core.selectors import PydanticSingleSelector
 from llama_index.core.tools import FunctionTool, QueryEngineTool
 from llama_index.core.types import PydanticProgramMode
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
+from one_layer import one_layer
 from pydantic import BaseModel
 
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
@@ -48,14 +49,25 @@ Make = Callable[..., Any]
 
 @pytest.fixture(params=["replayed", pytest.param("live", marks=pytest.mark.live)])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes LLMs and embeddings that talk to a real server, or to the cassette of what one said."""
-    replayed = request.param == "replayed"
-    url = request.getfixturevalue("cassette" if replayed else "live_server")
+    """Makes LLMs and embeddings that talk to a real server, or to the cassette of what one said.
 
-    def build(model: str = "smollm2:135m", *, cls: Any = Ollama, max_concurrent: int = 2, **settings: Any) -> Any:
+    Live, they are small copies of the models, unless it takes some sense (`sensible`) to answer.
+    """
+    replayed = request.param == "replayed"
+    url = request.getfixturevalue("cassette" if replayed else "copies")
+
+    def build(
+        model: str = "smollm2:135m",
+        *,
+        cls: Any = Ollama,
+        max_concurrent: int = 2,
+        sensible: bool = False,
+        **settings: Any,
+    ) -> Any:
         # vcrpy hooks in below httpx; what is sent and read is the same over either transport
         transport: Any = "httpx" if replayed else "aiohttp"
-        provider = OllamaProvider(model, url, transport=transport, max_concurrent=max_concurrent)
+        name = model if replayed or sensible else one_layer(model)
+        provider = OllamaProvider(name, url, transport=transport, max_concurrent=max_concurrent)
         fixed = {"temperature": 0.0, "additional_kwargs": LIMIT} if cls is Ollama else {}
         return cls(provider=provider, **{**fixed, **settings})
 
@@ -104,14 +116,16 @@ def test_threads(make: Make) -> None:
 
 @pytest.mark.server_only("it tells the window that it runs with, as newer servers do")
 def test_the_window_and_a_missing_model(make: Make) -> None:
-    assert make().load().metadata.context_window == 3900  # this server does not tell what it runs with
-    assert make(context_window=10**6).load().metadata.context_window == 2048 * 4  # the model's own bounds it
+    assert make(sensible=True).load().metadata.context_window == 3900  # this server does not tell what it runs with
+    assert (
+        make(context_window=10**6, sensible=True).load().metadata.context_window == 2048 * 4
+    )  # the model's own bounds it
     with pytest.raises(ModelNotFoundError, match="ollama pull"):
         make("no-such-model").complete("Hello")
 
 
 def test_thinking(make: Make) -> None:
-    responses = list(make("smollm2-think:135m").stream_chat(ASK, think=True))
+    responses = list(make("smollm2-think:135m", sensible=True).stream_chat(ASK, think=True))
     thought = "".join(response.additional_kwargs["thinking_delta"] or "" for response in responses)
     blocks = {type(block).__name__ for block in responses[-1].message.blocks}
     assert ("ThinkingBlock" in blocks) == bool(thought)
@@ -126,7 +140,8 @@ class City(BaseModel):
 
 @pytest.mark.parametrize("mode", [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION])
 def test_structured_output(make: Make, mode: Any) -> None:
-    llm = make("smollm2-tools:135m", pydantic_program_mode=mode, additional_kwargs={"num_predict": 80, "seed": 1})
+    limit = {"num_predict": 80, "seed": 1}
+    llm = make("smollm2-tools:135m", sensible=True, pydantic_program_mode=mode, additional_kwargs=limit)
     prompt = PromptTemplate("Name a city in {country}.")
     assert isinstance(llm.structured_predict(City, prompt, country="Italy"), City)
     assert isinstance(list(llm.stream_structured_predict(City, prompt, country="Italy"))[-1], City)
@@ -147,7 +162,7 @@ def weather(city: str) -> str:
 
 
 def test_a_forced_tool_and_its_answer(make: Make) -> None:
-    llm = make("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
+    llm = make("smollm2-tools:135m", sensible=True, additional_kwargs={"num_predict": 60, "seed": 1})
     tool = FunctionTool.from_defaults(weather)
     history = [ChatMessage(role="user", content="The weather in Rome?")]
     for response in (
@@ -163,7 +178,7 @@ def test_a_forced_tool_and_its_answer(make: Make) -> None:
 
 
 async def test_agents(make: Make) -> None:
-    llm = make("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
+    llm = make("smollm2-tools:135m", sensible=True, additional_kwargs={"num_predict": 60, "seed": 1})
     agent = FunctionAgent(tools=[weather], llm=llm, initial_tool_choice="weather", max_iterations=2)
     for runner in (agent, AgentWorkflow(agents=[agent], root_agent=agent.name)):
         handler = runner.run("The weather in Rome?", max_iterations=2, early_stopping_method="generate")
@@ -174,7 +189,7 @@ async def test_agents(make: Make) -> None:
 
 
 async def test_react_agent(make: Make) -> None:
-    handler = ReActAgent(tools=[weather], llm=make()).run(
+    handler = ReActAgent(tools=[weather], llm=make(sensible=True)).run(
         "Say hello.", max_iterations=1, early_stopping_method="generate"
     )
     streams = [event async for event in handler.stream_events() if isinstance(event, AgentStream)]
@@ -184,7 +199,7 @@ async def test_react_agent(make: Make) -> None:
 
 
 async def test_retrieval(make: Make, index: VectorStoreIndex) -> None:
-    llm = make()
+    llm = make(sensible=True)
     nodes = await index.as_retriever(similarity_top_k=1).aretrieve("Which town is on a fjord?")
     assert "Oslo" in nodes[0].get_content()
     response = await index.as_query_engine(llm=llm, similarity_top_k=1).aquery("Capital of Italy?")
@@ -198,7 +213,7 @@ async def test_retrieval(make: Make, index: VectorStoreIndex) -> None:
 
 
 def test_routing_and_evaluation(make: Make, index: VectorStoreIndex) -> None:
-    llm = make("smollm2-tools:135m", additional_kwargs={"num_predict": 60, "seed": 1})
+    llm = make("smollm2-tools:135m", sensible=True, additional_kwargs={"num_predict": 60, "seed": 1})
     engine = index.as_query_engine(llm=llm, similarity_top_k=1)
     tools = [QueryEngineTool.from_defaults(engine, name="cities", description="About cities")]
     router = RouterQueryEngine.from_defaults(tools, llm=llm, selector=PydanticSingleSelector.from_defaults(llm=llm))
@@ -241,7 +256,7 @@ class _Parallel(Workflow):
 
 
 async def test_a_workflow_with_parallel_steps(make: Make) -> None:
-    answers = await _Parallel(make(context_window=2048, max_concurrent=3), timeout=300).run()
+    answers = await _Parallel(make(context_window=2048, max_concurrent=3, sensible=True), timeout=300).run()
     assert len(answers) == 3
     assert all(answers)
 

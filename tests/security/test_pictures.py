@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock
+from llama_index.core.base.llms.types import AudioBlock, ChatMessage, ImageBlock
 
 from langchain_namel3ss_ollama import ChatOllama
 from llama_index.llms.namel3ss_ollama import Ollama
@@ -40,11 +40,12 @@ async def test_the_core(file: Path, ollama_server: OllamaServer, monkeypatch: py
     monkeypatch.chdir(file.parent)
     async with OllamaProvider("llava", ollama_server.url) as provider:
         for name in names(file, ollama_server.url):
-            for images in ([name], [{"path": name}], [{"url": name}]):
-                try:
-                    await provider.achat([{"role": "user", "content": name, "images": images}])
-                except (ValueError, TypeError):
-                    pass
+            for given in ([name], [{"path": name}], [{"url": name}]):
+                for key in ("images", "audio"):
+                    try:
+                        await provider.achat([{"role": "user", "content": name, key: given}])
+                    except (ValueError, TypeError):
+                        pass
         nothing_left(ollama_server)
         await provider.achat([{"role": "user", "content": "look", "images": [file]}])
         await provider.achat([{"role": "user", "content": "look", "images": [Image(file)]}])
@@ -66,6 +67,11 @@ async def test_langchain(file: Path, ollama_server: OllamaServer, monkeypatch: p
                 {"type": "image", "path": name},
                 {"type": "image", "source": {"type": "url", "url": name}},
                 {"type": "media", "mime_type": "image/png", "data": name},
+                {"type": "audio", "url": name},
+                {"type": "audio", "base64": name, "mime_type": "audio/wav"},
+                {"type": "audio", "source_type": "url", "url": name},
+                {"type": "input_audio", "input_audio": {"data": name, "format": "wav"}},
+                {"type": "media", "mime_type": "audio/wav", "data": name},
                 {"type": "text", "text": name},
             ]
             for block in blocks:
@@ -83,6 +89,7 @@ async def test_llama_index(file: Path, ollama_server: OllamaServer, monkeypatch:
         for name in names(file, ollama_server.url):
             for make in (
                 lambda name: ChatMessage(role="user", blocks=[ImageBlock(url=name)]),
+                lambda name: ChatMessage(role="user", blocks=[AudioBlock(url=name)]),
                 lambda name: ChatMessage(role="user", content=name),
             ):
                 try:

@@ -1,7 +1,9 @@
-"""GGUF files for tests: a header as it should be, and no more weights than make the file whole."""
+"""GGUF files for tests: a header as it should be and no more weights than make the file whole, or a real model's
+first layer."""
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ EMBEDDING_MODEL: Mapping[str, Any] = {
     "bert.pooling_type": 1,
 }
 _KINDS = {"B": 0, "b": 1, "H": 2, "h": 3, "I": 4, "i": 5, "f": 6, "?": 7, "Q": 10, "q": 11, "d": 12}
+_LAYOUTS = {kind: layout for layout, kind in _KINDS.items()}
+_STRING, _ARRAY = 8, 9
+_ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,58 @@ def write_gguf(path: Path, metadata: Mapping[str, Any] = TEXT_MODEL, **more: Any
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gguf(metadata, **more))
     return path
+
+
+def first_layer(model: bytes) -> bytes:
+    """A model without its layers but the first: the same tokenizer and template, and nothing but nonsense to say."""
+    tensors, entries = struct.unpack_from("<QQ", model, 8)
+    at = began = struct.calcsize("<4sIQQ")
+    metadata = bytearray()
+    for _ in range(entries):
+        key, at = _text_at(model, at)
+        (kind,) = struct.unpack_from("<I", model, at)
+        end = _end_of_value(model, at + 4, kind)
+        metadata += model[began : at + 4]
+        metadata += struct.pack("<I", 1) if key.endswith(".block_count") else model[at + 4 : end]
+        at = began = end
+    found: dict[int, tuple[str, bytes]] = {}
+    for _ in range(tensors):
+        name, end = _text_at(model, at)
+        (dimensions,) = struct.unpack_from("<I", model, end)
+        end += struct.calcsize(f"<I{dimensions}QI")
+        (offset,) = struct.unpack_from("<Q", model, end)
+        found[offset] = name, model[at:end]
+        at = end + 8
+    base = -(-at // _ALIGNMENT) * _ALIGNMENT
+    ends = dict(itertools.pairwise([*sorted(found), len(model) - base]))
+    kept = {offset: said for offset, (name, said) in found.items() if not name.startswith("blk.") or "blk.0." in name}
+    infos, weights = b"", b""
+    for offset, said in kept.items():
+        infos += said + struct.pack("<Q", len(weights))
+        weights += model[base + offset : base + ends[offset]]
+        weights += b"\0" * (-len(weights) % _ALIGNMENT)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(kept), entries) + bytes(metadata) + infos
+    return head + b"\0" * (-len(head) % _ALIGNMENT) + weights
+
+
+def _text_at(data: bytes, at: int) -> tuple[str, int]:
+    """The text there, and where it ends."""
+    end = at + 8 + int(struct.unpack_from("<Q", data, at)[0])
+    return data[at + 8 : end].decode(), end
+
+
+def _end_of_value(data: bytes, at: int, kind: int) -> int:
+    if kind == _STRING:
+        return _text_at(data, at)[1]
+    if kind != _ARRAY:
+        return at + struct.calcsize("<" + _LAYOUTS[kind])
+    kind, length = struct.unpack_from("<IQ", data, at)
+    at += struct.calcsize("<IQ")
+    if kind != _STRING:
+        return at + int(length) * struct.calcsize("<" + _LAYOUTS[kind])
+    for _ in range(length):
+        at += 8 + struct.unpack_from("<Q", data, at)[0]
+    return at
 
 
 def _text(text: str) -> bytes:

@@ -6,28 +6,34 @@ it needs a script or a look inside, to the real server of the live tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx
 from drop_in import SCENARIOS
+from left_out import section
+from media_files import MP3, PNG, encoded
 
 from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
 from namel3ss_ollama.testing.versions import FEATURES, Feature
 
-__all__ = ["MODELS", "PROBES", "TRIED", "VERSIONS", "Place", "Probe", "page"]
+__all__ = ["CHAT", "MODELS", "PROBES", "TRIED", "VERSIONS", "Place", "Probe", "page"]
 
 VERSIONS = ("0.9.3", "0.12", "0.33", "0.40")
 TRIED = "0.9.3"
 """The version of the real server that the live tests run against."""
 CHAT, THINK, EMBED, CLOUD = "smollm2:135m", "smollm2-think:135m", "all-minilm:22m", "gpt-oss:120b-cloud"
 DECIDES = "nimble:latest"
+HEARS = "gemma4:e2b"
 MODELS = [
     Model(CHAT, ("completion", "tools")),
     Model(THINK, ("completion", "thinking")),
     Model(EMBED, ("embedding",), family="bert", context_length=512),
+    Model(HEARS, ("completion", "vision", "audio"), family="gemma4"),
 ]
+PARSED = Model("qwen3.5", ("completion", "thinking"), parser="qwen3.5")
 LONG = " ".join(f"word {number}" for number in range(400))
 TOOL = {
     "type": "function",
@@ -50,10 +56,11 @@ _CLIENT = httpx.Client(timeout=120, trust_env=False)
 
 @dataclass(frozen=True)
 class Place:
-    """A server to ask; `server` is None for a real one."""
+    """A server to ask, `chat_model` as a rule; `server` is None for a real one."""
 
     url: str
     server: OllamaServer | None = None
+    chat_model: str = CHAT
 
     def get(self, path: str) -> httpx.Response:
         """The answer to a request without a body."""
@@ -62,7 +69,8 @@ class Place:
     def post(self, path: str, **payload: Any) -> httpx.Response:
         """The answer to a request, whole, of a few tokens at most."""
         options = {"num_predict": 4, "temperature": 0, **payload.pop("options", {})}
-        return _CLIENT.post(self.url + path, json={"model": CHAT, "stream": False, **payload, "options": options})
+        body = {"model": self.chat_model, "stream": False, **payload, "options": options}
+        return _CLIENT.post(self.url + path, json=body)
 
     def generate(self, prompt: str = "Hello.", **payload: Any) -> httpx.Response:
         """A prompt."""
@@ -125,12 +133,47 @@ def _shifts(place: Place) -> bool:
     return place.generate(shift=False, options={"num_ctx": 256}).json()["done_reason"] == "length"
 
 
-def _in_cloud(place: Place, **payload: Any) -> httpx.Response:
-    place.script.models.add(Model(CLOUD, ("completion",)))
+def _bounded(place: Place) -> bool:
+    place.script.reply("word " * 100, times=1)
+    answer = place.generate(options={"num_ctx": 8, "num_predict": 1000}).json()
+    return (answer["eval_count"], answer["done_reason"]) == (80, "length")
+
+
+def _loads_again(place: Place) -> bool:
+    durations = [place.generate(shift=shift).json()["load_duration"] for shift in (None, True, False, False)]
+    assert durations[1] == durations[3] < 1e9, "a setting that stays loads nothing"
+    return durations[2] > 1e9
+
+
+@contextmanager
+def _having(model: Model, place: Place) -> Iterator[None]:
+    place.script.models.add(model)
     try:
-        return place.chat(model=CLOUD, **payload)
+        yield
     finally:
-        place.script.models.remove(CLOUD)
+        place.script.models.remove(model.name)
+
+
+def _of(model: Model, place: Place, path: str = "/api/chat", **payload: Any) -> httpx.Response:
+    messages = [{"role": "user", "content": "Hello."}]
+    with _having(model, place):
+        return place.post(path, **{"messages": messages, "format": {"type": "object"}, **payload, "model": model.name})
+
+
+def _shown(model: Model, place: Place) -> dict[str, Any]:
+    with _having(model, place):
+        return place.post("/api/show", model=model.name).json()
+
+
+def _in_cloud(place: Place, **payload: Any) -> httpx.Response:
+    with _having(Model(CLOUD, ("completion",)), place):
+        return place.chat(model=CLOUD, **payload)
+
+
+def _checks(place: Place, *options: str) -> bool:
+    """Whether the server looks at these options: what it does not know may be of any type."""
+    (found,) = {place.generate(options={option: "x"}).status_code == 500 for option in options}
+    return found
 
 
 def _default_window(place: Place) -> bool:
@@ -142,13 +185,19 @@ PROBES: dict[str, Probe] = {
     "THINK_MAX": Probe(lambda place: place.chat(model=THINK, think="max").status_code == 200),
     "THINK_ANY_LEVEL": Probe(lambda place: place.chat(model=THINK, think="some").status_code == 200),
     "THINKS_BY_DEFAULT": Probe(lambda place: "thinking" in place.chat(model=THINK).json()["message"], real=False),
+    "NUM_PREDICT_BOUND": Probe(_bounded, real=False),
     "TRUNCATE": Probe(lambda place: _cut(place, truncate=False).status_code == 400),
     "SHIFT": Probe(_shifts, real=False),
+    "SHIFT_LOADS": Probe(_loads_again, real=False),
     "LOGPROBS": Probe(lambda place: "logprobs" in place.chat(logprobs=True).json()),
     "DIMENSIONS": Probe(lambda place: len(_embedding(place, dimensions=16).json()["embeddings"][0]) == 16),
     "RENDER_ONLY": Probe(lambda place: "_debug_info" in place.chat(_debug_render_only=True).json()),
-    "SAMPLERS": Probe(lambda place: place.generate(options={"mirostat": "x"}).status_code == 500),
-    "DRAFT": Probe(lambda place: place.generate(options={"draft_num_predict": "x"}).status_code == 500),
+    "NUMA": Probe(lambda place: _checks(place, "numa")),
+    "TFS_Z": Probe(lambda place: _checks(place, "tfs_z")),
+    "PENALIZE_NEWLINE": Probe(lambda place: _checks(place, "penalize_newline")),
+    "SAMPLERS": Probe(lambda place: _checks(place, "mirostat", "mirostat_tau", "mirostat_eta")),
+    "MEMORY": Probe(lambda place: _checks(place, "low_vram", "use_mlock", "vocab_only")),
+    "DRAFT": Probe(lambda place: _checks(place, "draft_num_predict")),
     "TOOL_ANY_OF": Probe(lambda place: "anyOf" in _property(place, "text"), real=False),
     "TOOL_PROPERTIES": Probe(lambda place: "properties" in _property(place, "to"), real=False),
     "TOOL_REQUIRED": Probe(lambda place: "required" in _property(place, "to"), real=False),
@@ -156,9 +205,25 @@ PROBES: dict[str, Probe] = {
     "TOOL_CALL_IDS": Probe(lambda place: "id" in _call(place), real=False),
     "CACHED_COUNT": Probe(lambda place: "prompt_eval_cached_count" in place.generate().json()),
     "ESCAPES_LITERALS": Probe(lambda place: place.chat(format={"enum": ['a "b"']}).status_code == 200),
+    "CALL_GRAMMAR": Probe(
+        lambda place: "grammar" in _error(_of(Model("own", call_grammar=True), place, tools=[TOOL])), real=False
+    ),
+    "MLX_FORMAT": Probe(
+        lambda place: _of(Model("mlx", format="safetensors"), place).json()["message"]["content"] == "{}", real=False
+    ),
+    "UNTHINKING_FORMAT": Probe(
+        lambda place: _of(PARSED, place, think=False).json()["message"]["content"] != "{}", real=False
+    ),
+    "FORMAT_IN_THINKING": Probe(
+        lambda place: _of(PARSED, place, path="/api/generate", prompt="Hello.", think=True).json()["response"] == "",
+        real=False,
+    ),
     "PS_CONTEXT_LENGTH": Probe(lambda place: "context_length" in _loaded(place)),
     "TAGS_CAPABILITIES": Probe(lambda place: "capabilities" in place.get("/api/tags").json()["models"][0]),
     "SHOW_THINKING": Probe(lambda place: "thinking" in place.post("/api/show", model=THINK).json()),
+    "AUDIO": Probe(lambda place: "audio" in place.post("/api/show", model=HEARS).json()["capabilities"], real=False),
+    "AUDIO_MP3": Probe(lambda place: place.generate(model=HEARS, images=[encoded(MP3)]).status_code == 200, real=False),
+    "SHOW_PARSER": Probe(lambda place: _shown(PARSED, place).get("parser") == "qwen3.5", real=False),
     "STATUS": Probe(lambda place: place.get("/api/status").status_code == 200),
     "ACCOUNT": Probe(lambda place: place.post("/api/me").status_code != 404),
     "WEB": Probe(lambda place: place.post("/api/experimental/web_search", query="q").status_code != 404),
@@ -174,9 +239,10 @@ PROBES: dict[str, Probe] = {
     "SIGNIN_URL": Probe(lambda place: "signin_url" in _signed_out(place), real=False),
     "NAMES_CHAT_MODEL": Probe(lambda place: _error(place.chat(model="nope")) == "model 'nope' not found"),
     "NAMES_THINKING_MODEL": Probe(
-        lambda place: _error(place.chat(think=True)) == f'"{CHAT}" does not support thinking'
+        lambda place: _error(place.chat(think=True)) == f'"{place.chat_model}" does not support thinking'
     ),
     "LLAMA_SERVER": Probe(lambda place: '{"error":' in _error(_cut(place, truncate=False))),
+    "REFUSES_MEDIA": Probe(lambda place: place.generate(images=[encoded(PNG)]).status_code == 400),
     "WINDOW_4096": Probe(_default_window, real=False),
     "SHIFT_REFUSES": Probe(lambda place: "shorten the prompt" in _error(_cut(place, shift=False))),
     "HALF_WINDOW": Probe(lambda place: _cut(place).json()["prompt_eval_count"] < 200),
@@ -222,15 +288,20 @@ A field that a server does not know is ignored by it, without an error.
 On each of these versions the provider, LangChain's `ChatOllama` and LlamaIndex's `Ollama` pass the same tests:
 
 """
+_SUITES = """
+LangChain's conformance suites of chat models and of embeddings pass on each as well, and so do the suites that compare
+the adapters with the packages whose place they take.
+"""
 _FOOT = """
-<!-- Made out of namel3ss_ollama/testing/versions.py and tests/support/version_table.py. `make docs` makes it anew. -->
+<!-- Made out of namel3ss_ollama/testing/versions.py, and version_table.py and left_out.py in tests/support. `make docs`
+makes it anew. -->
 """
 
 
 def page() -> str:
     """The page docs/compatibility.md."""
     rows = "".join(f"| {' | '.join(_cells(name, feature))} |\n" for name, feature in FEATURES.items())
-    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + _FOOT
+    return _HEAD + rows + _MIDDLE + "".join(f"- {one.about}\n" for one in SCENARIOS) + _SUITES + section() + _FOOT
 
 
 def _cells(name: str, feature: Feature) -> list[str]:

@@ -38,6 +38,13 @@ def test_what_the_model_reads_otherwise_is_another(messages: list[dict[str, Any]
     assert beginnings({"model": "m", "messages": messages, **fields}) != keys(HI)
 
 
+def test_a_longer_recording_is_another() -> None:
+    # Once wrong: only the number of images counted, so a short recording was expected to have a long one's tokens
+    long, short = ({**HI, "images": ["UklGRg" + "A" * length]} for length in (400, 40))
+    assert keys(long) != keys(short)
+    assert keys(long) == keys({**long})
+
+
 def test_thinking_is_left_out_by_templates_later() -> None:
     assert keys(HI, {**YES, "thinking": "Hm."}, HI) == []
 

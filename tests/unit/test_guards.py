@@ -174,7 +174,15 @@ async def test_another_conversation_is_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "cut"), [("0.9.3", True), ("0.12.5", True), ("0.12.6", False), ("0.30.11", False), ("0.3.9", False)]
+    ("version", "cut"),
+    [
+        ("0.9.3", True),
+        ("0.12.5", True),
+        ("0.12.6", False),
+        ("0.30.11", False),
+        ("0.3.9", False),
+        ("0.1.0+embedded", True),
+    ],
 )
 async def test_a_server_that_would_have_refused_has_cut_nothing(version: str, cut: bool) -> None:
     # And counts of servers before 0.4 leave out what they had cached.
@@ -258,25 +266,34 @@ async def test_a_long_answer_has_the_window_looked_up() -> None:
 SLOW, FAST = 2_000_000_000, 5_000_000
 
 
-def test_a_changed_load_option_with_a_reload_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    guard = ReloadGuard()
-    assert guard.check("m", {"num_ctx": 2048}, SLOW) == []
-    assert guard.check("m", {"num_ctx": 4096}, SLOW) == ["num_ctx"]
+def reload_guard(version: str | None = "0.40") -> ReloadGuard:
+    return ReloadGuard(ServerVersion(Server(version=version).tell_version))
+
+
+async def check(guard: ReloadGuard, model: str, options: Any, duration: Any, **fields: Any) -> list[str]:
+    changed = guard.changed({"model": model, "options": options, **fields}, duration)
+    return await guard.tell(model, changed, duration) if changed else []
+
+
+async def test_a_changed_load_option_with_a_reload_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    guard = reload_guard()
+    assert await check(guard, "m", {"num_ctx": 2048}, SLOW) == []
+    assert await check(guard, "m", {"num_ctx": 4096}, SLOW) == ["num_ctx"]
     assert "loaded m anew (2.0 s) because num_ctx changed between requests" in caplog.text
-    assert guard.check("m", {"num_ctx": 2048}, SLOW) == []
-    assert guard.check("m", {"num_ctx": 2048, "num_gpu": 1}, SLOW) == ["num_gpu"]
+    assert await check(guard, "m", {"num_ctx": 2048}, SLOW) == []
+    assert await check(guard, "m", {"num_ctx": 2048, "num_gpu": 1}, SLOW) == ["num_gpu"]
     assert len(caplog.records) == 2
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
-def test_an_option_that_is_sent_only_sometimes_has_changed_too(caplog: pytest.LogCaptureFixture) -> None:
-    guard = ReloadGuard()
-    guard.check("m", {}, SLOW)
-    assert guard.check("m", {"num_batch": 8, "num_thread": 2}, SLOW) == ["num_batch", "num_thread"]
+async def test_an_option_that_is_sent_only_sometimes_has_changed_too(caplog: pytest.LogCaptureFixture) -> None:
+    guard = reload_guard()
+    await check(guard, "m", {}, SLOW)
+    assert await check(guard, "m", {"num_batch": 8, "num_thread": 2}, SLOW) == ["num_batch", "num_thread"]
     assert "num_batch and num_thread changed" in caplog.text
-    guard = ReloadGuard()
-    guard.check("m", {"num_ctx": 1}, SLOW)
-    assert guard.check("m", {}, SLOW) == ["num_ctx"]
+    guard = reload_guard()
+    await check(guard, "m", {"num_ctx": 1}, SLOW)
+    assert await check(guard, "m", {}, SLOW) == ["num_ctx"]
 
 
 @pytest.mark.parametrize(
@@ -290,30 +307,47 @@ def test_an_option_that_is_sent_only_sometimes_has_changed_too(caplog: pytest.Lo
         ({}, {}, SLOW),
     ],
 )
-def test_nothing_is_told_without_both(before: Any, after: Any, duration: Any, caplog: pytest.LogCaptureFixture) -> None:
-    guard = ReloadGuard()
-    guard.check("m", before, SLOW)
-    assert guard.check("m", after, duration) == []
+async def test_nothing_is_told_without_both(
+    before: Any, after: Any, duration: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = reload_guard()
+    await check(guard, "m", before, SLOW)
+    assert await check(guard, "m", after, duration) == []
     assert not caplog.records
 
 
-def test_a_change_is_one_from_the_request_before() -> None:
-    guard = ReloadGuard()
-    guard.check("m", {"num_ctx": 1}, SLOW)
-    guard.check("m", {"num_ctx": 2}, FAST)
-    assert guard.check("m", {"num_ctx": 2}, SLOW) == []
+async def test_a_change_is_one_from_the_request_before() -> None:
+    guard = reload_guard()
+    await check(guard, "m", {"num_ctx": 1}, SLOW)
+    await check(guard, "m", {"num_ctx": 2}, FAST)
+    assert await check(guard, "m", {"num_ctx": 2}, SLOW) == []
 
 
-def test_models_are_told_apart() -> None:
-    guard = ReloadGuard()
-    guard.check("a", {"num_ctx": 1}, SLOW)
-    assert guard.check("b", {"num_ctx": 2}, SLOW) == []
-    assert guard.check("a", {"num_ctx": 2}, SLOW) == ["num_ctx"]
-    assert guard.check("b", {"num_ctx": 1}, SLOW) == ["num_ctx"]
+async def test_models_are_told_apart() -> None:
+    guard = reload_guard()
+    await check(guard, "a", {"num_ctx": 1}, SLOW)
+    assert await check(guard, "b", {"num_ctx": 2}, SLOW) == []
+    assert await check(guard, "a", {"num_ctx": 2}, SLOW) == ["num_ctx"]
+    assert await check(guard, "b", {"num_ctx": 1}, SLOW) == ["num_ctx"]
 
 
 @pytest.mark.parametrize(("duration", "told"), [(99_999_999, []), (100_000_000, ["num_ctx"])])
-def test_a_load_takes_a_tenth_of_a_second_at_least(duration: int, told: list[str]) -> None:
-    guard = ReloadGuard()
-    guard.check("m", {"num_ctx": 1}, None)
-    assert guard.check("m", {"num_ctx": 2}, duration) == told
+async def test_a_load_takes_a_tenth_of_a_second_at_least(duration: int, told: list[str]) -> None:
+    guard = reload_guard()
+    await check(guard, "m", {"num_ctx": 1}, None)
+    assert await check(guard, "m", {"num_ctx": 2}, duration) == told
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [("0.30.0", ["shift"]), ("0.40", ["shift"]), ("0.29.9", []), ("0.9.3", []), (None, [])]
+)
+async def test_shift_is_a_setting_of_loading_on_newer_servers(
+    version: str | None, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = reload_guard(version)
+    await check(guard, "m", {}, SLOW)
+    assert await check(guard, "m", {}, SLOW, shift=True) == [], "what is not sent is True"
+    assert await check(guard, "m", {}, FAST, shift=False) == []
+    assert await check(guard, "m", {"num_ctx": 512}, SLOW, shift=True) == ["num_ctx", *told]
+    assert await check(guard, "m", {"num_ctx": 512}, SLOW, shift=False) == []
+    assert len(caplog.records) == 1

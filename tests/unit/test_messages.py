@@ -9,9 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from media_files import MP3, encoded, wav
 
-from namel3ss_ollama.messages import encode_images, encode_messages
-from namel3ss_ollama.types import Image, Message, ToolCall
+from namel3ss_ollama.media import Audio, Image
+from namel3ss_ollama.messages import encode_media, encode_messages, has_files
+from namel3ss_ollama.types import Message, ToolCall
 
 PICTURE = base64.b64encode(b"picture").decode()
 
@@ -155,7 +157,8 @@ def test_no_messages_at_all_are_refused(messages: Any) -> None:
         ({"role": "user", "content": 5}, TypeError, "content must be text or a list of parts, not int"),
         ({"role": "user", "content": [{"type": "text"}]}, TypeError, "a part of the type 'text' needs"),
         ({"role": "user", "content": ["x"]}, TypeError, "a part of content must be a dict, not str"),
-        ({"role": "user", "content": [{"type": "input_audio"}]}, ValueError, "a part of the type 'input_audio'"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, ValueError, "input_audio needs base64"),
+        ({"role": "user", "content": [{"type": "input_video"}]}, ValueError, "a part of the type 'input_video'"),
         ({"role": "user", "content": [{"type": "image_url"}]}, ValueError, "image_url needs a data URL"),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]},
@@ -197,26 +200,74 @@ def test_pictures_of_every_form(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"picture")
     assert (
-        encode_images([b"picture", path, PICTURE, f"data:image/png;base64,{PICTURE}", Image(b"picture")])
+        encode_media([b"picture", path, PICTURE, f"data:image/png;base64,{PICTURE}", Image(b"picture")], None)
         == [PICTURE] * 5
     )
-    assert encode_images(None) == []
-    assert encode_images(()) == []
+    assert encode_media(None, None) == []
+    assert encode_media((), ()) == []
 
 
 @pytest.mark.parametrize("images", [PICTURE, b"picture", Image(PICTURE)])
 def test_one_picture_is_no_list_of_pictures(images: Any) -> None:
-    with pytest.raises(TypeError, match=r"expected a list of pictures; wrap the one in \[\.\.\.\]"):
-        encode_images(images)
-    with pytest.raises(TypeError, match="expected a list of pictures"):
+    with pytest.raises(TypeError, match=r"^images: expected a list; wrap the one in \[\.\.\.\]"):
+        encode_media(images, None)
+    with pytest.raises(TypeError, match=r"^images: expected a list"):
         encode_messages([Message("user", "x", images=images)])
 
 
 @pytest.mark.parametrize("images", [Path("a.png"), bytearray(b"picture")])
 def test_one_picture_of_the_other_forms_is_no_list_either(images: Any) -> None:
     # Once wrong: only bytes, str and Image are told apart from a list ("'PosixPath' object is not iterable")
-    with pytest.raises(TypeError, match="expected a list of pictures"):
-        encode_images(images)
+    with pytest.raises(TypeError, match=r"^images: expected a list"):
+        encode_media(images, None)
+
+
+RECORDING = wav(0.1)
+
+
+def test_audio_goes_among_the_images_behind_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes(MP3)
+    sent = [PICTURE, encoded(RECORDING), encoded(MP3)]
+    message = {"role": "user", "content": "x", "images": [b"picture"], "audio": [Audio(RECORDING), path]}
+    assert encode_messages([message]) == [{"role": "user", "content": "x", "images": sent}]
+    assert encode_messages([Message("user", "x", images=[b"picture"], audio=[RECORDING, path])])[0]["images"] == sent
+    assert encode_media(None, [RECORDING]) == sent[1:2]
+    assert encode_media(None, []) == []
+
+
+def test_a_part_of_audio_as_openai_has_it() -> None:
+    part = {"type": "input_audio", "input_audio": {"data": encoded(RECORDING), "format": "wav"}}
+    message = {"role": "user", "content": [{"type": "text", "text": "What is said?"}, part], "audio": [MP3]}
+    assert encode_messages([message]) == [
+        {"role": "user", "content": "What is said?", "images": [encoded(RECORDING), encoded(MP3)]}
+    ]
+    with pytest.raises(TypeError, match=r"^audio: expected a list"):
+        encode_messages([{**message, "audio": MP3}])
+    with pytest.raises(ValueError, match=r"^audio: the recording is neither WAV nor MP3"):
+        encode_messages([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": PICTURE}}]}])
+
+
+@pytest.mark.parametrize("audio", [RECORDING, encoded(RECORDING), Audio(RECORDING), Path("a.wav")])
+def test_one_recording_is_no_list(audio: Any) -> None:
+    with pytest.raises(TypeError, match=r"^audio: expected a list; wrap the one in \[\.\.\.\]"):
+        encode_media(None, audio)
+
+
+def test_neither_stands_in_the_place_of_the_other() -> None:
+    with pytest.raises(TypeError, match=r"^audio: expected Audio or what one can be made of, not Image"):
+        encode_media(None, [Image(PICTURE)])
+    with pytest.raises(TypeError, match=r"^images: expected Image or what one can be made of, not Audio"):
+        encode_media([Audio(RECORDING)], None)
+
+
+@pytest.mark.parametrize("name", ["images", "audio"])
+def test_whether_there_are_files_to_read(name: str) -> None:
+    held: dict[str, Any] = {name: [b"x", Path("file")]}
+    assert has_files([{"role": "user"}, held])
+    assert has_files([Message("user", **held)])
+    for none in ([{name: [b"x"]}], [{name: Path("file")}], [Message("user")], [None, "x"], "x", None, [{name: None}]):
+        assert not has_files(none)
 
 
 def test_parts_of_another_models_answer_are_read_or_left_out() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from media_files import encoded, wav
 from pydantic import BaseModel
 
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request, request_body
@@ -269,8 +270,23 @@ def test_a_prompt_is_text(prompt: Any) -> None:
 def test_an_empty_prompt_only_loads_a_model() -> None:
     with pytest.raises(ValueError, match=r"^prompt: is empty .*preload\(\)"):
         generate(prompt="", system="s")
-    assert generate(prompt="", suffix="x").body["prompt"] == ""
-    assert generate(prompt="", images=[b"x"]).body["prompt"] == ""
+
+
+@pytest.mark.parametrize("more", [{"suffix": "x"}, {"images": [b"x"]}, {"audio": [wav(0.1)]}])
+def test_nothing_beside_an_empty_prompt_is_dropped_in_silence(more: dict[str, Any]) -> None:
+    # Once wrong: a server answers an image without a prompt as a request to load its model, with nothing in it
+    with pytest.raises(ValueError, match=r"^prompt: is empty"):
+        generate(prompt="", **more)
+
+
+def test_audio_of_a_generation() -> None:
+    assert generate(images=[b"picture"], audio=[wav(0.1)]).body["images"] == ["cGljdHVyZQ==", encoded(wav(0.1))]
+    with pytest.raises(ValueError, match=r"^audio: the recording is neither WAV nor MP3"):
+        generate(audio=[b"picture"])
+    with pytest.raises(TypeError, match=r"^audio: expected a list"):
+        generate(audio=wav(0.1))
+    with pytest.raises(TypeError, match="audio"):
+        chat(audio=[wav(0.1)])
 
 
 @pytest.mark.parametrize("name", ["tools", "tool_choice"])

@@ -80,6 +80,22 @@ async def test_what_is_learnt_is_not_asked_for() -> None:
     assert version.at_least("0.9.3")
 
 
+async def test_the_engine_in_a_process_is_of_no_version_of_ollama() -> None:
+    # Once wrong: the engine was older than everything, as this package is younger than Ollama.
+    server = Server("0.1.0+embedded", "0.9.3")
+    version = server.version
+    await version.ask()
+    assert version.embedded
+    assert not version.at_least("0.1")
+    assert not version.before("99")
+    await version.ask()
+    assert server.asked == 1, "but it is known"
+    server.now += 60
+    await version.ask()
+    assert version.before("0.12")
+    assert not version.embedded
+
+
 def test_what_was_seen_is_only_the_least_that_it_can_be() -> None:
     version = Server("0.1").version
     version.saw("0.12.6")

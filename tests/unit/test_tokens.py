@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from media_files import encoded, wav
 
 from namel3ss_ollama.tokens import Estimate, TokenModel, measure_messages, measure_prompt, measure_text
 
@@ -111,6 +112,27 @@ def test_what_is_not_text_counts_too() -> None:
     assert tokens({"prompt": "x", "context": list(range(500))}) == pytest.approx(tokens({"prompt": "x"}) + 500)
     assert tokens({"prompt": "x", "system": "Be brief."}) > tokens({"prompt": "x"})
     assert tokens({"prompt": "x", "suffix": "Be brief."}) > tokens({"prompt": "x"})
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1, 10, 30, 300])
+@pytest.mark.parametrize("tokens_a_second", [6, 12.5, 25])
+def test_no_length_of_audio_is_beyond_an_estimate(seconds: float, tokens_a_second: float) -> None:
+    asked = {"role": "user", "content": "What is said?", "images": [encoded(wav(seconds, 8_000))]}
+    plain = TokenModel().estimate(measure_prompt({"messages": [{**asked, "images": []}]})).tokens
+    for body in ({"messages": [asked]}, {"prompt": "What is said?", "images": asked["images"]}):
+        estimate = TokenModel().estimate(measure_prompt(body))
+        assert estimate.least < plain + seconds * tokens_a_second < estimate.most
+
+
+def test_audio_is_learnt() -> None:
+    model = TokenModel()
+    recordings = [encoded(wav(seconds, 8_000)) for seconds in (2, 20, 7, 11, 3, 30)]
+    for one, seconds in zip(recordings, (2, 20, 7, 11, 3, 30), strict=True):
+        model.learn(measure_prompt({"prompt": "What is said?", "images": [one]}), round(20 + 25 * seconds))
+    ten = encoded(wav(10, 8_000))
+    assert model.estimate(measure_prompt({"prompt": "What is said?", "images": [ten]})).tokens == pytest.approx(
+        270, rel=0.1
+    )
 
 
 def test_messages_that_are_added_bring_no_beginning() -> None:

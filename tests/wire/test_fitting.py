@@ -177,3 +177,17 @@ async def test_a_model_thinks_before_a_format_where_the_server_lets_it(
     assert {request.payload["think"] for request in server.requests if request.payload} == {thinks}
     assert bool(response.thinking) == thinks
     assert [record.levelno for record in caplog.records] == ([] if thinks else [logging.WARNING])
+
+
+async def test_the_engine_in_a_process_is_taken_for_no_version_of_ollama(caplog: pytest.LogCaptureFixture) -> None:
+    # Once wrong: it says this package's version, and was asked to think under its grammar, which loses the answer.
+    with OllamaServer(version="0.33") as server:
+        server.reply(path="/api/version", json={"version": "0.1.0+embedded"})
+        async with OllamaProvider("qwen3", server.url, mirostat=1) as provider:
+            response = await ask(provider, "achat", format=Quoting.model_json_schema(), think=True)
+    body = server.requests[-1].payload
+    assert body["think"] is False
+    assert 'is "it"' in body["format"]["properties"], "its grammar compiler writes JSON's escapes itself"
+    assert response.thinking == ""
+    assert "qwen3 does not think under a `format`" in caplog.text
+    assert "mirostat" not in caplog.text, "which the engine has, unlike Ollama from 0.7.0 on"

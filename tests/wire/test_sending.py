@@ -314,6 +314,20 @@ async def test_a_server_that_refuses_the_key_is_available(make: Any, ollama_serv
 # Clients and transports of the user's
 
 
+@pytest.mark.parametrize(
+    ("what", "wanted"),
+    [("http_client", "no httpx.AsyncClient"), ("transport", "no httpx.AsyncBaseTransport, nor 'aiohttp'")],
+)
+def test_another_librarys_objects_are_refused(what: str, wanted: str) -> None:
+    # Once wrong: such a transport was passed over in silence.
+    class Client:
+        __module__ = "httpx2._client"
+
+    settings: Any = {what: Client()}
+    with pytest.raises(TypeError, match=rf"{what}: httpx2\..*Client is {wanted}"):
+        OllamaProvider("llama3.2", **settings)
+
+
 @pytest.mark.parametrize("what", ["http_client", "transport"])
 def test_ones_own_client_on_a_second_loop_is_an_error_that_says_so(what: str, ollama_server: OllamaServer) -> None:
     # Once wrong: a bare RuntimeError, "Event loop is closed".

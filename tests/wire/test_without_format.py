@@ -346,6 +346,29 @@ async def test_another_call_or_none_is_asked_for_again_once(
     assert len(ollama_server.requests) == 1
 
 
+@pytest.mark.parametrize("how", ["achat", "at once", "stream"])
+async def test_a_forced_call_that_a_server_takes_for_thinking(ollama_server: OllamaServer, how: str) -> None:
+    # Once wrong: it was asked for again, in the prompt, and then was an error.
+    ollama_server.reply("", thinking=CALL)
+    settings: Any = {"tools": [CITY, OTHER], "tool_choice": "city", "model": "qwen3"}
+    async with provider_for(ollama_server) as provider:
+        response = (
+            (await streamed(provider, **settings))[1] if how == "stream" else await ask(provider, how, **settings)
+        )
+    assert [(call.name, call.arguments["people"]) for call in response.tool_calls] == [("city", 3)]
+    assert (response.content, response.thinking, response.finish_reason) == ("", "", "tool_calls")
+    assert len(ollama_server.requests) == 1
+
+
+@pytest.mark.parametrize("thoughts", [f"Maybe {CALL}?", f"Maybe\n```json\n{CALL}\n```\n?"])
+async def test_thoughts_of_a_forced_call_are_no_call(ollama_server: OllamaServer, thoughts: str) -> None:
+    ollama_server.on().sequence(Reply("", thinking=thoughts), Reply(CALL, thinking="Rome it is."))
+    async with OllamaProvider("qwen3", ollama_server.url) as provider:
+        response = await provider.achat(ASK, tools=[CITY], tool_choice="city")
+    assert response.thinking == "Rome it is."
+    assert len(ollama_server.requests) == 2
+
+
 async def test_a_forced_call_that_was_cut_is_not_asked_for_again(ollama_server: OllamaServer) -> None:
     ollama_server.reply(CALL[:20], done_reason="length")
     async with provider_for(ollama_server) as provider:

@@ -1,9 +1,10 @@
-"""Blocks of content, in the shapes of several vendors and of three versions of LangChain, as text and pictures.
+"""Blocks of content, in the shapes of several vendors and of three versions of LangChain, as text, pictures and audio.
 
 One rule for all of them. Text in a block of any shape (a refusal, a document that is text, a search result) is text,
-and a picture is a picture. A block that has neither is an error in what the model is asked (human, system and tool
-messages), because the model would not see what it is asked about. It is left out of what a model said before: there it
-records what another provider did on its side. A marker that holds nothing (a cache point) is left out everywhere.
+a picture is a picture, and audio is audio. A block that has none of them is an error in what the model is asked (human,
+system and tool messages), because the model would not see what it is asked about. It is left out of what a model said
+before, and so is audio there: it records what another provider did on its side. A marker that holds nothing (a cache
+point) is left out everywhere.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any, cast
 from langchain_core.messages import HumanMessage
 from pydantic_core import to_json
 
-from namel3ss_ollama import Image
+from namel3ss_ollama import Audio, Image
 
-__all__ = ["SILENT", "Pictures", "picture_addresses", "read_answer_block", "read_content"]
+__all__ = ["SILENT", "Fetched", "Kind", "Media", "media_addresses", "read_answer_block", "read_content"]
 
-Pictures = Mapping[str, Image]
+Media = Image | Audio
+Kind = type[Image] | type[Audio]
+Fetched = Mapping[str, Media]
 SILENT = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
 )
@@ -27,13 +30,13 @@ SILENT = frozenset(
 _MARKERS = frozenset({"cachePoint", "cache_point"})
 
 
-def read_content(message: str, content: Any, pictures: Pictures) -> tuple[str, list[Image]]:
-    """Text and pictures of a message.
+def read_content(message: str, content: Any, fetched: Fetched) -> tuple[str, list[Media]]:
+    """Text, pictures and audio of a message.
 
     Args:
         message: What the message is called in an error.
         content: Its content: text, or a list of blocks.
-        pictures: The pictures that are given as addresses.
+        fetched: What is given as addresses.
 
     Raises:
         ValueError: A block that Ollama has no place for.
@@ -41,45 +44,47 @@ def read_content(message: str, content: Any, pictures: Pictures) -> tuple[str, l
     if isinstance(content, str):
         return content, []
     texts: list[str] = []
-    images: list[Image] = []
+    media: list[Media] = []
     for block in content:
-        _read_block(message, block, texts, images, pictures)
-    return "\n".join(texts), images
+        _read_block(message, block, texts, media, fetched)
+    return "\n".join(texts), media
 
 
-def read_answer_block(block: Any, texts: list[str], images: list[Image], pictures: Pictures) -> None:
-    """Text or picture of a block in what a model said; what Ollama has no place for is left out."""
+def read_answer_block(block: Any, texts: list[str], images: list[Image], fetched: Fetched) -> None:
+    """Text or picture of a block in what a model said; audio, and what Ollama has no place for, is left out."""
+    media: list[Media] = []
     with contextlib.suppress(ValueError):
-        _read_block("AIMessage", block, texts, images, pictures)
+        _read_block("AIMessage", block, texts, media, fetched)
+    images += [one for one in media if isinstance(one, Image)]
 
 
-def picture_addresses(content: Iterable[Any]) -> Iterator[str]:
-    """The addresses of pictures, those within the results of tools included."""
+def media_addresses(content: Iterable[Any]) -> Iterator[tuple[str, Kind]]:
+    """The addresses of pictures and audio, those within the results of tools included."""
     for block in content:
         if isinstance(block, Mapping):
             with contextlib.suppress(ValueError):  # that is said, or the block left out, when it is read
-                source = _image_source(block)
-                if isinstance(source, str) and _is_address(source):
-                    yield source
+                for kind, source in _sources(block):
+                    if isinstance(source, str) and _is_address(source):
+                        yield source, kind
             if isinstance(block.get("content"), list):  # a tool's result may hold some
-                yield from picture_addresses(block["content"])
+                yield from media_addresses(block["content"])
 
 
-def _read_block(message: str, block: Any, texts: list[str], images: list[Image], pictures: Pictures) -> None:
+def _read_block(message: str, block: Any, texts: list[str], media: list[Media], fetched: Fetched) -> None:
     if isinstance(block, str):
         texts.append(block)
         return
     kind = block.get("type")
     if kind in SILENT or kind in _MARKERS or (kind is None and _MARKERS & block.keys()):
         return
-    if (source := _image_source(block)) is not None:
-        images.append(_image(source, pictures))
+    if found := _sources(block):
+        media += [_medium(kind, source, fetched) for kind, source in found]
     elif (text := _text_in(block)) is not None:
         texts.append(text)
     elif kind == "non_standard" and isinstance(block.get("value"), (str, Mapping)):
-        _read_block(message, block["value"], texts, images, pictures)
+        _read_block(message, block["value"], texts, media, fetched)
     else:
-        _read_unusual(message, block, texts, images, pictures)
+        _read_unusual(message, block, texts, media, fetched)
 
 
 def _text_in(block: Mapping[str, Any]) -> str | None:
@@ -106,16 +111,18 @@ def _text_in(block: Mapping[str, Any]) -> str | None:
     return "\n".join(text for text in found if text) if None not in found else None
 
 
-def _read_unusual(message: str, block: Any, texts: list[str], images: list[Image], pictures: Pictures) -> None:
+def _read_unusual(message: str, block: Any, texts: list[str], media: list[Media], fetched: Fetched) -> None:
     """A block of a shape that LangChain may know."""
     for known in _normalised(block):
         if (text := _text_in(known)) is not None:
             texts.append(text)
-        elif known.get("type") == "image" and (source := _image_source(known)) is not None:
-            images.append(_image(source, pictures))
+        elif known.get("type") in {"image", "audio"} and (found := _sources(known)):
+            media += [_medium(kind, source, fetched) for kind, source in found]
         else:
             named = block.get("type") or next(iter(block), None)
-            raise ValueError(f"messages: a block of type {named!r} in a {message}; Ollama takes text and pictures")
+            raise ValueError(
+                f"messages: a block of type {named!r} in a {message}; Ollama takes text, pictures and audio"
+            )
 
 
 def _normalised(block: Any) -> list[Mapping[str, Any]]:
@@ -126,8 +133,16 @@ def _normalised(block: Any) -> list[Mapping[str, Any]]:
         return [block]
 
 
+def _sources(block: Mapping[str, Any]) -> list[tuple[Kind, str | bytes]]:
+    """The picture or the audio of a block, as base64, a data URL, an address or bytes; none where it is neither."""
+    if (source := _image_source(block)) is not None:
+        return [(Image, source)]
+    if (source := _audio_source(block)) is not None:
+        return [(Audio, source)]
+    return []
+
+
 def _image_source(block: Mapping[str, Any]) -> str | bytes | None:
-    """What a block says of its picture: base64, a data URL, an address or bytes; None when it is no picture."""
     kind = block.get("type")
     if kind in {"image_url", "input_image"}:
         value = block.get("image_url")
@@ -135,18 +150,33 @@ def _image_source(block: Mapping[str, Any]) -> str | bytes | None:
         if isinstance(value, str) and value:
             return value
         raise ValueError(f"messages: a block of type {kind!r} needs a string as its image_url, or as the url in it")
-    if kind == "image":
-        source = block.get("source")
-        place = source if isinstance(source, Mapping) else block
-        for name in ("base64", "data", "url"):
-            if isinstance(value := place.get(name), (str, bytes)) and value:
-                return value
-        if block.get("file_id") or (block.get("id") and block.get("source_type") == "id"):
-            raise ValueError("messages: a picture given as the id of a file; Ollama stores none, give its content")
-        return None
-    if kind == "media" and str(block.get("mime_type", "")).startswith("image/"):
+    return _content_of(block, "image", "a picture")
+
+
+def _audio_source(block: Mapping[str, Any]) -> str | bytes | None:
+    if block.get("type") == "input_audio":  # as OpenAI has it
+        value = block.get("input_audio")
+        value = value.get("data") if isinstance(value, Mapping) else value
+        if isinstance(value, str) and value:
+            return value
+        raise ValueError("messages: a block of type 'input_audio' needs base64 as the data of its input_audio")
+    return _content_of(block, "audio", "audio")
+
+
+def _content_of(block: Mapping[str, Any], kind: str, what: str) -> str | bytes | None:
+    """The content of a block of a kind, or of Google's `media` with a MIME type of that kind."""
+    if block.get("type") == "media" and str(block.get("mime_type", "")).startswith(f"{kind}/"):
         value = block.get("data")
         return value if isinstance(value, (str, bytes)) else None
+    if block.get("type") != kind:
+        return None
+    source = block.get("source")
+    place = source if isinstance(source, Mapping) else block
+    for name in ("base64", "data", "url"):
+        if isinstance(value := place.get(name), (str, bytes)) and value:
+            return value
+    if block.get("file_id") or (block.get("id") and block.get("source_type") == "id"):
+        raise ValueError(f"messages: {what} given as the id of a file; Ollama stores none, give its content")
     return None
 
 
@@ -154,12 +184,13 @@ def _is_address(source: str) -> bool:
     return "://" in source[:20]
 
 
-def _image(source: str | bytes, pictures: Pictures) -> Image:
+def _medium(kind: Kind, source: str | bytes, fetched: Fetched) -> Media:
     if isinstance(source, str) and _is_address(source):
-        if source not in pictures:
+        if source not in fetched:
+            what = "a picture" if kind is Image else "audio"
             raise ValueError(
-                "messages: a picture given as an address; Ollama takes its content. Give it as base64, or "
+                f"messages: {what} given as an address; Ollama takes its content. Give it as base64, or "
                 "set allow_image_urls=True to have it fetched, or image_loader to a function that fetches it"
             )
-        return pictures[source]
-    return Image(source)
+        return fetched[source]
+    return kind(source)

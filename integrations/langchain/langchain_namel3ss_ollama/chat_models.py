@@ -22,12 +22,13 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from langchain_namel3ss_ollama._version import __version__
+from langchain_namel3ss_ollama.blocks import Kind
 from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of, unfit_answer
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
 from langchain_namel3ss_ollama.listeners import wants_tokens
-from langchain_namel3ss_ollama.messages import image_urls, to_core_messages
-from langchain_namel3ss_ollama.pictures import Loader, aload_pictures, load_pictures
+from langchain_namel3ss_ollama.messages import media_urls, to_core_messages
+from langchain_namel3ss_ollama.pictures import Loader, aload_media, load_media
 from langchain_namel3ss_ollama.profile import profile_of
 from langchain_namel3ss_ollama.settings import (
     CALL_FIELDS,
@@ -45,7 +46,17 @@ from langchain_namel3ss_ollama.structured import (
     tool_parser,
 )
 from langchain_namel3ss_ollama.tool_choice import core_tool_choice
-from namel3ss_ollama import Image, LLMError, LLMResponse, Message, OllamaProvider, fetch_image, run_sync
+from namel3ss_ollama import (
+    Audio,
+    Image,
+    LLMError,
+    LLMResponse,
+    Message,
+    OllamaProvider,
+    fetch_audio,
+    fetch_image,
+    run_sync,
+)
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -59,8 +70,12 @@ _OF_A_CALL = OPTION_FIELDS | CALL_FIELDS | {
 }  # fmt: skip
 _TRACED = "ls_structured_output_format"
 """What LangChain takes out of the keywords of a call for its tracers."""
-_SOME_IMAGE = b"\x89PNG"
-"""Stands for an image that is counted without being fetched."""
+_NOT_FETCHED: dict[Kind, Image | Audio] = {
+    Image: Image(b"\x89PNG"),
+    # Ten seconds, of a WAV with a low byte rate in its header.
+    Audio: Audio(b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\0\0\0\0\xe8\x03\0\0" + bytes(10_000)),
+}
+"""Stands for what is counted without being fetched."""
 _FORMAT_AND_TOOLS = (
     "format (or response_format) and tools are both given: the grammar of the format leaves the model no way to call a "
     "tool; use a tool for the format too (ToolStrategy in agents, method='function_calling'), or a tool_choice"
@@ -131,15 +146,16 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     an explicit False switches streaming off."""
 
     allow_image_urls: bool = False
-    """Whether pictures that are given as http or https addresses are fetched. Otherwise an address is an error: whoever
-    writes the messages could make this machine ask any server that it can reach."""
+    """Whether pictures and audio that are given as http or https addresses are fetched. Otherwise an address is an
+    error: whoever writes the messages could make this machine ask any server that it can reach."""
 
     image_loader: Callable[[str], Any] | None = Field(default=None, exclude=True)
-    """Fetches a picture that is given as an address, instead of the built-in way and whatever `allow_image_urls` says:
-    a function of the address that returns bytes or an `Image`, plain or `async`."""
+    """Fetches a picture or audio that is given as an address, instead of the built-in way and whatever
+    `allow_image_urls` says: a function of the address that returns bytes, an `Image` or an `Audio`, plain or
+    `async`."""
 
     max_image_bytes: int = Field(default=20_000_000, gt=0)
-    """The largest picture that is fetched."""
+    """The most bytes of a picture or a recording that is fetched."""
 
     @model_validator(mode="after")
     def _check_chat(self) -> Self:
@@ -261,18 +277,23 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             form = self.format
         return None if form == "" else form
 
-    def _loader(self) -> Loader | None:
-        if self.image_loader is None and self.allow_image_urls:
-            return partial(fetch_image, max_bytes=self.max_image_bytes, timeout=min(30.0, self.timeout or 30.0))
-        return self.image_loader
+    def _loaders(self) -> dict[Kind, Loader] | None:
+        if self.image_loader is not None:
+            return {Image: self.image_loader, Audio: self.image_loader}
+        if not self.allow_image_urls:
+            return None
+        limits: dict[str, Any] = {"max_bytes": self.max_image_bytes, "timeout": min(30.0, self.timeout or 30.0)}
+        return {Image: partial(fetch_image, **limits), Audio: partial(fetch_audio, **limits)}
 
     def _messages(self, messages: Sequence[BaseMessage]) -> list[Message]:
-        loader = self._loader()
-        return to_core_messages(messages, loader and load_pictures(messages, loader, self.max_image_bytes))
+        loaders = self._loaders()
+        fetched = load_media(messages, loaders, self.max_image_bytes) if loaders else None
+        return to_core_messages(messages, fetched)
 
     async def _amessages(self, messages: Sequence[BaseMessage]) -> list[Message]:
-        loader = self._loader()
-        return to_core_messages(messages, loader and await aload_pictures(messages, loader, self.max_image_bytes))
+        loaders = self._loaders()
+        fetched = await aload_media(messages, loaders, self.max_image_bytes) if loaders else None
+        return to_core_messages(messages, fetched)
 
     def _generate(
         self,
@@ -513,7 +534,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             window = await provider.context_window(self.model, num_ctx=options.get("num_ctx"))
         except LLMError as error:
             raise translated(error) from error
-        fetched = self._loader() is not None
+        fetched = self._loaders() is not None
         self.profile = profile_of(self.model, shown, window, options.get("num_predict"), image_urls=fetched)
         return self.profile
 
@@ -544,7 +565,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         """
         if not messages:
             return 0
-        not_fetched = dict.fromkeys(image_urls(messages), Image(_SOME_IMAGE))
+        not_fetched = {url: _NOT_FETCHED[kind] for url, kind in media_urls(messages).items()}
         definitions = [tool if _is_definition(tool) else convert_to_openai_tool(tool) for tool in tools or ()]
         return self._provider_for(sync=True).count_tokens(
             to_core_messages(messages, not_fetched), definitions, model=self.model

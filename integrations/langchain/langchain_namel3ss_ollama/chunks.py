@@ -26,10 +26,12 @@ from langchain_namel3ss_ollama.arguments import BrokenCall, broken_text, json_ar
 from langchain_namel3ss_ollama.stand_ins import WantedCalls
 from namel3ss_ollama import LLMError, LLMResponse, OutputValidationError, StreamChunk, ToolCall
 
-__all__ = ["ChunkMaker", "ended_by_limit", "generation_of", "metadata_of", "unfit_answer", "usage_of"]
+__all__ = ["ChunkMaker", "ended_by_limit", "finish_of", "generation_of", "metadata_of", "unfit_answer", "usage_of"]
 
 PROVIDER = "ollama"
 _FIRST_CALL_INDEX = 1000
+_LIMIT_OF_CHUNKS = "max_chunks"
+_NORMALIZED = {"stop": "stop", "length": "length", _LIMIT_OF_CHUNKS: "length"}
 _MESSAGE_FIELDS = dict(AIMessageChunk(content="").__dict__)
 _GENERATION_FIELDS = dict(ChatGenerationChunk(message=AIMessageChunk(content="")).__dict__)
 _set = object.__setattr__
@@ -185,7 +187,7 @@ class ChunkMaker:
 
 def ended_by_limit(partial: LLMResponse) -> LLMResponse:
     """What there is of an answer that `max_chunks` ended, which no server has a word for."""
-    return replace(partial, metadata={**partial.metadata, "done_reason": "max_chunks"})
+    return replace(partial, metadata={**partial.metadata, "done_reason": _LIMIT_OF_CHUNKS})
 
 
 def unfit_answer(error: LLMError) -> LLMResponse | None:
@@ -272,9 +274,25 @@ def metadata_of(response: LLMResponse, model: str = "") -> dict[str, Any]:
     """What goes into `response_metadata`, under langchain-ollama's names."""
     name = response.model or model
     metadata = {"model": name, "model_name": name, "model_provider": PROVIDER, "done": True, **response.metadata}
+    metadata.update(finish_of(response))
     metadata["logprobs"] = response.logprobs
     if response.truncated_prompt:
         metadata["truncated_prompt"] = True
     if response.shifted_context:
         metadata["shifted_context"] = True
     return metadata
+
+
+def finish_of(response: LLMResponse) -> dict[str, str]:
+    """Why the model stopped, under the names that langchain-core reads from 1.8.4 on; empty where no reason was given.
+
+    `finish_reason` is the server's `done_reason`. `normalized_finish_reason` is one of langchain-core's words:
+    "tool_call" where the model calls tools, for which the server has no reason but "stop".
+    """
+    reason = response.metadata.get("done_reason")
+    if not isinstance(reason, str) or not reason:
+        return {}
+    normalized = _NORMALIZED.get(reason, "other")
+    if normalized == "stop" and (response.tool_calls or response.invalid_tool_calls):
+        normalized = "tool_call"
+    return {"finish_reason": reason, "normalized_finish_reason": normalized}

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_namel3ss_ollama.arguments import BrokenCall, broken_text, json_arguments
-from langchain_namel3ss_ollama.chunks import PROVIDER, ended_by_limit, finished_call, metadata_of, usage_of
+from langchain_namel3ss_ollama.chunks import (
+    PROVIDER,
+    ended_by_limit,
+    finish_of,
+    finished_call,
+    metadata_of,
+    usage_of,
+)
 from langchain_namel3ss_ollama.stand_ins import WantedCalls
 from namel3ss_ollama import LLMResponse, StreamChunk, ToolCall
 
@@ -73,7 +80,7 @@ class EventMaker:
         response = self._response or ended_by_limit(partial)
         metadata = metadata_of(response, self._model)
         metadata["logprobs"] = self._logprobs or None
-        event: Event = {"event": "message-finish", "metadata": metadata}
+        event: Event = {"event": "message-finish", **finish_of(response), "metadata": metadata}
         if usage := usage_of(response):
             event["usage"] = dict(usage)
         yield cast("MessagesData", event)

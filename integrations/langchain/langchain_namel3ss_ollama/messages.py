@@ -20,22 +20,30 @@ from langchain_core.messages import (
 )
 
 from langchain_namel3ss_ollama.arguments import json_arguments, original_arguments
-from langchain_namel3ss_ollama.blocks import SILENT, Pictures, picture_addresses, read_answer_block, read_content
+from langchain_namel3ss_ollama.blocks import (
+    SILENT,
+    Fetched,
+    Kind,
+    Media,
+    media_addresses,
+    read_answer_block,
+    read_content,
+)
 from langchain_namel3ss_ollama.stand_ins import names_of_stand_ins
-from namel3ss_ollama import Image, InvalidToolCall, Message, ToolCall
+from namel3ss_ollama import Audio, Image, InvalidToolCall, Message, ToolCall
 
-__all__ = ["image_urls", "to_core_messages"]
+__all__ = ["media_urls", "to_core_messages"]
 
 _ROLES = {"human": "user", "ai": "assistant", "model": "assistant", "developer": "system", "function": "tool"}
 _THOUGHTS = frozenset({"reasoning", "thinking", "reasoning_content"})
 
 
-def to_core_messages(messages: Sequence[BaseMessage], pictures: Pictures | None = None) -> list[Message]:
+def to_core_messages(messages: Sequence[BaseMessage], fetched: Fetched | None = None) -> list[Message]:
     """The messages of a request.
 
     Args:
         messages: What LangChain hands in.
-        pictures: The pictures that are given as addresses.
+        fetched: The pictures and audio that are given as addresses.
 
     Raises:
         ValueError: A block that Ollama has no place for.
@@ -44,21 +52,27 @@ def to_core_messages(messages: Sequence[BaseMessage], pictures: Pictures | None 
     converted: list[Message] = []
     stand_ins = names_of_stand_ins(messages)
     for message in messages:
-        converted.extend(_convert(message, pictures or {}, stand_ins))
+        converted.extend(_convert(message, fetched or {}, stand_ins))
     return converted
 
 
-def image_urls(messages: Iterable[BaseMessage]) -> list[str]:
-    """The addresses of pictures that would have to be fetched, each once."""
-    contents = [message.content for message in messages if isinstance(message.content, list)]
-    return list(dict.fromkeys(address for content in contents for address in picture_addresses(content)))
+def media_urls(messages: Iterable[BaseMessage]) -> dict[str, Kind]:
+    """The addresses of pictures and audio that would have to be fetched, with what is there."""
+    found = [
+        (address, kind)
+        for message in messages
+        if isinstance(message.content, list)
+        for address, kind in media_addresses(message.content)
+        if kind is Image or not isinstance(message, AIMessage)  # audio of an answer is left out
+    ]
+    return dict(found)
 
 
-def _convert(message: BaseMessage, pictures: Pictures, stand_ins: Container[str]) -> list[Message]:
+def _convert(message: BaseMessage, fetched: Fetched, stand_ins: Container[str]) -> list[Message]:
     if isinstance(message, AIMessage):
-        return [_assistant(message, pictures, stand_ins)]
+        return [_assistant(message, fetched, stand_ins)]
     if isinstance(message, HumanMessage):
-        return _user(message, pictures)
+        return _user(message, fetched)
     name, call_id = None, None
     if isinstance(message, ToolMessage):
         role, call_id = "tool", message.tool_call_id
@@ -71,11 +85,11 @@ def _convert(message: BaseMessage, pictures: Pictures, stand_ins: Container[str]
         role, name = "tool", message.name
     else:
         raise TypeError(f"messages: {type(message).__name__} is not a message that Ollama has a role for")
-    text, images = read_content(type(message).__name__, message.content, pictures)
-    return [Message(role, text, images, tool_name=name or None, tool_call_id=call_id or None)]
+    text, media = read_content(type(message).__name__, message.content, fetched)
+    return [Message(role, text, **_by_kind(media), tool_name=name or None, tool_call_id=call_id or None)]
 
 
-def _user(message: HumanMessage, pictures: Pictures) -> list[Message]:
+def _user(message: HumanMessage, fetched: Fetched) -> list[Message]:
     """A user's turn; results of tools that stand in it, as Anthropic has them, become turns of their own before it."""
     if isinstance(message.content, str):
         return [Message("user", message.content)]
@@ -84,17 +98,23 @@ def _user(message: HumanMessage, pictures: Pictures) -> list[Message]:
     rest: list[Any] = []
     for block in message.content:
         if isinstance(block, Mapping) and block.get("type") == "tool_result":
-            text, images = read_content(kind, block.get("content") or "", pictures)
-            converted.append(Message("tool", text, images, tool_call_id=block.get("tool_use_id")))
+            text, media = read_content(kind, block.get("content") or "", fetched)
+            converted.append(Message("tool", text, **_by_kind(media), tool_call_id=block.get("tool_use_id")))
         else:
             rest.append(block)
     if rest or not converted:
-        text, images = read_content(kind, rest, pictures)
-        converted.append(Message("user", text, images))
+        text, media = read_content(kind, rest, fetched)
+        converted.append(Message("user", text, **_by_kind(media)))
     return converted
 
 
-def _assistant(message: AIMessage, pictures: Pictures, stand_ins: Container[str]) -> Message:
+def _by_kind(media: Sequence[Media]) -> dict[str, Any]:
+    """Pictures and audio as keywords of a message."""
+    images = [one for one in media if isinstance(one, Image)]
+    return {"images": images, "audio": [one for one in media if isinstance(one, Audio)]}
+
+
+def _assistant(message: AIMessage, fetched: Fetched, stand_ins: Container[str]) -> Message:
     calls, nameless = _calls(message, stand_ins)
     thoughts: list[str] = []
     texts: list[str] = []
@@ -107,7 +127,7 @@ def _assistant(message: AIMessage, pictures: Pictures, stand_ins: Container[str]
             if not message.tool_calls and (found := _call_in_block(block)) is not None:
                 calls.append(found)
         else:
-            read_answer_block(block, texts, images, pictures)
+            read_answer_block(block, texts, images, fetched)
     more = message.additional_kwargs
     text = "".join(texts) or _said_elsewhere(more)  # the pieces of one answer
     thinking = more.get("reasoning_content")

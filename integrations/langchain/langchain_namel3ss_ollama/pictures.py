@@ -1,63 +1,65 @@
-"""Pictures that messages give as addresses, fetched by the user's own function or the core: here is no HTTP."""
+"""Pictures and audio given as addresses, fetched by the user's own function or by the core: here is no HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from langchain_namel3ss_ollama.messages import image_urls
-from namel3ss_ollama import Image, run_sync
+from langchain_namel3ss_ollama.blocks import Kind, Media
+from langchain_namel3ss_ollama.messages import media_urls
+from namel3ss_ollama import Audio, Image, run_sync
 
-__all__ = ["Loader", "aload_pictures", "load_pictures"]
+__all__ = ["Loader", "aload_media", "load_media"]
 
 Loader = Callable[[str], Any]
 
 
-def load_pictures(messages: Sequence[BaseMessage], loader: Loader, limit: int) -> dict[str, Image]:
-    """The picture at each address in the messages.
+def load_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], limit: int) -> dict[str, Media]:
+    """What there is at each address in the messages.
 
     Args:
         messages: The messages.
-        loader: Fetches one, as bytes or an `Image`; plain or `async`.
+        loaders: What fetches a picture or audio, as bytes or as an `Image` or `Audio`; plain or `async`.
         limit: The most bytes of one.
 
     Raises:
-        TypeError: The loader returned neither bytes nor an `Image`.
-        ValueError: A picture is larger than the limit.
+        TypeError: A loader returned something else.
+        ValueError: What came is larger than the limit, or no audio.
     """
-    pictures: dict[str, Image] = {}
-    for url in image_urls(messages):
-        content = loader(url)
+    media: dict[str, Media] = {}
+    for url, kind in media_urls(messages).items():
+        content = loaders[kind](url)
         if inspect.isawaitable(content):
             content = run_sync(_awaited(content))
-        pictures[url] = _checked(url, content, limit)
-    return pictures
+        media[url] = _checked(url, kind, content, limit)
+    return media
 
 
-async def aload_pictures(messages: Sequence[BaseMessage], loader: Loader, limit: int) -> dict[str, Image]:
-    """As `load_pictures`; a plain loader runs in a thread."""
-    pictures: dict[str, Image] = {}
-    for url in image_urls(messages):
+async def aload_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], limit: int) -> dict[str, Media]:
+    """As `load_media`; a plain loader runs in a thread."""
+    media: dict[str, Media] = {}
+    for url, kind in media_urls(messages).items():
+        loader = loaders[kind]
         content = await (loader(url) if inspect.iscoroutinefunction(loader) else asyncio.to_thread(loader, url))
         if inspect.isawaitable(content):
             content = await content
-        pictures[url] = _checked(url, content, limit)
-    return pictures
+        media[url] = _checked(url, kind, content, limit)
+    return media
 
 
 async def _awaited(content: Awaitable[Any]) -> Any:
     return await content
 
 
-def _checked(url: str, content: Any, limit: int) -> Image:
-    if not isinstance(content, (bytes, bytearray, Image)):
-        raise TypeError(f"image_loader: returned {type(content).__name__} for a picture, not bytes")
-    image = content if isinstance(content, Image) else Image(content)
-    size = len(image.base64) // 4 * 3 - image.base64[-2:].count("=")
-    if size > limit:
-        raise ValueError(f"image_loader: {url:.80} has {size} bytes, more than max_image_bytes")
-    return image
+def _checked(url: str, kind: Kind, content: Any, limit: int) -> Media:
+    if not isinstance(content, (bytes, bytearray, kind)):
+        what = "a picture" if kind is Image else "audio"
+        raise TypeError(f"image_loader: returned {type(content).__name__} for {what}, not bytes")
+    medium = content if isinstance(content, (Image, Audio)) else kind(content)
+    if medium.size > limit:
+        raise ValueError(f"image_loader: {url:.80} has {medium.size} bytes, more than max_image_bytes")
+    return medium

@@ -33,7 +33,7 @@ def profile_of(
         "image_url_inputs": vision and image_urls,
         "image_tool_message": vision,
         "pdf_inputs": False,
-        "audio_inputs": False,
+        "audio_inputs": "audio" in able,
         "video_inputs": False,
         "text_outputs": True,
         "image_outputs": False,

@@ -13,8 +13,8 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from langchain_namel3ss_ollama.blocks import picture_addresses, read_content
-from langchain_namel3ss_ollama.messages import image_urls, to_core_messages
+from langchain_namel3ss_ollama.blocks import media_addresses, read_content
+from langchain_namel3ss_ollama.messages import media_urls, to_core_messages
 from namel3ss_ollama import Image, Message
 
 __all__ = ["read_question", "read_state"]
@@ -83,11 +83,13 @@ def _read(value: Any, images: list[Image]) -> Any:
 
 
 def _messages(messages: Sequence[BaseMessage], images: list[Image]) -> list[dict[str, Any]]:
-    _refuse_addresses(image_urls(messages))
+    _refuse_addresses(media_urls(messages))
     return [_message(message, images) for message in to_core_messages(messages)]
 
 
 def _message(message: Message, images: list[Image]) -> dict[str, Any]:
+    if message.audio:
+        raise ValueError("state: audio in a message; Ollama's decision models take text and pictures")
     said: dict[str, Any] = {"role": message.role}
     said["content"] = "\n".join(filter(None, [message.content, *_placed(message.images, images)]))
     if message.tool_calls:
@@ -108,7 +110,7 @@ def _is_media(value: Mapping[str, Any]) -> bool:
 def _media(block: Mapping[str, Any], images: list[Image]) -> str:
     if block["type"] in _NO_PICTURES:
         raise ValueError(f"state: a block of type {block['type']!r}; Ollama's decision models take text and pictures")
-    _refuse_addresses(picture_addresses([block]))
+    _refuse_addresses(address for address, _ in media_addresses([block]))
     text, pictures = read_content("state", [block], {})
     return "\n".join(filter(None, [text, *_placed(pictures, images)]))
 

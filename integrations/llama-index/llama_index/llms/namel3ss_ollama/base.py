@@ -46,13 +46,12 @@ from llama_index.llms.namel3ss_ollama.keywords import (
     take_options,
 )
 from llama_index.llms.namel3ss_ollama.messages import to_core
-from llama_index.llms.namel3ss_ollama.pictures import fetch_pictures, need_reading, on_the_web
+from llama_index.llms.namel3ss_ollama.pictures import Media, fetch_media, need_reading, on_the_web
 from llama_index.llms.namel3ss_ollama.responses import GrowingAnswer, chat_response, completion_of
 from llama_index.llms.namel3ss_ollama.structured import StructuredOutputs, an_answer_came
 from llama_index.llms.namel3ss_ollama.tools import choice_of, definitions_of, force_single_tool_call, selections
 from llama_index.llms.namel3ss_ollama.window import Windows, num_output
 from namel3ss_ollama import (
-    Image,
     LLMResponse,
     LLMTimeoutError,
     OllamaProvider,
@@ -134,8 +133,9 @@ class Ollama(StructuredOutputs):
         provider: An `OllamaProvider` to use, with its address, limits, retries and defaults.
         extra_body: Fields of the request beside the runtime options that have no keyword, such as those of a newer
             server; those of a call, or in `additional_kwargs`, win one by one.
-        allow_image_urls: Whether pictures given as a URL are fetched, by this machine from any server it can reach.
-        max_image_bytes: The largest picture that is fetched.
+        allow_image_urls: Whether pictures and audio given as a URL are fetched, by this machine from any server it can
+            reach.
+        max_image_bytes: The most bytes of a picture or a recording that is fetched.
         **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
             `pydantic_program_mode`, `rate_limiter`, ...; and runtime options (`top_p`, `seed`, `num_ctx`, ...), which
             are checked and kept in `additional_kwargs`.
@@ -178,8 +178,8 @@ class Ollama(StructuredOutputs):
         default=None, description="What to do when the server cut the prompt."
     )
     extra_body: dict[str, Any] | None = Field(default=None, description="Fields of the request without a keyword.")
-    allow_image_urls: bool = Field(default=False, description="Whether pictures given as a URL are fetched.")
-    max_image_bytes: int = Field(default=20_000_000, gt=0, description="The largest picture that is fetched.")
+    allow_image_urls: bool = Field(default=False, description="Whether pictures and audio given as a URL are fetched.")
+    max_image_bytes: int = Field(default=20_000_000, gt=0, description="The most bytes of what is fetched.")
 
     _provider: OllamaProvider = PrivateAttr()
     _refusal: str | None = PrivateAttr(default=None)
@@ -409,11 +409,11 @@ class Ollama(StructuredOutputs):
             return await asyncio.to_thread(self._ask_with, messages, kwargs, fetched)
         return self._ask_with(messages, kwargs, fetched)
 
-    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, Image]:
-        return await fetch_pictures(messages, self.max_image_bytes) if self.allow_image_urls else {}
+    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, Media]:
+        return await fetch_media(messages, self.max_image_bytes) if self.allow_image_urls else {}
 
     def _ask_with(
-        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], fetched: Mapping[str, Image]
+        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], fetched: Mapping[str, Media]
     ) -> _Ask:
         call = dict(kwargs)
         parallel = call.pop("allow_parallel_tool_calls", True)

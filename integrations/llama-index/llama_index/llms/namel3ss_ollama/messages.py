@@ -12,6 +12,7 @@ from io import IOBase
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    AudioBlock,
     CachePoint,
     ChatMessage,
     CitableBlock,
@@ -23,8 +24,8 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from llama_index.llms.namel3ss_ollama.pictures import data_url, web_address
-from namel3ss_ollama import Image, InvalidToolCall, name_tool_answers
+from llama_index.llms.namel3ss_ollama.pictures import Media, MediaBlock, data_url, held, web_address
+from namel3ss_ollama import Audio, Image, InvalidToolCall, name_tool_answers
 
 __all__ = ["to_core"]
 
@@ -40,15 +41,15 @@ _ROLES = {
 }
 
 
-def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Image]) -> list[dict[str, Any]]:
+def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Media]) -> list[dict[str, Any]]:
     """The messages as the core takes them.
 
     Args:
         messages: The conversation.
-        fetched: The pictures on the web, by address.
+        fetched: The pictures and audio on the web, by address.
 
     Raises:
-        ValueError: A message has a block that the API cannot take, or a picture that cannot be read.
+        ValueError: A message has a block that the API cannot take, or a picture or audio that cannot be read.
     """
     translated = [_Translation(index, message, fetched).result() for index, message in enumerate(messages)]
     name_tool_answers(translated)
@@ -58,13 +59,14 @@ def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Image]) -> li
 class _Translation:
     """One message on its way."""
 
-    def __init__(self, index: int, message: ChatMessage, fetched: Mapping[str, Image]) -> None:
+    def __init__(self, index: int, message: ChatMessage, fetched: Mapping[str, Media]) -> None:
         self._where = f"messages[{index}]"
         self._message = message
         self._fetched = fetched
         self._texts: list[str] = []
         self._thoughts: list[str] = []
-        self._images: list[Image] = []
+        self._images: list[Media] = []
+        self._audio: list[Media] = []
         self._calls: list[InvalidToolCall | dict[str, Any]] = []
 
     def result(self) -> dict[str, Any]:
@@ -79,6 +81,8 @@ class _Translation:
             result["thinking"] = "".join(self._thoughts)
         if self._images:
             result["images"] = self._images
+        if self._audio:
+            result["audio"] = self._audio
         if self._calls:
             result["tool_calls"] = self._calls
         if role == "tool":
@@ -89,7 +93,9 @@ class _Translation:
         if isinstance(block, TextBlock):
             self._texts.append(block.text)
         elif isinstance(block, ImageBlock):
-            self._images.append(self._image(block))
+            self._images.append(self._medium(block, Image))
+        elif isinstance(block, AudioBlock) and self._role != "assistant":
+            self._audio.append(self._medium(block, Audio))
         elif isinstance(block, ThinkingBlock):
             self._thoughts.append(block.content or "")
         elif isinstance(block, ToolCallBlock):
@@ -101,24 +107,26 @@ class _Translation:
             self._take(block.cited_content)
         elif not isinstance(block, CachePoint) and self._role != "assistant":
             name = type(block).__name__
-            raise ValueError(f"{self._where}: Ollama's API takes text and pictures, not a block of type {name}")
+            raise ValueError(f"{self._where}: Ollama's API takes text, pictures and audio, not a block of type {name}")
 
-    def _image(self, block: ImageBlock) -> Image:
+    def _medium(self, block: MediaBlock, kind: type[Image] | type[Audio]) -> Media:
+        content = held(block)
         try:
-            if isinstance(block.image, bytes):
-                return Image(block.image.decode("ascii"))  # the block has made it base64
-            if isinstance(block.image, IOBase):
-                block.image.seek(0)
-                return Image(block.image.read())
+            if isinstance(content, bytes):
+                return kind(content.decode("ascii"))  # the block has made it base64
+            if isinstance(content, IOBase):
+                content.seek(0)
+                return kind(content.read())
             if block.path is not None:
-                return Image(block.path)
+                return kind(block.path)
             url = web_address(block)
             if url is None:
-                return Image(data_url(block))
+                return kind(data_url(block))
             if url not in self._fetched:
+                what, name = ("picture", "image") if kind is Image else ("audio", "audio")
                 raise ValueError(
-                    "the picture is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
-                    "bytes as ImageBlock(image=...)"
+                    f"the {what} is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
+                    f"bytes as {type(block).__name__}({name}=...)"
                 )
             return self._fetched[url]
         except (ValueError, OSError) as error:

@@ -1,25 +1,41 @@
-"""Where the pictures of LlamaIndex's messages are, and how those on the web are fetched."""
+"""Where the pictures and the audio of LlamaIndex's messages are, and how what is on the web is fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from llama_index.core.base.llms.types import ChatMessage, CitableBlock, CitationBlock, ImageBlock
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    ImageBlock,
+    MessageRole,
+)
 
-from namel3ss_ollama import Image, fetch_image
+from namel3ss_ollama import Audio, Image, fetch_audio, fetch_image
 
-__all__ = ["data_url", "fetch_pictures", "need_reading", "on_the_web", "web_address"]
+__all__ = ["Media", "MediaBlock", "data_url", "fetch_media", "held", "need_reading", "on_the_web", "web_address"]
+
+Media = Image | Audio
+MediaBlock = ImageBlock | AudioBlock
+_OF_ANSWERS = frozenset({MessageRole.ASSISTANT, MessageRole.CHATBOT, MessageRole.MODEL})
 
 
-def web_address(block: ImageBlock) -> str | None:
-    """The address of a picture that is on the web; None if it is in the block or in a file."""
+def held(block: MediaBlock) -> object:
+    """What a block holds itself: bytes in base64, a file object, or None."""
+    return block.image if isinstance(block, ImageBlock) else block.audio
+
+
+def web_address(block: MediaBlock) -> str | None:
+    """The address of a picture or audio that is on the web; None if it is in the block or in a file."""
     url = str(block.url or "")
     on_web = url.lower().startswith(("http:", "https:"))
-    return url if on_web and block.image is None and block.path is None else None
+    return url if on_web and held(block) is None and block.path is None else None
 
 
-def data_url(block: ImageBlock) -> str:
-    """The data URL that a picture is given as, or "".
+def data_url(block: MediaBlock) -> str:
+    """The data URL that a picture or audio is given as, or "".
 
     Raises:
         ValueError: It is an address of another kind. A file is read only if it is given as a path.
@@ -28,50 +44,59 @@ def data_url(block: ImageBlock) -> str:
     scheme = url.partition(":")[0].lower() if ":" in url else ""
     if not url or scheme == "data":
         return url
+    name = type(block).__name__
     if scheme in ("", "file"):
-        raise ValueError("the picture's url names a file, not http or https; pass the file as ImageBlock(path=...)")
-    raise ValueError(f"the picture's url begins with {scheme + ':'!r:.20}; only http or https can be fetched")
+        raise ValueError(f"the url names a file, not http or https; pass the file as {name}(path=...)")
+    raise ValueError(f"the url of the {name} begins with {scheme + ':'!r:.20}; only http or https can be fetched")
 
 
 def on_the_web(messages: Iterable[ChatMessage]) -> bool:
-    """Whether a message has a picture that has to be fetched."""
-    return any(web_address(block) for message in messages for block in _pictures(message.blocks))
+    """Whether a message has a picture or audio that has to be fetched."""
+    return any(web_address(block) for message in messages for block in _media(message))
 
 
 def need_reading(messages: Iterable[ChatMessage]) -> bool:
-    """Whether a message has a picture whose bytes are in a file, so that reading it can take long."""
+    """Whether a message has a picture or audio whose bytes are in a file, so that reading it can take long."""
     return any(
-        not isinstance(block.image, bytes) and (block.image or block.path) is not None
+        not isinstance(held(block), bytes) and (held(block) or block.path) is not None
         for message in messages
-        for block in _pictures(message.blocks)
+        for block in _media(message)
     )
 
 
-async def fetch_pictures(messages: Sequence[ChatMessage], max_bytes: int) -> dict[str, Image]:
-    """The pictures of the messages that are on the web, by address; each is fetched once.
+async def fetch_media(messages: Sequence[ChatMessage], max_bytes: int) -> dict[str, Media]:
+    """The pictures and audio of the messages that are on the web, by address; each is fetched once.
 
     Raises:
-        ValueError: An address is none of http or https, a picture is too large, or what came is no picture.
+        ValueError: An address is none of http or https, what came is too large, or neither a picture nor audio.
         LLMConnectionError, LLMTimeoutError: One could not be fetched.
     """
-    fetched: dict[str, Image] = {}
+    fetched: dict[str, Media] = {}
     for index, message in enumerate(messages):
-        for block in _pictures(message.blocks):
+        for block in _media(message):
             url = web_address(block)
             if url is None or url in fetched:
                 continue
+            fetch = fetch_image if isinstance(block, ImageBlock) else fetch_audio
             try:
-                fetched[url] = await fetch_image(url, max_bytes=max_bytes)
+                fetched[url] = await fetch(url, max_bytes=max_bytes)
             except ValueError as error:
                 raise ValueError(f"messages[{index}]: {error}") from error
     return fetched
 
 
-def _pictures(blocks: Iterable[object]) -> Iterator[ImageBlock]:
-    for block in blocks:
-        if isinstance(block, ImageBlock):
+def _media(message: ChatMessage) -> Iterator[MediaBlock]:
+    """The pictures and audio of a message that go to the model; audio of an answer does not."""
+    for block in _flat(message.blocks):
+        if isinstance(block, ImageBlock) or (isinstance(block, AudioBlock) and message.role not in _OF_ANSWERS):
             yield block
-        elif isinstance(block, CitableBlock):
-            yield from _pictures(block.content)
+
+
+def _flat(blocks: Iterable[object]) -> Iterator[object]:
+    for block in blocks:
+        if isinstance(block, CitableBlock):
+            yield from _flat(block.content)
         elif isinstance(block, CitationBlock):
-            yield from _pictures([block.cited_content])
+            yield from _flat([block.cited_content])
+        else:
+            yield block
