@@ -32,6 +32,7 @@ __all__ = [
     "show_warnings",
     "stats_line",
     "styled",
+    "without_warnings",
 ]
 
 _DIM, _BOLD, _RED, _YELLOW, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
@@ -83,6 +84,18 @@ def show_warnings() -> None:
     logger = logging.getLogger("namel3ss_ollama")
     if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
         logger.addHandler(_Warnings(logging.WARNING))
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Around what the command tells in another way."""
+    logger = logging.getLogger("namel3ss_ollama")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def note(text: str, style: str = "dim", *, first: str = "", indent: str = "") -> None:

@@ -10,7 +10,7 @@ import typer
 
 from namel3ss_ollama import OllamaProvider, RetryPolicy
 from namel3ss_ollama.cli.checks import Examination, Finding, differences_between
-from namel3ss_ollama.cli.console import checked_arguments, print_json, print_paragraph
+from namel3ss_ollama.cli.console import checked_arguments, print_json, print_paragraph, without_warnings
 from namel3ss_ollama.cli.interrupts import run
 from namel3ss_ollama.cli.options import HostsOption, ModelOption, Options, addresses, read_options, server, where
 
@@ -44,7 +44,8 @@ def doctor(
     if len(examinations) == 1:
         report = reports[0]
     else:
-        differing = run(differences_between(server(hosts, retry=RetryPolicy.off()), model))
+        with without_warnings():
+            differing = run(differences_between(server(hosts, retry=RetryPolicy.off()), model))
         for finding in differing:
             tell(finding)
         ok = all(examination.ok for examination in examinations)

@@ -95,7 +95,8 @@ def hosts(
 def top(
     hosts: HostsOption = None,
     interval: Annotated[
-        float, typer.Option("--interval", "-n", metavar="SECONDS", min=0.1, help="How often the servers are asked.")
+        float,
+        typer.Option("--interval", "-n", metavar="SECONDS", min=0.1, max=3600, help="How often the servers are asked."),
     ] = 2.0,
 ) -> None:
     """Show what `hosts` does, again and again, until Ctrl-C.

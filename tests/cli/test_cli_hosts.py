@@ -182,8 +182,9 @@ def test_top_is_a_table_on_a_terminal(terminal, server, other, both, monkeypatch
     assert screen.all.rindex("\x1b[?25h") > screen.all.rindex("\x1b[?25l")  # the cursor is shown again
 
 
-def test_top_needs_an_interval(run) -> None:
-    assert run("top", "--interval", "0").exit_code == 2
+@pytest.mark.parametrize("interval", ["0", "-1", "inf"])
+def test_top_needs_an_interval(run, interval) -> None:
+    assert run("top", "--interval", interval).exit_code == 2
 
 
 # The other commands
@@ -304,6 +305,14 @@ def test_doctor_tells_what_differs(run, server, other, both) -> None:
     assert "-o num_ctx=8192" in window["remedy"]
     told = run("doctor", *both).stdout
     assert "warning  tiny:latest is not the same model on all hosts" in told
+
+
+def test_what_the_doctor_tells_is_no_warning_too(process, server, other, both) -> None:
+    other.refuse()
+    running = process(*CLI, "doctor", "-m", "tiny", *both)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (1, "")
+    assert f"problem  no Ollama server answers at {other.url}" in out
 
 
 def test_doctor_where_all_hosts_are_down(run, server, other, both) -> None:
