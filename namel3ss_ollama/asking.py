@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.errors import BadRequestError, LLMError, ModelNotFoundError
+from namel3ss_ollama.pool import Pool
 from namel3ss_ollama.prepare import Defaults
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.server import SILENT, Server
@@ -63,10 +64,16 @@ class Asking:
 
     _defaults: Defaults
     _retrier: Retrier
+    _pool: Pool | None
 
     @property
     def _server(self) -> Server:
         """The server, or the first of several that is up."""
+        raise NotImplementedError
+
+    @property
+    def _servers(self) -> list[Server]:
+        """The server, or all of several."""
         raise NotImplementedError
 
     @property
@@ -85,6 +92,28 @@ class Asking:
         finally:
             if watch is None:
                 own.close()
+
+    async def _ask_first(self, attempt: Callable[[Server, Watch], Awaitable[T]]) -> T:
+        """As `_ask`; of several hosts, what the first says that is up and has what is asked for."""
+        pool = self._pool
+        if pool is None:
+            return await self._ask(lambda watch: attempt(self._server, watch))
+        return await self._ask(lambda watch: pool.ask_first(lambda server: attempt(server, watch)))
+
+    async def _ask_each(self, attempt: Callable[[Server, Watch], Awaitable[T]]) -> list[tuple[Server, T]]:
+        """As `_ask`, of each of several hosts; those that fail are left out with a warning, unless all do."""
+        pool = self._pool
+        if pool is None:
+            return [(self._server, await self._ask(lambda watch: attempt(self._server, watch)))]
+
+        async def ask(server: Server) -> T:
+            watch = self._watch()
+            try:
+                return await attempt(server, watch)
+            finally:
+                watch.close()
+
+        return await self._ask(lambda _: pool.ask_each(ask))
 
     async def _ask_endpoint(self, endpoint: Endpoint, body: Json | None = None, *, query: str = "") -> Json:
         """The answer of an endpoint that the server may lack.

@@ -39,7 +39,8 @@ class Wanted:
         home: The host that answered the conversation's last turn, if that is known.
         saved: Seconds of reading that the home saves, because it has the beginning cached.
         since: When the request began to wait; None before that.
-        tried: Hosts that have failed with this request.
+        tried: Hosts that have failed with this request, and those in `barred`.
+        barred: Hosts that it never goes to, because it is for another one.
         key: Of its conversation, 0 for none.
     """
 
@@ -49,6 +50,7 @@ class Wanted:
     saved: float = 0.0
     since: float | None = None
     tried: AbstractSet[Standing] = field(default_factory=frozenset[Standing])
+    barred: AbstractSet[Standing] = field(default_factory=frozenset[Standing])
     key: int = 0
 
     def may_go_to(self, host: Standing, now: float) -> bool:

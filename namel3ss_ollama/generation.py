@@ -27,6 +27,7 @@ from namel3ss_ollama.errors import (
     ToolCallParseError,
 )
 from namel3ss_ollama.exchange import Exchange
+from namel3ss_ollama.fleet import Standing
 from namel3ss_ollama.formats import without_reasoning
 from namel3ss_ollama.guards import Expected, Finding
 from namel3ss_ollama.insisting import asking_again, read, shows_no_format, suited
@@ -81,18 +82,19 @@ class Runner:
         *,
         streaming: bool = False,
         context: Context | None = None,
+        only: Standing | None = None,
     ) -> Turn:
         """A request's turn; its deadlines begin now, its slot when it is opened."""
         at_once = _TOGETHER.get(operation) or (_AT_ONCE if body.get("stream") is False else None)
         watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
         if self.pool is not None:
-            return HostTurn(self.pool, self.pool.wanted(body), self.telemetry, call, watch)
+            return HostTurn(self.pool, self.pool.wanted(body, only), self.telemetry, call, watch)
         return Turn(self._server, self.limiter, self.telemetry, call, watch)
 
     def turn_of(self, request: Request) -> Turn:
         """The turn of a generation whose answer comes whole."""
-        return self.turn(request.operation, request.body, request.config, request.timeout)
+        return self.turn(request.operation, request.body, request.config, request.timeout, only=request.only)
 
     def turn_of_stream(self, request: Request, context: Context | None) -> Turn:
         """The turn of a stream; `context` is the trace of the call that made it."""

@@ -6,11 +6,12 @@ server sends them: plain dicts, so that what a newer server adds is there too.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import Unpack
 
@@ -21,12 +22,16 @@ from namel3ss_ollama.errors import (
     LLMError,
     MalformedResponseError,
     ModelNotFoundError,
+    ServerError,
     StreamInterruptedError,
 )
+from namel3ss_ollama.fleet import Standing
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
+from namel3ss_ollama.pool import Pool, verdict
 from namel3ss_ollama.prepare import checked_model, request_body
 from namel3ss_ollama.request import Request
+from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import (
     RUNTIME_OPTIONS,
     RuntimeOptions,
@@ -38,8 +43,9 @@ from namel3ss_ollama.settings import (
 from namel3ss_ollama.streamer import Watch
 from namel3ss_ollama.types import LLMResponse
 
-__all__ = ["ModelManagement"]
+__all__ = ["ModelManagement", "version_of"]
 
+T = TypeVar("T")
 Json = dict[str, Any]
 _PATIENCE = 600.0
 """Seconds without a word that are normal while a server checks the digest of a large download."""
@@ -51,26 +57,40 @@ class ModelManagement(Asking):
     _runner: Runner
 
     async def list_models(self) -> list[Json]:
-        """The models that the server has: name, size in bytes, digest, details."""
-        return _listed(await self._ask(self._client.tags))
+        """The models that the server has: name, size in bytes, digest, details.
+
+        Of several hosts, those of each; "host" is its address. One that fails is left out with a warning, unless all
+        do.
+        """
+        return self._all_listed(await self._ask_each(lambda server, watch: server.client.tags(watch)))
 
     async def running_models(self) -> list[Json]:
-        """The models that are loaded: name, size, expires_at and, from newer servers, context_length in tokens."""
-        return _listed(await self._ask(self._client.ps))
+        """The models that are loaded: name, size, expires_at and, from newer servers, context_length in tokens.
+
+        Of several hosts, as `list_models`.
+        """
+        return self._all_listed(await self._ask_each(lambda server, watch: server.client.ps(watch)))
+
+    def _all_listed(self, answers: list[tuple[Server, Json]]) -> list[Json]:
+        if self._pool is None:
+            return _listed(answers[0][1])
+        return [{**model, "host": server.url} for server, answer in answers for model in _listed(answer)]
 
     async def show_model(self, model: str | None = None, *, verbose: bool = False) -> Json:
         """What there is to know of a model: capabilities, parameters, template, model_info.
+
+        Of several hosts, what the first says that is up and has it.
 
         Newer servers add `thinking`, with the `values` that `think` may have: once they are shown, the provider refuses
         any other level of that model.
         """
         name = self._name(model)
-        shown = await self._ask(lambda watch: self._client.show(name, watch, verbose=verbose))
+        shown = await self._ask_first(lambda server, watch: server.client.show(name, watch, verbose=verbose))
         self._defaults.levels.learn(name, shown)
         return shown
 
     async def exists(self, model: str | None = None) -> bool:
-        """Whether the server has a model; the provider's by default.
+        """Whether the server, or one of several that is up, has a model; the provider's by default.
 
         Raises:
             LLMError: The server failed, so that it is not known.
@@ -84,6 +104,8 @@ class ModelManagement(Asking):
     async def context_window(self, model: str | None = None, *, num_ctx: int | None = None) -> int | None:
         """The context window that requests have, in tokens, as far as the server tells.
 
+        Of several hosts, that of the first that is up and has the model; `preflight` tells where it differs.
+
         Args:
             model: The model; the provider's by default.
             num_ctx: The option that the requests send; the provider's by default.
@@ -94,26 +116,19 @@ class ModelManagement(Asking):
         """
         name = self._name(model)
         asked = merge_options(self._defaults.options).get("num_ctx") if num_ctx is None else num_ctx
-        window = await self._ask(lambda watch: self._server.window(name, watch))
+        window = await self._ask_first(lambda server, watch: server.window(name, watch))
         return window.in_force(asked) if asked or window.running or window.configured else None
 
     async def version(self) -> str:
-        """The server's version."""
-        return await self._version()
-
-    async def _version(self, watch: Watch | None = None) -> str:
-        version = str((await self._ask(self._client.version, watch)).get("version", ""))
-        with contextlib.suppress(ValueError):  # of a fork that has words for its versions
-            self._server.version.learn(version)
-        return version
+        """The server's version; of several hosts, that of the first that is up."""
+        return await self._ask_first(version_of)
 
     async def is_available(self) -> bool:
-        """Whether a server answers at the address, within seconds and without retries; it may refuse the key."""
-        try:
-            await self._server.ask_quickly(self._client.version)
-        except LLMError as error:
-            return isinstance(error, AuthenticationError)
-        return True
+        """Whether a server answers at the address, within seconds and without retries; it may refuse the key.
+
+        Of several hosts, whether one does.
+        """
+        return any(await asyncio.gather(*map(_answers, self._servers)))
 
     def pull_model(
         self, model: str | None = None, *, insecure: bool = False, timeout: float | None = None
@@ -128,8 +143,10 @@ class ModelManagement(Asking):
             timeout: A bound on the download, in seconds. The provider's own is for calls, and does not count here.
 
         Raises:
+            ValueError: The provider has several hosts: make one with the address that is meant.
             LLMError: The server failed, or several connections in a row broke off without any progress.
         """
+        self._check_one_host("pull_model")
         return self._persistent("/api/pull", {"model": self._name(model), **_insecure(insecure)}, timeout)
 
     def push_model(
@@ -138,8 +155,9 @@ class ModelManagement(Asking):
         """Upload a model; arguments and progress are those of `pull_model`, and it is as persistent.
 
         Raises:
-            LLMError: As `pull_model`.
+            ValueError, LLMError: As `pull_model`.
         """
+        self._check_one_host("push_model")
         return self._persistent("/api/push", {"model": self._name(model), **_insecure(insecure)}, timeout)
 
     async def create_model(
@@ -191,9 +209,10 @@ class ModelManagement(Asking):
             timeout: A bound on uploads and work together, in seconds. The provider's own does not count here.
 
         Raises:
-            ValueError: Neither `from_model` nor `files` is given.
+            ValueError: Neither `from_model` nor `files` is given, or the provider has several hosts.
             LLMError: The server failed.
         """
+        self._check_one_host("create_model")
         if not from_model and not files:
             raise ValueError("create_model: give from_model, or files with the weights")
         body: Json = {"model": checked_model(model)}
@@ -232,12 +251,24 @@ class ModelManagement(Asking):
             watch.close()
 
     async def copy_model(self, source: str, destination: str) -> None:
-        """Give a model a second name."""
+        """Give a model a second name.
+
+        Raises:
+            ValueError: The provider has several hosts.
+            LLMError: The server failed.
+        """
+        self._check_one_host("copy_model")
         names = checked_model(source), checked_model(destination)
         await self._ask(lambda watch: self._client.copy(*names, watch))
 
     async def delete_model(self, model: str) -> None:
-        """Delete a model from the server. The name has to be given: it is never the provider's by default."""
+        """Delete a model from the server. The name has to be given: it is never the provider's by default.
+
+        Raises:
+            ValueError: The provider has several hosts.
+            LLMError: The server failed.
+        """
+        self._check_one_host("delete_model")
         name = checked_model(model)
         lost = False
 
@@ -261,6 +292,7 @@ class ModelManagement(Asking):
         self,
         model: str | None = None,
         *,
+        hosts: int = 1,
         keep_alive: str | float | None = None,
         options: Mapping[str, Any] | None = None,
         **keywords: Unpack[RuntimeOptions],
@@ -269,26 +301,75 @@ class ModelManagement(Asking):
 
         Args:
             model: The model; the provider's by default.
+            hosts: On how many of several hosts.
             keep_alive: How long it stays loaded afterwards.
             options: Options that have no keyword.
             **keywords: Runtime options; those of loading (num_ctx, ...) should be those of the calls to come. `shift`,
                 another setting of loading from Ollama 0.30 on, is taken from the provider.
 
         Returns:
-            An empty response, `finish_reason` "load"; `metadata["load_duration"]` says how long it took.
+            An empty response, `finish_reason` "load"; `metadata["load_duration"]` says how long it took. Of several
+            `hosts`, that of the one that took longest.
+
+        Raises:
+            ValueError: There are not so many hosts.
+            ModelNotFoundError: There is no such model, or not on so many hosts that are up.
+            LLMError: The server failed; of several hosts, so many that too few are left.
         """
         reject_unknown(keywords, RUNTIME_OPTIONS, "preload")
-        return await self._load(model, {"keep_alive": keep_alive, "options": options, **keywords})
+        check_positive("hosts", hosts, integer=True, optional=False)
+        if hosts > (count := len(self._servers)):
+            raise ValueError(f"hosts: expected {count} at most, for there are no more, not {hosts}")
+        call = {"keep_alive": keep_alive, "options": options, **keywords}
+        if self._pool is None or hosts == 1:
+            return await self._load(model, call)
+        return await self._load_on_several(self._pool, self._name(model), call, hosts)
+
+    async def _load_on_several(self, pool: Pool, model: str, call: Mapping[str, Any], count: int) -> LLMResponse:
+        able = await pool.able_to_load(model)
+        if len(able) < count:
+            found = ", ".join(host.url for host in able) or "none"
+            raise ModelNotFoundError(
+                f"{model} cannot be loaded on {count} hosts: those that are up and have it are {found}; pull it on more"
+            )
+        left = iter(able)
+
+        async def load_on_next() -> LLMResponse:
+            failure: LLMError | None = None
+            for host in left:
+                try:
+                    return await self._load(model, call, host)
+                except LLMError as error:
+                    # That it cannot load the model (its memory is short, say) says nothing of the next host.
+                    if not isinstance(error, ServerError) and verdict(error, loading=True) == "not the host's":
+                        raise
+                    failure = failure or error
+            assert failure is not None  # each has had a host
+            raise failure
+
+        responses = await _all_done(load_on_next() for _ in range(count))
+        return max(responses, key=lambda response: response.metadata.get("load_duration") or 0)
 
     async def unload(self, model: str | None = None) -> LLMResponse:
-        """Take a model out of the server's memory now."""
-        return await self._load(model, {"keep_alive": 0})
+        """Take a model out of the server's memory now; of several hosts, out of the memory of each that has it loaded.
 
-    async def _load(self, model: str | None, call: Mapping[str, Any]) -> LLMResponse:
+        Returns:
+            An empty response, `finish_reason` "unload"; of several hosts, the first one's.
+        """
+        call = {"keep_alive": 0}
+        pool = self._pool
+        holders = [] if pool is None else await pool.having_loaded(self._name(model))
+        if pool is None or not holders:
+            return await self._load(model, call)
+        responses = await _all_done(self._load(model, call, host) for host in holders)
+        await pool.scout.look()
+        return responses[0]
+
+    async def _load(self, model: str | None, call: Mapping[str, Any], only: Standing | None = None) -> LLMResponse:
         body = request_body(self._defaults, {"model": self._name(model), **call}, {})
         kept: Json = {name: body[name] for name in ("model", "keep_alive", "options", "shift") if name in body}
         config, timeout = self._defaults.config, self._defaults.timeout
-        request = Request("generate", kept, config, timeout, on_truncation="ignore", loads_only=True)
+        request = Request("generate", kept, config, timeout, on_truncation="ignore", loads_only=True, only=only)
         return await self._runner.complete(request)
 
     async def _persistent(self, path: str, body: Json, timeout: float | None) -> AsyncIterator[Json]:
@@ -317,6 +398,19 @@ class ModelManagement(Asking):
         finally:
             watch.close()
 
+    def _check_one_host(self, method: str) -> None:
+        """See that it is clear which server is to be changed.
+
+        Raises:
+            ValueError: There are several.
+        """
+        if self._pool is not None:
+            urls = [server.url for server in self._servers]
+            raise ValueError(
+                f"{method}: changes one server, and this provider has several ({', '.join(urls)}); make one with the "
+                f"address that is meant, such as OllamaProvider({self._defaults.model!r}, {urls[0]!r})"
+            )
+
     def _name(self, model: str | None) -> str:
         return self._defaults.model if model is None else checked_model(model)
 
@@ -328,6 +422,33 @@ class ModelManagement(Asking):
             if (value := getattr(config, name)) is not None
         }
         return replace(config, stream_timeout=None, **waits)
+
+
+async def version_of(server: Server, watch: Watch) -> str:
+    """The version that a server says it has; it is remembered."""
+    version = str((await server.client.version(watch)).get("version", ""))
+    with contextlib.suppress(ValueError):  # of a fork that has words for its versions
+        server.version.learn(version)
+    return version
+
+
+async def _answers(server: Server) -> bool:
+    try:
+        await server.ask_quickly(server.client.version)
+    except LLMError as error:
+        return isinstance(error, AuthenticationError)
+    return True
+
+
+async def _all_done(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """The results, once all parts are over; raises the first failure."""
+    results = await asyncio.gather(*parts, return_exceptions=True)
+    done: list[T] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        done.append(result)
+    return done
 
 
 def _is_further(progress: Json, furthest: dict[str, int]) -> bool:

@@ -7,6 +7,7 @@ model does not get that model, and what the request itself is to blame for is no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
@@ -26,6 +27,7 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.fleet import Fleet, Loaded, Standing, tagged
 from namel3ss_ollama.hosts import HostState
+from namel3ss_ollama.preflight import Problem
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.scout import Scout, is_unreachable
 from namel3ss_ollama.server import Server
@@ -91,15 +93,97 @@ class Pool:
 
     def first(self) -> Server:
         """The first host that is up, for what any of them can answer."""
+        return self.servers[self._in_order()[0]]
 
-        def find(fleet: Fleet, _: float) -> Standing:
-            return min(fleet.hosts, key=lambda host: (host.is_out, host.last_resort))
+    async def ask_first(self, ask: Callable[[Server], Awaitable[T]]) -> T:
+        """What the first host says that is up and has what is asked for.
 
-        return self.servers[self.dispatcher.look(find)]
+        Raises:
+            LLMError: No host has it; else what the first one failed with.
+        """
+        await self.scout.know()
+        failures: list[LLMError] = []
+        lacking: dict[str, LLMError] = {}
+        for host in self._in_order():
+            server = self.servers[host]
+            try:
+                return await ask(server)
+            except LLMError as error:
+                found = verdict(error, loading=False)
+                if found == "not the host's":
+                    raise
+                if found == "lacks the model":
+                    lacking[server.url] = error
+                else:
+                    failures.append(error)
+                    self._eject_if_unreachable(host, error)
+        failure = [*lacking.values(), *failures][0]
+        _name_hosts(failure, list(lacking))
+        raise failure
 
-    def wanted(self, body: Mapping[str, Any]) -> Wanted:
-        """What a request wants of a host."""
+    async def ask_each(self, ask: Callable[[Server], Awaitable[T]]) -> list[tuple[Server, T]]:
+        """What each host says; one that fails is left out, with a warning.
+
+        Raises:
+            LLMError: What the first one failed with, where all did.
+        """
+
+        async def ask_one(host: Standing, server: Server) -> T | LLMError:
+            try:
+                return await ask(server)
+            except LLMError as error:
+                self._eject_if_unreachable(host, error)
+                return error
+
+        answers = await asyncio.gather(*(ask_one(host, server) for host, server in self.servers.items()))
+        found: list[tuple[Server, T]] = []
+        failures: list[tuple[Server, LLMError]] = []
+        for server, answer in zip(self.servers.values(), answers, strict=True):
+            if isinstance(answer, LLMError):
+                failures.append((server, answer))
+            else:
+                found.append((server, answer))
+        if not found:
+            raise failures[0][1]
+        for server, error in failures:
+            self._warn(f"{server.url} is left out: {error}")
+        return found
+
+    async def able_to_load(self, model: str) -> list[Standing]:
+        """The hosts that are up and have pulled the model: those first that have it loaded, or load it soonest."""
+        await self.scout.look()
+        name = tagged(model)
+
+        def find(fleet: Fleet, now: float) -> list[Standing]:
+            able = [host for host in fleet.hosts if not host.is_out and host.may_have(name, now)]
+            return sorted(able, key=lambda host: (host.last_resort, name not in host.loaded, host.load_seconds(name)))
+
+        return self.dispatcher.look(find)
+
+    async def having_loaded(self, model: str) -> list[Standing]:
+        """The hosts that are up and have the model in memory, or are loading it."""
+        await self.scout.look()
+        return self.dispatcher.look(
+            lambda fleet, _: [host for host in fleet.hosts if host in fleet.holders(tagged(model))]
+        )
+
+    def _in_order(self) -> list[Standing]:
+        """All hosts, those first that are up."""
+        return self.dispatcher.look(
+            lambda fleet, _: sorted(fleet.hosts, key=lambda host: (host.is_out, host.last_resort))
+        )
+
+    def _eject_if_unreachable(self, host: Standing, error: LLMError) -> None:
+        why = str(error)
+        if is_unreachable(error):
+            self.dispatcher.change(lambda fleet, now: fleet.eject(host, now, why))
+
+    def wanted(self, body: Mapping[str, Any], only: Standing | None = None) -> Wanted:
+        """What a request wants of a host, or of that one only."""
         wanted = Wanted(tagged(str(body.get("model", ""))), _characters(body) / _CHARACTERS_A_TOKEN)
+        if only is not None:
+            # As if the others had failed with it: it does not hold up those that may go elsewhere.
+            wanted.tried = wanted.barred = frozenset(self.servers) - {only}
         keys = beginnings(body) if "messages" in body else []
         if keys:
             wanted.key = keys[-1]
@@ -185,7 +269,7 @@ class Pool:
     def _compare(self) -> None:
         """Warn of what differs between hosts for a model that is loaded on several."""
         for difference in differences(self.states(), dict(self._pulled())):
-            self._warn(difference)
+            self._warn(str(difference))
 
     def _pulled(self) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:
         def read(fleet: Fleet, _: float) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:
@@ -193,7 +277,7 @@ class Pool:
 
         return self.dispatcher.look(read)
 
-    def differing(self, model: str) -> list[str]:
+    def differing(self, model: str) -> list[Problem]:
         """What differs between the hosts for a model, in words."""
         return differences(self.states(), dict(self._pulled()), tagged(model))
 
@@ -257,9 +341,9 @@ class HostTurn(Turn):
         Raises:
             LLMError: The last failure.
         """
-        wanted, tried = self.wanted, set[Standing]()
+        wanted, tried = self.wanted, set(self.wanted.barred)
         lacking: list[str] = []
-        wanted.tried = frozenset()
+        wanted.tried = wanted.barred
         while True:
             if self.slot is None:
                 await self.take_slot()
@@ -288,7 +372,7 @@ class HostTurn(Turn):
 
 def differences(
     states: Sequence[HostState], pulled: Mapping[str, Mapping[str, tuple[int, str]]], model: str | None = None
-) -> list[str]:
+) -> list[Problem]:
     """What differs between hosts for a model, so that the same request may be answered otherwise; in words.
 
     Args:
@@ -297,12 +381,14 @@ def differences(
         model: The model; None for each that is loaded on several of them.
     """
     loaded = {name for state in states for name in state.loaded}
-    found: list[str] = []
+    found: list[Problem] = []
     for name in sorted({model} if model is not None else loaded):
         digests = {url: models[name][1][:12] for url, models in pulled.items() if name in models and models[name][1]}
         if len(set(digests.values())) > 1:
             listed = ", ".join(f"{digest} on {url}" for url, digest in digests.items())
-            found.append(f"{name} is not the same model on all hosts ({listed}): pull it again where it is old")
+            found.append(
+                Problem(f"{name} is not the same model on all hosts ({listed})", "pull it again where it is old")
+            )
         windows = {
             state.url: known.context_length
             for state in states
@@ -310,7 +396,9 @@ def differences(
         }
         if len(set(windows.values())) > 1:
             listed = ", ".join(f"{window} tokens on {url}" for url, window in windows.items())
-            found.append(f"{name} has another context window on each host ({listed}): set num_ctx")
+            found.append(
+                Problem(f"{name} does not have the same context window on all hosts ({listed})", "set num_ctx")
+            )
     return found
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from namel3ss_ollama.address import EMBEDDED_URL
 from namel3ss_ollama.diagnosis import pull_command
 from namel3ss_ollama.errors import LLMError, ModelNotFoundError
 
-__all__ = ["Preflight", "Problem", "check"]
+__all__ = ["Preflight", "Problem", "check", "merged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,10 @@ class Preflight:
 
     Attributes:
         problems: What is wrong; empty when all is well.
-        version: The server's version; None when it did not answer.
+        version: The server's version; None when it did not answer. Of several hosts, that of the first that did.
         model: The model that was looked for.
         capabilities: What the model can do; empty when it is not there, or the server is too old to tell.
+            Of several hosts, what it can do on each that has it.
     """
 
     problems: tuple[Problem, ...]
@@ -91,3 +93,23 @@ async def check(
         for name in missing
     )
     return Preflight(problems, found, model, able)
+
+
+def merged(found: Mapping[str, Preflight], model: str, differences: Iterable[Problem]) -> Preflight:
+    """What was found at several hosts; each problem names its host.
+
+    Args:
+        found: What was found at each, by address.
+        model: The model that was looked for.
+        differences: What differs between them.
+    """
+    problems = [_of_host(url, problem, model) for url, one in found.items() for problem in one.problems]
+    version = next((one.version for one in found.values() if one.version is not None), None)
+    able = [one.capabilities for one in found.values() if one.capabilities]
+    return Preflight((*problems, *differences), version, model, frozenset.intersection(*able) if able else frozenset())
+
+
+def _of_host(url: str, problem: Problem, model: str) -> Problem:
+    if isinstance(problem.error, ModelNotFoundError) and url != EMBEDDED_URL:
+        problem = replace(problem, remedy=f"`OLLAMA_HOST={url} {pull_command(url, model)}`")
+    return problem if url in problem.what else replace(problem, what=f"{url}: {problem.what}")

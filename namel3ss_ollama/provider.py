@@ -29,7 +29,7 @@ from namel3ss_ollama.headers import headers_of_all
 from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, read_hosts
 from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike, has_files
-from namel3ss_ollama.models import ModelManagement
+from namel3ss_ollama.models import ModelManagement, version_of
 from namel3ss_ollama.pool import Pool
 from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
 from namel3ss_ollama.retrier import Retrier
@@ -512,23 +512,36 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
     ) -> preflight.Preflight:
         """Whether server, model and capabilities are there; each problem names what mends it.
 
+        Several hosts are looked at each; a problem names its host, and that the same name is another model on them, or
+        runs with another context window, is a problem, too.
+
         Args:
             model: The model; the provider's by default.
             capabilities: What it must be able to do: "completion", "tools", "vision", "thinking", "embedding",
                 "insert", "decision".
         """
         name = self._name(model)
-        watch = self._watch()
-        try:
-            return await preflight.check(
-                url=self.base_url,
-                model=name,
-                capabilities=capabilities,
-                version=lambda: self._version(watch),
-                show=lambda: self._ask(lambda watch: self._client.show(name, watch), watch),
-            )
-        finally:
-            watch.close()
+        wanted = {capabilities} if isinstance(capabilities, str) else set(capabilities)
+
+        async def look(server: Server) -> preflight.Preflight:
+            watch = self._watch()
+            try:
+                return await preflight.check(
+                    url=server.url,
+                    model=name,
+                    capabilities=wanted,
+                    version=lambda: self._ask(lambda watch: version_of(server, watch), watch),
+                    show=lambda: self._ask(lambda watch: server.client.show(name, watch), watch),
+                )
+            finally:
+                watch.close()
+
+        if self._pool is None:
+            return await look(self._only)
+        await self._pool.scout.look()
+        found = await asyncio.gather(*map(look, self._servers))
+        by_url = {server.url: one for server, one in zip(self._servers, found, strict=True)}
+        return preflight.merged(by_url, name, self._pool.differing(name))
 
     def hosts(self) -> list[HostState]:
         """What is known of each of several hosts; nothing is asked. Empty where there is only one server."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from namel3ss_ollama.answers import Answer, Kind
 from namel3ss_ollama.arguments import Parameters
 from namel3ss_ollama.client import encode
+from namel3ss_ollama.fleet import Standing
 from namel3ss_ollama.formats import ParseAs
 from namel3ss_ollama.prompting import describe_format, describe_tools, show_fault
 from namel3ss_ollama.settings import StreamConfig, Truncation
@@ -39,6 +40,7 @@ class Request:
         loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
         refusable: Whether the server may be asked to refuse a prompt that is too long: the caller did not say
             otherwise, and wants to know.
+        only: The one of several hosts that it is for; None for any of them.
     """
 
     kind: Kind
@@ -55,6 +57,7 @@ class Request:
     headers: Mapping[str, str] | None = None
     loads_only: bool = False
     refusable: bool = False
+    only: Standing | None = None
 
     @property
     def model(self) -> str:

@@ -40,7 +40,9 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         raise SystemExit(1) from None
     from namel3ss_ollama.cli.app import app
+    from namel3ss_ollama.cli.console import show_warnings
 
+    show_warnings()
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")  # a terminal that lacks a letter gets a `?`, not a traceback

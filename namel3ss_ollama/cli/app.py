@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from namel3ss_ollama import __version__
-from namel3ss_ollama.cli import chat, completion, doctor, models, serve
+from namel3ss_ollama.cli import chat, completion, doctor, hosts, models, serve
 from namel3ss_ollama.cli.commands import Commands
 from namel3ss_ollama.cli.options import examples
 
@@ -45,8 +45,8 @@ def _root(
     """Chat with models on an Ollama server, look after them, and find out what is wrong.
 
     The server is the one at --host, else at OLLAMA_BASE_URL, else at OLLAMA_HOST, else at http://localhost:11434;
-    embedded:// is a model in this process. OLLAMA_API_KEY, where set, is sent along. NO_COLOR and FORCE_COLOR are
-    heeded.
+    embedded:// is a model in this process. Several servers are named by several --host, or by OLLAMA_HOSTS with commas
+    between them. OLLAMA_API_KEY, where set, is sent along. NO_COLOR and FORCE_COLOR are heeded.
 
     Exit codes: 0 fine, 1 it failed (one line on standard error says why), 2 wrong usage, 130 Ctrl-C, 141 the reader
     of the output has gone.
@@ -58,5 +58,7 @@ def _root(
 app.command(epilog=chat.EXAMPLES)(chat.chat)
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
+app.command(epilog=hosts.HOSTS_EXAMPLES)(hosts.hosts)
+app.command(epilog=hosts.TOP_EXAMPLES)(hosts.top)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=completion.EXAMPLES)(completion.completion)

@@ -24,7 +24,7 @@ from namel3ss_ollama.cli.console import (
 )
 from namel3ss_ollama.cli.history import History
 from namel3ss_ollama.cli.interrupts import run
-from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, examples, read_options, server, utf8
+from namel3ss_ollama.cli.options import HostsOption, ModelOption, Options, examples, read_options, server, utf8, where
 from namel3ss_ollama.cli.session import Session
 from namel3ss_ollama.cli.wording import in_the_commands_words
 
@@ -45,7 +45,7 @@ def chat(
     ] = None,
     model: ModelOption = None,
     system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
-    base_url: BaseUrl = None,
+    hosts: HostsOption = None,
     option: Options = None,
     think: Annotated[
         bool | None,
@@ -99,22 +99,22 @@ def chat(
     text = _question(prompt)
     if text is None and as_json:
         raise typer.BadParameter("a conversation cannot be printed as JSON; give a PROMPT", param_hint="--json")
-    name = run(pick_model(model, base_url))
+    name = run(pick_model(model, hosts))
     with checked_arguments():
-        provider = OllamaProvider(name, base_url, **settings)
+        provider = OllamaProvider(name, where(hosts), **settings)
     opening = [Message("system", utf8(system, "--system"))] if system else []
     if text is None:
-        run(_check(name, base_url, images=bool(image)))
+        run(_check(name, hosts, images=bool(image)))
         Session(provider, opening, image or (), stats=stats, lines=History(kept=history)).run()
         return
     messages = [*opening, Message("user", text, images=image or ())]
-    if run(_answer(provider, messages, base_url, stats=stats, as_json=as_json)):
+    if run(_answer(provider, messages, hosts, stats=stats, as_json=as_json)):
         raise KeyboardInterrupt
 
 
-async def _check(name: str, base_url: str | None, *, images: bool) -> None:
-    async with server(base_url, name) as provider:
-        await check_chat_model(provider, base_url, images=images)
+async def _check(name: str, hosts: list[str] | None, *, images: bool) -> None:
+    async with server(hosts, name) as provider:
+        await check_chat_model(provider, hosts, images=images)
 
 
 def _question(prompt: str | None) -> str | None:
@@ -164,15 +164,15 @@ def read_format(value: str | None) -> Any:
 
 
 async def _answer(
-    provider: OllamaProvider, messages: list[Message], base_url: str | None, *, stats: bool, as_json: bool
+    provider: OllamaProvider, messages: list[Message], hosts: list[str] | None, *, stats: bool, as_json: bool
 ) -> bool:
     """Print one answer; whether Ctrl-C ended it."""
     printer = None if as_json else AnswerPrinter()
     try:
         response, interrupted = await stream_answer(provider, messages, printer.show if printer else _ignore)
     except ModelNotFoundError:
-        async with server(base_url, provider.model) as asked:
-            raise await missing(asked, provider.model, base_url) from None
+        async with server(hosts, provider.model) as asked:
+            raise await missing(asked, provider.model, hosts) from None
     except LLMError as error:
         if as_json and error.partial:
             print_json({**_as_json(error.partial), "error": in_the_commands_words(error.message)})
@@ -194,6 +194,7 @@ def _ignore(chunk: StreamChunk) -> None:
 def _as_json(response: LLMResponse) -> dict[str, Any]:
     return {
         "model": response.model,
+        "host": response.host,
         "content": response.content,
         "thinking": response.thinking,
         "finish_reason": response.finish_reason,

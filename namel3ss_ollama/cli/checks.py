@@ -11,6 +11,8 @@ from namel3ss_ollama import LLMError, ModelNotFoundError, OllamaProvider
 from namel3ss_ollama.cli.choosing import chat_models, get_one, near
 from namel3ss_ollama.cli.models import processor
 from namel3ss_ollama.cli.wording import in_the_commands_words
+from namel3ss_ollama.fleet import tagged
+from namel3ss_ollama.pool import differences
 from namel3ss_ollama.windows import Window, window_of
 
 __all__ = ["Examination", "Finding"]
@@ -44,7 +46,7 @@ class Examination:
         make: Makes the provider for a model.
         options: The runtime options that are to be looked at, num_ctx among them.
         tell: Gets each finding.
-        base_url: What --host said, if it did.
+        hosts: What --host said, if it did.
 
     Attributes:
         facts: What was found, for programs.
@@ -58,13 +60,13 @@ class Examination:
         options: Mapping[str, Any],
         tell: Callable[[Finding], None],
         *,
-        base_url: str | None = None,
+        hosts: list[str] | None = None,
     ) -> None:
         self._promptly = promptly
         self._make = make
         self._num_ctx = options.get("num_ctx")
         self._tell = tell
-        self._base_url = base_url
+        self._hosts = hosts
         self.findings: list[Finding] = []
         self.facts: dict[str, Any] = {"base_url": promptly.base_url}
 
@@ -88,10 +90,9 @@ class Examination:
             except LLMError as error:
                 self._found("problem", f"no Ollama server answers at {self._promptly.base_url}", str(error))
                 return
-            url = self._promptly.base_url
             self.facts["models"] = names
             if not names:
-                self._found("problem", "it has no models", get_one(url, self._base_url, model))
+                self._found("problem", "it has no models", get_one(self._promptly, self._hosts, model))
                 return
             self._found("ok", f"it has {len(names)} model{'s' if len(names) > 1 else ''}: {', '.join(names)}")
             if model is None:
@@ -109,10 +110,9 @@ class Examination:
             for problem in result.problems:
                 remedy = problem.remedy
                 if isinstance(problem.error, ModelNotFoundError):
-                    url = self._promptly.base_url
                     meant = near(model, self.facts["models"])
                     remedy = f"did you mean {' or '.join(meant)}? Else: " if meant else ""
-                    remedy += get_one(url, self._base_url, model)
+                    remedy += get_one(self._promptly, self._hosts, model)
                 self._found("problem", problem.what, remedy)
             if not result.ok:
                 return
@@ -213,3 +213,22 @@ class Examination:
         size = len(embedded.embeddings[0])
         self.facts["embedding"] = {"dimensions": size, "seconds": seconds[0], "again_seconds": seconds[1]}
         self._found("ok", f"it embeds: {size} dimensions, in {seconds[0]:.2f} s, and again in {seconds[1]:.2f} s")
+
+
+async def differences_between(provider: OllamaProvider, model: str | None) -> list[Finding]:
+    """What differs between several hosts, for a model or for each that several of them have."""
+    async with provider:
+        states = await provider.look_at_hosts()
+        try:
+            models = await provider.list_models()
+        except LLMError:
+            return []  # of which each host's examination has told
+    pulled: dict[str, dict[str, tuple[int, str]]] = {}
+    for one in models:
+        pulled.setdefault(one["host"], {})[tagged(str(one["name"]))] = 0, str(one.get("digest") or "")
+    names = sorted({name for found in pulled.values() for name in found}) if model is None else [tagged(model)]
+    return [
+        Finding("warning", difference.what, in_the_commands_words(difference.remedy))
+        for name in names
+        for difference in differences(states, pulled, name)
+    ]

@@ -17,26 +17,36 @@ from namel3ss_ollama import (
 )
 from namel3ss_ollama.address import EMBEDDED_URL
 from namel3ss_ollama.cli.console import CommandError
-from namel3ss_ollama.cli.options import server
+from namel3ss_ollama.cli.options import place, server
 
-__all__ = ["chat_models", "check_chat_model", "get_one", "missing", "near", "pick_model", "shown_or_missing"]
+__all__ = [
+    "chat_models",
+    "check_chat_model",
+    "get_one",
+    "listed_names",
+    "missing",
+    "near",
+    "pick_model",
+    "shown_or_missing",
+]
 
 _MOST_NAMES = 8
 
 
-def get_one(url: str, base_url: str | None, name: str | None = None) -> str:
+def get_one(provider: OllamaProvider, hosts: list[str] | None, name: str | None = None) -> str:
     """The command that brings a model to where there is none, or that one.
 
     Args:
-        url: The address in force.
-        base_url: What --host said, if it did.
+        provider: Asks the server; of several, the command is for the first.
+        hosts: What --host said, if it did.
         name: The model; one to begin with by default.
     """
+    url = provider.base_url
     if url == EMBEDDED_URL:
         from namel3ss_ollama.embedded.weights import CATALOG  # only where the engine is installed
 
         return f"namel3ss-ollama models pull {name if name in CATALOG else next(iter(CATALOG))} --embedded"
-    where = "" if base_url is None else f" --host {url}"
+    where = f" --host {url}" if hosts or provider.hosts() else ""
     return f"namel3ss-ollama models pull {name or 'llama3.2'}{where}"
 
 
@@ -52,24 +62,31 @@ def near(name: str, names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(whole))
 
 
-async def missing(provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True) -> CommandError:
+async def listed_names(provider: OllamaProvider) -> list[str]:
+    """The names of the models that there are, each once, whatever the number of hosts that have it."""
+    return list(dict.fromkeys(str(model["name"]) for model in await provider.list_models()))
+
+
+async def missing(
+    provider: OllamaProvider, name: str, hosts: list[str] | None, *, download: bool = True
+) -> CommandError:
     """What to say when the server does not have a model; `download`: how to get it, too."""
     try:
-        names = [str(model["name"]) for model in await provider.list_models()]
+        names = await listed_names(provider)
     except LLMError:
         names = []
-    url = provider.base_url
-    text = f"{url} does not have the model {name!r}"
-    how = get_one(url, base_url, name)
+    text = f"{place(provider)} {'do' if provider.hosts() else 'does'} not have the model {name!r}"
+    they = "they have" if provider.hosts() else "it has"
+    how = get_one(provider, hosts, name)
     if not download:
         get = ""
-    elif url == EMBEDDED_URL and f" {name} " not in how:
+    elif provider.base_url == EMBEDDED_URL and f" {name} " not in how:
         get = f"It can get another one: {how}; and -m takes the path of any GGUF file"
     else:
         get = f"To download it: {how}"
     if meant := near(name, names):
         return CommandError(f"{text}; did you mean {' or '.join(meant)}?{get and ' ' + get}")
-    return CommandError(f"{text}{f'; it has {_listed(names)}' if names else ''}{get and '. ' + get}")
+    return CommandError(f"{text}{f'; {they} {_listed(names)}' if names else ''}{get and '. ' + get}")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -79,7 +96,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 async def shown_or_missing(
-    provider: OllamaProvider, name: str, base_url: str | None, *, download: bool = True
+    provider: OllamaProvider, name: str, hosts: list[str] | None, *, download: bool = True
 ) -> dict[str, Any]:
     """What the server tells of a model.
 
@@ -90,10 +107,10 @@ async def shown_or_missing(
     try:
         return await provider.show_model(name)
     except ModelNotFoundError:
-        raise await missing(provider, name, base_url, download=download) from None
+        raise await missing(provider, name, hosts, download=download) from None
 
 
-async def check_chat_model(provider: OllamaProvider, base_url: str | None, *, images: bool) -> None:
+async def check_chat_model(provider: OllamaProvider, hosts: list[str] | None, *, images: bool) -> None:
     """See that the provider's model is there and can chat, before a conversation begins.
 
     Raises:
@@ -102,7 +119,7 @@ async def check_chat_model(provider: OllamaProvider, base_url: str | None, *, im
     """
     name = provider.model
     try:
-        can = (await shown_or_missing(provider, name, base_url)).get("capabilities")
+        can = (await shown_or_missing(provider, name, hosts)).get("capabilities")
     except (LLMConnectionError, LLMTimeoutError, AuthenticationError):
         raise
     except LLMError:
@@ -116,7 +133,7 @@ async def check_chat_model(provider: OllamaProvider, base_url: str | None, *, im
 
 async def chat_models(provider: OllamaProvider) -> list[str]:
     """The names of the server's models that can chat; those of which a server does not tell count as if they could."""
-    names = [str(model["name"]) for model in await provider.list_models()]
+    names = await listed_names(provider)
     able = await asyncio.gather(*(_can_chat(provider, name) for name in names))
     return [name for name, can in zip(names, able, strict=True) if can]
 
@@ -129,7 +146,7 @@ async def _can_chat(provider: OllamaProvider, name: str) -> bool:
     return "completion" in (shown.get("capabilities") or ("completion",))
 
 
-async def pick_model(asked: str | None, base_url: str | None) -> str:
+async def pick_model(asked: str | None, hosts: list[str] | None) -> str:
     """The model that was asked for, else the only one there is.
 
     Raises:
@@ -137,11 +154,11 @@ async def pick_model(asked: str | None, base_url: str | None) -> str:
     """
     if asked:
         return asked
-    async with server(base_url) as provider:
+    async with server(hosts) as provider:
         names = await chat_models(provider)
     if len(names) == 1:
         return names[0]
-    url = provider.base_url
+    at, has = place(provider), "have" if provider.hosts() else "has"
     if not names:
-        raise CommandError(f"{url} has no chat model; get one: {get_one(url, base_url)}")
-    raise CommandError(f"choose a model with --model or OLLAMA_MODEL; {url} has {', '.join(names)}")
+        raise CommandError(f"{at} {has} no chat model; get one: {get_one(provider, hosts)}")
+    raise CommandError(f"choose a model with --model or OLLAMA_MODEL; {at} {has} {', '.join(names)}")

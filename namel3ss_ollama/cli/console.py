@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,8 +29,10 @@ __all__ = [
     "print_json",
     "print_paragraph",
     "print_table",
+    "show_warnings",
     "stats_line",
     "styled",
+    "without_warnings",
 ]
 
 _DIM, _BOLD, _RED, _YELLOW, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
@@ -66,6 +69,33 @@ def styled(text: str, style: str, stream: TextIO) -> str:
     else:
         wanted = stream.isatty() and os.environ.get("TERM") != "dumb"
     return f"{STYLES[style]}{text}{_PLAIN}" if wanted else text
+
+
+class _Warnings(logging.Handler):
+    """What the core warns of, as a line of the command's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, in words that can be typed here."""
+        note(f"warning: {in_the_commands_words(record.getMessage())}", "yellow")
+
+
+def show_warnings() -> None:
+    """From now on, write the core's warnings as the command writes."""
+    logger = logging.getLogger("namel3ss_ollama")
+    if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
+        logger.addHandler(_Warnings(logging.WARNING))
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Around what the command tells in another way."""
+    logger = logging.getLogger("namel3ss_ollama")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def note(text: str, style: str = "dim", *, first: str = "", indent: str = "") -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from namel3ss_ollama import OllamaProvider, RetryPolicy
-from namel3ss_ollama.cli.checks import Examination, Finding
-from namel3ss_ollama.cli.console import checked_arguments, print_json, print_paragraph
+from namel3ss_ollama.cli.checks import Examination, Finding, differences_between
+from namel3ss_ollama.cli.console import checked_arguments, print_json, print_paragraph, without_warnings
 from namel3ss_ollama.cli.interrupts import run
-from namel3ss_ollama.cli.options import BaseUrl, ModelOption, Options, read_options, server
+from namel3ss_ollama.cli.options import HostsOption, ModelOption, Options, addresses, read_options, server, where
 
 __all__ = ["doctor"]
 
@@ -20,11 +21,14 @@ _STYLES = {"ok": "dim", "note": "dim", "warning": "yellow", "problem": "red"}
 
 def doctor(
     model: ModelOption = None,
-    base_url: BaseUrl = None,
+    hosts: HostsOption = None,
     option: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all that was found.")] = False,
 ) -> None:
     """Find out what is wrong with a server or a model, and what mends it.
+
+    Of several servers each is looked at, and what differs between them: one name that stands for different models, and
+    different context windows.
 
     Looks at the server, its models, and for one model: what it can do, whether it loads and stays loaded, whether the
     context window in force is much smaller than the model's own, and how fast it answers.
@@ -32,20 +36,41 @@ def doctor(
     Exit code 0 when all works (with warnings, perhaps), 1 when there are problems.
     """
     settings = read_options(option)
+    tell = _ignore if as_json else _print
+    examinations = [_examination(None if url is None else [url], model, settings, tell) for url in addresses(hosts)]
+    for examination in examinations:
+        run(examination.run(model))
+    reports = [_report(examination) for examination in examinations]
+    if len(examinations) == 1:
+        report = reports[0]
+    else:
+        with without_warnings():
+            differing = run(differences_between(server(hosts, retry=RetryPolicy.off()), model))
+        for finding in differing:
+            tell(finding)
+        ok = all(examination.ok for examination in examinations)
+        report = {"ok": ok, "hosts": reports, "findings": [asdict(finding) for finding in differing]}
+    if as_json:
+        print_json(report)
+    if not report["ok"]:
+        raise typer.Exit(1)
 
+
+def _examination(
+    hosts: list[str] | None, model: str | None, settings: dict[str, Any], tell: Callable[[Finding], None]
+) -> Examination:
     def make(name: str) -> OllamaProvider:
         with checked_arguments():
-            return OllamaProvider(name, base_url, retry=RetryPolicy.off(), **settings)
+            return OllamaProvider(name, where(hosts), retry=RetryPolicy.off(), **settings)
 
-    promptly = server(base_url, model or "none", retry=RetryPolicy.off())
+    promptly = server(hosts, model or "none", retry=RetryPolicy.off())
     make(promptly.model)  # what is wrong with the options is wrong now
-    examination = Examination(promptly, make, settings, _ignore if as_json else _print, base_url=base_url)
-    run(examination.run(model))
-    if as_json:
-        findings = [asdict(finding) for finding in examination.findings]
-        print_json({"ok": examination.ok, **examination.facts, "findings": findings})
-    if not examination.ok:
-        raise typer.Exit(1)
+    return Examination(promptly, make, settings, tell, hosts=hosts)
+
+
+def _report(examination: Examination) -> dict[str, Any]:
+    findings = [asdict(finding) for finding in examination.findings]
+    return {"ok": examination.ok, **examination.facts, "findings": findings}
 
 
 def _print(finding: Finding) -> None:

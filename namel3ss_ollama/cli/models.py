@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
 import typer
 
-from namel3ss_ollama import BadRequestError, MalformedResponseError, ServerError
+from namel3ss_ollama import BadRequestError, MalformedResponseError, OllamaProvider, ServerError
+from namel3ss_ollama.address import EMBEDDED_URL
 from namel3ss_ollama.cli.choosing import get_one, shown_or_missing
 from namel3ss_ollama.cli.commands import Group
 from namel3ss_ollama.cli.console import human_size, note, print_json, print_paragraph, print_table, styled
 from namel3ss_ollama.cli.interrupts import run
-from namel3ss_ollama.cli.options import AsJson, BaseUrl, examples, named, server
+from namel3ss_ollama.cli.options import AsJson, HostsOption, OneHostOption, examples, named, one_server, place, server
 from namel3ss_ollama.cli.progress import PullProgress
 from namel3ss_ollama.windows import window_of
 
@@ -44,16 +46,30 @@ def _models(ctx: typer.Context) -> None:
 
 
 @app.command("list")
-def list_(base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+def list_(hosts: HostsOption = None, as_json: AsJson = False) -> None:
     """List the models that the server has."""
-    provider = server(base_url)
+    provider = server(hosts)
     models = run(provider.list_models())
     if as_json:
         print_json(models)
     elif models:
-        print_table(["NAME", "SIZE", "PARAMETERS", "QUANTIZATION", "MODIFIED"], map(_listed, models))
+        _print_models(provider, ["NAME", "SIZE", "PARAMETERS", "QUANTIZATION", "MODIFIED"], models, _listed)
     else:
-        note(f"{provider.base_url} has no models; get one: {get_one(provider.base_url, base_url)}")
+        has = "have" if provider.hosts() else "has"
+        note(f"{place(provider)} {has} no models; get one: {get_one(provider, hosts)}")
+
+
+def _print_models(
+    provider: OllamaProvider,
+    head: list[str],
+    models: list[dict[str, Any]],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> None:
+    """A table of models; with several hosts, which of them has each."""
+    if provider.hosts():
+        print_table([*head, "HOST"], ([*cells(model), str(model["host"])] for model in models))
+    else:
+        print_table(head, map(cells, models))
 
 
 def _listed(model: dict[str, Any]) -> list[str]:
@@ -70,7 +86,7 @@ def _listed(model: dict[str, Any]) -> list[str]:
 @app.command()
 def pull(
     name: Name,
-    base_url: BaseUrl = None,
+    hosts: OneHostOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print progress as JSON, an object a line, as the server sends it.")
     ] = False,
@@ -84,13 +100,13 @@ def pull(
     A connection that breaks is made again. Ctrl-C stops the download; the server keeps what it has, and goes on from
     there when asked again.
     """
-    if embedded and base_url is not None:
+    if embedded and hosts:
         raise typer.BadParameter("cannot be given together with --host", param_hint="--embedded")
-    run(_pull(name, "embedded://" if embedded else base_url, as_json=as_json, insecure=insecure))
+    run(_pull(name, [EMBEDDED_URL] if embedded else hosts, as_json=as_json, insecure=insecure))
 
 
-async def _pull(name: str, base_url: str | None, *, as_json: bool, insecure: bool) -> None:
-    async with server(base_url, name) as provider:
+async def _pull(name: str, hosts: list[str] | None, *, as_json: bool, insecure: bool) -> None:
+    async with one_server(hosts, name) as provider:
         updates = provider.pull_model(insecure=insecure)
         if as_json:
             async for update in updates:
@@ -102,9 +118,9 @@ async def _pull(name: str, base_url: str | None, *, as_json: bool, insecure: boo
 
 
 @app.command()
-def show(name: Name, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+def show(name: Name, hosts: HostsOption = None, as_json: AsJson = False) -> None:
     """Show what there is to know of a model: what it can do, its context window, its parameters."""
-    shown = run(shown_or_missing(server(base_url, name), name, base_url))
+    shown = run(shown_or_missing(server(hosts, name), name, hosts))
     if as_json:
         print_json(shown)
         return
@@ -129,13 +145,13 @@ def show(name: Name, base_url: BaseUrl = None, as_json: AsJson = False) -> None:
 @app.command()
 def rm(
     name: Name,
-    base_url: BaseUrl = None,
+    hosts: OneHostOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a model from the server."""
-    provider = server(base_url, name)
+    provider = one_server(hosts, name)
     with contextlib.suppress(ServerError, BadRequestError, MalformedResponseError):  # what is broken can be deleted
-        run(shown_or_missing(provider, name, base_url, download=False))
+        run(shown_or_missing(provider, name, hosts, download=False))
     if not yes:
         typer.confirm(f"Delete {name} from {provider.base_url}?", abort=True, err=True)
     run(provider.delete_model(name))
@@ -143,24 +159,25 @@ def rm(
 
 
 @app.command()
-def ps(base_url: BaseUrl = None, as_json: AsJson = False) -> None:
+def ps(hosts: HostsOption = None, as_json: AsJson = False) -> None:
     """List the models that are loaded: on what they run, with which context window, and for how long yet."""
-    models = run(server(base_url).running_models())
+    provider = server(hosts)
+    models = run(provider.running_models())
     if as_json:
         print_json(models)
     elif models:
         now = datetime.now(timezone.utc)
-        rows = [
-            [
+
+        def cells(model: dict[str, Any]) -> list[str]:
+            return [
                 str(model.get("name", "?")),
                 human_size(model.get("size")),
                 processor(model),
                 str(model.get("context_length") or "?"),
                 time_left(model.get("expires_at"), now),
             ]
-            for model in models
-        ]
-        print_table(["NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], rows)
+
+        _print_models(provider, ["NAME", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"], models, cells)
     else:
         note("no model is loaded")
 

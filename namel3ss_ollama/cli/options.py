@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from namel3ss_ollama import OllamaProvider, StreamConfig
-from namel3ss_ollama.cli.console import checked_arguments, note
+from namel3ss_ollama.cli.console import UsageError, checked_arguments, note
+from namel3ss_ollama.hosts import Hosts, read_hosts
 from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
-__all__ = ["AsJson", "BaseUrl", "ModelOption", "Options", "examples", "named", "read_options", "server", "utf8"]
+__all__ = [
+    "AsJson",
+    "HostsOption",
+    "ModelOption",
+    "OneHostOption",
+    "Options",
+    "addresses",
+    "examples",
+    "named",
+    "one_server",
+    "place",
+    "read_options",
+    "server",
+    "utf8",
+    "where",
+]
 
 
 def named(value: str | None) -> str | None:
@@ -27,10 +44,31 @@ def named(value: str | None) -> str | None:
     return value
 
 
-BaseUrl = Annotated[
-    str | None,
+def all_named(values: list[str] | None) -> list[str] | None:
+    """As `named`, of an option that can be given several times."""
+    for value in values or ():
+        named(value)
+    return values
+
+
+HostsOption = Annotated[
+    list[str] | None,
     typer.Option(
-        "--host", "--base-url", metavar="URL", callback=named, help="Where the server is; embedded:// for none."
+        "--host",
+        "--base-url",
+        metavar="URL",
+        callback=all_named,
+        help="Where the server is; embedded:// for none. Given several times: several servers.",
+    ),
+]
+OneHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host",
+        "--base-url",
+        metavar="URL",
+        callback=all_named,
+        help="Where the server is; embedded:// for none. One is changed at a time.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
@@ -57,14 +95,49 @@ ModelOption = Annotated[
 _PROMPTLY = StreamConfig(first_chunk_timeout=30.0, chunk_timeout=30.0)
 
 
-def server(base_url: str | None, model: str = "none", **settings: Any) -> OllamaProvider:
+def where(hosts: list[str] | None) -> str | list[str] | None:
+    """What --host said, as a provider takes it: one address as text, so that what is wrong with it has no index."""
+    return hosts[0] if hosts and len(hosts) == 1 else hosts or None
+
+
+def addresses(hosts: list[str] | None) -> list[str | None]:
+    """The address of each server that is meant; None for the one that the environment names, or the default.
+
+    Raises:
+        UsageError: One of several is wrong, or there twice.
+    """
+    with checked_arguments():
+        found = read_hosts(where(hosts), os.environ)
+    return [host.url for host in found.hosts] if isinstance(found, Hosts) else [found]
+
+
+def server(hosts: list[str] | None, model: str = "none", **settings: Any) -> OllamaProvider:
     """A provider for questions that are answered promptly; a model has to be named, even where none is meant.
 
     Raises:
         UsageError: An argument is wrong.
     """
     with checked_arguments():
-        return OllamaProvider(model, base_url, stream_config=_PROMPTLY, **settings)
+        return OllamaProvider(model, where(hosts), **{"stream_config": _PROMPTLY, **settings})
+
+
+def one_server(hosts: list[str] | None, model: str) -> OllamaProvider:
+    """As `server`, for what changes a server.
+
+    Raises:
+        UsageError: An argument is wrong, or there are several servers.
+    """
+    provider = server(hosts, model)
+    if urls := [state.url for state in provider.hosts()]:
+        raise UsageError(
+            f"this changes one server, and there are {', '.join(urls)}; say which is meant, such as --host {urls[0]}"
+        )
+    return provider
+
+
+def place(provider: OllamaProvider) -> str:
+    """Where a provider's answers come from, in words."""
+    return " and ".join(state.url for state in provider.hosts()) or provider.base_url
 
 
 def utf8(text: str, hint: str) -> str:

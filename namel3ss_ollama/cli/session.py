@@ -11,6 +11,7 @@ from namel3ss_ollama.cli.answering import stream_answer
 from namel3ss_ollama.cli.console import AnswerPrinter, CommandError, fail, note, stats_line
 from namel3ss_ollama.cli.history import History
 from namel3ss_ollama.cli.interrupts import raising_interrupts, run
+from namel3ss_ollama.cli.options import place
 from namel3ss_ollama.cli.wording import in_the_commands_words
 
 __all__ = ["Session"]
@@ -63,7 +64,7 @@ class Session:
     def run(self) -> None:
         """Ask and answer until Ctrl-D or /bye."""
         self._lines.open()
-        note(f"{self._provider.model} at {self._provider.base_url}; /help lists what else there is")
+        note(f"{self._provider.model} at {place(self._provider)}; /help lists what else there is")
         going_on = True
         with raising_interrupts():
             while going_on:

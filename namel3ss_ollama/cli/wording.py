@@ -11,6 +11,10 @@ import re
 __all__ = ["in_the_commands_words"]
 
 _WORDS = [
+    (r"^OLLAMA_HOSTS: hosts(\[\d+\])?: (url: )?", "OLLAMA_HOSTS: "),
+    (r"^hosts(\[\d+\])?: (url: )?", "--host: "),
+    (r" is there twice; give it more slots instead", " is there twice"),
+    (r"^set num_ctx$", "set it for all: -o num_ctx=8192 here, PARAMETER num_ctx in the Modelfile"),
     (r"(set )?base_url \(or OLLAMA_HOST\) to where it runs", "name another server with --host or OLLAMA_HOST"),
     (r"; what had arrived is in `partial`", ""),
     (r"pull it with `ollama pull (\S+)` or `provider\.pull_model\(\)`", r"`namel3ss-ollama models pull \1`"),

@@ -40,7 +40,16 @@ def server() -> Iterator[OllamaServer]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, server: OllamaServer, tmp_path: Path) -> None:
-    unset = ("OLLAMA_HOST", "OLLAMA_MODEL", "OLLAMA_API_KEY", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")
+    unset = (
+        "OLLAMA_HOST",
+        "OLLAMA_HOSTS",
+        "OLLAMA_MODEL",
+        "OLLAMA_API_KEY",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "TTY_COMPATIBLE",
+        "COLUMNS",
+    )
     for name in (*unset, "NAMEL3SS_OLLAMA_HISTORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
