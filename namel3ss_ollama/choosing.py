@@ -9,16 +9,17 @@ anywhere. The rule, in its order:
    measured there, the reading of the prompt and the usual time of an answer. Drawn at random, because several clients
    that know nothing of each other would all choose the same best one.
 3. Where none of those is free, the request waits, unless the wait is worth several loads: loading takes seconds, and
-   throws out a model that others may want.
+   throws out a model that others may want. What is in use and on no other host is not thrown out for that.
 4. Where no host has the model loaded, one loads it, and later requests wait for that rather than load it everywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 
 from namel3ss_ollama.fleet import Fleet, Standing
 
@@ -26,7 +27,8 @@ __all__ = ["Wanted", "choose"]
 
 _FEW = 3
 _LOADS = 3.0
-"""How many loads a wait must be worth, so that the model is loaded on one more host."""
+"""How many loads a wait must be worth, so that the model is loaded on one more host; and for how many loads a model is
+in use after an answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,10 +62,9 @@ class Wanted:
         home = self.home
         return (
             home is not None
-            and self.since is not None
-            and now - self.since < self.saved
-            and not home.is_out
+            and (0.0 if self.since is None else now - self.since) < self.saved
             and home.room() <= 0
+            and not (home.is_out or home.last_resort)
             and self.model in home.loaded
             and self.may_go_to(home, now)
         )
@@ -78,40 +79,68 @@ def choose(wanted: Wanted, fleet: Fleet, now: float, waiting: int = 1) -> Standi
         now: The time.
         waiting: How many requests for the model wait, this one included.
     """
-    if not fleet.free or wanted.waits_for_home(now):
-        return None
+    if not fleet.free.items:
+        return _last_resort(wanted, fleet, now) if fleet.last_resorts else None
     free, home = fleet.free_with(wanted.model), wanted.home
-    if home is not None and home in free and wanted.may_go_to(home, now):
-        return home
-    best = _best(free.some(fleet.rng), wanted, now, lambda host: host.seconds(wanted.model, wanted.tokens, now))
-    if best is None:
-        best = _best(fleet.free.some(fleet.rng), wanted, now, lambda host: _cost_of_loading(host, wanted.model, now))
-        if best is not None and _should_wait(wanted, fleet, best, now, waiting):
+    if home is not None:
+        if wanted.waits_for_home(now):
             return None
+        if home in free and wanted.may_go_to(home, now):
+            return home
+    if free.items:
+        best = _best(free.items, wanted, fleet, now, loading=False)
+        if best is not None:
+            return best
+    best = _best(fleet.free.items, wanted, fleet, now, loading=True)
     if best is None:
         return _last_resort(wanted, fleet, now)
+    return None if _should_wait(wanted, fleet, best, now, waiting) else best
+
+
+def _best(hosts: list[Standing], wanted: Wanted, fleet: Fleet, now: float, *, loading: bool) -> Standing | None:
+    """The cheapest of a few that are drawn at random, of those that can be asked."""
+    draw, count = fleet.rng.random, len(hosts)
+    start = int(draw() * count)
+    if count <= _FEW:
+        few = hosts[start:] + hosts[:start]
+    else:
+        few = [hosts[start], hosts[int(draw() * count)], hosts[int(draw() * count)]]
+    best = _cheapest(few, wanted, fleet, now, loading=loading)
+    if best is None and count > _FEW:
+        left = (host for host in hosts[start:] + hosts[:start] if wanted.may_go_to(host, now))
+        best = _cheapest(islice(left, _FEW), wanted, fleet, now, loading=loading)
     return best
 
 
-def _best(hosts: Iterable[Standing], wanted: Wanted, now: float, cost: Callable[[Standing], float]) -> Standing | None:
-    """The cheapest of the first few that can be asked."""
-    best, least, seen = None, math.inf, 0
+def _cheapest(hosts: Iterable[Standing], wanted: Wanted, fleet: Fleet, now: float, *, loading: bool) -> Standing | None:
+    best, least = None, math.inf
     for host in hosts:
-        if host.last_resort or not wanted.may_go_to(host, now):
+        if not wanted.may_go_to(host, now):
             continue
-        seconds = cost(host)
+        seconds = host.seconds(wanted.model, wanted.tokens, now)
+        if loading:
+            seconds += _cost_of_loading(host, wanted.model, fleet, now)
         if seconds < least:
             best, least = host, seconds
-        seen += 1
-        if seen == _FEW:
-            break
     return best
 
 
-def _cost_of_loading(host: Standing, model: str, now: float) -> float:
-    """Where loading is quick and throws nothing out, and answers are quick afterwards."""
-    in_memory = sum(loaded.size for loaded in host.loaded.values())
-    return host.load_seconds(model) * (2.0 if in_memory else 1.0) + host.seconds(model, 0.0, now)
+def _cost_of_loading(host: Standing, model: str, fleet: Fleet, now: float) -> float:
+    """More than its time where it throws out what others may want, and most where they surely do."""
+    seconds = host.load_seconds(model)
+    if not host.loaded:
+        return seconds
+    return seconds * (20.0 if _is_the_only_one(host, model, fleet, now) else 2.0)
+
+
+def _is_the_only_one(host: Standing, model: str, fleet: Fleet, now: float) -> bool:
+    """Whether no other host has a model that is in use on this one, and that loading could throw out."""
+    for other in host.loaded:
+        if other != model and len(fleet.holders(other)) <= 1:
+            pace = host.pace.get(other)
+            if host.in_flight or (pace and now - pace.wait_at < _LOADS * host.load_seconds(other)):
+                return True
+    return False
 
 
 def _should_wait(wanted: Wanted, fleet: Fleet, loading: Standing, now: float, waiting: int) -> bool:
@@ -122,7 +151,9 @@ def _should_wait(wanted: Wanted, fleet: Fleet, loading: Standing, now: float, wa
         slots = fleet.slots_with(wanted.model)
     if not slots:
         return False
-    return waiting * fleet.service(wanted.model) / slots <= _LOADS * loading.load_seconds(wanted.model)
+    if waiting * fleet.service(wanted.model) / slots <= _LOADS * loading.load_seconds(wanted.model):
+        return True
+    return _is_the_only_one(loading, wanted.model, fleet, now)
 
 
 def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
@@ -130,9 +161,12 @@ def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
 
     The latter is asked for its error, or because it has the model by now.
     """
-    left = [host for host in fleet.hosts if wanted.may_go_to(host, now)]
-    if any(not host.last_resort and not host.is_out for host in left):
-        return None
+    left = [host for host in fleet.last_resorts if wanted.may_go_to(host, now)]
+    for host in fleet.hosts:
+        if not host.last_resort and wanted.may_go_to(host, now):
+            if not host.is_out:
+                return None  # it will have a slot free
+            left.append(host)
     for host in left or [host for host in fleet.hosts if host not in wanted.tried]:
         if host.room() > 0:
             return host

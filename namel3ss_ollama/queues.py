@@ -61,7 +61,7 @@ class Queues(Generic[W]):
             ready: Whether a waiter can be handed a slot.
         """
         fleet.advance(now)
-        if not fleet.free or not self._by_model:
+        if not self._by_model or not (fleet.free.items or fleet.last_resorts):
             return None
         for queue in sorted(self._by_model.values(), key=_age) if len(self._by_model) > 1 else self._by_model.values():
             for waiter in queue:
