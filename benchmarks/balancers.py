@@ -68,7 +68,7 @@ class LeastConnections(_AtOnce):
 
 
 class PeakEwma(_AtOnce):
-    """Of two at random the one with the smaller product of latency and requests; a latency that rises counts at once."""
+    """Of two at random the one with the smaller product of latency and requests; a higher latency counts at once."""
 
     def __init__(self, clock: Clock, machines: list[Machine], chance: random.Random) -> None:
         super().__init__(clock, machines, chance)

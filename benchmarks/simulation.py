@@ -1,9 +1,9 @@
 """Servers, conversations and clients in virtual time: what `benchmarks.hosts` compares ways to choose a host with.
 
 A machine is modelled on an Ollama server: it takes in whatever is sent and answers first in, first out, as many at once
-as it has slots; it holds as many models as fit and throws out the one that was used longest ago, once nothing runs;
-loading takes seconds, in which all behind it wait. It remembers the last prompts of a model while that stays loaded, and
-reads only what is new of a conversation that it knows. What it holds can be asked, how many wait cannot.
+as it has slots; it holds one model, and throws that out for another once nothing runs;
+loading takes seconds, in which all behind it wait. It remembers the last prompts of a model while that stays loaded,
+and reads only what is new of a conversation that it knows. What it holds can be asked, how many wait cannot.
 """
 
 from __future__ import annotations

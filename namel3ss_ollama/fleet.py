@@ -1,7 +1,7 @@
 """What is known of several hosts, indexed so that one can be chosen in a time that hardly grows with their number.
 
 Values and no I/O, no clock, no lock: `dispatcher.py` holds the lock and the clock, `scout.py` asks the hosts, and
-`choosing.py` has the rule. All times are seconds by one clock of the caller's.
+`choosing.py` has the rule. All times are seconds, greater than 0, by one clock of the caller's.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Fleet:
     Args:
         hosts: The hosts, in the order of preference where nothing else tells them apart.
         eject: How long a host that fails is out the first time; that doubles with each failure.
-        eject_most: What that never exceeds.
+        eject_most: What that never exceeds, where a failure does not say how long it is.
         rng: Where chance comes from.
     """
 
@@ -301,7 +301,7 @@ class Fleet:
             spare_last: Whether the last host that is up stays so.
         """
         sway = 0.8 + 0.4 * self.rng.random()
-        if host.out_until > host.paused_until:
+        if host.is_out and host.failures:
             if seconds is not None:
                 self._leave(host, now + seconds * sway, why)
             return
@@ -323,11 +323,11 @@ class Fleet:
         if not host.failures and not host.is_out:
             return
         host.failures = 0
-        if host.paused_until:
+        if not host.paused_until:
+            self._come_back(host)
+        elif host.out_until != host.paused_until:
             host.out_until = host.paused_until
             heapq.heappush(self._returns, (host.out_until, id(host), host))
-            return
-        self._come_back(host)
 
     def _come_back(self, host: Standing) -> None:
         self._up += host.is_out

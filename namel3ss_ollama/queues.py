@@ -46,11 +46,16 @@ class Queues(Generic[W]):
         return len(self._by_model.get(model, ()))
 
     def blocks(self, wanted: Wanted, now: float, ready: Callable[[W], bool]) -> bool:
-        """Whether a newcomer would overtake one that waits for the same model, and not for its home."""
+        """Whether a newcomer would overtake one that waits for the same model.
+
+        Not one that waits for its home, or for another host than those that have failed with it.
+        """
         if wanted.tried:
             return False
-        queue = self._by_model.get(wanted.model)
-        return queue is not None and any(ready(waiter) and not waiter.wanted.waits_for_home(now) for waiter in queue)
+        return any(
+            ready(waiter) and not waiter.wanted.tried and not waiter.wanted.waits_for_home(now)
+            for waiter in self._by_model.get(wanted.model, ())
+        )
 
     def next(self, fleet: Fleet, now: float, ready: Callable[[W], bool]) -> tuple[W, Standing] | None:
         """Who is next, and where to; None if nobody can go anywhere now. The caller takes it out.
