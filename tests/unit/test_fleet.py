@@ -102,6 +102,17 @@ def test_the_last_host_stays_where_it_is_to_be_spared() -> None:
     assert not one.is_out
 
 
+def test_a_trial_that_succeeds_makes_a_host_count_once() -> None:
+    one, two = hosts(2)
+    fleet = fleet_of(one, two)
+    fleet.eject(one, 10.0, "reset", spare_last=True)
+    fleet.advance(20.0)
+    fleet.heal(one)
+    fleet.eject(one, 30.0, "reset", spare_last=True)
+    fleet.eject(two, 30.0, "reset", spare_last=False)
+    assert fleet.all_out
+
+
 def test_an_answer_ends_an_ejection_and_no_pause() -> None:
     host, other = hosts(2, slots=2)
     fleet = fleet_of(host, other)
