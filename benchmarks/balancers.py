@@ -18,8 +18,9 @@ from namel3ss_ollama.queues import Queues
 
 __all__ = ["BALANCERS"]
 
-_DECAY = 10.0
-"""Seconds in which peak EWMA forgets two thirds of a latency."""
+_DECAY = 300.0
+"""Seconds in which peak EWMA forgets two thirds of a latency: with the usual 10, it knows nothing of a host by the time
+of the next request, and does worse."""
 _BOUND = 1.25
 """How many times its share a machine may have, with bounded loads."""
 
@@ -156,7 +157,7 @@ class Ours:
         wanted = Wanted(request.model, request.tokens, home, saved)
         waiter = _Waiter(wanted, request)
         if not self._queues.blocks(wanted, now, _is_ready):
-            host = choose(wanted, self._fleet, now, self._queues.waiting(wanted.model) + 1)
+            host = choose(wanted, self._fleet, now, self._queues.waiting(wanted.model) + 1, self._queues.waiting)
             if host is not None:
                 self._send(waiter, host)
                 return

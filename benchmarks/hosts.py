@@ -31,6 +31,8 @@ SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario("A", "8 hosts, 4 models, 1 client", _EIGHT, 4, 1, 0.9, 2500),
+        Scenario("A light", "as A, a third of the requests", _EIGHT, 4, 1, 0.3, 2500),
+        Scenario("A heavy", "as A, nearly all that the hosts can do", _EIGHT, 4, 1, 1.3, 2500),
         Scenario("B", "as A, 20 clients", _EIGHT, 4, 20, 0.9, 2500),
         Scenario("C", "8 hosts, 1 model, 1 client", _EIGHT, 1, 1, 0.9, 2500),
         Scenario("C2", "as C, 20 clients", _EIGHT, 1, 20, 0.9, 2500),
@@ -125,11 +127,12 @@ host; it does not foretell the times of real hosts.
 
 ## How it is simulated
 
-A host answers first in, first out, in as many slots as it has, takes in whatever is sent, and holds one model at a time.
-Another model is loaded once nothing runs, which takes 5 to 20 seconds, by model; all requests behind it wait. While
-a model stays, the host remembers its last 20 conversations and reads only what is new of these. At the beginning each
-host has a model. Eight hosts are three that write 90 tokens a second and read 2,500, three of 45 and 1,200, and two of
-20 and 300; D and G have about the same mix; those of E write 45 and read 1,200, in four slots at once; F has the first kind.
+A host answers first in, first out, in as many slots as it has, takes in whatever is sent, and holds one model at a
+time. Another model is loaded once nothing runs, which takes 5 to 20 seconds, by model; all requests behind it wait.
+While a model stays, the host remembers its last 20 conversations and reads only what is new of these. At the beginning
+each host has a model. Eight hosts are three that write 90 tokens a second and read 2,500, three of 45 and 1,200, and
+two of 20 and 300; D and G have about the same mix; those of E write 45 and read 1,200, in four slots at once; those of
+F are of the first kind.
 
 Conversations begin at random, at the rates below, with prompts of 1,000 tokens and more, 2,500 as a mean; an answer has
 60 and more, 260 as a mean; a conversation has six turns as a mean, with 15 seconds between an answer and the next
@@ -139,10 +142,10 @@ seconds, and after an answer for which it had to load; what waits on a host is n
 {_scenarios()}
 
 Each of the others sends a request on at once: to a host at random; to each in turn; to the one that has the fewest of
-this client's requests; to the better of two at random, by its peak latency (EWMA) times its requests; to the
-conversation's own host, unless that has more than 1.25 times its share; to that with the fewest requests of those that
-have the model loaded. Ours keeps a request until a host has a slot free for it, as `namel3ss_ollama/choosing.py` says;
-the code that chooses in the simulation is that code.
+this client's requests; to the better of two at random, by its peak latency (EWMA, of five minutes, which suits it best
+here) times its requests; to the conversation's own host, unless that has more than 1.25 times its share; to that with
+the fewest requests of those that have the model loaded. Ours keeps a request until a host has a slot free for it, as
+`namel3ss_ollama/choosing.py` says; the code that chooses in the simulation is that code.
 
 ## What comes out
 
@@ -157,17 +160,20 @@ Our mean, relative to that of two others:
 
 {_ratios(results)}
 
-Where a way to choose cannot keep up, its means grow with the length of a run: in A, B, D, F and G that is so for all that
-do not know what is loaded, in which nearly every request loads a model.
+Where a way to choose cannot keep up, its means grow with the length of a run. That is so in A, B, D, F and G for all
+that do not know what is loaded, since nearly every request loads a model there, and wherever slow hosts get the same
+share as quick ones. In A light, least connections keeps up.
 
 ## What was tuned
 
-- A model is loaded on one more host when the wait is worth **three** loads: two and four are within a tenth of it. The
-  only copy of a model in use is not thrown out for that: without this rule F is 1.6 times as slow as with the loaded
-  host of fewest requests, since two models take turns on both hosts.
-- **Three** hosts are drawn at random. Two are up to a tenth slower. Five are no better with one client, and a little
-  with twenty.
-- Not taken: loading a model elsewhere because of what other clients have in a host's queue. With twenty clients that
+- A model is loaded on one more host when the wait is worth **three** loads more than that for the model which goes.
+  With two, B is a sixth quicker and A heavy a third slower; with four, A heavy is a fifth quicker, and A and B hardly
+  differ.
+  Where the other model's wait is not looked at, A heavy takes six times as long: models take turns on all hosts.
+- The only copy of a model in use is not thrown out for that: without this rule F takes one and a half times as long.
+- **Three** hosts are drawn at random. Two are up to a sixteenth slower; five are somewhat quicker (B by a seventh) and
+  make a choice dearer.
+- Not taken: to load a model elsewhere because of what other clients have in a host's queue. With twenty clients that
   is quicker for some thresholds and slower for others, because all of them do it at once.
 
 ## What a choice costs
@@ -185,7 +191,7 @@ def draw(path: Path, results: Results) -> None:
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(2, (len(results) + 1) // 2, figsize=(10, 4.6), sharey=True)
-    for panel, (scenario, row) in zip(panels.flat, results.items(), strict=False):
+    for panel, (scenario, row) in zip(panels.flat, results.items(), strict=True):
         names = list(reversed(row))
         means = [row[name].mean for name in names]
         panel.barh(names, means, color=["#2a6f97" if name == OURS else "#adb5bd" for name in names])
@@ -193,7 +199,7 @@ def draw(path: Path, results: Results) -> None:
         panel.set_xlim(min(means) / 2, max(means) * 8)
         for place, value in enumerate(means):
             panel.annotate(_figure(value), (value, place), (3, 0), textcoords="offset points", va="center", size=7)
-        panel.set_title(f"{scenario}: {SCENARIOS[scenario].about}", fontsize=6.5)
+        panel.set_title(f"{scenario}\n{SCENARIOS[scenario].about}".replace(", 1 client", ""), fontsize=6.5)
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle("mean seconds to the first token (logarithmic)", fontsize=10)

@@ -72,7 +72,7 @@ class Queues(Generic[W]):
             for waiter in queue:
                 if not ready(waiter) or waiter.wanted.waits_for_home(now):
                     continue
-                host = choose(waiter.wanted, fleet, now, len(queue))
+                host = choose(waiter.wanted, fleet, now, len(queue), self.waiting)
                 if host is not None:
                     return waiter, host
                 if not waiter.wanted.tried:

@@ -124,6 +124,27 @@ def test_who_is_not_ready_is_passed_over() -> None:
     queues.remove(first)
 
 
+def test_models_that_wait_alike_take_no_hosts_from_each_other() -> None:
+    fleet = fleet_with(A, B, slots=1)
+    free = fleet.hosts[1]
+    fleet.hold(fleet.hosts[0], A)
+    queues, waiters = queued(*(Wanted(A) for _ in range(9)))
+    assert drain(queues, fleet)[0] == (waiters[0], free)
+    fleet.release(free)
+    fleet.learn_loaded(free, {B: THERE})
+    queues, waiters = queued(*(Wanted(A) for _ in range(9)), Wanted(B))
+    waiters[-1].is_ready = False
+    assert drain(queues, fleet) == []
+
+
+def test_the_last_resort_serves_the_queue() -> None:
+    server, engine = Standing("http://h"), Standing("embedded://", last_resort=True)
+    fleet = Fleet([server, engine], rng=random.Random(1))
+    fleet.eject(server, NOW, "reset", spare_last=True)
+    queues, (waiter,) = queued(Wanted(A))
+    assert drain(queues, fleet) == [(waiter, engine)]
+
+
 def test_a_host_that_comes_back_gets_one() -> None:
     fleet = fleet_with(A, slots=4)
     (host,) = fleet.hosts
