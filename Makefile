@@ -94,11 +94,13 @@ fuzz: $(READY) ## run the fuzz targets by atheris for FUZZ_SECONDS in all (Pytho
 notebooks: $(READY) ## run the notebooks from top to bottom and store their outputs
 	$(BIN)/python notebooks/execute.py
 
-bench: $(BENCH)/.ready ## measure it beside its peers, and write docs/performance.md; under 5 minutes
+bench: $(BENCH)/.ready ## measure it beside its peers, and write docs/performance.md and hosts.md; under 5 minutes
 	$(BENCH)/bin/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(BENCH)/bin/python -m benchmarks.hosts)
 
 bench-quick: $(BENCH)/.ready ## the same with fewer rounds, into .benchmarks/; under a minute
 	$(BENCH)/bin/python -m benchmarks --quick $(ARGS)
+	$(if $(ARGS),,$(BENCH)/bin/python -m benchmarks.hosts --quick)
 
 requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upgrade for newer ones)
 	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) uv.in -o uv.txt

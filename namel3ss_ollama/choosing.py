@@ -8,25 +8,28 @@ anywhere. The rule, in its order:
 2. Of the hosts that have the model loaded and a slot free, the best of a few drawn at random: by the wait that was last
    measured there, the reading of the prompt and the usual time of an answer. Drawn at random, because several clients
    that know nothing of each other would all choose the same best one.
-3. Where none of those is free, the request waits, unless the wait is worth several loads: loading takes seconds, and
-   throws out a model that others may want.
+3. Where none of those is free, the request waits, unless the wait is worth several loads more than that for the model
+   which the load would throw out. What is in use and on no other host is not thrown out for that. Without this, models
+   take turns on all hosts as soon as there is more to do than hosts can, and most of their time goes into loading.
 4. Where no host has the model loaded, one loads it, and later requests wait for that rather than load it everywhere.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 
 from namel3ss_ollama.fleet import Fleet, Standing
 
 __all__ = ["Wanted", "choose"]
 
 _FEW = 3
+_FOREVER = 1e6
 _LOADS = 3.0
-"""How many loads a wait must be worth, so that the model is loaded on one more host."""
+"""How many loads a wait must be worth, so that the model is loaded on one more host; and for how many loads a model is
+in use after an answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,16 +65,21 @@ class Wanted:
         home = self.home
         return (
             home is not None
-            and self.since is not None
-            and now - self.since < self.saved
-            and not home.is_out
+            and (0.0 if self.since is None else now - self.since) < self.saved
             and home.room() <= 0
+            and not (home.is_out or home.last_resort)
             and self.model in home.loaded
             and self.may_go_to(home, now)
         )
 
 
-def choose(wanted: Wanted, fleet: Fleet, now: float, waiting: int = 1) -> Standing | None:
+def _nobody(_: str) -> int:
+    return 0
+
+
+def choose(
+    wanted: Wanted, fleet: Fleet, now: float, waiting: int = 1, others: Callable[[str], int] = _nobody
+) -> Standing | None:
     """The host for a request; None while it is better to wait.
 
     Args:
@@ -79,44 +87,83 @@ def choose(wanted: Wanted, fleet: Fleet, now: float, waiting: int = 1) -> Standi
         fleet: The hosts.
         now: The time.
         waiting: How many requests for the model wait, this one included.
+        others: How many wait for any other model.
     """
-    if not fleet.free or wanted.waits_for_home(now):
-        return None
+    if not fleet.free.items:
+        return _last_resort(wanted, fleet, now) if fleet.last_resorts else None
     free, home = fleet.free_with(wanted.model), wanted.home
-    if home is not None and home in free and wanted.may_go_to(home, now):
-        return home
-    best = _best(free.some(fleet.rng), wanted, now, lambda host: host.seconds(wanted.model, wanted.tokens, now))
-    if best is None:
-        best = _best(fleet.free.some(fleet.rng), wanted, now, lambda host: _cost_of_loading(host, wanted.model, now))
-        if best is not None and _should_wait(wanted, fleet, best, now, waiting):
+    if home is not None:
+        if wanted.waits_for_home(now):
             return None
+        if home in free and wanted.may_go_to(home, now):
+            return home
+
+    def seconds(host: Standing) -> float:
+        return host.seconds(wanted.model, wanted.tokens, now)
+
+    if free.items:
+        best = _best(free.items, wanted, fleet, now, seconds)
+        if best is not None:
+            return best
+
+    def with_load(host: Standing) -> float:
+        return seconds(host) + _cost_of_loading(host, wanted.model, fleet, now, others)
+
+    best = _best(fleet.free.items, wanted, fleet, now, with_load)
     if best is None:
         return _last_resort(wanted, fleet, now)
+    return None if _should_wait(wanted, fleet, best, now, waiting, others) else best
+
+
+def _best(
+    hosts: list[Standing], wanted: Wanted, fleet: Fleet, now: float, cost: Callable[[Standing], float]
+) -> Standing | None:
+    """The cheapest of a few that are drawn at random, of those that can be asked."""
+    draw, count = fleet.rng.random, len(hosts)
+    start = int(draw() * count)
+    if count <= _FEW:
+        few = hosts[start:] + hosts[:start]
+    else:
+        few = [hosts[start], hosts[int(draw() * count)], hosts[int(draw() * count)]]
+    best = _cheapest([host for host in few if wanted.may_go_to(host, now)], cost)
+    if best is None and count > _FEW:
+        left = (host for host in hosts[start:] + hosts[:start] if wanted.may_go_to(host, now))
+        best = _cheapest(islice(left, _FEW), cost)
     return best
 
 
-def _best(hosts: Iterable[Standing], wanted: Wanted, now: float, cost: Callable[[Standing], float]) -> Standing | None:
-    """The cheapest of the first few that can be asked."""
-    best, least, seen = None, math.inf, 0
-    for host in hosts:
-        if host.last_resort or not wanted.may_go_to(host, now):
+def _cheapest(hosts: Iterable[Standing], cost: Callable[[Standing], float]) -> Standing | None:
+    return min(hosts, key=cost, default=None)
+
+
+def _cost_of_loading(host: Standing, model: str, fleet: Fleet, now: float, others: Callable[[str], int]) -> float:
+    """Twice its time where it may throw something out, and what waits for that."""
+    seconds = host.load_seconds(model)
+    return seconds * 2.0 + _wait_without(host, model, fleet, now, others) if host.loaded else seconds
+
+
+def _wait_without(host: Standing, model: str, fleet: Fleet, now: float, others: Callable[[str], int]) -> float:
+    """How long requests for the models that loading could throw out would wait without this host."""
+    longest = 0.0
+    for other in host.loaded:
+        if other == model or other in host.without:
             continue
-        seconds = cost(host)
-        if seconds < least:
-            best, least = host, seconds
-        seen += 1
-        if seen == _FEW:
-            break
-    return best
+        waiting, slots = others(other), fleet.slots_with(other) - host.slots
+        if slots > 0:
+            longest = max(longest, waiting * fleet.service(other) / slots)
+        elif waiting or _is_in_use(host, other, now):
+            return _FOREVER
+    return longest
 
 
-def _cost_of_loading(host: Standing, model: str, now: float) -> float:
-    """Where loading is quick and throws nothing out, and answers are quick afterwards."""
-    in_memory = sum(loaded.size for loaded in host.loaded.values())
-    return host.load_seconds(model) * (2.0 if in_memory else 1.0) + host.seconds(model, 0.0, now)
+def _is_in_use(host: Standing, model: str, now: float) -> bool:
+    pace = host.pace.get(model)
+    return host.in_flight > 0 or (pace is not None and now - pace.wait_at < _LOADS * host.load_seconds(model))
 
 
-def _should_wait(wanted: Wanted, fleet: Fleet, loading: Standing, now: float, waiting: int) -> bool:
+def _should_wait(
+    wanted: Wanted, fleet: Fleet, loading: Standing, now: float, waiting: int, others: Callable[[str], int]
+) -> bool:
     """Whether it is better to wait for those that have the model than to load it on one more host."""
     if wanted.tried:
         slots = sum(host.slots for host in fleet.holders(wanted.model) if wanted.may_go_to(host, now))
@@ -124,7 +171,8 @@ def _should_wait(wanted: Wanted, fleet: Fleet, loading: Standing, now: float, wa
         slots = fleet.slots_with(wanted.model)
     if not slots:
         return False
-    return waiting * fleet.service(wanted.model) / slots <= _LOADS * loading.load_seconds(wanted.model)
+    gain = waiting * fleet.service(wanted.model) / slots - _LOADS * loading.load_seconds(wanted.model)
+    return gain <= 0.0 or gain <= _wait_without(loading, wanted.model, fleet, now, others)
 
 
 def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
@@ -132,9 +180,12 @@ def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
 
     The latter is asked for its error, or because it has the model by now.
     """
-    left = [host for host in fleet.hosts if wanted.may_go_to(host, now)]
-    if any(not host.last_resort and not host.is_out for host in left):
-        return None
+    left = [host for host in fleet.last_resorts if wanted.may_go_to(host, now)]
+    for host in fleet.hosts:
+        if not host.last_resort and wanted.may_go_to(host, now):
+            if not host.is_out:
+                return None  # it will have a slot free
+            left.append(host)
     for host in left or [host for host in fleet.hosts if host not in wanted.tried]:
         if host.room() > 0:
             return host

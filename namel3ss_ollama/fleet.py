@@ -1,7 +1,7 @@
 """What is known of several hosts, indexed so that one can be chosen in a time that hardly grows with their number.
 
 Values and no I/O, no clock, no lock: `dispatcher.py` holds the lock and the clock, `scout.py` asks the hosts, and
-`choosing.py` has the rule. All times are seconds by one clock of the caller's.
+`choosing.py` has the rule. All times are seconds, greater than 0, by one clock of the caller's.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ class Standing:
         last_resort: Whether it is asked only where no other host is left.
         in_flight: Requests that it has now.
         failures: How often it has failed in a row.
-        out_until: Until when it gets nothing.
-        why_out: What it failed with; empty while it is up.
+        out_until: Until when it gets nothing; 0 while it is up.
+        paused_until: Until when it has asked for no more requests, which an answer does not end.
+        why_out: What it failed with; empty once it has answered again.
         pulled: The models that it has, with their bytes and digests; None before it has told.
         loaded: The models in its memory, those that it is loading for us included.
         without: Models that it does not get until then: it lacks them, or failed with them.
@@ -105,6 +106,7 @@ class Standing:
     in_flight: int = 0
     failures: int = 0
     out_until: float = 0.0
+    paused_until: float = 0.0
     why_out: str = ""
     pulled: Mapping[str, tuple[int, str]] | None = None
     loaded: dict[str, Loaded] = field(default_factory=dict[str, Loaded])
@@ -114,6 +116,9 @@ class Standing:
     version: str = ""
     asked_at: float | None = None
     pulled_at: float | None = None
+    _listed: bool = field(default=False, init=False, repr=False)
+    _bags: list[_Bag] = field(default_factory=list, init=False, repr=False)
+    _held: set[str] = field(default_factory=set[str], init=False, repr=False)
 
     @property
     def is_out(self) -> bool:
@@ -150,62 +155,40 @@ class Standing:
 
 
 class _Bag:
-    """A set of hosts from which some can be drawn at random in constant time."""
+    """A set of hosts from which some can be drawn at random in constant time.
 
-    __slots__ = ("_at", "_items")
+    Attributes:
+        items: The hosts, in no order, to be read only.
+    """
+
+    __slots__ = ("_at", "items")
 
     def __init__(self) -> None:
-        self._items: list[Standing] = []
+        self.items: list[Standing] = []
         self._at: dict[Standing, int] = {}
 
     def add(self, item: Standing) -> None:
         if item not in self._at:
-            self._at[item] = len(self._items)
-            self._items.append(item)
+            self._at[item] = len(self.items)
+            self.items.append(item)
 
     def discard(self, item: Standing) -> None:
         at = self._at.pop(item, None)
         if at is None:
             return
-        last = self._items.pop()
+        last = self.items.pop()
         if last is not item:
-            self._items[at] = last
+            self.items[at] = last
             self._at[last] = at
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
-    def __contains__(self, item: Standing) -> bool:
+    def __contains__(self, item: object) -> bool:
         return item in self._at
 
     def __iter__(self) -> Iterator[Standing]:
-        return iter(self._items)
-
-    def some(self, rng: random.Random) -> Iterator[Standing]:
-        """All of them, from a random one on, with a random stride: the first few are a fair sample."""
-        items = self._items
-        count = len(items)
-        if count < 2:
-            yield from items
-            return
-        at = int(rng.random() * count)
-        if count < 4:
-            yield from items[at:]
-            yield from items[:at]
-            return
-        # Steps that share no divisor with the count come by every item once.
-        step = 1 + int(rng.random() * (count - 1))
-        while _gcd(step, count) != 1:
-            step += 1
-        for _ in range(count):
-            yield items[at]
-            at = (at + step) % count
-
-
-def _gcd(one: int, other: int) -> int:
-    while other:
-        one, other = other, one % other
-    return one
+        return iter(self.items)
 
 
 class Fleet:
@@ -214,7 +197,7 @@ class Fleet:
     Args:
         hosts: The hosts, in the order of preference where nothing else tells them apart.
         eject: How long a host that fails is out the first time; that doubles with each failure.
-        eject_most: What that never exceeds.
+        eject_most: What that never exceeds, where a failure does not say how long it is.
         rng: Where chance comes from.
     """
 
@@ -231,14 +214,16 @@ class Fleet:
         self._eject = eject
         self._eject_most = eject_most
         self._returns: list[tuple[float, int, Standing]] = []
+        """When a host comes back, or a model on it; what no longer holds is passed over when it is due."""
         self._up = len(self.hosts)
         self.free = _Bag()
+        self.last_resorts = [host for host in self.hosts if host.last_resort]
         self._free_with: dict[str, _Bag] = {}
         self._holders: dict[str, set[Standing]] = {}
         self._slots_with: dict[str, int] = {}
         self._service: dict[str, float] = {}
         for host in self.hosts:
-            self._settle(host)
+            self._relist(host)
 
     @property
     def slots(self) -> int:
@@ -246,13 +231,12 @@ class Fleet:
         return sum(host.slots for host in self.hosts)
 
     def free_with(self, model: str) -> _Bag:
-        """The hosts with room that have the model loaded, or are loading it."""
-        bag = self._free_with.get(model)
-        return bag if bag is not None else _NONE
+        """The hosts with room that have the model loaded, or are loading it; none of last resort."""
+        return self._free_with.get(model, _NONE)
 
     def holders(self, model: str) -> AbstractSet[Standing]:
-        """The hosts that are up and have the model loaded or are loading it, busy or not."""
-        return self._holders.get(model) or frozenset()
+        """The hosts that are up and have the model loaded or are loading it, busy or not; none of last resort."""
+        return self._holders.get(model, _NOBODY)
 
     def slots_with(self, model: str) -> int:
         """The slots of those."""
@@ -270,9 +254,11 @@ class Fleet:
     def hold(self, host: Standing, model: str) -> None:
         """A request goes to a host, which loads the model for it if need be."""
         host.in_flight += 1
-        if model not in host.loaded:
+        if model in host.loaded:
+            self._settle(host)
+        else:
             host.loaded[model] = Loaded()
-        self._settle(host)
+            self._relist(host)
 
     def release(self, host: Standing) -> None:
         """A request is over."""
@@ -287,20 +273,27 @@ class Fleet:
 
     def learn_loaded(self, host: Standing, loaded: Mapping[str, Loaded]) -> None:
         """The host says what it has in memory. What it is loading for us may not be in it yet."""
-        self._unlist(host)
         # What it is busy with for us may be loading still, and is kept until it has nothing to do.
         kept = {name: known for name, known in host.loaded.items() if not known.digest} if host.in_flight else {}
         host.loaded = {**kept, **loaded}
-        self._settle(host)
+        self._relist(host)
+
+    def learn_pulled(self, host: Standing, pulled: Mapping[str, tuple[int, str]]) -> None:
+        """The host says which models it has."""
+        host.pulled = pulled
+        self._relist(host)
 
     def pause(self, host: Standing, until: float, why: str) -> None:
-        """The host asks for no more requests until then; that is no failure."""
+        """The host asks for no more requests until then; that is no failure, and no answer of its own ends it."""
+        host.paused_until = max(host.paused_until, until)
         self._leave(host, until, why)
 
     def eject(
         self, host: Standing, now: float, why: str, *, seconds: float | None = None, spare_last: bool = False
     ) -> None:
         """The host failed: it gets nothing for a while, twice as long as the last time, a fifth more or less.
+
+        Requests that were under way when it was ejected fail as well; that doubles nothing.
 
         Args:
             host: The host.
@@ -309,39 +302,62 @@ class Fleet:
             seconds: How long it is out, where the failure says that.
             spare_last: Whether the last host that is up stays so.
         """
+        sway = 0.8 + 0.4 * self.rng.random()
+        if host.is_out and host.failures:
+            if seconds is not None:
+                self._leave(host, now + seconds * sway, why)
+            return
         if not host.is_out and spare_last and self._up <= 1:
             return
-        most = min(self._eject_most, self._eject * 2.0 ** min(host.failures, 30))
-        length = (seconds if seconds is not None else most) * (0.8 + 0.4 * self.rng.random())
+        length = min(self._eject_most, self._eject * 2.0 ** min(host.failures, 30) * sway)
         host.failures += 1
-        self._leave(host, now + length, why)
+        self._leave(host, now + (length if seconds is None else seconds * sway), why)
 
     def _leave(self, host: Standing, until: float, why: str) -> None:
         host.why_out = why
         self._up -= not host.is_out
         host.out_until = max(host.out_until, until)
         heapq.heappush(self._returns, (host.out_until, id(host), host))
-        self._settle(host)
+        self._relist(host)
 
     def heal(self, host: Standing) -> None:
         """The host answered."""
-        if host.failures or host.is_out:
-            self._up += host.is_out
-            host.failures, host.out_until, host.why_out = 0, 0.0, ""
-            self._settle(host)
+        if not host.failures and not host.is_out:
+            return
+        host.failures = 0
+        if not host.paused_until:
+            self._come_back(host)
+        elif host.out_until != host.paused_until:
+            host.out_until = host.paused_until
+            heapq.heappush(self._returns, (host.out_until, id(host), host))
+
+    def _come_back(self, host: Standing) -> None:
+        self._up += host.is_out
+        host.out_until = host.paused_until = 0.0
+        if not host.failures:
+            host.why_out = ""
+        self._relist(host)
 
     def advance(self, now: float) -> None:
         """Let hosts come back whose time is over, for one request each until that has succeeded."""
         while self._returns and self._returns[0][0] <= now:
             until, _, host = heapq.heappop(self._returns)
             if host.out_until == until:  # else it was ejected again, or healed, meanwhile
-                host.out_until = 0.0
-                self._up += 1
-                self._settle(host)
+                self._come_back(host)
+            over = [model for model, end in host.without.items() if end <= now]
+            if over:
+                for model in over:
+                    del host.without[model]
+                self._relist(host)
 
     def next_return(self) -> float | None:
-        """When the next host comes back; None if none is out."""
-        return self._returns[0][0] if self._returns else None
+        """When the next host comes back, or a model on one; None if none is out."""
+        while self._returns:
+            until, _, host = self._returns[0]
+            if until == host.out_until or until in host.without.values():
+                return until
+            heapq.heappop(self._returns)
+        return None
 
     @property
     def all_out(self) -> bool:
@@ -350,10 +366,10 @@ class Fleet:
 
     def without(self, host: Standing, model: str, until: float) -> None:
         """The host does not get this model until then."""
-        self._unlist(host)
         host.without[model] = until
         host.loaded.pop(model, None)
-        self._settle(host)
+        heapq.heappush(self._returns, (until, id(host), host))
+        self._relist(host)
 
     def measured(
         self,
@@ -397,55 +413,58 @@ class Fleet:
     def fewer(self, host: Standing) -> None:
         """The host says that it is busy: it gets one request less at once, where that is not fixed."""
         if host.auto and host.slots > 1:
-            host.slots -= 1
-            host.answers = 0
-            self._slots_with.clear()
-            self._settle(host)
+            self._resize(host, host.slots - 1)
 
     def _adapt(self, host: Standing, wait: float, service: float) -> None:
         """One slot more once as many answers as there are slots had hardly to wait; one fewer for a long wait."""
         if wait > 0.5 * service and host.slots > 1:
-            host.slots -= 1
-            host.answers = 0
+            self._resize(host, host.slots - 1)
         elif wait < 0.05 * service and host.in_flight >= host.slots:
             host.answers += 1
             if host.answers >= host.slots and host.slots < _AUTO_MOST:
-                host.slots += 1
-                host.answers = 0
+                self._resize(host, host.slots + 1)
         else:
             host.answers = 0
-        self._slots_with.clear()
+
+    def _resize(self, host: Standing, slots: int) -> None:
+        host.slots, host.answers = slots, 0
+        for model in host._held:
+            self._slots_with.pop(model, None)
         self._settle(host)
 
     # The indexes
 
     def _settle(self, host: Standing) -> None:
+        """List the host as free or not, after its requests or slots have changed."""
         has_room = host.room() > 0
-        (self.free.add if has_room else self.free.discard)(host)
-        for model in host.loaded:
-            bag = self._free_with.get(model)
-            if bag is None:
-                bag = self._free_with[model] = _Bag()
-                self._holders[model] = set()
-            (bag.add if has_room else bag.discard)(host)
-            holders = self._holders[model]
-            if host.is_out:
-                if host in holders:
-                    holders.discard(host)
-                    self._slots_with.pop(model, None)
-            elif host not in holders:
-                holders.add(host)
-                self._slots_with.pop(model, None)
+        if has_room != host._listed:
+            host._listed = has_room
+            for bag in host._bags:
+                if has_room:
+                    bag.add(host)
+                else:
+                    bag.discard(host)
 
-    def _unlist(self, host: Standing) -> None:
-        for model in host.loaded:
-            if model in self._free_with:
-                self._free_with[model].discard(host)
-                self._holders[model].discard(host)
-                self._slots_with.pop(model, None)
+    def _relist(self, host: Standing) -> None:
+        """List the host under the models that it has, after anything else has changed."""
+        for bag in host._bags:
+            bag.discard(host)
+        held: set[str] = set()
+        host._listed, host._bags = False, []
+        if not (host.is_out or host.last_resort):
+            pulled, without = host.pulled, host.without
+            held = {m for m in host.loaded if m not in without and (pulled is None or m in pulled)}
+            host._bags = [self.free, *[self._free_with.setdefault(model, _Bag()) for model in held]]
+        for model in host._held ^ held:
+            holders = self._holders.setdefault(model, set())
+            (holders.add if model in held else holders.discard)(host)
+            self._slots_with.pop(model, None)
+        host._held = held
+        self._settle(host)
 
 
 _NONE = _Bag()
+_NOBODY: AbstractSet[Standing] = frozenset()
 
 
 def _mean(known: float | None, measured: float) -> float:

@@ -46,11 +46,16 @@ class Queues(Generic[W]):
         return len(self._by_model.get(model, ()))
 
     def blocks(self, wanted: Wanted, now: float, ready: Callable[[W], bool]) -> bool:
-        """Whether a newcomer would overtake one that waits for the same model, and not for its home."""
+        """Whether a newcomer would overtake one that waits for the same model.
+
+        Not one that waits for its home, or for another host than those that have failed with it.
+        """
         if wanted.tried:
             return False
-        queue = self._by_model.get(wanted.model)
-        return queue is not None and any(ready(waiter) and not waiter.wanted.waits_for_home(now) for waiter in queue)
+        return any(
+            ready(waiter) and not waiter.wanted.tried and not waiter.wanted.waits_for_home(now)
+            for waiter in self._by_model.get(wanted.model, ())
+        )
 
     def next(self, fleet: Fleet, now: float, ready: Callable[[W], bool]) -> tuple[W, Standing] | None:
         """Who is next, and where to; None if nobody can go anywhere now. The caller takes it out.
@@ -61,13 +66,13 @@ class Queues(Generic[W]):
             ready: Whether a waiter can be handed a slot.
         """
         fleet.advance(now)
-        if not fleet.free or not self._by_model:
+        if not self._by_model or not (fleet.free.items or fleet.last_resorts):
             return None
         for queue in sorted(self._by_model.values(), key=_age) if len(self._by_model) > 1 else self._by_model.values():
             for waiter in queue:
                 if not ready(waiter) or waiter.wanted.waits_for_home(now):
                     continue
-                host = choose(waiter.wanted, fleet, now, len(queue))
+                host = choose(waiter.wanted, fleet, now, len(queue), self.waiting)
                 if host is not None:
                     return waiter, host
                 if not waiter.wanted.tried:
