@@ -226,6 +226,11 @@ class OllamaProvider(ModelManagement, Account, Web, Embeddings, TokenCounting):
         return self._only.url if self._pool is None else next(iter(self._pool.servers.values())).url
 
     @property
+    def where(self) -> str | Hosts:
+        """Where the server is, or the several are, as `base_url` takes it; without credentials."""
+        return self.base_url if self._hosts is None else Hosts.from_dict(self._hosts.to_dict())
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses of all servers, without credentials."""
         return tuple(server.url for server in self._servers)

@@ -20,7 +20,7 @@ from namel3ss_ollama import Host, Hosts, LLMConnectionError, LLMTimeoutError, Ol
 from namel3ss_ollama.testing import OllamaServer
 
 SECRET = "s3cr3t"
-ADAPTERS = [ChatOllama, OllamaLLM, OllamaEmbeddings]
+ADAPTERS: list[Any] = [ChatOllama, OllamaLLM, OllamaEmbeddings]
 TWO = ["http://a:1", "http://b:2"]
 
 

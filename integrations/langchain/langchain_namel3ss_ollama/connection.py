@@ -93,7 +93,7 @@ def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
     """
     wrong = [name for name in _OF_A_PROVIDER if given.get(name)]
     where = given.get("base_url")
-    if where is not None and where != provider.base_url and read_where(where) != read_where(address_of(provider)):
+    if where is not None and where != provider.base_url and read_where(where) != provider.where:
         wrong.append("base_url")
     if given.get("api_key") is not None:
         wrong.append("api_key")

@@ -250,7 +250,7 @@ class OllamaSettings(BaseModel):
             check_sharing(provider, values)
             if values.get("model") is None:
                 values["model"] = provider.model
-            values["base_url"], values["api_key"] = address_of(provider), None
+            values["base_url"], values["api_key"] = provider.where, None
             return values
         if isinstance(url := values.get("base_url"), str):
             url, userinfo = split_userinfo(url)
