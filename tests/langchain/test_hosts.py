@@ -302,6 +302,17 @@ def test_nothing_shows_a_secret(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
+def test_hosts_that_are_set_later_are_kept_as_those_of_the_constructor(cls: Any) -> None:
+    model = made(cls, "http://one")
+    model.base_url = [f"http://user:{SECRET}@a:1", "http://b:2"]
+    assert model.base_url == Hosts([f"http://user:{SECRET}@a:1", "http://b:2"])
+    assert SECRET not in repr(model) + model.model_dump_json() + pickle.dumps(model).decode("latin-1")
+    assert model._provider_for(sync=True).addresses == ("http://a:1", "http://b:2")
+    with pytest.raises(ValueError, match="base_url: expected an address"):
+        model.base_url = 5
+
+
+@pytest.mark.parametrize("cls", ADAPTERS)
 def test_a_pickle_holds_no_secret(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pickled = pickle.dumps(made(cls, [f"http://user:{SECRET}@a:1", Host("http://b:2", api_key=SECRET), "http://c:3"]))
     assert SECRET not in pickled.decode("latin-1")

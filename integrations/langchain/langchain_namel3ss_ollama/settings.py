@@ -227,6 +227,8 @@ class OllamaSettings(BaseModel):
             return getattr(self, ALIASES[name]) if name in ALIASES else super().__getattr__(name)
 
         def __setattr__(self, name, value):
+            if name == "base_url":
+                value = read_where(value)  # a list would be serialised with its passwords
             super().__setattr__(name if name in type(self).model_fields else ALIASES.get(name, name), value)
 
     # The provider made from the fields, with the values it was made from: a changed field makes a new one.
