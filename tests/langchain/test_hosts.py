@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -89,6 +91,25 @@ def test_both_kinds_of_calls_share_the_slots(cls: Any, urls: list[str]) -> None:
     assert made(cls, urls, max_concurrent=10)._provider_for(sync=True)._limiter.max_concurrent == 10
     model.base_url = urls[:2]
     assert model._provider_for(sync=True).addresses == (urls[0], urls[1])
+
+
+async def test_threads_and_loops_together_never_give_a_host_more_than_its_slots(
+    servers: list[OllamaServer], urls: list[str]
+) -> None:
+    model = made(ChatOllama, urls)
+    inputs = [f"Hi {number}" for number in range(10)]
+    results = await asyncio.gather(
+        asyncio.to_thread(model.batch, inputs),
+        model.abatch(inputs),
+        asyncio.to_thread(asyncio.run, model.abatch(inputs)),
+    )
+    assert [len(answers) for answers in results] == [10, 10, 10]
+    assert sum(map(asked, servers)) == 30
+    for server in servers:
+        answered = [record for record in server.requests if record.path == "/api/chat"]
+        for before, after in pairwise(answered):
+            assert before.ended is not None
+            assert before.ended <= after.time
 
 
 def test_a_list_of_one_address_is_one_server(ollama_server: OllamaServer) -> None:
