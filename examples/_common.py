@@ -12,10 +12,19 @@ from typing import Any
 from namel3ss_ollama import LLMError, ModelNotFoundError, OllamaProvider
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that every example takes."""
+def parser(description: str | None, *, several: bool = False) -> argparse.ArgumentParser:
+    """The options that every example takes.
+
+    Args:
+        description: What the example is.
+        several: Whether --base-url may be given several times; its value is a list then.
+    """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--base-url", help="where the server is, or embedded:// for a model in this process")
+    where = "where the server is, or embedded:// for a model in this process"
+    if several:
+        made.add_argument("--base-url", action="append", help=f"{where}; give it again for each more server")
+    else:
+        made.add_argument("--base-url", help=where)
     made.add_argument("--model", default=os.environ.get("OLLAMA_MODEL", "smollm2:135m"), help="default: %(default)s")
     return made
 
@@ -28,11 +37,11 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-async def pull_if_missing(provider: OllamaProvider) -> None:
-    """Download the provider's model, unless it is there."""
+async def pull_if_missing(provider: OllamaProvider, model: str | None = None) -> None:
+    """Download a model, the provider's by default, unless it is there."""
     try:
-        await provider.show_model()
+        await provider.show_model(model)
     except ModelNotFoundError:
-        async for progress in provider.pull_model():
+        async for progress in provider.pull_model(model):
             print(f"\r{progress.get('status')} {progress.get('completed', '')}", end="", flush=True)
         print()

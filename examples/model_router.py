@@ -1,9 +1,13 @@
-"""Several models, each for what it is good at: a router that looks at the question.
+"""Several models, each for what it is good at, load balanced: a router that looks at the question.
 
-The providers share nothing but the server; each has its own bound on what runs at once.
+One provider has all models and all servers. It knows which server has which model loaded, and gives each only as many
+requests as it has slots for; what one fails at, another does.
 """
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
 
 from _common import parser, pull_if_missing, run
 
@@ -22,42 +26,37 @@ def convert(amount: float, unit: str) -> str:
 
 
 class Router:
-    """Sends a question to the model for its kind."""
+    """Sends a question to the model for its kind, on the server that is best for it."""
 
-    def __init__(self, models: dict[str, str], base_url: str | None) -> None:
-        self.providers = {
-            kind: OllamaProvider(model, base_url, max_concurrent=2, temperature=0, max_tokens=60)
-            for kind, model in models.items()
-        }
+    def __init__(self, models: dict[str, str], base_url: Sequence[str] | None) -> None:
+        self.models = models
+        self.provider = OllamaProvider(models["talk"], base_url, temperature=0, max_tokens=60)
 
     def kind_of(self, question: str) -> str:
         return "tools" if any(word in question.lower() for word in ("feet", "miles")) else "talk"
 
     async def answer(self, question: str) -> str:
-        provider = self.providers[self.kind_of(question)]
-        messages = [{"role": "user", "content": question}]
-        if self.kind_of(question) == "talk":
-            return (await provider.achat(messages)).content
-        asked = await provider.achat(messages, tools=[convert], tool_choice="convert")
-        return "; ".join(f"{call.name}({dict(call.arguments)})" for call in asked.tool_calls)
-
-    async def close(self) -> None:
-        for provider in self.providers.values():
-            await provider.aclose()
+        kind, messages = self.kind_of(question), [{"role": "user", "content": question}]
+        if kind == "talk":
+            answer = await self.provider.achat(messages, model=self.models[kind])
+            return f"{answer.host}: {answer.content}"
+        answer = await self.provider.achat(messages, model=self.models[kind], tools=[convert], tool_choice="convert")
+        calls = "; ".join(f"{call.name}({dict(call.arguments)})" for call in answer.tool_calls)
+        return f"{answer.host}: {calls}"
 
 
 async def main() -> None:
-    options = parser(__doc__)
+    options = parser(__doc__, several=True)
     options.add_argument("--tools-model", help="the model for questions that need a tool; --model by default")
     given = options.parse_args()
     router = Router({"talk": given.model, "tools": given.tools_model or given.model}, given.base_url)
-    try:
-        for provider in router.providers.values():
-            await pull_if_missing(provider)
-        for question in ("What is the capital of France?", "How many metres are 30 feet?"):
-            print(f"{question} -> [{router.kind_of(question)}] {await router.answer(question)}")
-    finally:
-        await router.close()
+    questions = ["What is the capital of France?", "How many metres are 30 feet?"]
+    async with router.provider:
+        for model in set(router.models.values()):
+            await pull_if_missing(router.provider, model)
+        answers = await asyncio.gather(*(router.answer(question) for question in questions))
+    for question, answer in zip(questions, answers, strict=True):
+        print(f"{question} -> [{router.kind_of(question)}] {answer}")
 
 
 if __name__ == "__main__":

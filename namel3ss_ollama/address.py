@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 __all__ = ["DEFAULT_URL", "EMBEDDED_URL", "Address", "is_loopback", "is_ollama_com", "parse_address", "resolve_address"]
 
@@ -36,6 +36,14 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self.url!r}{', with credentials' if self.user else ''})"
+
+    @property
+    def url_with_credentials(self) -> str:
+        """The URL as it could be given, with user and password if there are any."""
+        if self.user is None:
+            return self.url
+        scheme, _, rest = self.url.partition("://")
+        return f"{scheme}://{quote(self.user, safe='')}:{quote(self.password or '', safe='')}@{rest}"
 
 
 def resolve_address(base_url: str | None, environ: Mapping[str, str]) -> Address:

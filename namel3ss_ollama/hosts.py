@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
-from namel3ss_ollama.address import EMBEDDED_URL, Address, parse_address
+from namel3ss_ollama.address import EMBEDDED_URL, Address, parse_address, resolve_address
 from namel3ss_ollama.fleet import EJECT_MOST, Fleet, Loaded, Standing
 from namel3ss_ollama.settings import check_positive
 
-__all__ = ["Host", "HostState", "Hosts", "Where", "fleet_of", "read_hosts"]
+__all__ = ["Host", "HostState", "Hosts", "Where", "fleet_of", "known_here", "read_hosts", "restored"]
 
 Resume = Literal["off", "auto"]
 
@@ -44,6 +44,9 @@ class Host:
             raise ValueError(f"slots: expected a number or 'auto', not {self.slots!r:.40}")
         if not isinstance(self.slots, str):
             check_positive("slots", self.slots, integer=True, optional=False)
+
+    def __repr__(self) -> str:
+        return f"Host(url={self.address.url!r}, slots={self.slots!r})"
 
     @property
     def address(self) -> Address:
@@ -103,6 +106,42 @@ class Hosts:
     def __len__(self) -> int:
         return len(self.hosts)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What they are, in the types of JSON; keys, headers and what else is secret is left out.
+
+        Example:
+            ```python
+            hosts = Hosts(["http://gpu1:11434", Host("http://gpu2:11434", slots=4)], resume="auto")
+            assert hosts.to_dict() == {
+                "hosts": ["http://gpu1:11434", {"url": "http://gpu2:11434", "slots": 4}],
+                "resume": "auto",
+            }
+            ```
+        """
+        data: dict[str, Any] = {
+            "hosts": [
+                host.address.url if host.slots == 1 else {"url": host.address.url, "slots": host.slots}
+                for host in self.hosts
+            ]
+        }
+        usual = Hosts(self.hosts)
+        names = (each.name for each in fields(self) if each.name != "hosts")
+        data.update({name: value for name in names if (value := getattr(self, name)) != getattr(usual, name)})
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Hosts:
+        """The hosts that `to_dict` wrote; each may have `api_key` and `headers` too.
+
+        Raises:
+            ValueError, TypeError: As the constructors of `Hosts` and `Host`.
+        """
+        given = dict(data)
+        hosts = given.pop("hosts", ())
+        if isinstance(hosts, Iterable) and not isinstance(hosts, str):
+            hosts = [Host(**host) if isinstance(host, Mapping) else host for host in hosts]
+        return cls(hosts, **given)
+
 
 Where = str | Sequence[Host | str] | Hosts
 """One server's address, or several."""
@@ -154,10 +193,44 @@ def read_hosts(where: Where | None, environ: Mapping[str, str]) -> Hosts | str |
     elif isinstance(where, str):
         return where
     else:
-        hosts = where if isinstance(where, Hosts) else Hosts(where)
+        hosts = where if isinstance(where, Hosts) else _listed(where)
     if hosts is None or len(hosts) > 1 or hosts.resume != "off" or hosts.hosts[0] != Host(hosts.hosts[0].url):
         return hosts
     return hosts.hosts[0].url
+
+
+def known_here(environ: Mapping[str, str]) -> dict[str, str]:
+    """The addresses in an environment that have user and password, with these, by the addresses without."""
+    here = read_hosts(None, environ)
+    named = [host.address for host in here.hosts] if isinstance(here, Hosts) else []
+    if isinstance(here, str):
+        named = [parse_address(here, "OLLAMA_HOSTS")]
+    named.append(resolve_address(None, environ))
+    return {address.url: address.url_with_credentials for address in reversed(named) if address.user is not None}
+
+
+def restored(hosts: Hosts, authorized: Iterable[str], environ: Mapping[str, str]) -> tuple[Hosts, list[str]]:
+    """Hosts out of a pickle, which holds no secret, with those of this environment.
+
+    Args:
+        hosts: The hosts.
+        authorized: The addresses of those that had a key or password.
+        environ: The environment; an address in it with user and password counts before OLLAMA_API_KEY.
+
+    Returns:
+        The hosts, and the addresses of those that had a key or password for which there is none here.
+    """
+    had, known = set(authorized), known_here(environ)
+    key = environ.get("OLLAMA_API_KEY", "").strip()
+
+    def restore(host: Host) -> Host:
+        url = host.address.url
+        if url in had & known.keys():
+            return replace(host, url=known[url])
+        return host if key and url in had else replace(host, api_key="")
+
+    settings = {each.name: getattr(hosts, each.name) for each in fields(hosts) if each.name != "hosts"}
+    return Hosts(map(restore, hosts.hosts), **settings), [] if key else sorted(had - known.keys())
 
 
 def fleet_of(hosts: Hosts) -> Fleet:
@@ -175,6 +248,20 @@ def fleet_of(hosts: Hosts) -> Fleet:
         eject=hosts.eject,
         eject_most=hosts.eject_max,
     )
+
+
+def _listed(where: Iterable[Host | str]) -> Hosts:
+    """Hosts out of a `base_url` that is no text.
+
+    Raises:
+        ValueError, TypeError: As `Hosts`, with the argument's name.
+    """
+    if isinstance(where, (bytes, Mapping)) or not isinstance(where, (Host, Iterable)):
+        raise TypeError(f"base_url: expected an address, or several in a list, not {type(where).__name__}")
+    try:
+        return Hosts(where)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"base_url: {error}") from None
 
 
 def _host(host: Host | str, index: int) -> Host:

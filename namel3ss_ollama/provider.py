@@ -7,7 +7,7 @@ import contextlib
 import functools
 import importlib.util
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast, overload
 
 import httpx
@@ -26,7 +26,7 @@ from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.headers import headers_of_all
-from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, read_hosts
+from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, known_here, read_hosts, restored
 from namel3ss_ollama.limiter import Limiter, patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement, version_of
@@ -174,8 +174,9 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         if isinstance(transport, str) and transport not in ("aiohttp", "httpx"):
             raise ValueError(f"transport: {transport!r} is neither 'aiohttp' nor 'httpx'")
         http = HTTPSettings(transport, http_client, verify, cert, proxy, trust_env)
-        self._own_headers = sorted(headers or ())
-        self._authorized = False
+        more = [host.headers or {} for host in self._hosts.hosts] if self._hosts else []
+        self._own_headers = sorted({name for each in (headers or {}, *more) for name in each})
+        self._authorized: set[str] = set()
 
         def server(address: Address, key: str | None, more: Mapping[str, str] | None = None) -> Server:
             if address.url == EMBEDDED_URL and importlib.util.find_spec("xllamacpp") is None:
@@ -187,7 +188,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
                 user=address.user,
                 password=address.password,
             )
-            self._authorized |= "authorization" in sent
+            if "authorization" in sent:
+                self._authorized.add(address.url)
             return Server(Client(address, sent, http))
 
         self._http = http
@@ -225,6 +227,16 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         return self._only.url if self._pool is None else next(iter(self._pool.servers.values())).url
 
     @property
+    def where(self) -> str | Hosts:
+        """Where the server is, or the several are, as `base_url` takes it; without credentials."""
+        return self.base_url if self._hosts is None else Hosts.from_dict(self._hosts.to_dict())
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of all servers, without credentials."""
+        return tuple(server.url for server in self._servers)
+
+    @property
     def _server(self) -> Server:
         """The server, or the first of several that is up."""
         return self._only if self._pool is None else self._pool.first()
@@ -239,7 +251,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         return dict(self._defaults.options)
 
     def __repr__(self) -> str:
-        return f"OllamaProvider(model={self.model!r}, base_url={self.base_url!r})"
+        where = self.base_url if self._hosts is None else list(self.addresses)
+        return f"OllamaProvider(model={self.model!r}, base_url={where!r})"
 
     # Copies
 
@@ -253,8 +266,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         """A pickle makes the provider anew, with connections, slots and numbers of its own; it holds no secret.
 
         Credentials come from the environment where it is read: OLLAMA_API_KEY, or the user and password of an
-        OLLAMA_BASE_URL or OLLAMA_HOST that names the same server. Where a provider had some and there are none,
-        its first request raises a `ValueError`; a provider that had none gets none.
+        OLLAMA_BASE_URL or OLLAMA_HOST (for several servers OLLAMA_HOSTS) that names the same server. Where a provider
+        had some and there are none, its first request raises a `ValueError`; a provider that had none gets none.
 
         Raises:
             TypeError: It was made with what may hold a secret and has no place in the environment (`headers`, a
@@ -266,7 +279,7 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             raise TypeError(f"a provider made with {unfit} cannot be pickled; make one where it is needed")
         settings = {
             "model": self.model,
-            "base_url": self.base_url,
+            "base_url": self.base_url if self._hosts is None else self._hosts.to_dict(),
             "max_concurrent": limiter.max_concurrent,
             "max_queue": limiter.max_queue,
             "queue_timeout": limiter.queue_timeout,
@@ -283,7 +296,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             "telemetry": self._traced,
             **self._defaults.options,
         }
-        return _made_anew, (type(self), settings, self._authorized)
+        authorized = bool(self._authorized) if self._hosts is None else sorted(self._authorized)
+        return _made_anew, (type(self), settings, authorized)
 
     # Answers
 
@@ -661,26 +675,37 @@ class SyncProvider(Facade):
 _KEYWORDS = frozenset(CallOptions.__annotations__)
 
 
-def _made_anew(cls: type[OllamaProvider], settings: dict[str, Any], authorized: bool) -> OllamaProvider:
+def _made_anew(
+    cls: type[OllamaProvider], settings: dict[str, Any], authorized: bool | Collection[str]
+) -> OllamaProvider:
     """A provider out of a pickle, with the credentials of this environment if it had some.
 
     Where it had some and there are none here, its requests raise. This does not: a pool of processes would lose the
     task that it reads, and wait for it without end.
     """
+    if not isinstance(authorized, bool):
+        hosts, lacking = restored(Hosts.from_dict(settings["base_url"]), authorized, os.environ)
+        provider = cls(**{**settings, "base_url": hosts})
+        return _refusing(provider, lacking, "OLLAMA_HOSTS to those addresses") if lacking else provider
     if not authorized:
         return cls(**settings, api_key="")
     url = settings["base_url"]
-    here = resolve_address(None, os.environ)
-    if here.user is not None and here.url == url:
-        return cls(**{**settings, "base_url": None})
+    known = known_here(os.environ)
+    if url in known:
+        return cls(**{**settings, "base_url": known[url]})
     if os.environ.get("OLLAMA_API_KEY", "").strip():
         return cls(**settings)
-    provider = cls(**settings, api_key="")
-    provider._authorized = True
-    provider._client.refusal = (
-        f"the pickled provider for {url} had a key or password, and a pickle holds none: set OLLAMA_API_KEY here "
-        "before it is read, or OLLAMA_BASE_URL to that address with user and password"
-    )
+    return _refusing(cls(**settings, api_key=""), [url], "OLLAMA_BASE_URL to that address")
+
+
+def _refusing(provider: OllamaProvider, urls: Sequence[str], instead: str) -> OllamaProvider:
+    """The provider, whose requests raise for want of credentials."""
+    provider._authorized.update(urls)
+    for server in provider._servers:
+        server.client.refusal = (
+            f"the pickled provider for {', '.join(urls)} had a key or password, and a pickle holds none: set "
+            f"OLLAMA_API_KEY here before it is read, or {instead} with user and password"
+        )
     return provider
 
 

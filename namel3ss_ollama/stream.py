@@ -93,7 +93,11 @@ class Stream:
     @property
     def partial(self) -> LLMResponse:
         """What was handed out so far, as a response; `finish_reason` is None until the model is done."""
-        return self.response or self._answer.response()
+        if self.response is not None:
+            return self.response
+        partial = self._answer.response()
+        partial.host = self.host
+        return partial
 
     def __aiter__(self) -> Stream | _Iteration:
         # A loop holds an object that nothing else holds: leaving the loop drops it, and that closes the stream. (Not

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from recordings import server_or_skip
+
+from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply, minimal_instance
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = ["generation", "streaming", "concurrency", "system_prompts", "errors", "code", "models"]
@@ -19,14 +23,23 @@ PRINTS = {
     "custom_monitoring": ["answers: 2, failures: 1, retries: 0", "llm.generation.success", "gen_ai.client.token.usage"],
     "inference_service": ["3 answers, 1 failed, ", "['(ModelNotFoundError)']"],
     "model_fallback": ["a-model-that-is-not-there: ModelNotFoundError", "smollm2:135m: The capital of France is Paris"],
-    "model_router": ["[talk] The capital of France is Paris", "[tools] convert({'amount': "],
+    "model_router": ["[talk] ", "The capital of France is Paris", "[tools] ", "convert({'amount': "],
+    "several_hosts": [
+        "http://127.0.0.1:9: 0 answers, cannot connect",
+        ": 6 answers",
+        "The capital of France is Paris",
+    ],
     "ollama_production_example": [*(f"== {part}" for part in PARTS), "model not found: ", "no connection: cannot"],
 }
 pytestmark = pytest.mark.timeout(300)
 
 
 def run(example: str, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("OLLAMA_BASE_URL", "OLLAMA_HOST")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("OLLAMA_BASE_URL", "OLLAMA_HOST", "OLLAMA_HOSTS")
+    }
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", str(EXAMPLES / f"{example}.py"), *arguments],
         env=environment,
@@ -59,6 +72,30 @@ def test_example(example: str, address: str) -> None:
     printed = run(example, "--base-url", address)
     for expected in PRINTS[example]:
         assert expected in printed
+
+
+@pytest.mark.parametrize(("example", "path"), [("several_hosts", "/api/generate"), ("model_router", "/api/chat")])
+def test_several_servers_are_asked_at_once(example: str, path: str) -> None:
+    gate, printed = Gate(), list[str]()
+
+    def answer(record: Record) -> Reply:
+        form = record.payload.get("format")
+        return Reply("Paris" if form is None else json.dumps(minimal_instance(form)), gate=gate)
+
+    with OllamaServer(["smollm2:135m"]) as one, OllamaServer(["smollm2:135m"]) as two:
+        for server in (one, two):
+            server.on(path=path).reply(answer)
+        urls = ["--base-url", one.url, "--base-url", two.url]
+        running = threading.Thread(target=lambda: printed.append(run(example, *urls)))
+        running.start()
+        try:
+            for server in (one, two):  # neither answers before the other has a request
+                server.wait_for(lambda server: any(record.path == path for record in server.requests), 60)
+        finally:
+            gate.open()
+            running.join()
+    for server in (one, two):
+        assert f"{server.url}: " in printed[0]
 
 
 def test_the_parts_are_listed_and_run_alone(address: str) -> None:

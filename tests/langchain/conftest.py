@@ -19,7 +19,7 @@ from namel3ss_ollama.testing import OllamaServer
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No tracing, nothing of the machine's settings, no waits between retries."""
-    for name in ("LC_OUTPUT_VERSION", "OLLAMA_BASE_URL", "OLLAMA_HOST", "OLLAMA_API_KEY"):
+    for name in ("LC_OUTPUT_VERSION", "OLLAMA_BASE_URL", "OLLAMA_HOST", "OLLAMA_HOSTS", "OLLAMA_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
         monkeypatch.setenv(name, "false")

@@ -43,12 +43,15 @@ def test_block(
     ollama_server.on(contains="91").reply(Reply("No, 7 times 13.", thinking="Divide."))
     found = {"title": "Tiber", "url": "https://example.com/", "content": "406 km"}
     ollama_server.reply(path="/api/experimental/web_search", json={"results": [found]})
+    code = code.replace("http://gpu1:11434", "http://127.0.0.1:9").replace("http://gpu2:11434", ollama_server.url)
     exec(compile(code, "README", "exec"), {"__name__": "__main__"})
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out or "print" not in code
     if "web_search_tool" in code:
         assert captured.out == "Tiber\nhttps://example.com/\n406 km\n"
+    if "Host(" in code:  # the other one is down
+        assert captured.out.count(f"{ollama_server.url} You said: ") == 3
     if "nope" in code:
         assert captured.out.startswith("OllamaModelNotFoundError False")
 

@@ -31,7 +31,9 @@ def test_it_runs(
     ollama_server.reply("2.7 million.", contains="How many people has Rome?")
     found = {"title": "Tiber", "url": "https://example.com/", "content": "406 km"}
     ollama_server.reply(path="/api/experimental/web_search", json={"results": [found]})
-    for block in blocks:
+    for written in blocks:
+        block = written.replace("http://gpu1:11434", "http://127.0.0.1:9")
+        block = block.replace("http://gpu2:11434", ollama_server.url)
         namespace: dict[str, Any] = {"__name__": "readme"}
         # Tools are read by LlamaIndex as they are, so not under this module's annotations.
         exec(compile(block, str(README), "exec", dont_inherit=True), namespace)
@@ -46,6 +48,7 @@ def test_it_runs(
         "name='Oslo' people=1",
         "ollama pull",
         "406 km",
+        f"{ollama_server.url} You said: Name a lake.",
     ):
         assert expected in printed
     assert printed.count("A river is the Tiber.") == 3

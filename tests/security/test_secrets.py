@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama
-from namel3ss_ollama import BadRequestError, LLMError, OllamaProvider, StreamConfig, instant_retries
+from namel3ss_ollama import BadRequestError, Host, LLMError, OllamaProvider, StreamConfig, instant_retries
 from namel3ss_ollama.testing import OllamaServer
 
 SECRET = "s3cr3t"
@@ -39,6 +39,9 @@ def _instant() -> Iterator[None]:
 def settings_of(way: str, url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     if way == "environment":
         monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    if way == "hosts":
+        hosts = [url.replace("http://", f"http://user:{SECRET}@"), Host("http://127.0.0.1:9", api_key=SECRET)]
+        return {"base_url": [*hosts, Host("http://127.0.0.1:19", slots=2, headers={"X-Key": SECRET})]}
     if way == "password":
         url = url.replace("http://", f"http://user:{SECRET}@")
     return {"base_url": url, **{"key": {"api_key": SECRET}, "header": {"headers": {"X-Key": SECRET}}}.get(way, {})}
@@ -104,8 +107,36 @@ def test_nothing_shows_them(
     assert all(map(hidden, shown))
 
 
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
+def test_nothing_shows_those_of_several_hosts(
+    transport: str,
+    ollama_server: OllamaServer,
+    caplog: pytest.LogCaptureFixture,
+    sdk: tuple[InMemorySpanExporter, InMemoryMetricReader],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    sdk[0].clear()
+    settings = settings_of("hosts", ollama_server.url, monkeypatch)
+    with OllamaProvider("llama3.2", transport=transport, capture_content=True, **settings) as provider:
+        for _ in range(3):
+            assert provider.chat(MESSAGE).host == ollama_server.url
+        list(provider.stream("hello"))
+        sent(ollama_server, "password")
+        shown = [repr(provider), repr(provider.where), repr(provider.addresses), repr(provider.sync.look_at_hosts())]
+        ollama_server.refuse()
+        with pytest.raises(LLMError) as caught:
+            provider.chat(MESSAGE, timeout=0.1)
+        shown.append(whole_story(caught.value))
+    shown += [f"{record.getMessage()} {record.__dict__!r}" for record in caplog.records]
+    shown += [span.to_json() for span in sdk[0].get_finished_spans()]
+    assert len(sdk[0].get_finished_spans()) == 5
+    assert any("127.0.0.1:9" in text for text in shown)
+    assert all(map(hidden, shown))
+
+
 @pytest.mark.parametrize("make", [ChatOllama, OllamaLLM, OllamaEmbeddings, Ollama, OllamaEmbedding])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, "hosts"])
 def test_nothing_of_the_adapters_shows_them(way: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(way, "http://box:1234", monkeypatch)
     name = "model_name" if make is OllamaEmbedding else "model"

@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr
 from typing_extensions import assert_type
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
-from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
+from namel3ss_ollama import Host, Hosts, OllamaProvider, RetryPolicy, StreamConfig
 
 
 def made() -> None:
@@ -16,7 +16,9 @@ def made() -> None:
     ChatOllama(model="m", base_url="http://box", api_key="k", headers={"x": "1"}, client_kwargs={"timeout": 3})
     ChatOllama(model="m", api_key=SecretStr("k"), output_version="v1", disable_streaming=True, tags=["a"])
     ChatOllama(model="m", reasoning="low", format={"type": "object"}, options={"new": 1}, seed=1, top_k=3)
-    OllamaLLM(model="m", max_tokens=3, format="json", reasoning=True)
+    ChatOllama(model="m", base_url=["http://a", Host("http://b", slots=4)])
+    ChatOllama(model="m", base_url=Hosts(["http://a", "http://b"], resume="auto"))
+    OllamaLLM(model="m", base_url=["http://a", "http://b"], max_tokens=3, format="json", reasoning=True)
     OllamaEmbeddings(model="m", dimensions=3, batch_size=2, query_instruction="q: ")
 
 
@@ -58,6 +60,8 @@ def errors() -> None:
     ChatOllama(model="m", temperature="hot")  # error: arg-type
     ChatOllama(model="m", max_tokens="5")  # error: arg-type
     ChatOllama(model="m", api_key=5)  # error: arg-type
+    ChatOllama(model="m", base_url=5)  # error: arg-type
+    ChatOllama(model="m", base_url=["http://a", 5])  # error: list-item
     ChatOllama(provider="llama3.2")  # error: arg-type
     ChatOllama(model="m").model.upper(1)  # error: call-arg
     Named(model="m", owner=5)  # error: arg-type

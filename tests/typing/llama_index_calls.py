@@ -7,7 +7,7 @@ from typing_extensions import assert_type
 
 from llama_index.embeddings.namel3ss_ollama import BadInputError, OllamaEmbedding
 from llama_index.llms.namel3ss_ollama import Ollama, StructuredOutputError
-from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
+from namel3ss_ollama import Host, Hosts, OllamaProvider, RetryPolicy, StreamConfig
 
 ASK = [ChatMessage(role="user", content="count")]
 
@@ -22,6 +22,8 @@ def made(provider: OllamaProvider) -> list[Ollama]:
     return [
         Ollama("llama3.2"),
         Ollama(model="llama3.2", base_url="http://box", request_timeout=30, temperature=0, max_tokens=100),
+        Ollama("llama3.2", ["http://a", Host("http://b", slots="auto")], max_concurrent=None),
+        Ollama("llama3.2", Hosts(["http://a", "http://b"], resume="auto"), max_concurrent=8),
         Ollama("llama3.2", top_p=0.5, seed=1, num_ctx=4096, system_prompt="Be brief."),
         Ollama("llama3.2", thinking="low", keep_alive=-1, headers={"a": "b"}, api_key="k"),
         Ollama("llama3.2", retry=RetryPolicy.off(), stream_config=StreamConfig(), on_truncation="error"),
@@ -33,6 +35,7 @@ def made(provider: OllamaProvider) -> list[Ollama]:
 def embeddings(provider: OllamaProvider) -> list[OllamaEmbedding]:
     return [
         OllamaEmbedding("all-minilm"),
+        OllamaEmbedding("all-minilm", ["http://a", "http://b"]),
         OllamaEmbedding(model_name="all-minilm", embed_batch_size=50, dimensions=128, truncate=False),
         OllamaEmbedding(provider=provider, query_instruction="query:"),
     ]
@@ -80,6 +83,7 @@ class Seeded(Ollama):
 
 def errors(llm: Ollama) -> None:
     Ollama(1)  # error: arg-type
+    Ollama("m", base_url=5)  # error: arg-type
     Ollama("m", max_tokens="many")  # error: arg-type
     Ollama("m", thinking=0.5)  # error: arg-type
     OllamaEmbedding("m", dimensions="128")  # error: arg-type

@@ -24,6 +24,7 @@ from typing_extensions import Self
 from langchain_namel3ss_ollama._version import __version__
 from langchain_namel3ss_ollama.blocks import Kind
 from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of, unfit_answer
+from langchain_namel3ss_ollama.connection import has_several
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
 from langchain_namel3ss_ollama.listeners import wants_tokens
@@ -95,6 +96,13 @@ class _Call(NamedTuple):
     def wanted(self) -> WantedCalls:
         """Which calls of tools are passed on, for one answer."""
         return WantedCalls(stand_ins=self.stand_ins, most=self.most_calls)
+
+    def events(self, message_id: str) -> EventMaker:
+        """What makes the events of the answer."""
+        calls = self.wanted()
+        return EventMaker(
+            message_id, self.model, reasoning=self.reasoning, calls=calls, hosts=has_several(self.provider)
+        )
 
     def unfit(self, error: LLMError) -> LLMResponse:
         """The answer in a failure that is about nothing but its format: the parser behind the model judges it.
@@ -340,7 +348,14 @@ class ChatOllama(OllamaSettings, BaseChatModel):
 
     def _result(self, response: LLMResponse, call: _Call) -> ChatResult:
         v1 = self.output_version == "v1"
-        return ChatResult(generations=[generation_of(response, v1=v1, reasoning=call.reasoning, calls=call.wanted())])
+        generation = generation_of(
+            response, v1=v1, reasoning=call.reasoning, calls=call.wanted(), hosts=has_several(call.provider)
+        )
+        return ChatResult(generations=[generation])
+
+    def _maker(self, call: _Call) -> ChunkMaker:
+        v1 = self.output_version == "v1"
+        return ChunkMaker(v1=v1, reasoning=call.reasoning, calls=call.wanted(), hosts=has_several(call.provider))
 
     # Streams. LangChain calls the callbacks for what these yield; they must not.
 
@@ -352,7 +367,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, calls=call.wanted())
+        maker = self._maker(call)
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -371,7 +386,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = ChunkMaker(v1=self.output_version == "v1", reasoning=call.reasoning, calls=call.wanted())
+        maker = self._maker(call)
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:
@@ -393,7 +408,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> Iterator[MessagesData]:
         """The protocol events of an answer, without a message object a token."""
         call = self._request(stop, kwargs)
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, calls=call.wanted())
+        maker = call.events(_message_id(run_manager))
         try:
             with call.provider.stream(self._messages(messages), **call.settings) as stream:
                 for piece in stream:
@@ -412,7 +427,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     ) -> AsyncIterator[MessagesData]:
         """As `_stream_chat_model_events`."""
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
-        maker = EventMaker(_message_id(run_manager), call.model, reasoning=call.reasoning, calls=call.wanted())
+        maker = call.events(_message_id(run_manager))
         try:
             stream = call.provider.stream_chat(await self._amessages(messages), **call.settings)
             async with stream:

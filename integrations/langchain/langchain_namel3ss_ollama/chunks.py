@@ -69,11 +69,13 @@ class ChunkMaker:
         v1: Whether content is a list of blocks (`output_version="v1"`).
         reasoning: Whether the model's reasoning is passed on.
         calls: Which calls of tools are passed on; all by default.
+        hosts: Whether there are several, so that the metadata names the one that answered.
     """
 
-    __slots__ = ("_block", "_calls", "_index", "_reasoning", "_v1", "_wanted", "finished")
+    __slots__ = ("_block", "_calls", "_hosts", "_index", "_reasoning", "_v1", "_wanted", "finished")
 
-    def __init__(self, *, v1: bool, reasoning: bool, calls: WantedCalls | None = None) -> None:
+    def __init__(self, *, v1: bool, reasoning: bool, calls: WantedCalls | None = None, hosts: bool = False) -> None:
+        self._hosts = hosts
         self._v1 = v1
         self._reasoning = reasoning
         self._wanted = calls or WantedCalls()
@@ -119,7 +121,7 @@ class ChunkMaker:
     ) -> ChatGenerationChunk:
         self.finished = True
         message = self._message(content, thinking, calls, last=True, usage=usage_of(response))
-        info = metadata_of(response, model)
+        info = metadata_of(response, model, hosts=self._hosts)
         info["logprobs"] = logprobs  # those of the other chunks came with them
         return ChatGenerationChunk(message=message, generation_info=info)
 
@@ -202,7 +204,7 @@ def unfit_answer(error: LLMError) -> LLMResponse | None:
 
 
 def generation_of(
-    response: LLMResponse, *, v1: bool, reasoning: bool, calls: WantedCalls | None = None
+    response: LLMResponse, *, v1: bool, reasoning: bool, calls: WantedCalls | None = None, hosts: bool = False
 ) -> ChatGeneration:
     """A whole answer.
 
@@ -211,6 +213,7 @@ def generation_of(
         v1: As for `ChunkMaker`.
         reasoning: As for `ChunkMaker`.
         calls: As for `ChunkMaker`.
+        hosts: As for `ChunkMaker`.
     """
     found = (calls or WantedCalls()).of(response)
     thinking = response.thinking if reasoning else ""
@@ -229,7 +232,7 @@ def generation_of(
         ]
         made["invalid_tool_calls"] = [_invalid(c) for c in found if c.error is not None]
     message = AIMessage(content=content, usage_metadata=usage_of(response), **made)
-    return ChatGeneration(message=message, generation_info=metadata_of(response))
+    return ChatGeneration(message=message, generation_info=metadata_of(response, hosts=hosts))
 
 
 def _finished_blocks(response: LLMResponse, thinking: str, calls: Sequence[BrokenCall]) -> list[dict[str, Any]]:
@@ -270,8 +273,14 @@ def usage_of(response: LLMResponse) -> UsageMetadata | None:
     return cast("UsageMetadata", counts)
 
 
-def metadata_of(response: LLMResponse, model: str = "") -> dict[str, Any]:
-    """What goes into `response_metadata`, under langchain-ollama's names."""
+def metadata_of(response: LLMResponse, model: str = "", *, hosts: bool = False) -> dict[str, Any]:
+    """What goes into `response_metadata`, under langchain-ollama's names.
+
+    Args:
+        response: The core's.
+        model: The model that was asked, where the server named none.
+        hosts: Whether there are several, so that "host" says which one answered.
+    """
     name = response.model or model
     metadata = {"model": name, "model_name": name, "model_provider": PROVIDER, "done": True, **response.metadata}
     metadata.update(finish_of(response))
@@ -280,6 +289,8 @@ def metadata_of(response: LLMResponse, model: str = "") -> dict[str, Any]:
         metadata["truncated_prompt"] = True
     if response.shifted_context:
         metadata["shifted_context"] = True
+    if hosts and response.host:
+        metadata["host"] = response.host
     return metadata
 
 

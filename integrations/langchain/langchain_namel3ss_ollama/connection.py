@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig
+from namel3ss_ollama import Host, Hosts, OllamaProvider, RetryPolicy, StreamConfig
 
 if TYPE_CHECKING:
     from langchain_namel3ss_ollama.settings import OllamaSettings
 
-__all__ = ["check_sharing", "connect", "key_in_environment", "split_userinfo"]
+__all__ = [
+    "Where",
+    "address_of",
+    "check_sharing",
+    "connect",
+    "has_several",
+    "key_in_environment",
+    "read_where",
+    "split_userinfo",
+    "written_where",
+]
+
+Where = str | Sequence[Host | str] | Hosts
+"""One server's address, or several."""
 
 _PASSED_ON = ("verify", "cert", "proxy", "trust_env")
 _OF_A_PROVIDER = ("max_retries", "retry", "headers", "userinfo", "client_kwargs", "sync_client_kwargs",
@@ -35,6 +48,38 @@ def split_userinfo(url: str) -> tuple[str, str | None]:
     return (f"{scheme}{separator}{host}{slash}{path}", userinfo) if at else (url, None)
 
 
+def read_where(given: Any) -> str | Hosts | None:
+    """A `base_url` as its field has it: several addresses are a `Hosts`, from lists and from what was serialised.
+
+    Raises:
+        ValueError: It is no address, and no list of some.
+    """
+    if given is None or isinstance(given, (str, Hosts)):
+        return given
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        several = "[Host(...)]" if isinstance(given, Host) else "several in a list"
+        raise ValueError(f"base_url: expected an address, or {several}, not {type(given).__name__}")
+    try:
+        return Hosts.from_dict(given) if isinstance(given, Mapping) else Hosts(given)
+    except (TypeError, ValueError) as error:  # pydantic lets the former through as it is
+        raise ValueError(f"base_url: {error}") from None
+
+
+def written_where(where: str | Hosts | None) -> Any:
+    """A `base_url` in the types of JSON, without what is secret in a `Hosts`."""
+    return where.to_dict() if isinstance(where, Hosts) else where
+
+
+def address_of(provider: OllamaProvider) -> str | list[str]:
+    """The address of a provider's server, or those of several."""
+    return list(provider.addresses) if has_several(provider) else provider.base_url
+
+
+def has_several(provider: OllamaProvider) -> bool:
+    """Whether a provider has several hosts, so that metadata names the one that answered."""
+    return len(provider.addresses) > 1
+
+
 def key_in_environment() -> str | None:
     """The key that OLLAMA_API_KEY holds, if any."""
     return os.environ.get("OLLAMA_API_KEY", "").strip() or None
@@ -47,7 +92,8 @@ def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
         ValueError: A connection setting is given that would not count.
     """
     wrong = [name for name in _OF_A_PROVIDER if given.get(name)]
-    if given.get("base_url") not in (None, provider.base_url):
+    where = given.get("base_url")
+    if where is not None and where != provider.base_url and read_where(where) != provider.where:
         wrong.append("base_url")
     if given.get("api_key") is not None:
         wrong.append("api_key")
@@ -104,9 +150,17 @@ def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> Ollama
     )
 
 
-def _with_userinfo(url: str | None, userinfo: SecretStr | None) -> str | None:
+def _with_userinfo(where: Where | None, userinfo: SecretStr | None) -> Where | None:
+    """The address with its user and password.
+
+    Raises:
+        ValueError: There are several.
+    """
     if userinfo is None:
-        return url
+        return where
+    url = read_where(where)
+    if isinstance(url, Hosts):
+        raise ValueError("userinfo: is of one address; write user:password@ into each of several in base_url")
     scheme, separator, rest = (url or "localhost").rpartition("://")
     return f"{scheme}{separator}{userinfo.get_secret_value()}@{rest}"
 

@@ -38,9 +38,13 @@ class EventMaker:
         model: The model that was asked.
         reasoning: Whether the model's reasoning is passed on.
         calls: As for `ChunkMaker`.
+        hosts: As for `ChunkMaker`.
     """
 
-    def __init__(self, message_id: str, model: str, *, reasoning: bool, calls: WantedCalls | None = None) -> None:
+    def __init__(
+        self, message_id: str, model: str, *, reasoning: bool, calls: WantedCalls | None = None, hosts: bool = False
+    ) -> None:
+        self._hosts = hosts
         self._wanted = calls or WantedCalls()
         self._id = message_id
         self._model = model
@@ -78,7 +82,7 @@ class EventMaker:
             yield self._start()
         yield from self._close()
         response = self._response or ended_by_limit(partial)
-        metadata = metadata_of(response, self._model)
+        metadata = metadata_of(response, self._model, hosts=self._hosts)
         metadata["logprobs"] = self._logprobs or None
         event: Event = {"event": "message-finish", **finish_of(response), "metadata": metadata}
         if usage := usage_of(response):

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from langchain_namel3ss_ollama._version import __version__
 from langchain_namel3ss_ollama.chunks import PROVIDER, ended_by_limit, metadata_of
+from langchain_namel3ss_ollama.connection import has_several
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.listeners import wants_tokens
 from langchain_namel3ss_ollama.settings import (
@@ -163,7 +164,8 @@ class OllamaLLM(OllamaSettings, BaseLLM):
             responses = await provider.agenerate_batch(prompts, **settings)
         except LLMError as error:
             raise translated(error) from error
-        return [[Generation(text=r.content, generation_info=_info(r, thinks))] for r in responses]
+        hosts = has_several(provider)
+        return [[Generation(text=r.content, generation_info=_info(r, thinks, hosts))] for r in responses]
 
     # In a BaseLLM the streams call the callbacks themselves.
 
@@ -175,15 +177,17 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
         thinks, settings = self._request(stop, kwargs)
+        provider = self._provider_for(sync=True)
+        hosts = has_several(provider)
         try:
-            with self._provider_for(sync=True).stream(prompt, **settings) as stream:
+            with provider.stream(prompt, **settings) as stream:
                 for piece in stream:
-                    if (chunk := _chunk(piece, thinks)) is not None:
+                    if (chunk := _chunk(piece, thinks, hosts)) is not None:
                         if run_manager is not None:
                             run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
             if stream.response is None:
-                chunk = _cut(stream.partial, settings["model"])
+                chunk = _cut(stream.partial, settings["model"], hosts)
                 if run_manager is not None:
                     run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -198,16 +202,18 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
         thinks, settings = self._request(stop, kwargs)
-        stream = self._provider_for(sync=False).stream_generate(prompt, **settings)
+        provider = self._provider_for(sync=False)
+        hosts = has_several(provider)
+        stream = provider.stream_generate(prompt, **settings)
         try:
             async with stream:
                 async for piece in stream:
-                    if (chunk := _chunk(piece, thinks)) is not None:
+                    if (chunk := _chunk(piece, thinks, hosts)) is not None:
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
             if stream.response is None:
-                chunk = _cut(stream.partial, settings["model"])
+                chunk = _cut(stream.partial, settings["model"], hosts)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token("", chunk=chunk)
                 yield chunk
@@ -221,10 +227,10 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         return self._provider_for(sync=True).count_tokens(text, model=self.model)
 
 
-def _chunk(piece: StreamChunk, thinks: bool) -> GenerationChunk | None:
+def _chunk(piece: StreamChunk, thinks: bool, hosts: bool) -> GenerationChunk | None:
     info: dict[str, Any] = {}
     if piece.response is not None:
-        info = metadata_of(piece.response)
+        info = metadata_of(piece.response, hosts=hosts)
         info["logprobs"] = None  # those of each piece come with it
     if piece.thinking and thinks:
         info["thinking"] = piece.thinking
@@ -235,13 +241,14 @@ def _chunk(piece: StreamChunk, thinks: bool) -> GenerationChunk | None:
     return GenerationChunk(text=piece.content, generation_info=info or None)
 
 
-def _cut(partial: LLMResponse, model: str) -> GenerationChunk:
+def _cut(partial: LLMResponse, model: str, hosts: bool) -> GenerationChunk:
     """The last chunk of an answer that a limit of the caller's ended before the model did."""
-    return GenerationChunk(text="", generation_info={**metadata_of(ended_by_limit(partial), model), "logprobs": None})
+    info = {**metadata_of(ended_by_limit(partial), model, hosts=hosts), "logprobs": None}
+    return GenerationChunk(text="", generation_info=info)
 
 
-def _info(response: LLMResponse, thinks: bool) -> dict[str, Any]:
-    info = metadata_of(response)
+def _info(response: LLMResponse, thinks: bool, hosts: bool) -> dict[str, Any]:
+    info = metadata_of(response, hosts=hosts)
     if response.thinking and thinks:
         info["thinking"] = response.thinking
     return info

@@ -18,6 +18,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     PrivateAttr,
     SecretStr,
     TypeAdapter,
@@ -25,8 +27,17 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from langchain_namel3ss_ollama.connection import check_sharing, connect, key_in_environment, split_userinfo
-from namel3ss_ollama import OllamaProvider, RetryPolicy, StreamConfig, run_sync
+from langchain_namel3ss_ollama.connection import (
+    Where,
+    address_of,
+    check_sharing,
+    connect,
+    key_in_environment,
+    read_where,
+    split_userinfo,
+    written_where,
+)
+from namel3ss_ollama import Hosts, OllamaProvider, RetryPolicy, StreamConfig, run_sync
 
 __all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reject_unknown"]
 
@@ -53,9 +64,11 @@ class OllamaSettings(BaseModel):
     model: str = ""
     """The model's name, such as "llama3.2"; may be left out where `provider` is given."""
 
-    base_url: str | None = None
-    """Where the server is; None or "" for OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434. A
-    `user:password@` in it is taken out and kept in `userinfo`."""
+    base_url: Annotated[Where | None, PlainValidator(read_where), PlainSerializer(written_where)] = None
+    """Where the server is; None or "" for OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+    http://localhost:11434. A `user:password@` in it is taken out and kept in `userinfo`. Several addresses (a list of
+    them or of `Host`, or a `Hosts`) are several servers: each request goes to the one that is best for it, and to
+    another if that fails. They are kept as a `Hosts`, and serialised without keys and passwords."""
 
     userinfo: SecretStr | None = Field(default=None, exclude=True, repr=False)
     """The `user:password` for a server that wants one, as it stood in `base_url`."""
@@ -76,7 +89,8 @@ class OllamaSettings(BaseModel):
     """When and how often a failed request is sent again."""
 
     max_concurrent: int | None = 10
-    """How many requests run at once; the others wait. None for no bound."""
+    """How many requests run at once; the others wait. None for no bound, which is the default with several hosts: their
+    slots are one."""
 
     stream_config: StreamConfig | None = Field(default=None, exclude=True)
     """Deadlines and limits of each request."""
@@ -213,6 +227,8 @@ class OllamaSettings(BaseModel):
             return getattr(self, ALIASES[name]) if name in ALIASES else super().__getattr__(name)
 
         def __setattr__(self, name, value):
+            if name == "base_url":
+                value = read_where(value)  # a list would be serialised with its passwords
             super().__setattr__(name if name in type(self).model_fields else ALIASES.get(name, name), value)
 
     # The provider made from the fields, with the values it was made from: a changed field makes a new one.
@@ -236,7 +252,7 @@ class OllamaSettings(BaseModel):
             check_sharing(provider, values)
             if values.get("model") is None:
                 values["model"] = provider.model
-            values["base_url"], values["api_key"] = provider.base_url, None
+            values["base_url"], values["api_key"] = provider.where, None
             return values
         if isinstance(url := values.get("base_url"), str):
             url, userinfo = split_userinfo(url)
@@ -251,8 +267,11 @@ class OllamaSettings(BaseModel):
     def _check_settings(self) -> Self:
         if not self.model:
             raise ValueError("model: is needed, unless a provider is given")
-        self._provider_for(sync=True)
         provider = self._provider_for(sync=False)
+        if self.provider is None and "max_concurrent" not in self.model_fields_set and provider.hosts():
+            self.max_concurrent = None
+            provider = self._provider_for(sync=False)
+        self._provider_for(sync=True)
         # The core checks what it is made with; this one is made for that alone.
         OllamaProvider(self.model, provider.base_url, **self._defaults_to_check())
         if self.validate_model_on_init:
@@ -342,7 +361,7 @@ class OllamaSettings(BaseModel):
 
     def _identity(self) -> dict[str, Any]:
         """What tells this object's answers from another's; nothing secret."""
-        identity: dict[str, Any] = {"model": self.model, "base_url": self._provider_for(sync=False).base_url}
+        identity: dict[str, Any] = {"model": self.model, "base_url": address_of(self._provider_for(sync=False))}
         identity.update(sorted(self._runtime_options().items()))
         if self.options:
             identity["options"] = self.options
@@ -363,10 +382,17 @@ class OllamaSettings(BaseModel):
             defaults["format"] = adapter.json_schema()
         return defaults
 
+    @property
+    def lc_attributes(self) -> dict[str, Any]:
+        """What is serialised in another form than the field has: several addresses."""
+        return {"base_url": written_where(where)} if isinstance(where := self.base_url, Hosts) else {}
+
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: the fields without secrets, and the providers by the core's rules about them."""
         state = super().__getstate__()
         fields = {**state["__dict__"], "api_key": None, "userinfo": None}
+        if isinstance(where := fields["base_url"], Hosts):
+            fields["base_url"] = Hosts.from_dict(where.to_dict())
         fields.pop("_serialized", None)
         made = (None, None) if self.provider else (self._provider_for(sync=False), self._provider_for(sync=True))
         private = {**(state.get("__pydantic_private__") or {}), "_own": made[0], "_own_sync": made[1]}

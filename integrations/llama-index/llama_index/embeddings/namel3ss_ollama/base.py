@@ -17,6 +17,10 @@ from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 
 from llama_index.llms.namel3ss_ollama.connection import (
     MAX_CONCURRENT,
+    UNSET,
+    Where,
+    WhereField,
+    bound_of,
     connect,
     deadlines,
     in_words_of,
@@ -72,7 +76,9 @@ class OllamaEmbedding(BaseEmbedding):
 
     Args:
         model_name: The model's name; that of `provider` by default.
-        base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434.
+        base_url: Where the server is; else OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+            http://localhost:11434. Several addresses (a list of them or of `Host`, or a `Hosts`) are several servers:
+            each request goes to the one that is best for it, and to another if that fails. They are kept as a `Hosts`.
         embed_batch_size: How many texts go into one request, up to 2048.
         ollama_additional_kwargs: Runtime options (`num_ctx`, ...). Request fields among them (`truncate`, `dimensions`,
             `keep_alive`) go where they belong.
@@ -92,7 +98,8 @@ class OllamaEmbedding(BaseEmbedding):
         max_batch_chars: How many characters go into one request; a longer text goes alone.
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
-        max_concurrent: How many requests run at once; None for no bound.
+        max_concurrent: How many requests run at once; None for no bound. 10 by default; with several hosts, their
+            slots.
         retry: How often and when a failed request is sent again.
         request_timeout: How long the server may say nothing, in seconds; short for a `stream_config`.
         stream_config: Deadlines of each request.
@@ -111,7 +118,7 @@ class OllamaEmbedding(BaseEmbedding):
         ```
     """
 
-    base_url: str | None = Field(default=None, description="Where the server is.", frozen=True)
+    base_url: WhereField = Field(default=None, description="Where the server is, or several are.", frozen=True)
     model_name: str = Field(description="The Ollama model to use.")
     embed_batch_size: int = Field(
         default=DEFAULT_EMBED_BATCH_SIZE, description="How many texts go into one request.", gt=0, le=2048
@@ -157,7 +164,7 @@ class OllamaEmbedding(BaseEmbedding):
     def __init__(
         self,
         model_name: str | None = None,
-        base_url: str | None = None,
+        base_url: Where | None = None,
         embed_batch_size: int = DEFAULT_EMBED_BATCH_SIZE,
         ollama_additional_kwargs: dict[str, Any] | None = None,
         query_instruction: str | None = None,
@@ -173,7 +180,7 @@ class OllamaEmbedding(BaseEmbedding):
         max_batch_chars: int = 200_000,
         headers: dict[str, str] | None = None,
         api_key: str | None = None,
-        max_concurrent: int | None = MAX_CONCURRENT,
+        max_concurrent: int | None = UNSET,
         retry: RetryPolicy | None = None,
         request_timeout: float | None = None,
         stream_config: StreamConfig | None = None,
@@ -203,7 +210,7 @@ class OllamaEmbedding(BaseEmbedding):
             "max_batch_chars": max_batch_chars,
             "headers": headers,
             "api_key": api_key,
-            "max_concurrent": max_concurrent,
+            "max_concurrent": MAX_CONCURRENT if max_concurrent is UNSET else max_concurrent,
             "retry": retry,
             "request_timeout": request_timeout,
             "stream_config": stream_config,
@@ -219,7 +226,7 @@ class OllamaEmbedding(BaseEmbedding):
         self._provider = connect(
             self.model_name,
             provider,
-            base_url=base_url,
+            base_url=self.base_url,
             api_key=api_key,
             headers=headers,
             max_concurrent=max_concurrent,
@@ -227,7 +234,8 @@ class OllamaEmbedding(BaseEmbedding):
             **more,
         )
         # Without the credentials that an address may hold: this field is shown.
-        self.__dict__["base_url"] = self._provider.base_url
+        self.__dict__["base_url"] = self._provider.where
+        self.__dict__["max_concurrent"] = bound_of(self._provider, max_concurrent)
 
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: the provider, by the core's rules about secrets, and the other fields."""

@@ -30,8 +30,13 @@ from typing_extensions import Self
 
 from llama_index.llms.namel3ss_ollama.connection import (
     MAX_CONCURRENT,
+    UNSET,
+    Where,
+    WhereField,
+    bound_of,
     connect,
     deadlines,
+    has_several,
     in_words_of,
     pickled,
     refuse_hooks,
@@ -106,7 +111,9 @@ class Ollama(StructuredOutputs):
 
     Args:
         model: The model's name; that of `provider` by default.
-        base_url: Where the server is; else OLLAMA_BASE_URL, else OLLAMA_HOST, else http://localhost:11434.
+        base_url: Where the server is; else OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+            http://localhost:11434. Several addresses (a list of them or of `Host`, or a `Hosts`) are several servers:
+            each request goes to the one that is best for it, and to another if that fails. They are kept as a `Hosts`.
         temperature: The sampling temperature.
         context_window: The context window in tokens, sent as `num_ctx`. Not set (-1), nothing is sent and the
             server's own holds; `metadata` learns it by `load()`, `aload()` or the first answer. Query engines, chat
@@ -126,7 +133,8 @@ class Ollama(StructuredOutputs):
         headers: More headers for every request; in no repr, event or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
         max_tokens: The most tokens of an answer, sent as `num_predict`.
-        max_concurrent: How many requests run at once; None for no bound.
+        max_concurrent: How many requests run at once; None for no bound. 10 by default; with several hosts, their
+            slots.
         retry: How often and when a failed request is sent again.
         stream_config: Deadlines and limits of each request.
         on_truncation: What to do when the server cut the prompt to its context window: "warn", "error", "ignore".
@@ -151,7 +159,7 @@ class Ollama(StructuredOutputs):
         ```
     """
 
-    base_url: str | None = Field(default=None, description="Where the server is.", frozen=True)
+    base_url: WhereField = Field(default=None, description="Where the server is, or several are.", frozen=True)
     model: str = Field(description="The Ollama model to use.")
     temperature: float | None = Field(default=None, description="The temperature to use for sampling.")
     context_window: int = Field(default=-1, description="The context window in tokens; -1 for the server's own.")
@@ -195,7 +203,7 @@ class Ollama(StructuredOutputs):
     def __init__(
         self,
         model: str | None = None,
-        base_url: str | None = None,
+        base_url: Where | None = None,
         temperature: float | None = None,
         context_window: int = -1,
         request_timeout: float | None = None,
@@ -211,7 +219,7 @@ class Ollama(StructuredOutputs):
         *,
         api_key: str | None = None,
         max_tokens: int | None = None,
-        max_concurrent: int | None = MAX_CONCURRENT,
+        max_concurrent: int | None = UNSET,
         retry: RetryPolicy | None = None,
         stream_config: StreamConfig | None = None,
         on_truncation: Literal["warn", "error", "ignore"] | None = None,
@@ -242,7 +250,7 @@ class Ollama(StructuredOutputs):
             "headers": headers,
             "api_key": api_key,
             "max_tokens": max_tokens,
-            "max_concurrent": max_concurrent,
+            "max_concurrent": MAX_CONCURRENT if max_concurrent is UNSET else max_concurrent,
             "retry": retry,
             "stream_config": stream_config,
             "on_truncation": on_truncation,
@@ -257,7 +265,7 @@ class Ollama(StructuredOutputs):
         self._provider = connect(
             self.model,
             provider,
-            base_url=base_url,
+            base_url=self.base_url,
             api_key=api_key,
             headers=headers,
             max_concurrent=max_concurrent,
@@ -265,7 +273,8 @@ class Ollama(StructuredOutputs):
             retry=self.retry,
         )
         # Without the credentials that an address may hold: this field is shown.
-        self.__dict__["base_url"] = self._provider.base_url
+        self.__dict__["base_url"] = self._provider.where
+        self.__dict__["max_concurrent"] = bound_of(self._provider, max_concurrent)
 
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: the provider, by the core's rules about secrets, and the other fields."""
@@ -448,7 +457,7 @@ class Ollama(StructuredOutputs):
         an_answer_came()
         if self._wants_window(ask):
             await self._windows.learn_quietly(self.provider, self.model)
-        return chat_response(response, single_call=ask.single_call)
+        return chat_response(response, single_call=ask.single_call, hosts=has_several(self.provider))
 
     # The core's stream is made when the method is called, so that what is wrong with the arguments comes out there, and
     # its span belongs to the trace of the call; the request is sent at the first step.
@@ -456,8 +465,15 @@ class Ollama(StructuredOutputs):
     def _stream(self, ask: _Ask) -> ChatResponseGen:
         return self._read(ask, self.provider.stream(ask.messages, **ask.settings))
 
+    def _growing(self, ask: _Ask) -> GrowingAnswer:
+        return GrowingAnswer(
+            single_call=ask.single_call,
+            for_program=self._calls_must_be_valid,
+            hosts=has_several(self.provider),
+        )
+
     def _read(self, ask: _Ask, stream: SyncStream) -> ChatResponseGen:
-        answer = GrowingAnswer(single_call=ask.single_call, for_program=self._calls_must_be_valid)
+        answer = self._growing(ask)
         with self._own_words(), stream:
             for chunk in stream:
                 yield answer.add(chunk)
@@ -470,7 +486,7 @@ class Ollama(StructuredOutputs):
         return self._aread(ask, self.provider.stream_chat(ask.messages, **ask.settings))
 
     async def _aread(self, ask: _Ask, stream: Stream) -> ChatResponseAsyncGen:
-        answer = GrowingAnswer(single_call=ask.single_call, for_program=self._calls_must_be_valid)
+        answer = self._growing(ask)
         with self._own_words():
             async with stream:
                 async for chunk in stream:
@@ -612,8 +628,8 @@ class Ollama(StructuredOutputs):
 
 
 def _of_client(
-    client: Any, base_url: str | None, headers: dict[str, str] | None
-) -> tuple[str | None, dict[str, str] | None]:
+    client: Any, base_url: Where | None, headers: dict[str, str] | None
+) -> tuple[Where | None, dict[str, str] | None]:
     """Address and headers of an `ollama.Client` or `AsyncClient`, where they are not given."""
     inner = getattr(client, "_client", None)
     if client is None:

@@ -8,26 +8,88 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
-from namel3ss_ollama import LLMTimeoutError, OllamaProvider, RetryPolicy, StreamConfig
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-__all__ = ["MAX_CONCURRENT", "connect", "deadlines", "in_words_of", "pickled", "refuse_hooks", "unpickle"]
+from namel3ss_ollama import Host, Hosts, LLMTimeoutError, OllamaProvider, RetryPolicy, StreamConfig
+
+__all__ = [
+    "MAX_CONCURRENT",
+    "UNSET",
+    "Where",
+    "WhereField",
+    "bound_of",
+    "connect",
+    "deadlines",
+    "has_several",
+    "in_words_of",
+    "pickled",
+    "refuse_hooks",
+    "unpickle",
+]
+
+Where = str | Sequence[Host | str] | Hosts
+"""One server's address, or several."""
 
 MAX_CONCURRENT = 10
-"""How many requests run at once unless told otherwise; that of the core."""
+"""How many requests run at once on one server unless another number is given; that of the core."""
+UNSET: Any = object()
+"""A `max_concurrent` that is not given: None has a meaning, and 10 is another bound than several hosts have."""
 _SECRET = frozenset({"api_key", "base_url", "client_kwargs", "headers"})
 """Fields that hold secrets or may; the provider has them."""
 _SILENCES = ("first_chunk_timeout", "chunk_timeout", "tool_call_timeout")
 """The core's deadlines that advice may name, and that are one here."""
 
 
+def _read_where(given: Any) -> str | Hosts | None:
+    """A `base_url` as its field has it: several addresses are a `Hosts`, from lists and from what `to_dict` wrote.
+
+    Raises:
+        ValueError: It is no address, and no list of some.
+    """
+    if given is None or isinstance(given, (str, Hosts)):
+        return given
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        several = "[Host(...)]" if isinstance(given, Host) else "several in a list"
+        raise ValueError(f"base_url: expected an address, or {several}, not {type(given).__name__}")
+    try:
+        return Hosts.from_dict(given) if isinstance(given, Mapping) else Hosts(given)
+    except (TypeError, ValueError) as error:  # pydantic lets the former through as it is
+        raise ValueError(f"base_url: {error}") from None
+
+
+def _written_where(where: Where | None) -> Any:
+    return where.to_dict() if isinstance(where, Hosts) else where
+
+
+WhereField = Annotated[
+    Where | None,
+    PlainValidator(_read_where),
+    PlainSerializer(_written_where),
+    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "array", "object", "null")]}),
+]
+"""The field `base_url`: an address as text, several as `Hosts`, which are written without keys and passwords."""
+
+
+def has_several(provider: OllamaProvider) -> bool:
+    """Whether a provider has several hosts, so that answers name the one that they are from."""
+    return len(provider.addresses) > 1
+
+
+def bound_of(provider: OllamaProvider, max_concurrent: int | None) -> int | None:
+    """The field `max_concurrent`: what is given, else the core's default, which with several hosts is their slots."""
+    if max_concurrent is not UNSET:
+        return max_concurrent
+    return None if provider.hosts() else MAX_CONCURRENT
+
+
 def connect(
     model: str | None,
     provider: OllamaProvider | None,
     *,
-    base_url: str | None,
+    base_url: Where | None,
     api_key: str | None,
     headers: Mapping[str, str] | None,
     max_concurrent: int | None,
@@ -45,12 +107,14 @@ def connect(
         if model is None:
             raise ValueError("model: is needed, unless a provider is given")
         settings: dict[str, Any] = {"api_key": api_key, "headers": headers, "retry": retry, **more}
-        return OllamaProvider(model, base_url, max_concurrent=max_concurrent, **settings)
+        if max_concurrent is not UNSET:
+            settings["max_concurrent"] = max_concurrent
+        return OllamaProvider(model, base_url, **settings)
     own = {"api_key": api_key, "headers": headers, "retry": retry, **more}
     clashes = [name for name, value in own.items() if value is not None]
-    if base_url is not None and base_url != provider.base_url:
+    if base_url is not None and base_url != provider.base_url and _read_where(base_url) != provider.where:
         clashes.append("base_url")
-    if max_concurrent != MAX_CONCURRENT:
+    if max_concurrent is not UNSET and max_concurrent != MAX_CONCURRENT:
         clashes.append("max_concurrent")
     if clashes:
         raise ValueError(f"{clashes[0]}: belongs to the provider that is given; set it there")
@@ -72,14 +136,14 @@ def pickled(state: Mapping[Any, Any], provider: OllamaProvider, refusal: str | N
         refusal: Why the object itself, out of a pickle, refuses to work; None if it doesn't.
     """
     fields = {name: value for name, value in state["__dict__"].items() if name not in _SECRET}
-    kept: OllamaProvider | tuple[str, str] = provider
+    kept: OllamaProvider | tuple[str, str | Hosts] = provider
     try:
         pickle.dumps(provider)
     except Exception as error:
-        kept, refusal = (provider.model, provider.base_url), str(error)
+        kept, refusal = (provider.model, provider.where), str(error)
     else:
         if refusal is not None:
-            kept = (provider.model, provider.base_url)
+            kept = (provider.model, provider.where)
     return {**state, "__dict__": fields, "__pydantic_private__": None, "provider": kept, "refusal": refusal}
 
 
@@ -95,8 +159,8 @@ def unpickle(component: Any, state: Mapping[Any, Any], settled: Iterable[str]) -
     known = {name: fields.pop(name) for name in settled if name in fields}
     provider = state["provider"]
     if not isinstance(provider, OllamaProvider):
-        model, url = provider
-        provider = OllamaProvider(model, url, api_key="")
+        model, where = provider
+        provider = OllamaProvider(model, where, api_key="")
     component.__init__(**fields, provider=provider)
     component.__dict__.update(known)
 

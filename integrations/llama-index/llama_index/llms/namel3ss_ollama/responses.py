@@ -37,12 +37,13 @@ _RESPONSE_FIELDS = dict(ChatResponse(message=ChatMessage()).__dict__)
 _set = object.__setattr__
 
 
-def chat_response(response: LLMResponse, *, single_call: bool) -> ChatResponse:
+def chat_response(response: LLMResponse, *, single_call: bool, hosts: bool = False) -> ChatResponse:
     """A whole answer.
 
     Args:
         response: The core's.
         single_call: Whether only the first tool call counts.
+        hosts: Whether there are several, so that `raw["host"]` names the one that answered.
     """
     calls: Sequence[AnyCall] = (*response.tool_calls, *response.invalid_tool_calls)
     if single_call:
@@ -59,7 +60,7 @@ def chat_response(response: LLMResponse, *, single_call: bool) -> ChatResponse:
     if wire_calls:
         message["tool_calls"] = wire_calls
     raw: dict[str, Any] = {"model": response.model, "message": message, "done": True, **response.metadata}
-    _add_totals(raw, response)
+    _add_totals(raw, response, hosts)
     return ChatResponse(
         message=ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks),
         raw=raw,
@@ -74,11 +75,23 @@ class GrowingAnswer:
     Args:
         single_call: Whether only the first tool call counts.
         for_program: Whether a program of LlamaIndex reads it, which takes the text for the object without its key.
+        hosts: As for `chat_response`; it is in the last response.
     """
 
-    __slots__ = ("_calls", "_for_program", "_last", "_plain_calls", "_single_call", "_text", "_thought", "_thoughts")
+    __slots__ = (
+        "_calls",
+        "_for_program",
+        "_hosts",
+        "_last",
+        "_plain_calls",
+        "_single_call",
+        "_text",
+        "_thought",
+        "_thoughts",
+    )
 
-    def __init__(self, *, single_call: bool, for_program: bool = False) -> None:
+    def __init__(self, *, single_call: bool, for_program: bool = False, hosts: bool = False) -> None:
+        self._hosts = hosts
         self._single_call = single_call
         self._for_program = for_program
         self._text = ""
@@ -107,7 +120,7 @@ class GrowingAnswer:
         raw, logprobs = chunk.raw, None
         if chunk.response is not None:
             raw = dict(raw)
-            _add_totals(raw, chunk.response)
+            _add_totals(raw, chunk.response, self._hosts)
             logprobs = chunk.response.logprobs
         elif "logprobs" in raw:
             logprobs = chunk.logprobs
@@ -199,12 +212,14 @@ def _name_and_arguments(call: AnyCall) -> tuple[str, dict[str, Any] | str]:
     return call.name, dict(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
 
 
-def _add_totals(raw: dict[str, Any], response: LLMResponse) -> None:
+def _add_totals(raw: dict[str, Any], response: LLMResponse, hosts: bool) -> None:
     raw["usage"] = dict(response.usage)
     if response.truncated_prompt:
         raw["truncated_prompt"] = True
     if response.shifted_context:
         raw["shifted_context"] = True
+    if hosts:
+        raw["host"] = response.host
 
 
 def _logprobs(tokens: Iterable[Mapping[str, Any]] | None) -> list[list[LogProb]] | None:
