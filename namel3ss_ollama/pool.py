@@ -211,9 +211,12 @@ class HostTurn(Turn):
         telemetry: Where its numbers go.
         call: Its numbers, begun.
         watch: Its deadlines, begun.
+
+    Attributes:
+        apart: Hosts that it does not go to.
     """
 
-    __slots__ = ("pool", "wanted")
+    __slots__ = ("apart", "pool", "wanted")
 
     slot: HostSlot | None
 
@@ -221,6 +224,7 @@ class HostTurn(Turn):
         super().__init__(pool.first(), pool.dispatcher, telemetry, call, watch)
         self.pool = pool
         self.wanted = wanted
+        self.apart: frozenset[Standing] = frozenset()
 
     async def take_slot(self) -> None:
         """Wait for a slot of a host."""
@@ -256,9 +260,9 @@ class HostTurn(Turn):
         Raises:
             LLMError: The last failure.
         """
-        wanted, tried = self.wanted, set[Standing]()
+        wanted, tried = self.wanted, set(self.apart)
         lacking: list[str] = []
-        wanted.tried = frozenset()
+        wanted.tried = self.apart
         while True:
             if self.slot is None:
                 await self.take_slot()
@@ -277,6 +281,7 @@ class HostTurn(Turn):
                     _name_hosts(error, lacking)
                     raise
                 on_move(error)
+                self.watch.forgive()
                 logger.info("%s: %s; asking another host", host.url, type(error).__name__)
                 self.leave()
 

@@ -238,6 +238,13 @@ class Watch:
         self._limit_name, self._limit = self._first
         self.close()
 
+    def forgive(self) -> None:
+        """The silence of one server is no reason not to wait for another."""
+        if self._fired == self._limit_name:
+            self._fired = None
+        self._overdue = 0
+        self.restart()
+
     def progress(self) -> None:
         """A chunk has come: from now on, and from zero, the wait for a further one counts."""
         self._waited = 0.0
