@@ -239,10 +239,9 @@ class Watch:
         self.close()
 
     def forgive(self) -> None:
-        """The silence of one server is no reason not to wait for another."""
-        if self._fired == self._limit_name:
-            self._fired = None
-        self._overdue = 0
+        """Another server is asked: that one was silent for too long counts no more. Bounds on the whole do."""
+        if self._fired is not None and self._fired in (self._first[0], self._next[0]):
+            self._fired, self._overdue = None, 0
         self.restart()
 
     def progress(self) -> None:
