@@ -419,6 +419,7 @@ class Stream:
     def _give_back(self, turn: Turn, failure: BaseException | None = None) -> None:
         """Give the slot back and end the books."""
         self.end = self.end or "cancelled"
+        self._whole = None
         turn.call.chunks = self._taken + len(self.ready)
         if turn.slot is not None:
             turn.slot.unmark()
