@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from namel3ss_ollama import (
+    Host,
     Hosts,
     LLMError,
     LLMTimeoutError,
@@ -166,28 +167,34 @@ async def test_random_cuts_at_every_host(make: Make, servers: list[OllamaServer]
     assert len(stream.response.metadata["hosts"]) == stream.resumed + 1
 
 
-async def test_hosts_that_die_under_their_streams(make: Make, servers: list[OllamaServer]) -> None:
-    """Two of three servers stop while each host writes answers; no stream is lost."""
+async def test_hosts_that_die_under_fifty_streams(make: Make, servers: list[OllamaServer]) -> None:
+    """Two of three stop, one after the other, while all write answers. No stream is lost."""
     gate = Gate()
 
     def held(record: Record) -> Reply:
-        whole = record.payload["messages"][-1]["role"] == "user"
-        return Reply(counting(record).text, gates={5: gate} if whole else {})
+        begun = record.payload["messages"][-1]["role"] == "assistant"
+        return Reply(counting(record).text, gates={} if begun else {5: gate})
 
     for server in servers:
         server.reset()
         server.reply(held, predicate=is_answer)
-    provider = make(*servers)
-    await provider.look_at_hosts()
-    streams = [provider.stream_chat(ASK) for _ in servers]
-    reading = [asyncio.ensure_future(read(stream)) for stream in streams]
-    for server in servers:
-        await server.wait_for_async(lambda s: any(map(is_answer, s.requests)) and s.requests[-1].tokens_sent == 5)
-    for server in servers[:2]:
-        await asyncio.to_thread(server.stop)
-    gate.open()
-    assert await asyncio.gather(*reading) == [TEXT] * 3
-    assert sorted(stream.resumed for stream in streams) == [0, 1, 1]
+    hosts = Hosts([Host(server.url, slots=20) for server in servers], resume="auto")
+    async with OllamaProvider("llama3.2", hosts, retry=PROMISE) as provider:
+        await provider.look_at_hosts()
+        streams = [provider.stream_chat(ASK) for _ in range(50)]
+        reading = [asyncio.ensure_future(read(stream)) for stream in streams]
+        for server in servers:  # each tells of its own changes
+            await server.wait_for_async(
+                lambda _: sum(r.tokens_sent == 5 for s in servers for r in s.requests if is_answer(r)) == 50
+            )
+        begun = [sum(map(is_answer, server.requests)) for server in servers]
+        for server in servers[:2]:
+            await asyncio.to_thread(server.stop)
+        gate.open()
+        assert await asyncio.gather(*reading) == [TEXT] * 50
+        assert sum(stream.resumed > 0 for stream in streams) == sum(begun[:2]) >= 20
+        assert provider.stats().streams_succeeded == 50
+        assert (provider.stats().running, provider.stats().queued) == (0, 0)
 
 
 async def test_a_host_that_falls_silent(make: Make, servers: list[OllamaServer]) -> None:
