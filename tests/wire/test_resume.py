@@ -463,7 +463,7 @@ async def test_max_chunks_counts_all(make: Make, servers: list[OllamaServer]) ->
 def test_without_an_event_loop(servers: list[OllamaServer]) -> None:
     """A stream that was gone on with has its slot: what is asked meanwhile, in its thread, does not wait for it."""
     server = servers[0]
-    server.fault("reset_mid_stream", at_token=9, times=1, predicate=is_answer)
+    server.fault("truncated", at_token=9, times=1, predicate=is_answer)
     with (
         instant_retries(),
         OllamaProvider("llama3.2", Hosts([server.url], resume="auto"), max_concurrent=1) as provider,
