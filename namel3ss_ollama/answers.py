@@ -42,12 +42,15 @@ class Answer:
         forced: The names of the tools of which one must be called, when a grammar enforces that.
         parameters: The schemas of the tools' arguments.
         formatted: Whether a format was asked for, so that the answer is JSON.
+
+    Attributes:
+        earlier: How many tokens of it came before the server that ends it had it to go on with.
     """
 
     __slots__ = (
         "_forced", "_forced_seen", "_forced_thoughts", "_held", "_ids", "_kind", "_logprobs", "_parameters", "_parts",
-        "_splitter", "_thought_the_call", "_thoughts", "_unusual", "calls", "final", "formatted", "invalid_calls",
-        "model", "time_to_first_token",
+        "_splitter", "_thought_the_call", "_thoughts", "_unusual", "calls", "earlier", "final", "formatted",
+        "invalid_calls", "model", "time_to_first_token",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +78,7 @@ class Answer:
         self.calls: tuple[ToolCall, ...] = ()
         self.invalid_calls: tuple[InvalidToolCall, ...] = ()
         self.final: dict[str, Any] | None = None
+        self.earlier = 0
         self.model = ""
         self.time_to_first_token: float | None = None
 
@@ -82,6 +86,16 @@ class Answer:
     def text(self) -> str:
         """The text so far."""
         return "".join(self._parts)
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text so far, as it came."""
+        return tuple(self._parts)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether any reasoning has come."""
+        return bool(self._thoughts)
 
     @property
     def held_text(self) -> str:
@@ -270,7 +284,7 @@ class Answer:
         return LLMResponse(
             content=self.text or (self.held_text if final is None else ""),
             model=self.model,
-            usage=usage_of(final or {}),
+            usage=usage_of(final or {}, self.earlier),
             finish_reason=reason,
             metadata=metadata,
             thinking="" if self._thought_the_call else "".join(self._thoughts),

@@ -60,6 +60,11 @@ class Exchange:
         else:
             await self.aclose()
 
+    @property
+    def closed_here(self) -> bool:
+        """Whether its client was closed on this side."""
+        return self._http.is_closed
+
     async def lines(self) -> list[Json] | None:
         """The objects that the next read completes, at least one; None at the end of the body.
 

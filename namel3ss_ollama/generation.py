@@ -35,6 +35,7 @@ from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.overflow import exceeded, lost
 from namel3ss_ollama.pool import HostTurn, Pool
 from namel3ss_ollama.request import Request
+from namel3ss_ollama.resuming import Resuming
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import StreamConfig
@@ -64,13 +65,21 @@ class Runner:
     """What every request of a provider goes through."""
 
     def __init__(
-        self, server: Server, limiter: Limiter, retrier: Retrier, telemetry: Telemetry, pool: Pool | None = None
+        self,
+        server: Server,
+        limiter: Limiter,
+        retrier: Retrier,
+        telemetry: Telemetry,
+        pool: Pool | None = None,
+        *,
+        resumes: bool = False,
     ) -> None:
         self._server = server
         self.limiter = limiter
         self.pool = pool
         self.retrier = retrier
         self.telemetry = telemetry
+        self.resuming = Resuming(pool, retrier, telemetry) if pool is not None and resumes else None
         self._warned: set[tuple[str, bool]] = set()
 
     def turn(
@@ -263,7 +272,7 @@ class Runner:
         if error.partial is None and not answer.is_empty():
             error.partial = answer.response()
         if error.partial is not None:
-            error.partial.host = turn.server.url
+            _name_hosts(error.partial, turn)
         if isinstance(error, OutputValidationError) and error.response is None:
             error.response = error.partial
         return error
@@ -276,7 +285,7 @@ class Runner:
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
-        response.host = turn.server.url
+        _name_hosts(response, turn)
         if isinstance(turn, HostTurn):
             turn.answered(answer.final or {})
         if answer.formatted:
@@ -287,7 +296,7 @@ class Runner:
             with contextlib.suppress(LLMTimeoutError, WatchCancelled):  # as in `_found`
                 await turn.watch.guard(lambda: guard.tell(request.model, changed, duration), idle=False)
         if turn.expected is not None:
-            plain = None if response.tool_calls else response.thinking + response.content
+            plain = None if response.tool_calls or turn.earlier else response.thinking + response.content
             found = await self._found(turn.expected, answer.final or {}, plain, turn)
             response.truncated_prompt = found.cut or turn.refused is not None
             response.shifted_context = found.shifted
@@ -316,6 +325,13 @@ class Runner:
         if (request.model, response.truncated_prompt) not in self._warned:
             self._warned.add((request.model, response.truncated_prompt))
             logger.warning("%s: %s", request.model, message)
+
+
+def _name_hosts(response: LLMResponse, turn: Turn) -> None:
+    response.host = turn.server.url
+    if turn.earlier:
+        response.resumed = len(turn.earlier)
+        response.metadata["hosts"] = [*turn.earlier, turn.server.url]
 
 
 def ended_early(url: str) -> StreamInterruptedError:

@@ -154,6 +154,16 @@ class ContextGuard:
             and self.windows.known(expected.model) is None
         )
 
+    async def fits(self, expected: Expected) -> bool:
+        """Whether the prompt surely fits the window, which is looked up if need be."""
+        if not self.may_not_fit(expected):
+            return True
+        if expected.num_ctx is not None:
+            return False
+        known = await self.windows.ask(expected.model)
+        window = known.in_force(None) if known is not None and (known.running or known.configured) else None
+        return expected.tokens.most <= (window or _SMALLEST_DEFAULT)
+
     async def judge(
         self, expected: Expected, final: Mapping[str, Any], text: str | None, *, refuses: bool = False
     ) -> Finding:

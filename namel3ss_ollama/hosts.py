@@ -60,8 +60,9 @@ class Hosts:
 
     Args:
         hosts: Addresses, or `Host` objects. Where only their order tells them apart, the first is preferred.
-        resume: "auto": a stream of text that breaks off is continued on another host where its model's template allows
-            that; `Stream.resumed` says so. "off": it raises, with what had arrived.
+        resume: "auto": a streamed chat of plain text that breaks off goes on at another host, or at the same one where
+            no other is left, if its model's template allows that; `Stream.resumed` says so. "off": it raises, with what
+            had arrived.
         refresh: How often each host is asked what it has loaded, in seconds, while there is work.
         eject: How long a host that fails gets no requests, in seconds; it doubles with each failure in a row.
         eject_max: What that never exceeds.

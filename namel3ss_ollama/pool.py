@@ -362,6 +362,7 @@ class HostTurn(Turn):
                     _name_hosts(error, lacking)
                     raise
                 on_move(error)
+                self.watch.forgive()
                 logger.info("%s: %s; asking another host", host.url, type(error).__name__)
                 self.leave()
 

@@ -214,7 +214,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         self._capture_content = capture_content
         self._traced = telemetry
         self._telemetry = Telemetry(self.base_url, capture_content=capture_content, enabled=telemetry)
-        self._runner = Runner(self._server, self._limiter, self._retrier, self._telemetry, self._pool)
+        resumes = self._hosts is not None and self._hosts.resume == "auto"
+        self._runner = Runner(self._server, self._limiter, self._retrier, self._telemetry, self._pool, resumes=resumes)
 
     @property
     def model(self) -> str:

@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from namel3ss_ollama.answers import Answer, ServerReportedError
@@ -20,8 +21,11 @@ from namel3ss_ollama.errors import LLMError, OutputValidationError
 from namel3ss_ollama.exchange import Exchange
 from namel3ss_ollama.generation import Runner, ended_early
 from namel3ss_ollama.insisting import suited
+from namel3ss_ollama.pool import HostTurn
 from namel3ss_ollama.reasons import reason_in_line
 from namel3ss_ollama.request import Request
+from namel3ss_ollama.resume import Seam, breaks_off, never, tokens_at_least
+from namel3ss_ollama.resuming import NotResumed
 from namel3ss_ollama.streamer import WatchCancelled
 from namel3ss_ollama.turn import Turn, outcome_of
 from namel3ss_ollama.types import LLMResponse, StreamChunk, Usage
@@ -60,6 +64,9 @@ class Stream:
         self._last: StreamChunk | None = None
         self._delivered = False  # by the time that the last chunk came
         self._broken: LLMError | ServerReportedError | None = None
+        self._whole: Request | None = None  # with its prompt, where another host may go on
+        self._never = ""  # why none may
+        self._seam: Seam | None = None
         self._turn: Turn | None = None
         self._exchange: Exchange | None = None
         self._closed = asyncio.Event()
@@ -89,6 +96,11 @@ class Stream:
     def host(self) -> str:
         """The address of the server that is asked; empty before the request is sent."""
         return self._turn.server.url if self._turn is not None and self._turn.call.slot_at is not None else ""
+
+    @property
+    def resumed(self) -> int:
+        """How often the answer broke off and another host went on with it (`Hosts(resume="auto")`)."""
+        return len(self._turn.earlier) if self._turn is not None else 0
 
     @property
     def partial(self) -> LLMResponse:
@@ -212,6 +224,10 @@ class Stream:
                     break
                 except OutputValidationError as error:
                     await self._begin_again(turn, error)
+                except (LLMError, ServerReportedError) as error:
+                    await self._go_on(turn, error)
+                    if self.ready:
+                        break
         except (LLMError, ServerReportedError) as error:
             self.end = "error"
             failure = self._runner.with_partial(error, self._answer, turn)
@@ -275,28 +291,80 @@ class Stream:
             self._filling = False
         return not self._cancelled
 
-    async def _open(self, turn: Turn) -> list[dict[str, Any]] | None:
+    async def _open(self, turn: Turn) -> list[dict[str, Any]]:
         """Wait for a slot, send the request and read the first lines, in as many attempts as it takes."""
         if turn.slot is None:
             await turn.open()
             self.mark()
             self._request = suited(self._request, turn.server.fitting)
 
-        async def attempt(request: Request) -> list[dict[str, Any]] | None:
-            self._request = request
-            if self._exchange is not None:  # that of an attempt before
-                await self._exchange.aclose()
-            self._exchange = await self._runner.open(request, turn)
-            lines = await self._exchange.lines()
-            if lines and (said := reason_in_line(lines[0])) is not None:
-                raise self._runner.with_partial(ServerReportedError(said), self._answer, turn)
-            self._answer.time_to_first_token = turn.call.first()
-            return lines
-
-        lines = await self._runner.ask(self._request, attempt, turn)
+        request = self._request
+        lines = await self._ask(request, turn)
+        if self._runner.resuming is not None:
+            self._never = never(request)
+            self._whole = None if self._never else replace(request, content=None)
         if not self._request.wants_json:  # which may be asked for in another way
             self._request = self._request.without_content()
         return lines
+
+    async def _ask(
+        self, request: Request, turn: Turn, check: Callable[[], Awaitable[None]] | None = None
+    ) -> list[dict[str, Any]]:
+        """The first lines of the answer to a request, in as many attempts as it takes, each after a check."""
+
+        async def attempt(request: Request) -> list[dict[str, Any]]:
+            self._request = request
+            if self._exchange is not None:  # that of an attempt before
+                await self._exchange.aclose()
+                self._exchange = None
+            if check is not None:
+                await check()
+            self._exchange = await self._runner.open(request, turn)
+            lines = await self._exchange.lines()
+            if lines is None:
+                raise ended_early(turn.server.url)
+            if (said := reason_in_line(lines[0])) is not None:
+                raise self._runner.with_partial(ServerReportedError(said), self._answer, turn)
+            if self._answer.time_to_first_token is None:
+                self._answer.time_to_first_token = turn.call.first()
+            return lines
+
+        return await self._runner.ask(request, attempt, turn)
+
+    async def _go_on(self, turn: Turn, error: LLMError | ServerReportedError) -> None:
+        """Have another host go on with an answer that broke off.
+
+        Raises:
+            LLMError: What broke it off, saying why it is not gone on with where it might have been; or a bound on the
+                whole passed meanwhile.
+        """
+        resuming, exchange = self._runner.resuming, self._exchange
+        began = exchange is not None and self._answer.time_to_first_token is not None and turn.slot is not None
+        if resuming is None or exchange is None or not began or self._last is not None or exchange.closed_here:
+            raise error
+        failure = self._runner.with_partial(error, self._answer, turn)
+        if not breaks_off(failure) or not isinstance(turn, HostTurn):
+            raise failure
+        pieces = self._answer.pieces
+        try:
+            if self._whole is None or self._answer.thinks:
+                raise NotResumed(self._never or "the model thinks")
+            await exchange.aclose()
+            self._exchange = self._broken = None
+            lines = await resuming.go_on(
+                turn, self._whole, pieces, failure, lambda again, check: self._ask(again, turn, check)
+            )
+        except NotResumed as found:
+            failure.args = (f"{failure.message}; not resumed: {found}",)
+            raise failure from (failure.__cause__ or found.__cause__)
+        self._request = self._request.without_content()
+        self._answer.earlier = tokens_at_least(pieces)
+        self._seam = Seam(pieces)
+        self._accept(lines, turn)
+        if self.end is not None:
+            await self._close(turn)
+        elif turn.slot is not None:
+            turn.slot.idle_since = time.monotonic()
 
     def _accept(self, lines: list[dict[str, Any]] | None, turn: Turn) -> None:
         """Make the chunks of lines, up to `max_chunks`, and put all but the last of the answer where they are taken."""
@@ -312,6 +380,10 @@ class Stream:
                     raise
                 self._broken = error  # after the chunks that came before it
                 return
+            if self._seam is not None:
+                chunk.content = self._seam.new(chunk.content)
+                if self._seam.is_closed:
+                    self._seam = None
             if answer.final is not None:
                 self._last = chunk
                 return
@@ -351,6 +423,7 @@ class Stream:
     def _give_back(self, turn: Turn, failure: BaseException | None = None) -> None:
         """Give the slot back and end the books."""
         self.end = self.end or "cancelled"
+        self._whole = None
         turn.call.chunks = self._taken + len(self.ready)
         if turn.slot is not None:
             turn.slot.unmark()

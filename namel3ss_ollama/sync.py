@@ -167,7 +167,7 @@ class SyncStream:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._marked = False
+        self._marked_for: int | None = None
         self._cancelled = False
 
     def __iter__(self) -> Iterator[StreamChunk]:
@@ -203,8 +203,8 @@ class SyncStream:
             if not isinstance(error, Exception):  # an interrupt: where `fill` had not begun yet, it ended no stream
                 self.cancel()
             raise
-        if not self._marked:
-            self._marked = True
+        if self._marked_for != self._stream.resumed:  # a slot of another host
+            self._marked_for = self._stream.resumed
             self._stream.mark()  # `fill` ran in a context of its own
         return filled
 
@@ -236,6 +236,11 @@ class SyncStream:
     def usage(self) -> Usage | None:
         """Tokens used; None until the model is done."""
         return self._stream.usage
+
+    @property
+    def resumed(self) -> int:
+        """How often another host went on with it, as `Stream.resumed`."""
+        return self._stream.resumed
 
     @property
     def partial(self) -> LLMResponse:

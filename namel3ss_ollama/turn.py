@@ -41,11 +41,12 @@ class Turn:
         refuses: Whether the server was asked to refuse a prompt that is too long.
         refused: The server's refusal to cut the prompt; it was asked again to do so.
         look_up: The look-up of the context window, where one was begun.
+        earlier: The addresses of the servers that the answer broke off at and was gone on with elsewhere.
     """
 
     __slots__ = (
-        *("_limiter", "_telemetry", "call", "expected", "look_up", "refused", "refuses", "response", "slot"),
-        *("server", "spent", "usage", "watch"),
+        *("_limiter", "_telemetry", "call", "earlier", "expected", "look_up", "refused", "refuses", "response"),
+        *("server", "slot", "spent", "usage", "watch"),
     )
 
     def __init__(self, server: Server, limiter: Limiter, telemetry: Telemetry, call: Call, watch: Watch) -> None:
@@ -62,6 +63,7 @@ class Turn:
         self.refuses = False
         self.refused: ContextWindowExceededError | None = None
         self.look_up: asyncio.Task[object] | None = None
+        self.earlier: list[str] = []
 
     async def take_slot(self) -> None:
         """Wait for a slot."""

@@ -86,15 +86,22 @@ def _restored_usage(counts: dict[str, int]) -> Usage:
     return Usage(**counts)
 
 
-def usage_of(final: Mapping[str, Any]) -> Usage:
-    """The usage that the last line of an answer tells."""
+def usage_of(final: Mapping[str, Any], earlier: int = 0) -> Usage:
+    """The usage that the last line of an answer tells.
+
+    Args:
+        final: That line.
+        earlier: How many tokens of the answer were in the prompt, because another server had begun it.
+    """
     prompt = final.get("prompt_eval_count") or 0
     completion = final.get("eval_count") or 0
+    moved = min(earlier, prompt)
+    cached = final.get("prompt_eval_cached_count")
     return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
+        prompt_tokens=prompt - moved,
+        completion_tokens=completion + moved,
         total_tokens=prompt + completion,
-        cached_tokens=final.get("prompt_eval_cached_count"),
+        cached_tokens=cached if cached is None else min(cached, prompt - moved),
     )
 
 
@@ -296,6 +303,10 @@ class LLMResponse:
             dropped the oldest half of what the model had read while it answered.
         invalid_tool_calls: What came as calls, but names no tool.
         host: The address of the server that answered, without credentials; empty where none is known.
+        resumed: How often the answer broke off and another host went on with it (`Hosts(resume="auto")`). Then `usage`
+            is of prompt and answer as if one host had given it, each chunk before the break counted as a token, and
+            `metadata["hosts"]` has the addresses of all of them; the durations and counters in `metadata` are the last
+            one's alone.
     """
 
     content: str
@@ -311,6 +322,7 @@ class LLMResponse:
     shifted_context: bool = False
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
     host: str = ""
+    resumed: int = 0
 
     @property
     def message(self) -> Message:

@@ -16,7 +16,7 @@ from namel3ss_ollama.embedded.gotemplate import GoTemplate, TemplateError
 from namel3ss_ollama.embedded.refusal import Refused
 from namel3ss_ollama.embedded.store import Model
 
-__all__ = ["capabilities", "chat_prompt"]
+__all__ = ["capabilities", "chat_prompt", "go_prompt"]
 
 Json = Mapping[str, Any]
 _MARK = "\x00response\x00"
@@ -70,7 +70,7 @@ def chat_prompt(
     source = template or model.template
     try:
         if source:
-            return _from_go(_go(source), history, tools, think)
+            return go_prompt(source, history, tools=tools, think=think)
         return _from_jinja(model, history, tools, think)
     except TemplateError as error:
         raise Refused(400, f"{model.name}: {error}") from error
@@ -81,14 +81,28 @@ def _go(source: str) -> GoTemplate:
     return GoTemplate(source)
 
 
-def _from_go(template: GoTemplate, history: list[dict[str, Any]], tools: Sequence[Json], think: Any) -> str:
-    messages = [_message(message) for message in _merged(history)]
+def go_prompt(
+    source: str, messages: Sequence[Json], *, tools: Sequence[Json] = (), think: bool | str | None = None
+) -> str:
+    """The prompt that a template in Ollama's language makes of a conversation.
+
+    Args:
+        source: The template.
+        messages: Objects of the API, each with a role and a content.
+        tools: As in `chat_prompt`.
+        think: As in `chat_prompt`.
+
+    Raises:
+        TemplateError: It is malformed, or cannot be filled in with this.
+    """
+    template = _go(source)
+    turns = [_message(message) for message in _merged(messages)]
     common = {"Tools": list(map(_tool, tools)), "Think": bool(think), "IsThinkSet": think is not None}
     common["ThinkLevel"] = think if isinstance(think, str) else ""
-    system = "\n\n".join(message["Content"] for message in messages if message["Role"] == "system")
+    system = "\n\n".join(message["Content"] for message in turns if message["Role"] == "system")
     if template.mentions("Messages"):
-        return template.render({**common, "System": system, "Messages": messages, "Response": ""})
-    return "".join(_turns(template, messages, common))
+        return template.render({**common, "System": system, "Messages": turns, "Response": ""})
+    return "".join(_turns(template, turns, common))
 
 
 def _turns(template: GoTemplate, messages: list[dict[str, Any]], common: Json) -> Iterator[str]:
@@ -115,9 +129,9 @@ def _turn(template: GoTemplate, turn: dict[str, str], common: Json, *, last: boo
     return before + turn["Response"]
 
 
-def _merged(history: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _merged(history: Sequence[Json]) -> Iterator[Json]:
     """Messages of one role in a row as one, as Ollama hands them to a template."""
-    last: dict[str, Any] | None = None
+    last: Json | None = None
     for message in history:
         plain = message["role"] in ("user", "system")
         if last is not None and plain and last["role"] == message["role"]:

@@ -155,7 +155,9 @@ def _generated(
     except TooLong as problem:
         raise Refused(400, str(problem)) from None
     if versions.RENDER_ONLY.on(state.version) and payload.get("_debug_render_only") is True:
-        return unary({"model": payload["model"], "created_at": now(), **_rendered(prompt, chat, len(media))})
+        return unary(
+            {"model": payload["model"], "created_at": now(), **_rendered(record, model, prompt, chat, len(media))}
+        )
     reply = scripted.reply
     if reply is None:
         held = not remote and grammar.holds(payload, model, state.version, chat=chat)
@@ -168,10 +170,21 @@ def _generated(
     return generation(state, record, model, reply, chat, _counters(state, model, prompt, again))
 
 
-def _rendered(prompt: list[str], chat: bool, images: int) -> dict[str, object]:
-    """The answer that tells a prompt as a template made it; the model is not asked."""
+def _rendered(record: Record, model: Model, prompt: list[str], chat: bool, images: int) -> dict[str, object]:
+    """The answer that tells a prompt as a template made it; the model is not asked.
+
+    A template that knows messages makes it of all that were sent (ollama 0.11.5: server/routes.go, server/prompt.go).
+    """
+    written = "".join(prompt)
+    if chat and ".Messages" in model.template:
+        from namel3ss_ollama.embedded.prompts import go_prompt  # which few tests need
+
+        messages = [as_object(one) for one in as_list(record.payload.get("messages"))]
+        think = record.payload.get("think")
+        asked = think if isinstance(think, (bool, str)) else None
+        written = go_prompt(model.template, messages, tools=record.kept_tools, think=asked)
     empty: dict[str, object] = {"message": {"role": "", "content": ""}} if chat else {"response": ""}
-    info = {"rendered_template": "".join(prompt), **({"image_count": images} if images else {})}
+    info = {"rendered_template": written, **({"image_count": images} if images else {})}
     return {**empty, "done": False, "_debug_info": info}
 
 

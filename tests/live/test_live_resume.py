@@ -1,0 +1,91 @@
+"""A stream that breaks off is gone on with on a real model: at temperature 0 the same bytes as without the cut.
+
+The hosts are two addresses of one relay to the server. The relay gives the first chat the beginning of an answer that
+the server gave before, and breaks off; all else goes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from namel3ss_ollama import Hosts, OllamaProvider, RetryPolicy
+
+pytestmark = pytest.mark.server_only("it needs an address to put something before")
+MODEL, TOKENS = "smollm2:135m", 20
+PROMPTS = [
+    "Count from one to twenty in words, with commas.",
+    "Write a short list of three fruits, one a line, each with a colour.",
+    "Say something about the sea, with a question in it.",
+]
+
+
+class Relay:
+    """Forwards requests; the next chat gets `beginning` in its place, without its end."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self.beginning: list[bytes] | None = None
+        self.chats: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                method, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
+                fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+                body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
+                if path == "/api/chat" and self.beginning is not None:
+                    lines, self.beginning = self.beginning, None
+                    chunks = b"".join(b"%x\r\n%s\r\n" % (len(line), line) for line in lines)
+                    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+                    await writer.drain()
+                    return
+                if path == "/api/chat":
+                    self.chats.append(body)
+                answer = await self._http.request(method, path, content=body)
+                writer.write(
+                    b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n" % (answer.status_code, len(answer.content))
+                )
+                writer.write(answer.content)
+                await writer.drain()
+
+
+@pytest.fixture
+async def relay(base_url: str) -> AsyncIterator[tuple[Relay, int]]:
+    async with httpx.AsyncClient(base_url=base_url, timeout=120, trust_env=False) as http:
+        made = Relay(http)
+        async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
+            yield made, server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=["words", "lines", "sentence"])
+async def test_every_cut_of_an_answer(relay: tuple[Relay, int], prompt: str, base_url: str) -> None:
+    through, port = relay
+    ask: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": prompt}]}
+    options = {"temperature": 0, "num_predict": TOKENS}
+    async with httpx.AsyncClient(base_url=base_url, timeout=120, trust_env=False) as http:
+        lines = (await http.post("/api/chat", json={**ask, "options": options})).content.splitlines(keepends=True)
+    async with OllamaProvider(
+        MODEL,
+        Hosts([f"http://127.0.0.1:{port}", f"http://localhost:{port}"], resume="auto"),
+        temperature=0,
+        max_tokens=TOKENS,
+        trust_env=False,
+        retry=RetryPolicy(budget=None),
+    ) as provider:
+        await provider.look_at_hosts()
+        whole = (await provider.achat(ask["messages"])).content
+        for cut in range(1, len(lines) - 1):
+            through.beginning = lines[:cut]
+            stream = provider.stream_chat(ask["messages"])
+            text = "".join([chunk.content async for chunk in stream])
+            assert (text, stream.resumed) == (whole, 1), f"cut after {cut} lines"
+            assert stream.response is not None
+            assert stream.response.usage.completion_tokens <= TOKENS
+            assert len(stream.response.metadata["hosts"]) == 2
