@@ -34,7 +34,10 @@ class Host:
     url: str
     slots: int | Literal["auto"] = 1
     api_key: str | None = field(default=None, repr=False)
-    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | None = field(default=None, repr=False, hash=False)
+
+    def __repr__(self) -> str:
+        return f"Host({self.address.url!r}, slots={self.slots!r})"  # the address may hold a password
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
@@ -84,6 +87,8 @@ class Hosts:
     ) -> None:
         if isinstance(hosts, (str, Host)):
             raise TypeError("hosts: expected several addresses; wrap one in [...]")
+        if not isinstance(hosts, Iterable):
+            raise TypeError(f"hosts: expected addresses, not {type(hosts).__name__}")
         found = tuple(_host(host, index) for index, host in enumerate(hosts))
         if not found:
             raise ValueError("hosts: there must be at least one address")
