@@ -41,6 +41,7 @@ class Wanted:
         since: When the request began to wait; None before that.
         tried: Hosts that have failed with this request.
         key: Of its conversation, 0 for none.
+        asked: Whether a host was asked already, so that the request waits a second time.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Wanted:
     since: float | None = None
     tried: AbstractSet[Standing] = field(default_factory=frozenset[Standing])
     key: int = 0
+    asked: bool = False
 
     def may_go_to(self, host: Standing, now: float) -> bool:
         """Whether the host can be asked, once it is free."""
@@ -126,14 +128,14 @@ def _should_wait(wanted: Wanted, fleet: Fleet, loading: Standing, now: float, wa
 
 
 def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
-    """The engine in this process, where no server is left; and any host where none is known to have the model.
+    """Where no server is left: the engine in this process, or a host that has failed with the model or the request.
 
-    The latter is asked for its error, or because it has the model by now.
+    Where none is known to have the model, any host: for its error, or because it has the model by now.
     """
     left = [host for host in fleet.hosts if wanted.may_go_to(host, now)]
     if any(not host.last_resort and not host.is_out for host in left):
         return None
-    for host in left or [host for host in fleet.hosts if host not in wanted.tried]:
-        if host.room() > 0:
-            return host
-    return None
+    untried = [host for host in fleet.hosts if host not in wanted.tried]
+    left = left or [host for host in untried if host.has(wanted.model, now)] or untried
+    again = [host for host in wanted.tried if host.may_have(wanted.model, now)]
+    return next((host for host in (*left, *again) if host.room() > 0), None)

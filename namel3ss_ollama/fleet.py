@@ -91,6 +91,7 @@ class Standing:
         pulled: The models that it has, with their bytes and digests; None before it has told.
         loaded: The models in its memory, those that it is loading for us included.
         without: Models that it does not get until then: it lacks them, or failed with them.
+        missing: Those of them that it said it lacks.
         pace: How fast it is, by model.
         answers: How many answers in a row had a short wait, where `auto`.
         version: Its version; empty where it is not known.
@@ -109,6 +110,7 @@ class Standing:
     pulled: Mapping[str, tuple[int, str]] | None = None
     loaded: dict[str, Loaded] = field(default_factory=dict[str, Loaded])
     without: dict[str, float] = field(default_factory=dict[str, float])
+    missing: dict[str, float] = field(default_factory=dict[str, float])
     pace: dict[str, Pace] = field(default_factory=dict[str, Pace])
     answers: int = 0
     version: str = ""
@@ -131,6 +133,10 @@ class Standing:
         if self.without and self.without.get(model, 0.0) > now:
             return False
         return self.pulled is None or model in self.pulled
+
+    def has(self, model: str, now: float) -> bool:
+        """Whether it has the model, as far as is known, though it may have failed with it."""
+        return self.missing.get(model, 0.0) <= now and (self.pulled is None or model in self.pulled)
 
     def load_seconds(self, model: str) -> float:
         """How long loading will take."""
@@ -313,6 +319,10 @@ class Fleet:
             return
         most = min(self._eject_most, self._eject * 2.0 ** min(host.failures, 30))
         length = (seconds if seconds is not None else most) * (0.8 + 0.4 * self.rng.random())
+        if host.is_out and host.failures:  # what was under way there fails as well: that is one failure
+            if seconds is not None:
+                self._leave(host, now + length, why)
+            return
         host.failures += 1
         self._leave(host, now + length, why)
 
@@ -324,8 +334,8 @@ class Fleet:
         self._settle(host)
 
     def heal(self, host: Standing) -> None:
-        """The host answered."""
-        if host.failures or host.is_out:
+        """The host answered. What it asked for itself, a pause, holds on."""
+        if host.failures:
             self._up += host.is_out
             host.failures, host.out_until, host.why_out = 0, 0.0, ""
             self._settle(host)
@@ -348,10 +358,19 @@ class Fleet:
         """Whether every host is out."""
         return self._up == 0
 
-    def without(self, host: Standing, model: str, until: float) -> None:
-        """The host does not get this model until then."""
+    def without(self, host: Standing, model: str, until: float, *, missing: bool = False) -> None:
+        """The host does not get this model until then.
+
+        Args:
+            host: The host.
+            model: The model.
+            until: Until when.
+            missing: Whether it has said that it lacks the model.
+        """
         self._unlist(host)
         host.without[model] = until
+        if missing:
+            host.missing[model] = until
         host.loaded.pop(model, None)
         self._settle(host)
 

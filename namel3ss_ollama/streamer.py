@@ -238,6 +238,12 @@ class Watch:
         self._limit_name, self._limit = self._first
         self.close()
 
+    def forgive(self) -> None:
+        """Another server is asked: that one was silent for too long counts no more. Bounds on the whole do."""
+        if self._fired is not None and self._fired in (self._first[0], self._next[0]):
+            self._fired, self._overdue = None, 0
+        self.restart()
+
     def progress(self) -> None:
         """A chunk has come: from now on, and from zero, the wait for a further one counts."""
         self._waited = 0.0
