@@ -140,7 +140,9 @@ class Scout:
             host.asked_at = now
             if pulled is not None:
                 host.pulled, host.pulled_at = _pulled(pulled), now
-                host.missing.clear()
+                for model in host.missing.keys() & host.pulled.keys():  # it has them by now
+                    del host.missing[model]
+                    host.without.pop(model, None)
                 host.version = server.version.text
             fleet.learn_loaded(host, _loaded(running))
             changed = _compared(host) != before

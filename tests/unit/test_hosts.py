@@ -130,7 +130,7 @@ def test_times_that_cannot_be_right(name: str, value: Any, error: type[Exception
 def test_how_streams_go_on() -> None:
     assert Hosts(["a"]).resume == "off"
     assert Hosts(["a"], resume="auto").resume == "auto"
-    with pytest.raises(ValueError, match=r"^resume: expected 'off' or 'auto', not"):
+    with pytest.raises(ValueError, match="resume: expected 'off'"):
         Hosts(["a"], resume=cast("Any", "always"))
 
 
