@@ -202,7 +202,12 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             given = None if isinstance(max_concurrent, NotGiven) else max_concurrent
             fleet = fleet_of(self._hosts)
             servers = {
-                standing: server(host.address, api_key if host.api_key is None else host.api_key, host.headers)
+                # What a host has of its own takes the place of the provider's key.
+                standing: server(
+                    host.address,
+                    api_key if host.api_key is None and host.address.user is None else host.api_key,
+                    host.headers,
+                )
                 for standing, host in zip(fleet.hosts, self._hosts.hosts, strict=True)
             }
             dispatcher = Dispatcher(fleet, given, max_queue, queue_timeout)
