@@ -375,6 +375,43 @@ def test_homes_are_known_for_a_while_and_not_without_end(monkeypatch: pytest.Mon
     assert wanted.home is None
 
 
+@pytest.mark.parametrize("count", [3, 9, 20])
+@pytest.mark.parametrize("slots", [1, 4])
+def test_each_host_gets_its_share_and_is_busy(virtual: Virtual, count: int, slots: int) -> None:
+    """Hosts of speeds 1:2:5, whose answers take times by chance."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        dispatcher, hosts = a_dispatcher(*[slots] * count, clock=loop.time)
+        chance = random.Random(7)
+        speeds = {host: (1.0, 2.0, 5.0)[index % 3] for index, host in enumerate(hosts)}
+        calls, seconds, answered = 300 * count, Counter[Standing](), Counter[Standing]()
+        left, ended = calls, 0.0
+
+        async def call() -> None:
+            nonlocal left, ended
+            slot = await take(dispatcher)
+            left -= 1
+            ended = loop.time() if left == 0 else ended
+            took = chance.expovariate(speeds[slot.host])
+            await asyncio.sleep(took)
+            if left:
+                seconds[slot.host] += took
+                answered[slot.host] += 1
+            dispatcher.release(slot)
+
+        began = loop.time()
+        await asyncio.gather(*(call() for _ in range(calls)))
+        span = ended - began
+        assert sum(seconds.values()) >= 0.95 * span * count * slots
+        for speed in (1.0, 2.0, 5.0):
+            of_speed = [host for host in hosts if speeds[host] == speed]
+            share = sum(answered[host] for host in of_speed) / sum(answered.values())
+            assert share == pytest.approx(speed * len(of_speed) / sum(speeds.values()), rel=0.1)
+
+    virtual(scenario())
+
+
 # Requests within requests
 
 
