@@ -57,6 +57,8 @@ __all__ = ["OllamaProvider", "SyncProvider"]
 
 Prompt = str | Sequence[MessageLike]
 _MOST_WORKERS = 1000
+_SHOWN = 3
+"""How many hosts a provider's `repr` names."""
 
 
 class _BoundBatch(Protocol):
@@ -244,7 +246,9 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         return dict(self._defaults.options)
 
     def __repr__(self) -> str:
-        return f"OllamaProvider(model={self.model!r}, base_url={self.base_url!r})"
+        urls = [server.url for server in self._servers[:_SHOWN]]
+        more = f" and {len(self._servers) - _SHOWN} more" if len(self._servers) > _SHOWN else ""
+        return f"OllamaProvider(model={self.model!r}, base_url={urls if self._pool else self.base_url!r}{more})"
 
     # Copies
 
@@ -263,15 +267,18 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
 
         Raises:
             TypeError: It was made with what may hold a secret and has no place in the environment (`headers`, a
-                proxy's password, a key's passphrase), or with a client, transport or TLS context of the caller's.
+                proxy's password, a key's passphrase, what one of several hosts has of these for itself), or with a
+                client, transport or TLS context of the caller's.
         """
         http, limiter = self._http, self._limiter
         unfit = f"headers ({', '.join(self._own_headers)})" if self._own_headers else http.unfit_for_pickling()
+        if unfit is None and self._hosts is not None:
+            unfit = self._hosts.unfit_for_pickling()
         if unfit is not None:
             raise TypeError(f"a provider made with {unfit} cannot be pickled; make one where it is needed")
         settings = {
             "model": self.model,
-            "base_url": self.base_url,
+            "base_url": self.base_url if self._hosts is None else self._hosts,
             "max_concurrent": limiter.max_concurrent,
             "max_queue": limiter.max_queue,
             "queue_timeout": limiter.queue_timeout,
@@ -664,15 +671,20 @@ def _made_anew(cls: type[OllamaProvider], settings: dict[str, Any], authorized: 
     url = settings["base_url"]
     here = resolve_address(None, os.environ)
     if here.user is not None and here.url == url:
-        return cls(**{**settings, "base_url": None})
+        named = os.environ.get("OLLAMA_BASE_URL", "").strip() or os.environ["OLLAMA_HOST"]
+        return cls(**{**settings, "base_url": named})
     if os.environ.get("OLLAMA_API_KEY", "").strip():
         return cls(**settings)
     provider = cls(**settings, api_key="")
     provider._authorized = True
-    provider._client.refusal = (
-        f"the pickled provider for {url} had a key or password, and a pickle holds none: set OLLAMA_API_KEY here "
-        "before it is read, or OLLAMA_BASE_URL to that address with user and password"
+    one = isinstance(url, str)
+    refusal = (
+        f"the pickled provider for {provider.base_url if one else 'several hosts'} had a key or password, and a pickle "
+        f"holds none: set OLLAMA_API_KEY here before it is read"
+        f"{', or OLLAMA_BASE_URL to that address with user and password' if one else ''}"
     )
+    for server in provider._servers:
+        server.client.refusal = refusal
     return provider
 
 

@@ -393,7 +393,7 @@ def test_each_host_gets_its_share_and_is_busy(virtual: Virtual, count: int, slot
             slot = await take(dispatcher)
             left -= 1
             ended = loop.time() if left == 0 else ended
-            took = chance.expovariate(speeds[slot.host])
+            took = chance.uniform(0.5, 1.5) / speeds[slot.host]
             await asyncio.sleep(took)
             if left:
                 seconds[slot.host] += took
