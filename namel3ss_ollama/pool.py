@@ -268,6 +268,7 @@ class HostTurn(Turn):
 
     async def take_slot(self) -> None:
         """Wait for a slot of a host."""
+        self.call.host = None  # it is with none
         await self.watch.guard(self.pool.scout.know, idle=False)
         dispatcher = self.pool.dispatcher
         try:

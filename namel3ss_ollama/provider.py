@@ -218,7 +218,9 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             self._retrier = Retrier(policy, fleet.slots)
         self._capture_content = capture_content
         self._traced = telemetry
-        self._telemetry = Telemetry(self.base_url, capture_content=capture_content, enabled=telemetry)
+        self._telemetry = Telemetry(
+            self.base_url if self._pool is None else None, capture_content=capture_content, enabled=telemetry
+        )
         self._runner = Runner(self._server, self._limiter, self._retrier, self._telemetry, self._pool)
 
     @property

@@ -156,6 +156,20 @@ async def test_embeddings_go_to_hosts_and_elsewhere_too(make: Make, servers: lis
     assert max(asked(servers, "/api/embed")) == 1
 
 
+async def test_the_numbers_of_each_host(make: Make, servers: list[OllamaServer]) -> None:
+    servers[0].fault("status", status=503, path="/api/chat")
+    provider = make()
+    await asyncio.gather(*(provider.achat(ASK) for _ in range(6)))
+    _ = [chunk async for chunk in provider.stream_chat(ASK)]
+    stats = provider.stats()
+    one, two, three = (stats.by_host[server.url] for server in servers)
+    assert (one.succeeded, one.failed, one.total_tokens) == (0, asked(servers)[0], 0)
+    assert two.failed == three.failed == 0
+    assert two.succeeded + three.succeeded == stats.generations_succeeded == 7
+    assert two.total_tokens + three.total_tokens == stats.total_tokens > 0
+    assert sum(numbers.queue_seconds for numbers in stats.by_host.values()) == pytest.approx(stats.queue_seconds)
+
+
 # Failures before anything was handed out
 
 

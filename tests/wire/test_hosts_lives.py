@@ -21,6 +21,16 @@ from namel3ss_ollama.hosts import Host, Hosts
 from namel3ss_ollama.testing import Gate, OllamaServer
 
 SECRET = "t0psecret"
+PATCHES = {
+    "gevent": "import gevent.monkey; gevent.monkey.patch_all()\n",
+    "eventlet": """
+        import warnings
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that it is deprecated
+            import eventlet
+        eventlet.monkey_patch()
+        """,
+}
 
 
 @pytest.fixture
@@ -164,6 +174,7 @@ def test_a_dropped_provider_goes_with_what_it_knows(servers: list[OllamaServer])
 
 
 TOUR = """
+    from namel3ss_ollama.hosts import Host, Hosts
     hosts = os.environ["HOSTS"].split(",")
     p = OllamaProvider("llama3.2", Hosts([Host(url, slots=2) for url in hosts], refresh=0.001), transport=sys.argv[1])
     async def use():
@@ -188,7 +199,7 @@ def test_a_program_ends_without_complaints(
     for server in servers[1:]:
         server.reply("one two three four five six", path="/api/chat")
     monkeypatch.setenv("HOSTS", ",".join(server.url for server in servers))
-    run(servers[0], f"{TOUR}\n    from namel3ss_ollama.hosts import Host, Hosts\n    {code}", transport)
+    run(servers[0], f"{TOUR}\n    {code}", transport)
     closed(servers)
 
 
@@ -259,6 +270,27 @@ def test_a_forked_child_has_hosts_of_its_own(servers: list[OllamaServer], monkey
     """
     monkeypatch.setenv("HOSTS", ",".join(server.url for server in servers))
     run(servers[0], code, "aiohttp")
+
+
+@pytest.mark.parametrize("green", ["gevent", "eventlet"])
+def test_greenlets_share_the_hosts(servers: list[OllamaServer], monkeypatch: pytest.MonkeyPatch, green: str) -> None:
+    for server in servers[1:]:
+        server.reply("one two three four five six", path="/api/chat")
+    code = f"""
+    {TOUR.strip()}
+    threads = [threading.Thread(target=lambda: answers.append(p.chat(ask).content)) for _ in range(8)]
+    answers = []
+    for thread in threads:
+        thread.start()
+    assert "".join(c.content for c in p.stream(ask)) == text
+    for thread in threads:
+        thread.join()
+    assert answers == [text] * 8
+    assert p.stats().running == 0
+    p.close()
+    """
+    monkeypatch.setenv("HOSTS", ",".join(server.url for server in servers))
+    run(servers[0], code, "aiohttp", before=PATCHES[green])
 
 
 def test_settings_that_make_no_sense_are_refused_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
