@@ -41,7 +41,7 @@ from namel3ss_ollama.settings import CallOptions, RetryPolicy, RuntimeOptions, S
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
-from namel3ss_ollama.telemetry import Stats
+from namel3ss_ollama.telemetry import HostStats, Stats
 from namel3ss_ollama.types import (
     EmbedResponse,
     InvalidToolCall,
@@ -64,6 +64,7 @@ __all__ = [
     "EmbedResponse",
     "Host",
     "HostState",
+    "HostStats",
     "Hosts",
     "Image",
     "InvalidToolCall",

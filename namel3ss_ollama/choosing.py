@@ -45,6 +45,7 @@ class Wanted:
         tried: Hosts that have failed with this request, and those in `barred`.
         barred: Hosts that it never goes to, because it is for another one.
         key: Of its conversation, 0 for none.
+        asked: Whether a host was asked already, so that the request waits a second time.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Wanted:
     tried: AbstractSet[Standing] = field(default_factory=frozenset[Standing])
     barred: AbstractSet[Standing] = field(default_factory=frozenset[Standing])
     key: int = 0
+    asked: bool = False
 
     def may_go_to(self, host: Standing, now: float) -> bool:
         """Whether the host can be asked, once it is free."""
@@ -176,9 +178,9 @@ def _should_wait(
 
 
 def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
-    """The engine in this process, where no server is left; and any host where none is known to have the model.
+    """Where no server is left: the engine in this process, or a host that has failed with the model or the request.
 
-    The latter is asked for its error, or because it has the model by now.
+    Where none is known to have the model, any host: for its error, or because it has the model by now.
     """
     left = [host for host in fleet.last_resorts if wanted.may_go_to(host, now)]
     for host in fleet.hosts:
@@ -186,7 +188,8 @@ def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
             if not host.is_out:
                 return None  # it will have a slot free
             left.append(host)
-    for host in left or [host for host in fleet.hosts if host not in wanted.tried]:
-        if host.room() > 0:
-            return host
-    return None
+    if not left:
+        untried = [host for host in fleet.hosts if host not in wanted.tried]
+        left = [host for host in untried if host.has(wanted.model, now)] or untried
+    again = [host for host in wanted.tried - wanted.barred if host.may_have(wanted.model, now)]
+    return next((host for host in (*left, *again) if host.room() > 0), None)

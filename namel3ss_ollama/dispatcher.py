@@ -22,6 +22,8 @@ __all__ = ["Dispatcher", "HostSlot"]
 
 T = TypeVar("T")
 _HOMES = 10_000
+_NAMED = 3
+"""How many hosts an error has the reasons of."""
 _HOME_HOLDS = 600.0
 """Seconds for which a host is taken to have a conversation's prompt in its cache."""
 
@@ -61,6 +63,8 @@ class Dispatcher(Limiter):
         clock: The time in seconds, from any start.
     """
 
+    _more = "the slots of the hosts"
+
     def __init__(
         self,
         fleet: Fleet,
@@ -96,7 +100,7 @@ class Dispatcher(Limiter):
         self._lock.acquire()
         try:
             self._settle()
-            self._fleet.advance(now)
+            self._hand_out()  # to hosts whose time out is over
             return look(self._fleet, now)
         finally:
             self._unlock()
@@ -123,6 +127,24 @@ class Dispatcher(Limiter):
                 wanted.saved = cached / pace.prefill if pace is not None and pace.prefill else 0.0
                 return
 
+    def _in_vain(self, slot: Slot) -> str:
+        within = f"within queue_timeout={self.queue_timeout:g} s"
+        if (out := self.why_all_out()) is not None:
+            return f"no host was up {within} ({out}); raise queue_timeout, or see to the hosts"
+        slots, hosts = self._fleet.slots, len(self._fleet.hosts)
+        return f"no slot came free {within} ({slots} on {hosts} hosts); try again later, or raise one of them"
+
+    def why_all_out(self) -> str | None:
+        """What the hosts failed with, where none is up; None where one is."""
+
+        def read(fleet: Fleet, _: float) -> str | None:
+            if not fleet.all_out:
+                return None
+            said = [f"{host.url}: {host.why_out}" for host in fleet.hosts]
+            return "; ".join(said[:_NAMED]) + (f"; and {len(said) - _NAMED} more" if len(said) > _NAMED else "")
+
+        return self.look(read)
+
     # What follows is called with the lock held, as in `limiter.py`.
 
     def _new_slot(self, loop: asyncio.AbstractEventLoop, wanted: Wanted | None, *, patient: bool = False) -> HostSlot:
@@ -130,6 +152,10 @@ class Dispatcher(Limiter):
         if wanted.since is None:
             wanted.since = self.clock()
         return HostSlot(self, loop, wanted, patient=patient)
+
+    def _may_wait(self, slot: Slot) -> bool:
+        # What had a slot, and lost it with a host that failed, is not turned away.
+        return cast("HostSlot", slot).wanted.asked or super()._may_wait(slot)
 
     def _enqueue(self, slot: Slot) -> None:
         slot = cast("HostSlot", slot)
@@ -166,11 +192,12 @@ class Dispatcher(Limiter):
         slot = cast("HostSlot", slot)
         now = self.clock()
         self._fleet.advance(now)
-        if self._is_full() or not self._fleet.free:
+        if self._is_full() or not self._fleet.free.items:
             self._reclaim()
         if self._is_full() or self._queues.blocks(slot.wanted, now, _is_ready):
             return False
-        slot.chosen = choose(slot.wanted, self._fleet, now, self._queues.waiting(slot.wanted.model) + 1)
+        waiting = self._queues.waiting
+        slot.chosen = choose(slot.wanted, self._fleet, now, waiting(slot.wanted.model) + 1, waiting)
         if slot.chosen is None:
             return False
         self._hold(slot)
@@ -190,6 +217,36 @@ class Dispatcher(Limiter):
             elif not slot.reminded:
                 slot.reminded = True
                 call_in(slot.loop, self._ask_again, slot)
+
+    def _take_nested(self, slot: Slot) -> bool:
+        # What waits for a host to come back does not wait for the outer request.
+        now = self.clock()
+        wanted = cast("HostSlot", slot).wanted
+        up = any(not host.is_out and wanted.may_go_to(host, now) for host in self._fleet.hosts)
+        return up and super()._take_nested(slot)
+
+    def _stuck(self, waiting: Sequence[Slot]) -> Sequence[Slot]:
+        """Those that could only go to hosts whose slots are all held by streams which wait for their callers."""
+        if not self._running:
+            return ()
+        now, full = self.clock(), self._is_full()
+        computing = {cast("HostSlot", slot).host for slot, idle in self._holders() if not idle}
+        if full and computing:
+            return ()
+        found: list[Slot] = []
+        known: dict[str, bool] = {}
+        for slot in cast("Sequence[HostSlot]", waiting):
+            wanted = slot.wanted
+            stuck = known.get(wanted.model) if not wanted.tried else None
+            if stuck is None:
+                can = [host for host in self._fleet.hosts if not host.is_out and wanted.may_go_to(host, now)]
+                taken = [host for host in can if host.in_flight]
+                stuck = bool(can) and (full or (bool(taken) and computing.isdisjoint(taken)))
+                if not wanted.tried:
+                    known[wanted.model] = stuck
+            if stuck:
+                found.append(slot)
+        return found
 
     def _least_busy(self, wanted: Wanted) -> Standing:
         now = self.clock()

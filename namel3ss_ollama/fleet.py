@@ -92,6 +92,7 @@ class Standing:
         pulled: The models that it has, with their bytes and digests; None before it has told.
         loaded: The models in its memory, those that it is loading for us included.
         without: Models that it does not get until then: it lacks them, or failed with them.
+        missing: Those of them that it said it lacks.
         pace: How fast it is, by model.
         answers: How many answers in a row had a short wait, where `auto`.
         version: Its version; empty where it is not known.
@@ -111,6 +112,7 @@ class Standing:
     pulled: Mapping[str, tuple[int, str]] | None = None
     loaded: dict[str, Loaded] = field(default_factory=dict[str, Loaded])
     without: dict[str, float] = field(default_factory=dict[str, float])
+    missing: dict[str, float] = field(default_factory=dict[str, float])
     pace: dict[str, Pace] = field(default_factory=dict[str, Pace])
     answers: int = 0
     version: str = ""
@@ -136,6 +138,10 @@ class Standing:
         if self.without and self.without.get(model, 0.0) > now:
             return False
         return self.pulled is None or model in self.pulled
+
+    def has(self, model: str, now: float) -> bool:
+        """Whether it has the model, as far as is known, though it may have failed with it."""
+        return self.missing.get(model, 0.0) <= now and (self.pulled is None or model in self.pulled)
 
     def load_seconds(self, model: str) -> float:
         """How long loading will take."""
@@ -364,9 +370,18 @@ class Fleet:
         """Whether every host is out."""
         return self._up == 0
 
-    def without(self, host: Standing, model: str, until: float) -> None:
-        """The host does not get this model until then."""
+    def without(self, host: Standing, model: str, until: float, *, missing: bool = False) -> None:
+        """The host does not get this model until then.
+
+        Args:
+            host: The host.
+            model: The model.
+            until: Until when.
+            missing: Whether it has said that it lacks the model.
+        """
         host.without[model] = until
+        if missing:
+            host.missing[model] = until
         host.loaded.pop(model, None)
         heapq.heappush(self._returns, (until, id(host), host))
         self._relist(host)

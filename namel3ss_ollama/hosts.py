@@ -34,7 +34,10 @@ class Host:
     url: str
     slots: int | Literal["auto"] = 1
     api_key: str | None = field(default=None, repr=False)
-    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | None = field(default=None, repr=False, hash=False)
+
+    def __repr__(self) -> str:
+        return f"Host({self.address.url!r}, slots={self.slots!r})"  # the address may hold a password
 
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
@@ -44,9 +47,6 @@ class Host:
             raise ValueError(f"slots: expected a number or 'auto', not {self.slots!r:.40}")
         if not isinstance(self.slots, str):
             check_positive("slots", self.slots, integer=True, optional=False)
-
-    def __repr__(self) -> str:
-        return f"Host(url={self.address.url!r}, slots={self.slots!r})"
 
     @property
     def address(self) -> Address:
@@ -88,6 +88,8 @@ class Hosts:
     ) -> None:
         if isinstance(hosts, (str, Host)):
             raise TypeError("hosts: expected several addresses; wrap one in [...]")
+        if not isinstance(hosts, Iterable):
+            raise TypeError(f"hosts: expected addresses, not {type(hosts).__name__}")
         found = tuple(_host(host, index) for index, host in enumerate(hosts))
         if not found:
             raise ValueError("hosts: there must be at least one address")
@@ -103,6 +105,15 @@ class Hosts:
             check_positive(name, seconds, optional=False)
         for attribute, value in {"hosts": found, "resume": resume, **times}.items():
             object.__setattr__(self, attribute, value)
+
+    def unfit_for_pickling(self) -> str | None:
+        """What of this has no place in a provider's pickle, since it is secret; None if nothing has."""
+        for host in self.hosts:
+            kept = {"a key": host.api_key, "headers": host.headers, "a password": host.address.user}
+            for what, secret in kept.items():
+                if secret:
+                    return f"{what} for {host.address.url} alone"
+        return None
 
     def __len__(self) -> int:
         return len(self.hosts)

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
@@ -99,6 +99,9 @@ class Limiter:
     Raises:
         ValueError, TypeError: A limit is not a positive number (`max_queue` may be zero).
     """
+
+    _more = "max_concurrent"
+    """What gives more slots."""
 
     def __init__(
         self,
@@ -187,11 +190,10 @@ class Limiter:
                 self._settle()
             if self._take(slot) or self._take_nested(slot):
                 return slot
-            waiting = len(self._waiters) - self._patient
-            if not patient and self.max_queue is not None and waiting >= self.max_queue:
+            if not self._may_wait(slot):
                 raise QueueFullError(
-                    f"{self._running} requests run and {waiting} wait (max_queue={self.max_queue}); "
-                    "try again later, or raise max_queue or max_concurrent"
+                    f"{self._running} requests run and {len(self._waiters) - self._patient} wait "
+                    f"(max_queue={self.max_queue}); try again later, or raise max_queue or {self._more}"
                 )
             future = slot.future = slot.loop.create_future()
             self._patient += patient
@@ -207,10 +209,7 @@ class Limiter:
         except BaseException as error:
             self.release(slot)  # if it was handed over before the cancellation came, the next request gets it
             if isinstance(error, TimeoutError):
-                raise QueueFullError(
-                    f"no slot came free within queue_timeout={self.queue_timeout:g} s "
-                    f"(max_concurrent={self.max_concurrent}); try again later, or raise one of them"
-                ) from None
+                raise QueueFullError(self._in_vain(slot)) from None
             raise
         finally:
             if timer is not None:
@@ -243,10 +242,21 @@ class Limiter:
             if not self._returned or not self._lock.acquire(blocking=False):
                 return
 
-    # What follows is called with the lock held. `dispatcher.py` has another bound, and does the first four otherwise.
+    def _in_vain(self, slot: Slot) -> str:
+        """Why a request waited in vain for `queue_timeout`."""
+        return (
+            f"no slot came free within queue_timeout={self.queue_timeout:g} s "
+            f"(max_concurrent={self.max_concurrent}); try again later, or raise one of them"
+        )
+
+    # What follows is called with the lock held. `dispatcher.py` has another bound, and does much of it otherwise.
 
     def _new_slot(self, loop: asyncio.AbstractEventLoop, wanted: Wanted | None, *, patient: bool = False) -> Slot:
         return Slot(self, loop, patient=patient)
+
+    def _may_wait(self, slot: Slot) -> bool:
+        """Whether the queue has room for a request."""
+        return slot.patient or self.max_queue is None or len(self._waiters) - self._patient < self.max_queue
 
     def _enqueue(self, slot: Slot) -> None:
         self._waiters[slot] = None
@@ -375,21 +385,25 @@ class Limiter:
             self._watched.discard(loop)
             self._reclaim()
             waiting = [slot for slot in self._waiters if slot.loop is loop]
-            now = time.monotonic()
             bound = self._bound()
-            if waiting and bound is not None and self._all_idle(now):
-                more = max(2 * bound - self._running, 1)
-                for slot in waiting[:more]:
+            if waiting and bound is not None:
+                for slot in self._stuck(waiting)[: max(2 * bound - self._running, 1)]:
                     self._grant(slot)
-                waiting = waiting[more:]
-            if waiting:
+            if any(slot.loop is loop for slot in self._waiters):
                 self._watch(loop)
         finally:
             self._unlock()
 
-    def _all_idle(self, now: float) -> bool:
-        slots = [slot for slots in self._held.values() for slot in slots]
-        return all(slot.idle_since is not None and now - slot.idle_since >= _PATIENCE for slot in slots)
+    def _stuck(self, waiting: Sequence[Slot]) -> Sequence[Slot]:
+        """Those of the waiters whose turn may never come, because all holders may be waiting for them."""
+        return () if any(not idle for _, idle in self._holders()) else waiting
+
+    def _holders(self) -> Iterator[tuple[Slot, bool]]:
+        """The slots that are held, and whether each is a stream's that has waited for its caller for a while."""
+        now = time.monotonic()
+        for slots in self._held.values():
+            for slot in slots:
+                yield slot, slot.idle_since is not None and now - slot.idle_since >= _PATIENCE
 
 
 class _Held:

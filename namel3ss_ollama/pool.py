@@ -20,19 +20,20 @@ from namel3ss_ollama.errors import (
     LLMError,
     LLMTimeoutError,
     ModelNotFoundError,
+    QuotaExceededError,
     ServerBusyError,
     ServerError,
     StreamInterruptedError,
     ToolCallParseError,
 )
-from namel3ss_ollama.fleet import Fleet, Loaded, Standing, tagged
+from namel3ss_ollama.fleet import EJECT_MOST, Fleet, Loaded, Standing, tagged
 from namel3ss_ollama.hosts import HostState
 from namel3ss_ollama.preflight import Problem
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.scout import Scout, is_unreachable
 from namel3ss_ollama.server import Server
 from namel3ss_ollama.streamer import Watch
-from namel3ss_ollama.telemetry import Call, Telemetry
+from namel3ss_ollama.telemetry import Call, Outcome, Telemetry
 from namel3ss_ollama.turn import Turn
 
 __all__ = ["HostTurn", "Pool", "differences", "verdict"]
@@ -44,7 +45,11 @@ _BROKEN_HOLDS = 30.0
 _WEDGED_HOLDS = 30.0
 _BUSY_HOLDS = 1.0
 _REFUSED_HOLDS = 600.0
+_BUSY_MOST = EJECT_MOST
 _CHARACTERS_A_TOKEN = 4
+_SILENCE = frozenset({"first_chunk_timeout", "chunk_timeout", "tool_call_timeout"})
+_NAMED = 5
+"""How many hosts an error names."""
 _SHORTEST_LOAD = 0.1
 """Seconds: loading takes longer, and what a loaded model is said to take is less."""
 
@@ -70,7 +75,9 @@ def verdict(error: LLMError, *, loading: bool) -> Verdict:
         return "refuses us"
     if isinstance(error, LLMTimeoutError):
         # Elsewhere it would have to be loaded, too: a short deadline must not have every host begin to.
-        return "hangs" if error.deadline == "first_chunk_timeout" and not loading else "not the host's"
+        return "hangs" if error.deadline in _SILENCE and not loading else "not the host's"
+    if isinstance(error, QuotaExceededError):  # of the account that the host is signed in with
+        return "broken"
     if error.temporary and isinstance(error, (ServerError, StreamInterruptedError)):
         return "broken"
     return "not the host's"
@@ -90,6 +97,11 @@ class Pool:
         self.dispatcher = dispatcher
         self.scout = Scout(servers, dispatcher, refresh, self._compare)
         self._warned: set[str] = set()
+
+    @property
+    def any(self) -> Server:
+        """One of the servers, whichever."""
+        return next(iter(self.servers.values()))
 
     def first(self) -> Server:
         """The first host that is up, for what any of them can answer."""
@@ -201,7 +213,8 @@ class Pool:
     def failed(self, host: Standing, wanted: Wanted, error: LLMError) -> bool:
         """A host has failed with a request; whether that may go elsewhere."""
         known = host.loaded.get(wanted.model)
-        found = verdict(error, loading=known is not None and not known.digest)
+        loading = known is not None and not known.digest and not self.scout.is_silent(host)
+        found = verdict(error, loading=loading)
         why = str(error)
 
         def learn(fleet: Fleet, now: float) -> None:
@@ -209,13 +222,15 @@ class Pool:
                 fleet.eject(host, now, why)
             elif found == "busy":
                 fleet.fewer(host)
-                fleet.pause(host, now + (error.retry_after or _BUSY_HOLDS), why)
+                fleet.pause(host, now + min(error.retry_after or _BUSY_HOLDS, _BUSY_MOST), why)
             elif found == "lacks the model":
-                fleet.without(host, wanted.model, now + _LACKS_HOLDS)
+                fleet.without(host, wanted.model, now + _LACKS_HOLDS, missing=True)
             elif found == "broken":
                 fleet.without(host, wanted.model, now + _BROKEN_HOLDS)
+            elif found == "refuses us" and _is_cloud(wanted.model):  # its account, or its cloud, is not for us
+                fleet.without(host, wanted.model, now + _REFUSED_HOLDS)
             elif found == "refuses us":
-                fleet.eject(host, now, why, seconds=_REFUSED_HOLDS)
+                fleet.eject(host, now, why, seconds=_REFUSED_HOLDS, spare_last=True)
             elif found == "hangs":
                 fleet.eject(host, now, why, seconds=_WEDGED_HOLDS, spare_last=True)
 
@@ -224,6 +239,11 @@ class Pool:
         if found == "refuses us":
             self._warn(f"{why}; the other hosts are asked")
         return found != "not the host's"
+
+    def works(self, host: Standing) -> None:
+        """A host has begun to answer."""
+        if host.failures:
+            self.dispatcher.change(lambda fleet, _: fleet.heal(host))
 
     def answered(self, turn: HostTurn, final: Mapping[str, Any]) -> None:
         """A host has answered; its last line tells how long the parts took."""
@@ -258,13 +278,35 @@ class Pool:
         if load > _SHORTEST_LOAD or known is None or known == Loaded():  # it has loaded something, maybe for this
             self.scout.again(host)
 
-    def is_left(self, wanted: Wanted) -> bool:
-        """Whether a host that is up was not tried yet."""
+    def is_left(self, wanted: Wanted, *, waits: bool = False) -> bool:
+        """Whether a host can be asked that was not tried yet.
+
+        Args:
+            wanted: What the request wants, and which hosts have failed with it.
+            waits: Whether it may wait for one that is out, or that has failed with the model lately.
+        """
+        model = wanted.model
 
         def find(fleet: Fleet, now: float) -> bool:
-            return any(not host.is_out and wanted.may_go_to(host, now) for host in fleet.hosts)
+            untried = [host for host in fleet.hosts if host not in wanted.tried]
+            left = [host for host in untried if (host.has if waits else host.may_have)(model, now)]
+            if not left and not any(host.has(model, now) for host in fleet.hosts):
+                left = [host for host in untried if host.missing.get(model, 0.0) <= now]  # has it by now, perhaps
+            return any(not host.is_out or (waits and host.out_until - now <= EJECT_MOST) for host in left)
 
         return self.dispatcher.look(find)
+
+    def name_lacking(self, wanted: Wanted, error: LLMError) -> None:
+        """Have the error name the hosts where all lack the model."""
+        if not isinstance(error, ModelNotFoundError):
+            return
+
+        def find(fleet: Fleet, now: float) -> list[str]:
+            return [host.url for host in fleet.hosts if not host.has(wanted.model, now)]
+
+        lacking = self.dispatcher.look(find)
+        if len(lacking) == len(self.servers):
+            _name_hosts(error, lacking)
 
     def _compare(self) -> None:
         """Warn of what differs between hosts for a model that is loaded on several."""
@@ -303,17 +345,23 @@ class HostTurn(Turn):
     slot: HostSlot | None
 
     def __init__(self, pool: Pool, wanted: Wanted, telemetry: Telemetry, call: Call, watch: Watch) -> None:
-        super().__init__(pool.first(), pool.dispatcher, telemetry, call, watch)
+        super().__init__(pool.any, pool.dispatcher, telemetry, call, watch)
         self.pool = pool
         self.wanted = wanted
 
     async def take_slot(self) -> None:
         """Wait for a slot of a host."""
+        self.call.host = None  # it is with none
         await self.watch.guard(self.pool.scout.know, idle=False)
         dispatcher = self.pool.dispatcher
-        slot = dispatcher.try_acquire(self.wanted) or await self.watch.guard(
-            lambda: dispatcher.acquire(self.wanted), idle=False
-        )
+        try:
+            slot = dispatcher.try_acquire(self.wanted) or await self.watch.guard(
+                lambda: dispatcher.acquire(self.wanted), idle=False
+            )
+        except LLMTimeoutError as error:
+            if (out := dispatcher.why_all_out()) is not None:
+                error.args = (f"{error.message} (no host is up: {out})",)
+            raise
         self.slot = cast("HostSlot", slot)
         self.server = self.pool.servers[self.slot.host]
         self.call.host = self.server.url
@@ -341,8 +389,8 @@ class HostTurn(Turn):
         Raises:
             LLMError: The last failure.
         """
-        wanted, tried = self.wanted, set(self.wanted.barred)
-        lacking: list[str] = []
+        wanted, pool = self.wanted, self.pool
+        failed: LLMError | None = None  # with something other than that a host lacks the model
         wanted.tried = wanted.barred
         while True:
             if self.slot is None:
@@ -350,25 +398,42 @@ class HostTurn(Turn):
             assert self.slot is not None
             host = self.slot.host
             try:
-                return await attempt()
+                result = await attempt()
             except LLMError as error:
-                tried.add(host)
-                wanted.tried = frozenset(tried)
-                if isinstance(error, ModelNotFoundError):
-                    lacking.append(host.url)
-                moves = self.pool.failed(host, wanted, error)
-                if not moves or retrier.policy.attempts == 1 or not self.pool.is_left(wanted) or not retrier.affords():
-                    self.leave()
-                    _name_hosts(error, lacking)
+                wanted.tried, wanted.asked = wanted.tried | {host}, True
+                lacks = isinstance(error, ModelNotFoundError)
+                moves = pool.failed(host, wanted, error) and retrier.policy.attempts > 1
+                self.leave()
+                if not moves or not pool.is_left(wanted, waits=lacks) or not retrier.affords():
+                    if lacks and failed is not None:
+                        raise failed from failed.__cause__
+                    pool.name_lacking(wanted, error)
                     raise
+                failed = failed if lacks else error
                 on_move(error)
                 self.watch.forgive()
                 logger.info("%s: %s; asking another host", host.url, type(error).__name__)
-                self.leave()
+            else:
+                pool.works(host)
+                return result
 
     def answered(self, final: Mapping[str, Any]) -> None:
         """The host has answered to the end."""
         self.pool.answered(self, final)
+
+    def end(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
+        """As `Turn.end`; what broke off an answer that had begun to reach the caller says something of the host."""
+        if self.slot is not None and isinstance(error, LLMError):
+            self.pool.failed(self.slot.host, self.wanted, error)
+        super().end(error, outcome)
+
+
+def _name_hosts(error: LLMError, lacking: Sequence[str]) -> None:
+    """Have the error name the hosts where several lack the model."""
+    if len(lacking) > 1:
+        listed = ", ".join(lacking[:_NAMED])
+        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        error.args = (f"{error.message} (it is on none of {listed}{more})",)
 
 
 def differences(
@@ -403,10 +468,10 @@ def differences(
     return found
 
 
-def _name_hosts(error: LLMError, lacking: Sequence[str]) -> None:
-    """Have the error name the hosts where several lack the model."""
-    if isinstance(error, ModelNotFoundError) and len(lacking) > 1:
-        error.args = (f"{error.message} (it is on none of {', '.join(lacking)})",)
+def _is_cloud(model: str) -> bool:
+    """Whether hosts have a model run at ollama.com, with accounts of their own."""
+    tag = model.rpartition(":")[2]
+    return tag == "cloud" or tag.endswith("-cloud")
 
 
 def _state(host: Standing, now: float) -> HostState:

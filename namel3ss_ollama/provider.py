@@ -57,6 +57,8 @@ __all__ = ["OllamaProvider", "SyncProvider"]
 
 Prompt = str | Sequence[MessageLike]
 _MOST_WORKERS = 1000
+_SHOWN = 3
+"""How many hosts a provider's `repr` names."""
 
 
 class _BoundBatch(Protocol):
@@ -204,7 +206,12 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             given = None if isinstance(max_concurrent, NotGiven) else max_concurrent
             fleet = fleet_of(self._hosts)
             servers = {
-                standing: server(host.address, api_key if host.api_key is None else host.api_key, host.headers)
+                # What a host has of its own takes the place of the provider's key.
+                standing: server(
+                    host.address,
+                    api_key if host.api_key is None and host.address.user is None else host.api_key,
+                    host.headers,
+                )
                 for standing, host in zip(fleet.hosts, self._hosts.hosts, strict=True)
             }
             dispatcher = Dispatcher(fleet, given, max_queue, queue_timeout)
@@ -213,7 +220,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             self._retrier = Retrier(policy, fleet.slots)
         self._capture_content = capture_content
         self._traced = telemetry
-        self._telemetry = Telemetry(self.base_url, capture_content=capture_content, enabled=telemetry)
+        url = self.base_url if self._pool is None else None
+        self._telemetry = Telemetry(url, capture_content=capture_content, enabled=telemetry)
         resumes = self._hosts is not None and self._hosts.resume == "auto"
         self._runner = Runner(self._server, self._limiter, self._retrier, self._telemetry, self._pool, resumes=resumes)
 
@@ -252,8 +260,9 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         return dict(self._defaults.options)
 
     def __repr__(self) -> str:
-        where = self.base_url if self._hosts is None else list(self.addresses)
-        return f"OllamaProvider(model={self.model!r}, base_url={where!r})"
+        urls = [server.url for server in self._servers[:_SHOWN]]
+        more = f" and {len(self._servers) - _SHOWN} more" if len(self._servers) > _SHOWN else ""
+        return f"OllamaProvider(model={self.model!r}, base_url={urls if self._pool else self.base_url!r}{more})"
 
     # Copies
 
@@ -272,10 +281,13 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
 
         Raises:
             TypeError: It was made with what may hold a secret and has no place in the environment (`headers`, a
-                proxy's password, a key's passphrase), or with a client, transport or TLS context of the caller's.
+                proxy's password, a key's passphrase, what one of several hosts has of these for itself), or with a
+                client, transport or TLS context of the caller's.
         """
         http, limiter = self._http, self._limiter
         unfit = f"headers ({', '.join(self._own_headers)})" if self._own_headers else http.unfit_for_pickling()
+        if unfit is None and self._hosts is not None:
+            unfit = self._hosts.unfit_for_pickling()
         if unfit is not None:
             raise TypeError(f"a provider made with {unfit} cannot be pickled; make one where it is needed")
         settings = {

@@ -16,6 +16,7 @@ from namel3ss_ollama.dispatcher import Dispatcher
 from namel3ss_ollama.errors import LLMConnectionError, LLMError, LLMTimeoutError
 from namel3ss_ollama.fleet import Fleet, Loaded, Standing, tagged
 from namel3ss_ollama.forks import renewed_after_fork
+from namel3ss_ollama.greenlets import allocate_lock
 from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import StreamConfig
 
@@ -28,6 +29,8 @@ _PATIENCE = 0.5
 """Seconds that a request waits for what the hosts say, where nothing is known of them or it is old."""
 _OLD = 3
 """After how many times of `refresh` it is."""
+_TURNS = 10
+"""Whether one is due is looked at so often in `refresh`."""
 
 
 class Scout:
@@ -37,7 +40,7 @@ class Scout:
         servers: The hosts.
         dispatcher: Gets the answers.
         refresh: How often each is asked, in seconds.
-        on_news: Called after each answer.
+        on_news: Called after an answer with something new in it.
     """
 
     def __init__(
@@ -56,30 +59,41 @@ class Scout:
 
     def after_fork(self) -> None:
         """The parent's look-ups end in the parent alone."""
+        self._lock = allocate_lock()
         self._asking: dict[Standing, asyncio.Task[None]] = {}
+        self._silent: set[Standing] = set()
+        self._due_at = 0.0
 
     async def know(self) -> None:
         """See that something is known of the hosts, and not too old; waits for it no longer than half a second."""
-        due = self._due()
-        if not due:
+        now = self._dispatcher.clock()
+        if now < self._due_at:
             return
-        old = self._dispatcher.clock() - _OLD * self._refresh
-        needed = [task for host in due if (task := self._begin(host)) and (host.asked_at or 0.0) <= old]
+        needed: list[asyncio.Task[None]] = []
+        for host in self._due(now):
+            task = self._begin(host)
+            if task is not None and (host.asked_at is None or now - host.asked_at >= _OLD * self._refresh):
+                needed.append(task)
         if needed:
             await asyncio.wait(needed, timeout=_PATIENCE)
+        else:
+            self._due_at = now + self._refresh / _TURNS
 
     async def look(self) -> None:
         """Ask every host now, those that are out as well."""
         hosts = list(self._servers)
         await asyncio.gather(*(self._ask(host, everything=True) for host in hosts))
 
+    def is_silent(self, host: Standing) -> bool:
+        """Whether a host did not answer when it was last asked."""
+        return host in self._silent
+
     def again(self, host: Standing) -> None:
         """A host has changed what it has loaded: ask it soon."""
         host.asked_at = None
         self._begin(host)
 
-    def _due(self) -> list[Standing]:
-        now = self._dispatcher.clock()
+    def _due(self, now: float) -> list[Standing]:
         return [
             host
             for host in self._servers
@@ -89,10 +103,13 @@ class Scout:
     def _begin(self, host: Standing) -> asyncio.Task[None] | None:
         """Ask a host in a task of the running loop; None where another loop's does so already."""
         loop = asyncio.get_running_loop()
-        asking = self._asking.get(host)
-        if asking is not None and not asking.done() and not asking.get_loop().is_closed():
-            return asking if asking.get_loop() is loop else None
-        task = self._asking[host] = loop.create_task(self._ask(host))
+        with self._lock:
+            asking = self._asking.get(host)
+            if asking is not None and not asking.done() and asking.get_loop().is_running():
+                return asking if asking.get_loop() is loop else None
+            task = self._asking[host] = loop.create_task(self._ask(host))
+        # A loop that is closed by hand leaves it pending, which is no harm: another loop's asks the host again.
+        setattr(task, "_log_destroy_pending", False)  # noqa: B010 -- asyncio's own switch for that, which has no type
         return task
 
     async def _ask(self, host: Standing, *, everything: bool = False) -> None:
@@ -104,31 +121,49 @@ class Scout:
             if all_of_it:
                 pulled = await server.ask_quickly(server.client.tags, _LOOK)
                 await server.version.ask()
-        except LLMError as error:
+        except (LLMError, ValueError) as error:  # the latter where no request may be sent: the next one says why
             why = str(error)
             host.asked_at = self._dispatcher.clock()
-            if is_unreachable(error):
+            if isinstance(error, LLMTimeoutError):
+                self._silent.add(host)
+            if isinstance(error, LLMError) and is_unreachable(error):
                 self._dispatcher.change(lambda fleet, now: fleet.eject(host, now, why))
             else:
                 logger.debug("%s does not say what it has loaded: %s", host.url, why)
             return
 
+        changed = False
+
         def learn(fleet: Fleet, now: float) -> None:
+            nonlocal changed
+            before = _compared(host)
             host.asked_at = now
             if pulled is not None:
-                host.pulled, host.pulled_at = _pulled(pulled), now
+                there = _pulled(pulled)
+                fleet.learn_pulled(host, there)
+                host.pulled_at = now
+                for model in host.missing.keys() & there.keys():  # it has them by now
+                    del host.missing[model]
+                    host.without.pop(model, None)
                 host.version = server.version.text
             fleet.learn_loaded(host, _loaded(running))
-            if everything and host.is_out and host.failures:
-                host.why_out = host.why_out or "it has failed"
+            changed = _compared(host) != before
 
+        self._silent.discard(host)
         self._dispatcher.change(learn)
-        self._on_news()
+        if changed:
+            self._on_news()
 
 
 def is_unreachable(error: LLMError) -> bool:
     """Whether there is no connection to be had."""
     return isinstance(error, LLMConnectionError) or (isinstance(error, LLMTimeoutError) and error.deadline == "connect")
+
+
+def _compared(host: Standing) -> object:
+    """What is compared between hosts: the models that are loaded, and which these are."""
+    pulled = host.pulled or {}
+    return {name: (known.context_length, pulled.get(name)) for name, known in host.loaded.items()}
 
 
 def _listed(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from namel3ss_ollama.types import LLMResponse, Usage
 
-__all__ = ["Call", "Stats", "Telemetry"]
+__all__ = ["Call", "HostStats", "Stats", "Telemetry"]
 
 _SUPPRESSING = ("suppress_instrumentation", "suppress_language_model_instrumentation")
 """What OpenTelemetry's `suppress_instrumentation()`, and instrumentations of frameworks, set in the context."""
@@ -52,6 +52,30 @@ _REQUEST_ATTRIBUTES = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
     "presence_penalty": "gen_ai.request.presence_penalty",
 }
+
+
+@dataclass(slots=True)
+class HostStats:
+    """The numbers of one server since the provider was made.
+
+    Attributes:
+        succeeded: Requests that it answered: generations, embeddings and decisions.
+        failed: Requests that failed there, those included that were then sent again, there or to another server.
+        prompt_tokens: Tokens in.
+        completion_tokens: Tokens out.
+        queue_seconds: What the requests that ended there had waited for their first slot, in seconds.
+    """
+
+    succeeded: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    queue_seconds: float = 0.0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens in and out."""
+        return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(slots=True)
@@ -82,6 +106,7 @@ class Stats:
         tokens_per_second: The mean speed that the server reports, weighted by tokens.
         running: Requests under way now.
         queued: Requests waiting for a slot now.
+        by_host: What each server had to do with it, by address; one that got no request yet is not in it.
     """
 
     generations_succeeded: int = 0
@@ -107,6 +132,7 @@ class Stats:
     tokens_per_second: float | None = None
     running: int = 0
     queued: int = 0
+    by_host: dict[str, HostStats] = field(default_factory=dict[str, HostStats])
 
     @property
     def total_tokens(self) -> int:
@@ -130,7 +156,7 @@ class Call:
     chunks: int = 0
     retries: int = 0
     ended: bool = False
-    host: str | None = None
+    host: str | None = None  # of several, the one that has it
 
     def slot(self) -> None:
         """The request has its slot, the first one or one of another host."""
@@ -161,16 +187,14 @@ class Telemetry:
     """Counts for one provider.
 
     Args:
-        url: The server's address, without credentials.
+        url: The server's address, without credentials; None where there are several, and each request has its own.
         capture_content: Whether spans carry prompts and answers.
         enabled: Whether OpenTelemetry gets anything.
     """
 
-    def __init__(self, url: str, *, capture_content: bool = False, enabled: bool = True) -> None:
-        parts = urlsplit(url)
-        self._server: dict[str, Any] = {"server.address": parts.hostname or url}
-        if parts.port:
-            self._server["server.port"] = parts.port
+    def __init__(self, url: str | None, *, capture_content: bool = False, enabled: bool = True) -> None:
+        self._url = url
+        self._server = _server_attributes(url)
         self._capture = capture_content
         self._enabled = enabled
         self.after_fork()
@@ -191,7 +215,8 @@ class Telemetry:
         self._end_dropped()
         with self._lock:
             values = {name: getattr(self._stats, name) for name in Stats.__slots__}
-            values.update(running=running, queued=queued)
+            by_host = {url: replace(numbers) for url, numbers in self._stats.by_host.items()}
+            values.update(running=running, queued=queued, by_host=by_host)
             if self._first_tokens:
                 values["first_token_seconds"] = self._first_token_sum / self._first_tokens
             if self._timed_seconds:
@@ -238,9 +263,25 @@ class Telemetry:
         call.retries += 1
         with self._lock:
             self._stats.retries += 1
+            if (host := self._host(call)) is not None:
+                host.failed += 1
         otel = None if call.silent else _instruments()
         if otel is not None:
-            otel.retries.add(1, {"model": call.model, "error.type": type(error).__name__})
+            otel.retries.add(1, {**self._labels(call), "error.type": type(error).__name__})
+
+    def _host(self, call: Call) -> HostStats | None:
+        """The numbers of the server that has a request; None before it has a slot, and for what is not counted."""
+        url = call.host or self._url
+        if url is None or call.slot_at is None or call.prefix is None:
+            return None
+        known = self._stats.by_host.get(url)
+        if known is None:
+            known = self._stats.by_host[url] = HostStats()
+        return known
+
+    def _labels(self, call: Call) -> dict[str, Any]:
+        """The attributes of this package's own metrics; of several servers, which one it was is among them."""
+        return {"model": call.model, **(_server_attributes(call.host) if self._url is None else {})}
 
     def end(
         self,
@@ -289,6 +330,13 @@ class Telemetry:
                 stats.streams_cancelled += 1
             stats.chunks += call.chunks
         stats.queue_seconds += call.queued_for
+        if (host := self._host(call)) is not None:
+            host.succeeded += outcome == "success"
+            host.failed += outcome in ("error", "timeout")
+            host.queue_seconds += call.queued_for
+            if usage:
+                host.prompt_tokens += usage["prompt_tokens"]
+                host.completion_tokens += usage["completion_tokens"]
         if usage:
             stats.prompt_tokens += usage["prompt_tokens"]
             stats.cached_tokens += usage.cached_tokens or 0
@@ -324,12 +372,12 @@ class Telemetry:
         response: LLMResponse | None,
         error: BaseException | None,
     ) -> None:
-        model = {"model": call.model}
+        model = self._labels(call)
         conventional: dict[str, Any] = {
             "gen_ai.operation.name": call.operation,
             "gen_ai.provider.name": "ollama",
             "gen_ai.request.model": call.model,
-            **self._server,
+            **(self._server or _server_attributes(call.host)),
         }
         if response is not None and response.model:
             conventional["gen_ai.response.model"] = response.model
@@ -362,6 +410,8 @@ class Telemetry:
         self, span: Span, call: Call, usage: Usage | None, response: LLMResponse | None, error: BaseException | None
     ) -> None:
         if span.is_recording():
+            if self._url is None:
+                span.set_attributes(_server_attributes(call.host))
             if call.retries:
                 span.set_attribute("llm.retries", call.retries)
             if usage is not None:
@@ -381,6 +431,15 @@ class Telemetry:
                 span.set_attribute("error.type", _error_type(error))
                 span.set_status(StatusCode.ERROR, str(error) if isinstance(error, LLMError) else None)
         span.end()
+
+
+@functools.lru_cache(maxsize=1024)
+def _server_attributes(url: str | None) -> Mapping[str, Any]:
+    """The attributes that name a server; none for none."""
+    if url is None:
+        return {}
+    parts = urlsplit(url)
+    return {"server.address": parts.hostname or url, **({"server.port": parts.port} if parts.port else {})}
 
 
 def _error_type(error: BaseException | None) -> str:

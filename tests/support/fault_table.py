@@ -32,7 +32,7 @@ from namel3ss_ollama import (
 )
 from namel3ss_ollama.testing import Reply
 
-__all__ = ["MODES", "ROWS", "TEXT", "Outcome", "Row", "in_langchain", "report"]
+__all__ = ["MODES", "ROWS", "TEXT", "Outcome", "Row", "goes_elsewhere", "in_langchain", "report"]
 
 TEXT = "one two three four five six"
 MODES = ("whole", "streaming", "one_object")
@@ -114,6 +114,24 @@ class Row:
         options = self.note or ", ".join(f"{k}={v}" for k, v in self.options.items() if k not in ("size", "location"))
         times = "" if self.times is None else " once" if self.times == 1 else f" {self.times} times"
         return f"{self.fault}{f' ({options})' if options else ''}{times}"
+
+
+_OF_THE_HOST = (LLMConnectionError, ServerBusyError, ModelNotFoundError, AuthenticationError, QuotaExceededError)
+_SILENCE = ("first_chunk_timeout", "chunk_timeout")
+
+
+def goes_elsewhere(row: Row, mode: str) -> bool:
+    """Whether another host is asked where one of several has this fault."""
+    outcome = row.outcome(mode)
+    if "retry" in row.settings or (mode == "streaming" and outcome.error and outcome.partial):
+        return False
+    return (
+        not outcome.error
+        or outcome.error[0] in _OF_THE_HOST
+        or outcome.deadline in _SILENCE
+        # What time can heal at one server, another does not have. (A call that cannot be read is the model's.)
+        or (row.whole.attempts[-1] > 1 and outcome.error[0] is not ToolCallParseError and not row.whole.lossy)
+    )
 
 
 def fails(error: type[LLMError], attempts: int = 1, partial: str | None = None) -> Outcome:
@@ -293,11 +311,15 @@ In every cell, besides what it says:
   the end;
 - nothing is tried again that time cannot heal.
 
-LlamaIndex's `Ollama` raises these errors as they are. LangChain's `ChatOllama` raises the class named in the last
-column: it is the core's class and LangChain's kind of error at once, and the core's error is its `__cause__`.
+The last column is for a provider with several hosts of which one has the fault: whether a whole answer comes from
+another one instead. A stream goes elsewhere for the same faults, until its first chunk was handed out. The row of a
+fault in all hosts is that of a whole answer, each host being asked once before any is asked again.
 
-| fault | whole answer | stream | one object | in LangChain |
-| --- | --- | --- | --- | --- |
+LlamaIndex's `Ollama` raises these errors as they are. LangChain's `ChatOllama` raises the class named in the last
+column but one: it is the core's class and LangChain's kind of error at once, and the core's error is its `__cause__`.
+
+| fault | whole answer | stream | one object | in LangChain | another host |
+| --- | --- | --- | --- | --- | --- |
 """
 _FOOT = """
 The faults are those of `namel3ss_ollama.testing` ([testing.md](testing.md) describes each), so that an application can
@@ -310,7 +332,7 @@ LlamaIndex, whole and streaming, async and sync, over aiohttp and httpx. `make d
 
 def report() -> str:
     """The page docs/reliability.md."""
-    lines = [f"| {' | '.join([_shown(row), *_cells(row), _in_langchain(row)])} |" for row in ROWS]
+    lines = [f"| {' | '.join([_shown(row), *_cells(row), _in_langchain(row), _elsewhere(row)])} |" for row in ROWS]
     return _HEAD + "\n".join(lines) + "\n" + _FOOT
 
 
@@ -351,6 +373,12 @@ def _carried(outcome: Outcome) -> str:
 def in_langchain(error: type[LLMError], row: Row) -> str:
     """The name of the class that stands for an error in LangChain."""
     return type(translated(error("x", status_code=row.options.get("status")))).__name__
+
+
+def _elsewhere(row: Row) -> str:
+    if row.note == _NO_CALL or (not row.whole.error and row.times is None):
+        return ""  # the model is asked for another call, wherever a slot is free
+    return "yes" if goes_elsewhere(row, "whole") else "no"
 
 
 def _in_langchain(row: Row) -> str:

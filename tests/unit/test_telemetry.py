@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from namel3ss_ollama import telemetry as module
 from namel3ss_ollama.errors import LLMTimeoutError, ModelNotFoundError, ServerBusyError
-from namel3ss_ollama.telemetry import Call, Stats, Telemetry
+from namel3ss_ollama.telemetry import Call, HostStats, Stats, Telemetry
 from namel3ss_ollama.types import LLMResponse, Usage
 
 URL = "http://here:11434"
@@ -144,8 +144,58 @@ def test_the_numbers_of_a_stream(clock: Clock) -> None:
     assert stats == Stats(
         generations_succeeded=1, streams_succeeded=1, chunks=3, prompt_tokens=10, completion_tokens=6,
         queue_seconds=0.5, first_token_seconds=2.0, tokens_per_second=2.0, running=2, queued=5,
+        by_host={URL: HostStats(succeeded=1, prompt_tokens=10, completion_tokens=6, queue_seconds=0.5)},
     )  # fmt: skip
     assert stats.total_tokens == 16
+
+
+def begun(telemetry: Telemetry, host: str | None, operation: str = "chat") -> Call:
+    call = telemetry.begin(operation, BODY, streaming=False)
+    call.host = host
+    call.slot()
+    return call
+
+
+def test_the_numbers_of_each_of_several_hosts(clock: Clock) -> None:
+    telemetry = Telemetry(None)
+    call = begun(telemetry, "http://a:1")
+    telemetry.retried(call, ServerBusyError("x"))
+    call.host = "http://b:2"
+    telemetry.end(call, "success", usage=USAGE)
+    for outcome in ("success", "error", "timeout", "cancelled"):
+        telemetry.end(begun(telemetry, "http://b:2"), outcome, usage=USAGE if outcome == "success" else None)
+    stats = telemetry.stats(running=0, queued=0)
+    assert stats.by_host == {
+        "http://a:1": HostStats(failed=1),
+        "http://b:2": HostStats(succeeded=2, failed=2, prompt_tokens=20, completion_tokens=12),
+    }
+    assert stats.by_host["http://b:2"].total_tokens == 32
+    stats.by_host["http://b:2"].failed = 77  # a copy
+    assert telemetry.stats(running=0, queued=0).by_host["http://b:2"].failed == 2
+
+
+def test_what_reached_no_host_is_counted_for_none(clock: Clock) -> None:
+    telemetry = Telemetry(None)
+    telemetry.end(telemetry.begin("chat", BODY, streaming=False), "error", error=ServerBusyError("x"))
+    telemetry.end(begun(telemetry, None), "error", error=ServerBusyError("x"))
+    telemetry.end(begun(telemetry, "http://a:1", "load"), "success")
+    stats = telemetry.stats(running=0, queued=0)
+    assert (stats.generations_failed, stats.by_host) == (2, {})
+
+
+def test_spans_and_metrics_name_the_host_that_answered(seen: Seen, clock: Clock) -> None:
+    telemetry = Telemetry(None)
+    call = begun(telemetry, "http://a:1")
+    telemetry.retried(call, ServerBusyError("x"))
+    call.host = "http://b:2"
+    telemetry.end(call, "success", usage=USAGE, response=answer())
+    (span,) = seen.spans
+    attributes = dict(span.attributes or {})
+    assert (attributes["server.address"], attributes["server.port"]) == ("b", 2)
+    points = seen.metrics()
+    for name in ("gen_ai.client.operation.duration", "llm.generation.success", "llm.queue.wait"):
+        assert [point.attributes["server.address"] for point in points[name]] == ["b"]
+    assert [point.attributes["server.address"] for point in points["llm.retry"]] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,315 @@
+"""What a failure says of a host, and what differs between hosts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from namel3ss_ollama import errors
+from namel3ss_ollama.choosing import Wanted
+from namel3ss_ollama.dispatcher import Dispatcher
+from namel3ss_ollama.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ContextWindowExceededError,
+    LLMConnectionError,
+    LLMError,
+    LLMTimeoutError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    OutputValidationError,
+    QueueFullError,
+    QuotaExceededError,
+    ServerBusyError,
+    ServerError,
+    StreamInterruptedError,
+    ToolCallParseError,
+)
+from namel3ss_ollama.fleet import Fleet, Loaded, Standing
+from namel3ss_ollama.hosts import HostState
+from namel3ss_ollama.pool import Pool, Verdict, differences, verdict
+from namel3ss_ollama.server import Server
+
+
+def passed(deadline: str) -> LLMTimeoutError:
+    return LLMTimeoutError("x", deadline=deadline)
+
+
+VERDICTS: list[tuple[LLMError, Verdict]] = [
+    (LLMConnectionError("x"), "unreachable"),
+    (LLMConnectionError("x", temporary=False), "unreachable"),  # a certificate that is not trusted
+    (passed("connect"), "unreachable"),
+    (ServerBusyError("x", status_code=503), "busy"),
+    (ServerBusyError("x", status_code=429), "busy"),
+    (ServerBusyError("x", status_code=408), "busy"),
+    (ModelNotFoundError("x", status_code=404), "lacks the model"),
+    (ServerError("x", status_code=500, temporary=True), "broken"),
+    (ServerError("x", status_code=502, temporary=True), "broken"),
+    (ServerError("x", temporary=True), "broken"),  # in a line of the answer
+    (StreamInterruptedError("x", temporary=True), "broken"),
+    (QuotaExceededError("x", status_code=429), "broken"),
+    (QuotaExceededError("x", status_code=402), "broken"),
+    (AuthenticationError("x", status_code=401), "refuses us"),
+    (AuthenticationError("x", status_code=403), "refuses us"),
+    (passed("first_chunk_timeout"), "hangs"),
+    (passed("chunk_timeout"), "hangs"),
+    (passed("tool_call_timeout"), "hangs"),
+    (passed("stream_timeout"), "not the host's"),
+    (passed("timeout"), "not the host's"),
+    (BadRequestError("x", status_code=400), "not the host's"),
+    (BadRequestError("x", status_code=404), "not the host's"),
+    (ContextWindowExceededError("x", status_code=400), "not the host's"),
+    (ServerError("x", status_code=500), "not the host's"),
+    (StreamInterruptedError("x"), "not the host's"),  # the model repeated itself
+    (ToolCallParseError("x"), "not the host's"),
+    (MalformedResponseError("x"), "not the host's"),
+    (OutputValidationError("x"), "not the host's"),
+    (QueueFullError("x"), "not the host's"),
+    (LLMError("x"), "not the host's"),
+]
+
+
+def named(error: LLMError) -> str:
+    details = (error.status_code, getattr(error, "deadline", None), "can heal" if error.temporary else None)
+    return " ".join([type(error).__name__, *(str(detail) for detail in details if detail)])
+
+
+@pytest.mark.parametrize(("error", "found"), [pytest.param(*row, id=named(row[0])) for row in VERDICTS])
+def test_what_a_failure_says_of_the_host(error: LLMError, found: Verdict) -> None:
+    assert verdict(error, loading=False) == found
+
+
+@pytest.mark.parametrize(("error", "found"), [pytest.param(*row, id=named(row[0])) for row in VERDICTS])
+def test_a_host_that_loads_for_the_request_does_not_hang(error: LLMError, found: Verdict) -> None:
+    assert verdict(error, loading=True) == ("not the host's" if found == "hangs" else found)
+
+
+def test_every_error_has_its_verdict() -> None:
+    classes = {error for name in errors.__all__ if issubclass(error := getattr(errors, name), LLMError)}
+    assert {type(error) for error, _ in VERDICTS} == classes
+
+
+# What differs
+
+
+def state(url: str, **loaded: int | None) -> HostState:
+    models = {name: Loaded(digest="x", context_length=length) for name, length in loaded.items()}
+    return HostState(url, True, "", "", models, 1, 0, 0.0, None)
+
+
+def pulled(**digests: str) -> dict[str, tuple[int, str]]:
+    return {name: (1, digest) for name, digest in digests.items()}
+
+
+@pytest.mark.parametrize(
+    ("states", "listed", "found"),
+    [
+        ([], {}, []),
+        ([state("a", m=4096), state("b", m=4096)], {"a": pulled(m="1"), "b": pulled(m="1")}, []),
+        ([state("a", m=4096), state("b")], {"a": pulled(m="1")}, []),
+        ([state("a", m=4096), state("b", n=8192)], {"a": pulled(m="1"), "b": pulled(n="2")}, []),
+        (
+            [state("a", m=4096), state("b")],
+            {"a": pulled(m="1" * 20), "b": pulled(m="2" * 20)},
+            [f"m is not the same model on all hosts ({'1' * 12} on a, {'2' * 12} on b): pull it again where it is old"],
+        ),
+        (
+            [state("a", m=4096), state("b", m=32768)],
+            {},
+            ["m has another context window on each host (4096 tokens on a, 32768 tokens on b): set num_ctx"],
+        ),
+        ([state("a", m=None), state("b", m=4096)], {}, []),  # 0.9.3 does not say
+        ([state("a", m=4096), state("b", m=4096)], {"a": pulled(m=""), "b": pulled(m="2")}, []),
+    ],
+)
+def test_what_differs_between_hosts(states: list[HostState], listed: dict[str, Any], found: list[str]) -> None:
+    assert differences(states, listed) == found
+
+
+def test_what_differs_for_one_model() -> None:
+    states = [state("a", m=1, n=1), state("b", m=2, n=2)]
+    assert len(differences(states, {})) == 2
+    (found,) = differences(states, {}, "n")
+    assert found.startswith("n has another context window")
+    # A model that is loaded nowhere yet may still be another one elsewhere.
+    assert differences([], {"a": pulled(m="1"), "b": pulled(m="2")}) == []
+    assert len(differences([], {"a": pulled(m="1"), "b": pulled(m="2")}, "m")) == 1
+
+
+# What becomes of a host
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_pool(count: int = 2, **settings: Any) -> tuple[Pool, Clock]:
+    clock = Clock()
+    fleet = Fleet([Standing(f"http://{number}", **settings) for number in range(count)])
+    servers = {host: cast("Server", SimpleNamespace(url=host.url)) for host in fleet.hosts}
+    return Pool(servers, Dispatcher(fleet, clock=clock), 5.0), clock
+
+
+def hosts_of(pool: Pool) -> list[Standing]:
+    return list(pool.servers)
+
+
+def test_a_host_that_cannot_be_reached_is_out_and_comes_back_on_trial() -> None:
+    pool, clock = a_pool(slots=4)
+    host, other = hosts_of(pool)
+    assert pool.failed(host, Wanted("m:latest"), LLMConnectionError("nobody is there"))
+    state, _ = pool.states()
+    assert (state.up, state.why_not) == (False, "nobody is there")
+    assert 0.8 <= host.out_until - clock.now <= 1.2
+    clock.now = host.out_until
+    assert pool.states()[0].up
+    assert (host.room(), other.room()) == (1, 4)
+    pool.works(host)
+    assert host.room() == 4
+    assert pool.states()[0].why_not == ""
+
+
+def test_what_fails_together_is_one_failure() -> None:
+    # Once wrong: ten requests under way at a host that died put it out for a minute
+    pool, clock = a_pool(slots=10)
+    host, _ = hosts_of(pool)
+    for _ in range(10):
+        pool.failed(host, Wanted("m:latest"), LLMConnectionError("x"))
+    assert host.failures == 1
+    assert host.out_until - clock.now <= 1.2
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(None, 1.0), (7.0, 7.0), (3600.0, 60.0)])
+def test_a_busy_host_pauses_and_is_not_blamed(asked: float | None, seconds: float) -> None:
+    # Once wrong: a Retry-After of an hour from all hosts was waited for
+    pool, clock = a_pool(slots=4)
+    host, _ = hosts_of(pool)
+    error = ServerBusyError("x", status_code=503)
+    error.retry_after = asked
+    assert pool.failed(host, Wanted("m:latest"), error)
+    assert host.out_until - clock.now == seconds
+    pool.works(host)  # an answer that was under way
+    assert not pool.states()[0].up
+    clock.now += seconds
+    assert pool.states()[0].up
+    assert host.room() == 4
+
+
+def test_a_busy_host_that_learns_its_slots_gets_one_less() -> None:
+    pool, _ = a_pool(slots=4, auto=True)
+    host, _ = hosts_of(pool)
+    pool.failed(host, Wanted("m:latest"), ServerBusyError("x"))
+    assert host.slots == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"), [(ModelNotFoundError("x"), 60.0), (ServerError("x", temporary=True), 30.0)]
+)
+def test_a_host_that_fails_with_a_model_gets_others(error: LLMError, seconds: float) -> None:
+    pool, clock = a_pool()
+    host, _ = hosts_of(pool)
+    assert pool.failed(host, Wanted("m:latest"), error)
+    assert not host.may_have("m:latest", clock.now + seconds - 0.1)
+    assert host.may_have("m:latest", clock.now + seconds)
+    assert host.may_have("n:latest", clock.now)
+    assert pool.states()[0].up
+
+
+@pytest.mark.parametrize("error", [AuthenticationError("x", status_code=401), passed("first_chunk_timeout")])
+def test_the_last_host_stays(error: LLMError) -> None:
+    # Once wrong: where all hosts refused the key, the next call waited for ten minutes
+    pool, clock = a_pool(3)
+    for host in hosts_of(pool):
+        assert pool.failed(host, Wanted("m:latest"), error)
+    assert [state.up for state in pool.states()] == [False, False, True]
+    clock.now += 10
+    assert [state.up for state in pool.states()] == [False, False, True]
+
+
+@pytest.mark.parametrize("model", ["gpt-oss:120b-cloud", "glm-4.6:cloud"])
+def test_a_host_without_an_account_loses_its_cloud_models_alone(model: str) -> None:
+    # Once wrong: a host that was not signed in at ollama.com was out for ten minutes
+    pool, clock = a_pool()
+    host, _ = hosts_of(pool)
+    assert pool.failed(host, Wanted(model), AuthenticationError("x", status_code=401))
+    assert pool.states()[0].up
+    assert not host.may_have(model, clock.now)
+
+
+def test_a_refusal_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    pool, _ = a_pool()
+    host, other = hosts_of(pool)
+    for _ in range(3):
+        pool.failed(host, Wanted("m:latest"), AuthenticationError("the key is wrong"))
+    assert [record.getMessage() for record in caplog.records] == ["the key is wrong; the other hosts are asked"]
+    pool.failed(other, Wanted("m:latest"), AuthenticationError("the other key is wrong"))
+    assert len(caplog.records) == 2
+
+
+def test_a_request_that_is_to_blame_says_nothing_of_the_host() -> None:
+    pool, _ = a_pool()
+    host, _ = hosts_of(pool)
+    assert not pool.failed(host, Wanted("m:latest"), BadRequestError("x"))
+    assert pool.states()[0].up
+    assert host.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("placeholder", "silent", "moves"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_a_host_hangs_unless_it_loads(placeholder: bool, silent: bool, moves: bool) -> None:
+    # Once wrong: a host that answered nothing at all was taken to be loading, and never left
+    pool, _ = a_pool()
+    host, _ = hosts_of(pool)
+    host.loaded["m:latest"] = Loaded() if placeholder else Loaded(digest="x")
+    if silent:
+        pool.scout._silent.add(host)
+    assert pool.failed(host, Wanted("m:latest"), passed("first_chunk_timeout")) is moves
+    assert pool.states()[0].up is not moves
+
+
+def test_which_hosts_are_left() -> None:
+    pool, clock = a_pool(3)
+    one, two, three = hosts_of(pool)
+    wanted = Wanted("m:latest", tried=frozenset({one}))
+    assert pool.is_left(wanted)
+    pool.failed(two, wanted, ModelNotFoundError("x"))
+    pool.failed(three, wanted, LLMConnectionError("x"))
+    assert not pool.is_left(wanted)
+    assert pool.is_left(wanted, waits=True)  # the third will be back
+    clock.now += 1.2
+    assert pool.is_left(wanted)
+    assert not pool.is_left(Wanted("m:latest", tried=frozenset({one, three})), waits=True)
+
+
+def test_a_model_that_no_host_lists_is_asked_of_each_once() -> None:
+    # It may have been pulled since, or be listed under another name.
+    pool, clock = a_pool(2)
+    one, two = hosts_of(pool)
+    one.pulled = two.pulled = {}
+    wanted = Wanted("m:latest", tried=frozenset({one}))
+    assert pool.is_left(wanted)
+    pool.failed(one, wanted, ModelNotFoundError("x"))
+    pool.failed(two, wanted, ModelNotFoundError("x"))
+    assert not pool.is_left(wanted, waits=True)
+    clock.now += 61
+    assert pool.is_left(wanted)
+
+
+def test_an_error_names_the_hosts_that_lack_a_model() -> None:
+    pool, _ = a_pool(7)
+    wanted = Wanted("m:latest")
+    error = ModelNotFoundError("there is no m")
+    for host in hosts_of(pool)[1:]:
+        pool.failed(host, wanted, error)
+    pool.name_lacking(wanted, error)
+    assert error.message == "there is no m"  # one may have it
+    hosts_of(pool)[0].pulled = {}
+    pool.name_lacking(wanted, error)
+    listed = ", ".join(f"http://{number}" for number in range(5))
+    assert error.message == f"there is no m (it is on none of {listed} and 2 more)"

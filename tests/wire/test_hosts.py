@@ -1,0 +1,482 @@
+"""Several hosts: which is asked next, what waits, and what comes back. The faults themselves are in tests/matrix."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from farm import ASK, MODEL, asked, farm, load, pool_of, provider_of
+
+from namel3ss_ollama import (
+    AuthenticationError,
+    BadRequestError,
+    LLMConnectionError,
+    LLMTimeoutError,
+    ModelNotFoundError,
+    OllamaProvider,
+    QueueFullError,
+    RetryPolicy,
+    ServerBusyError,
+    StreamConfig,
+    instant_retries,
+)
+from namel3ss_ollama.hosts import Host, Hosts
+from namel3ss_ollama.testing import Gate, Model, OllamaServer
+
+Make = Callable[..., OllamaProvider]
+HANGS = StreamConfig(first_chunk_timeout=0.2)
+
+
+@pytest.fixture
+def servers(request: pytest.FixtureRequest) -> Iterator[list[OllamaServer]]:
+    with farm(getattr(request, "param", 3)) as servers:
+        load(servers)
+        yield servers
+
+
+@pytest.fixture
+async def make(servers: list[OllamaServer], transport: str) -> AsyncIterator[Make]:
+    """Makes providers for the servers, which leave nothing open."""
+    made: list[OllamaProvider] = []
+
+    def factory(**settings: Any) -> OllamaProvider:
+        hosts = settings.pop("hosts", servers)
+        made.append(provider_of(hosts, **{"transport": transport, **settings}))
+        return made[-1]
+
+    with instant_retries():
+        yield factory
+    for provider in made:
+        assert (provider.stats().running, provider.stats().queued) == (0, 0)
+        assert [state.in_flight for state in provider.hosts()] == [0] * len(provider.hosts())
+        await provider.aclose()
+    for server in servers:
+        if server.running:
+            await server.wait_for_async(lambda s: s.open_connections == 0)
+
+
+def up(provider: OllamaProvider) -> list[bool]:
+    return [state.up for state in provider.hosts()]
+
+
+def by_url(servers: list[OllamaServer], url: str) -> OllamaServer:
+    return next(server for server in servers if server.url == url)
+
+
+# Answers
+
+
+async def test_an_answer_says_which_host_it_is_of(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make()
+    answer = await provider.achat(ASK)
+    (at,) = [server for server in servers if asked([server]) == [1]]
+    assert answer.host == at.url
+    stream = provider.stream_chat(ASK)
+    assert stream.host == ""
+    texts = [chunk.content async for chunk in stream]
+    assert "".join(texts) == answer.content
+    assert stream.host in [server.url for server in servers]
+    assert sum(asked(servers)) == 2
+
+
+@pytest.mark.parametrize("servers", [2, 5], indirect=True)
+async def test_requests_at_once_are_spread_and_no_host_gets_more_than_its_slots(
+    make: Make, servers: list[OllamaServer]
+) -> None:
+    gate = Gate()
+    for server in servers:
+        server.reply("fine", gate=gate, path="/api/chat")
+    provider = make(slots=2)
+    count = 2 * len(servers)
+    tasks = [asyncio.create_task(provider.achat(ASK)) for _ in range(count + 3)]
+    for server in servers:
+        await server.wait_for_async(lambda s: s.active_requests == 2)
+    assert (provider.stats().running, provider.stats().queued) == (count, 3)
+    gate.open()
+    assert {answer.content for answer in await asyncio.gather(*tasks)} == {"fine"}
+
+
+async def test_a_conversation_stays_at_its_host(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make()
+    pool_of(provider).dispatcher._fleet.rng.random = iter([0.9, 0.1, 0.5, 0.7] * 20).__next__  # type: ignore[method-assign] -- chance would have it elsewhere
+    hosts = []
+    messages = [{"role": "user", "content": "one"}]
+    for turn in range(5):
+        answer = await provider.achat(messages)
+        hosts.append(answer.host)
+        messages += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": f"and {turn}"}]
+    assert len(set(hosts)) == 1
+
+
+async def test_a_model_that_one_host_has_loaded_is_asked_there(make: Make, servers: list[OllamaServer]) -> None:
+    load(servers[2:], "qwen3")
+    provider = make()
+    for _ in range(3):
+        assert (await provider.achat(ASK, model="qwen3")).host == servers[2].url
+    assert (await provider.achat(ASK, model="qwen3:latest")).host == servers[2].url
+
+
+async def test_hosts_with_paths_and_keys_of_their_own(servers: list[OllamaServer], transport: str) -> None:
+    hosts = Hosts(
+        [
+            Host(servers[0].url, api_key="one"),
+            Host(servers[1].url, headers={"x-of": "two"}),
+            f"http://me:three@{servers[2].url[7:]}",
+        ]
+    )
+    async with OllamaProvider(MODEL, hosts, api_key="all", headers={"x-for": "all"}, transport=transport) as provider:
+        await provider.look_at_hosts()
+        sent = [server.requests[-1].headers for server in servers]
+        assert [headers.get("authorization", "")[:9] for headers in sent] == ["Bearer on", "Bearer al", "Basic bWU"]
+        assert [headers.get("x-of") for headers in sent] == [None, "two", None]
+        assert {headers.get("x-for") for headers in sent} == {"all"}
+
+
+async def test_a_client_of_the_callers_is_used_for_all_hosts(servers: list[OllamaServer]) -> None:
+    async with httpx.AsyncClient() as client:
+        provider = OllamaProvider(MODEL, [server.url for server in servers], http_client=client)
+        await asyncio.gather(*(provider.achat(ASK) for _ in range(3)))
+        assert asked(servers) == [1, 1, 1]
+        await provider.aclose()
+        assert not client.is_closed
+
+
+async def test_embeddings_go_to_hosts_and_elsewhere_too(make: Make, servers: list[OllamaServer]) -> None:
+    for server in servers[:2]:
+        server.fault("status", status=503, path="/api/embed")
+    provider = make()
+    answer = await provider.embed(["a", "b"], model="all-minilm")
+    assert len(answer.embeddings) == 2
+    assert asked(servers, "/api/embed")[2] == 1
+    assert max(asked(servers, "/api/embed")) == 1
+
+
+async def test_the_numbers_of_each_host(make: Make, servers: list[OllamaServer]) -> None:
+    servers[0].fault("status", status=503, path="/api/chat")
+    provider = make()
+    await asyncio.gather(*(provider.achat(ASK) for _ in range(6)))
+    _ = [chunk async for chunk in provider.stream_chat(ASK)]
+    stats = provider.stats()
+    one, two, three = (stats.by_host[server.url] for server in servers)
+    assert (one.succeeded, one.failed, one.total_tokens) == (0, asked(servers)[0], 0)
+    assert two.failed == three.failed == 0
+    assert two.succeeded + three.succeeded == stats.generations_succeeded == 7
+    assert two.total_tokens + three.total_tokens == stats.total_tokens > 0
+    assert sum(numbers.queue_seconds for numbers in stats.by_host.values()) == pytest.approx(stats.queue_seconds)
+
+
+# Failures before anything was handed out
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_the_next_host_is_asked_at_once_and_each_once(
+    make: Make, servers: list[OllamaServer], streaming: bool
+) -> None:
+    refusing = servers[:2]
+    for server in refusing:
+        server.refuse()
+    provider = make(eject=60)
+    if streaming:
+        answer = "".join([chunk.content async for chunk in provider.stream_chat(ASK)])
+    else:
+        answer = (await provider.achat(ASK)).content
+    assert answer
+    assert asked(servers) == [0, 0, 1]
+    assert up(provider) == [False, False, True]
+    assert all("cannot connect" in state.why_not for state in provider.hosts()[:2])
+
+
+async def test_a_host_that_dies_between_two_requests_costs_no_call(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make(eject=60)
+    first = await provider.achat(ASK)
+    at = by_url(servers, first.host)
+    at.fault("reset_before_headers", path="/api/chat")
+    answers = [await provider.achat(ASK) for _ in range(4)]
+    assert first.host not in {answer.host for answer in answers}
+    assert up(provider).count(False) == 1
+
+
+@pytest.mark.parametrize("status", [503, 429])
+async def test_a_busy_host_pauses_as_long_as_it_asks(make: Make, servers: list[OllamaServer], status: int) -> None:
+    servers[0].fault("status", status=status, retry_after=30, path="/api/chat")
+    servers[1].refuse()
+    servers[2].refuse()
+    provider = make(eject=0.05)
+    with pytest.raises(LLMConnectionError):
+        await provider.achat(ASK, timeout=5)
+    state = provider.hosts()[0]
+    assert not state.up
+    assert "takes no more requests" in state.why_not
+    standing = next(iter(pool_of(provider).servers))
+    assert standing.out_until - time.monotonic() == pytest.approx(30, abs=3)
+    assert standing.failures == 0
+    assert asked(servers)[0] == 1
+
+
+async def test_a_model_that_a_host_lacks_is_not_asked_of_it_again(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make()
+    await provider.look_at_hosts()
+    for server in servers[:2]:  # since then it was deleted
+        server.models.remove(MODEL)
+    for _ in range(5):
+        assert (await provider.achat(ASK)).host == servers[2].url
+    assert max(asked(servers)[:2]) <= 1
+    assert up(provider) == [True] * 3
+
+
+async def test_a_model_that_all_hosts_lack(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make()
+    with pytest.raises(ModelNotFoundError, match="ollama pull nope") as caught:
+        await provider.achat(ASK, model="nope")
+    assert f"(it is on none of {', '.join(server.url for server in servers)})" in caught.value.message
+    assert asked(servers) == [1, 1, 1]
+    with pytest.raises(ModelNotFoundError, match="it is on none of"):
+        await provider.achat(ASK, model="nope")
+    assert sum(asked(servers)) == 4  # one of them, for its error
+
+
+async def test_a_model_that_was_pulled_since_is_found(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make()
+    await provider.look_at_hosts()
+    servers[1].models.add(Model("new"))
+    assert (await provider.achat(ASK, model="new")).host == servers[1].url
+
+
+async def test_a_host_that_is_down_may_have_what_another_lacks(make: Make, servers: list[OllamaServer]) -> None:
+    # Once wrong: "model not found" while the host that has it restarted
+    provider = make(eject=0.05, eject_max=0.1)
+    await provider.look_at_hosts()
+    for server in servers[1:]:
+        server.models.remove(MODEL)
+    servers[0].refuse()
+    ask = asyncio.create_task(provider.achat(ASK))
+    for server in servers[1:]:
+        await server.wait_for_async(lambda s: asked([s]) == [1])
+    servers[0].accept()
+    assert (await ask).host == servers[0].url
+
+
+async def test_who_is_refused_is_warned_once_and_served_elsewhere(
+    make: Make, servers: list[OllamaServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    servers[0].fault("status", status=401, path="/api/chat")
+    provider = make()
+    for _ in range(5):
+        await asyncio.gather(*(provider.achat(ASK) for _ in range(3)))
+    assert asked(servers)[0] == 1
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.getMessage().startswith(f"{servers[0].url} refused access (401")
+    assert record.getMessage().endswith("; the other hosts are asked")
+
+
+async def test_hosts_that_all_refuse_say_so_at_once_each_time(make: Make, servers: list[OllamaServer]) -> None:
+    for server in servers:
+        server.fault("status", status=401, path="/api/chat")
+    provider = make()
+    for calls in (3, 4, 5):
+        with pytest.raises(AuthenticationError):
+            await asyncio.wait_for(provider.achat(ASK), 5)
+        assert sum(asked(servers)) == calls
+
+
+async def test_a_request_that_is_wrong_is_asked_of_one_host(make: Make, servers: list[OllamaServer]) -> None:
+    for server in servers:
+        server.fault("status", status=400, path="/api/chat")
+    provider = make()
+    with pytest.raises(BadRequestError):
+        await provider.achat(ASK)
+    assert sum(asked(servers)) == 1
+    assert up(provider) == [True] * 3
+
+
+async def test_without_retries_nothing_is_asked_elsewhere(make: Make, servers: list[OllamaServer]) -> None:
+    for server in servers:
+        server.fault("status", status=503, path="/api/chat")
+    provider = make(retry=RetryPolicy.off())
+    with pytest.raises(ServerBusyError):
+        await provider.achat(ASK)
+    assert sum(asked(servers)) == 1
+    assert provider.stats().retries == 0
+
+
+async def test_moves_are_paid_out_of_the_retry_budget(make: Make, servers: list[OllamaServer]) -> None:
+    for server in servers:
+        server.fault("status", status=500, message="llama runner process has terminated", path="/api/chat")
+    provider = make(retry=RetryPolicy(budget=0.0, budget_reserve=1))  # and one a slot, of which there are three
+    for _ in range(6):
+        with pytest.raises(Exception, match="runner process"):
+            await provider.achat(ASK)
+    assert provider.stats().retries == 4
+    assert sum(asked(servers)) == 6 + 4
+
+
+# Hosts that hang
+
+
+async def test_a_host_that_hangs_is_left_and_another_answers(make: Make, servers: list[OllamaServer]) -> None:
+    # Once wrong: the deadline that had passed was held against the next host as well
+    provider = make(stream_config=HANGS)
+    first = await provider.achat(ASK)
+    at = by_url(servers, first.host)
+    at.fault("stall_before_headers", path="/api/chat")  # /api/ps goes on answering
+    answers = [await provider.achat(ASK) for _ in range(4)]
+    assert first.host not in {answer.host for answer in answers}
+    assert asked([at]) == [2]
+    assert up(provider).count(False) == 1
+    standing = next(host for host in pool_of(provider).servers if host.url == at.url)
+    assert standing.out_until - time.monotonic() == pytest.approx(30, abs=8)
+
+
+async def test_a_stream_that_stalls_before_its_first_chunk_comes_from_another_host(
+    make: Make, servers: list[OllamaServer]
+) -> None:
+    provider = make(stream_config=HANGS)
+    at = by_url(servers, (await provider.achat(ASK)).host)
+    at.fault("stall_before_headers", path="/api/chat")
+    stream = provider.stream_chat(ASK, timeout=10)
+    assert "".join([chunk.content async for chunk in stream])
+    assert stream.host != at.url
+
+
+async def test_a_stream_that_stalls_later_says_that_its_host_hangs(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make(stream_config=StreamConfig(chunk_timeout=0.1))
+    at = by_url(servers, (await provider.achat(ASK)).host)
+    at.fault("stall_mid_stream", path="/api/chat")
+    stream = provider.stream_chat(ASK)
+    with pytest.raises(LLMTimeoutError, match="chunk_timeout"):
+        _ = [chunk async for chunk in stream]
+    assert asked([at]) == [2]
+    assert up(provider).count(False) == 1
+    assert (await provider.achat(ASK)).host != at.url
+
+
+@pytest.mark.parametrize("servers", [2], indirect=True)
+async def test_the_last_host_is_not_left_for_hanging(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make(stream_config=HANGS)
+    for server in servers:
+        server.fault("stall_before_headers", path="/api/chat")
+    with pytest.raises(LLMTimeoutError, match="first_chunk_timeout"):
+        await provider.achat(ASK)
+    assert asked(servers) == [1, 1]
+    assert up(provider).count(True) == 1
+    for server in servers:
+        server.reset()
+    assert (await asyncio.wait_for(provider.achat(ASK), 5)).content  # and no half minute later
+
+
+async def test_a_host_that_loads_is_waited_for_and_the_others_do_not_load_too(make: Make) -> None:
+    with farm(2) as cold:
+        for server in cold:
+            server.fault("stall_before_headers", path="/api/chat")
+        provider = make(hosts=cold, stream_config=HANGS)
+        with pytest.raises(LLMTimeoutError, match="first_chunk_timeout"):
+            await provider.achat(ASK)
+        assert sum(asked(cold)) == 1
+        assert up(provider) == [True, True]
+        await provider.aclose()
+
+
+async def test_the_bound_on_the_call_holds_over_all_hosts(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make(stream_config=StreamConfig(first_chunk_timeout=0.3))
+    for server in servers:
+        server.fault("stall_before_headers", path="/api/chat")
+    began = time.monotonic()
+    with pytest.raises(LLMTimeoutError, match=r"timeout of 0\.5 s"):
+        await provider.achat(ASK, timeout=0.5)
+    assert time.monotonic() - began < 3
+    assert sum(asked(servers)) == 2
+
+
+# All out
+
+
+async def test_what_waits_for_a_host_gets_the_first_that_is_back(make: Make, servers: list[OllamaServer]) -> None:
+    for server in servers:
+        server.refuse()
+    provider = make(eject=0.2, eject_max=0.3, retry=RetryPolicy(attempts=30, budget=None))
+    tasks = [asyncio.create_task(provider.achat(ASK)) for _ in range(5)]
+    while up(provider) != [False] * 3:
+        await asyncio.sleep(0.01)
+    servers[1].accept()
+    assert {answer.host for answer in await asyncio.gather(*tasks)} == {servers[1].url}
+
+
+async def test_a_newcomer_waits_for_hosts_that_are_all_out_and_does_not_fail(
+    make: Make, servers: list[OllamaServer]
+) -> None:
+    for server in servers:
+        server.refuse()
+    provider = make(eject=0.5, retry=RetryPolicy.off())
+    await provider.look_at_hosts()
+    assert up(provider) == [False] * 3
+    for server in servers:
+        server.accept()
+    assert (await provider.achat(ASK)).content
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "match"),
+    [
+        ({"timeout": 0.3}, LLMTimeoutError, r"timeout of 0.3 s passed; .* \(no host is up: http://\S+: cannot connect"),
+        ({"queue_timeout": 0.3}, QueueFullError, r"^no host was up within queue_timeout=0.3 s \(http://\S+: cannot"),
+    ],
+)
+async def test_the_wait_for_a_host_is_bounded_and_says_what_they_failed_with(
+    make: Make, servers: list[OllamaServer], limits: dict[str, float], error: type[Exception], match: str
+) -> None:
+    for server in servers:
+        server.refuse()
+    provider = make(eject=30, **limits)
+    await provider.look_at_hosts()
+    with pytest.raises(error, match=match):
+        await provider.achat(ASK)
+
+
+async def test_a_host_that_comes_back_gets_one_request_until_that_succeeded(
+    make: Make, servers: list[OllamaServer]
+) -> None:
+    provider = make(hosts=servers[:1], slots=4, eject=0.2, eject_max=0.2)
+    servers[0].refuse()
+    await provider.look_at_hosts()
+    gate = Gate()
+    servers[0].reply("fine", gate=gate, path="/api/chat")
+    servers[0].accept()
+    tasks = [asyncio.create_task(provider.achat(ASK)) for _ in range(6)]
+    await servers[0].wait_for_async(lambda _: gate.waiting == 1)
+    assert (provider.stats().running, provider.stats().queued) == (1, 5)
+    gate.step()
+    await servers[0].wait_for_async(lambda _: gate.waiting == 4)
+    gate.open()
+    await asyncio.gather(*tasks)
+    assert provider.hosts()[0].why_not == ""
+
+
+async def test_a_nested_request_does_not_wait_for_the_stream_around_it(make: Make, servers: list[OllamaServer]) -> None:
+    provider = make(hosts=servers[:2])
+    outer = [provider.stream_chat(ASK) for _ in range(2)]
+    async with outer[0], outer[1]:
+        for stream in outer:
+            await stream.__anext__()
+        assert (await asyncio.wait_for(provider.achat(ASK), 5)).content
+
+
+# Where an answer had begun to reach the caller
+
+
+async def test_a_stream_that_breaks_is_not_asked_for_again(make: Make, servers: list[OllamaServer]) -> None:
+    for server in servers:
+        server.fault("cut", path="/api/chat")
+    provider = make()
+    heard = ""
+    with pytest.raises(Exception, match="broke in the middle") as caught:
+        async for chunk in provider.stream_chat(ASK):
+            heard += chunk.content
+    assert heard
+    assert caught.value.partial.content == heard  # type: ignore[attr-defined] -- of an LLMError
+    assert caught.value.partial.host in [server.url for server in servers]  # type: ignore[attr-defined]
+    assert sum(asked(servers)) == 1
