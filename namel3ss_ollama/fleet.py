@@ -344,6 +344,13 @@ class Fleet:
             host.why_out = ""
         self._relist(host)
 
+    def works(self, host: Standing, model: str) -> None:
+        """The host answers with the model."""
+        self.heal(host)
+        if host.without.pop(model, None) is not None:
+            host.missing.pop(model, None)
+            self._relist(host)
+
     def advance(self, now: float) -> None:
         """Let hosts come back whose time is over, for one request each until that has succeeded."""
         while self._returns and self._returns[0][0] <= now:

@@ -240,10 +240,10 @@ class Pool:
             self._warn(f"{why}; the other hosts are asked")
         return found != "not the host's"
 
-    def works(self, host: Standing) -> None:
+    def works(self, host: Standing, model: str) -> None:
         """A host has begun to answer."""
-        if host.failures:
-            self.dispatcher.change(lambda fleet, _: fleet.heal(host))
+        if host.failures or model in host.without:
+            self.dispatcher.change(lambda fleet, _: fleet.works(host, model))
 
     def answered(self, turn: HostTurn, final: Mapping[str, Any]) -> None:
         """A host has answered; its last line tells how long the parts took."""
@@ -256,7 +256,7 @@ class Pool:
         cached = _count(final.get("prompt_eval_cached_count"))
 
         def learn(fleet: Fleet, now: float) -> None:
-            fleet.heal(host)
+            fleet.works(host, wanted.model)
             if not total:
                 return
             at_home = wanted.home is host or cached
@@ -414,7 +414,7 @@ class HostTurn(Turn):
                 self.watch.forgive()
                 logger.info("%s: %s; asking another host", host.url, type(error).__name__)
             else:
-                pool.works(host)
+                pool.works(host, wanted.model)
                 return result
 
     def answered(self, final: Mapping[str, Any]) -> None:
