@@ -465,6 +465,26 @@ async def test_a_nested_request_does_not_wait_for_the_stream_around_it(make: Mak
         assert (await asyncio.wait_for(provider.achat(ASK), 5)).content
 
 
+@pytest.mark.parametrize("style", ["async", "sync"])
+def test_what_is_nested_in_a_stream_that_came_from_the_next_host(
+    servers: list[OllamaServer], transport: str, style: str
+) -> None:
+    for server in servers[:2]:
+        server.fault("reset_before_headers", path="/api/chat")
+    provider = provider_of(servers, eject=60, transport=transport)
+
+    async def ask() -> list[str]:
+        return [(await provider.achat(ASK)).host async for _ in provider.stream_chat(ASK)]
+
+    if style == "async":
+        hosts = asyncio.run(asyncio.wait_for(ask(), 10))
+    else:
+        hosts = [provider.chat(ASK, timeout=10).host for _ in provider.stream(ASK)]
+    assert set(hosts) == {servers[2].url}
+    assert (provider.stats().running, provider.stats().queued) == (0, 0)
+    provider.close()
+
+
 # Where an answer had begun to reach the caller
 
 
