@@ -121,6 +121,39 @@ async def test_a_model_that_one_host_has_loaded_is_asked_there(make: Make, serve
     assert (await provider.achat(ASK, model="qwen3:latest")).host == servers[2].url
 
 
+async def test_windows_that_differ_are_warned_of_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        farm(1, version="0.30.0", context_length=4096) as small,
+        farm(2, version="0.30.0", context_length=32768) as large,
+    ):
+        hosts = [*small, *large]
+        load(hosts)
+        provider = make(hosts=hosts, refresh=0.01)
+        for _ in range(5):
+            await provider.look_at_hosts()
+            await provider.achat(ASK)
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert warning.startswith("llama3.2:latest has another context window on each host (4096 tokens on http://")
+        assert warning.endswith("): set num_ctx")
+        (known,) = pool_of(provider).differing(MODEL)
+        assert known.endswith("and 1 more): set num_ctx")
+        await provider.aclose()
+
+
+async def test_a_host_that_has_loaded_is_asked_what_it_has(make: Make) -> None:
+    with farm(2) as cold:
+        for server in cold:
+            server.reply("fine", load_duration=3 * 10**9, path="/api/chat")
+        provider = make(hosts=cold, refresh=60)
+        at = by_url(cold, (await provider.achat(ASK)).host)
+        await at.wait_for_async(lambda s: asked([s], "/api/ps") == [2])
+        standing = next(host for host in pool_of(provider).servers if host.url == at.url)
+        while not standing.loaded.get(f"{MODEL}:latest") or not standing.loaded[f"{MODEL}:latest"].digest:
+            await asyncio.sleep(0.001)
+        assert standing.pace[f"{MODEL}:latest"].load == 3.0
+        await provider.aclose()
+
+
 async def test_hosts_with_paths_and_keys_of_their_own(servers: list[OllamaServer], transport: str) -> None:
     hosts = Hosts(
         [
