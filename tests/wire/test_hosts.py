@@ -29,7 +29,7 @@ from namel3ss_ollama.hosts import Host, Hosts
 from namel3ss_ollama.testing import Gate, Model, OllamaServer
 
 Make = Callable[..., OllamaProvider]
-HANGS = StreamConfig(first_chunk_timeout=0.2)
+HANGS = StreamConfig(first_chunk_timeout=0.5)
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ async def test_a_busy_host_pauses_as_long_as_it_asks(make: Make, servers: list[O
     assert not state.up
     assert "takes no more requests" in state.why_not
     standing = next(iter(pool_of(provider).servers))
-    assert standing.out_until - time.monotonic() == pytest.approx(30, abs=3)
+    assert 10 < standing.out_until - time.monotonic() <= 30
     assert standing.failures == 0
     assert asked(servers)[0] == 1
 
@@ -362,7 +362,7 @@ async def test_a_host_that_hangs_is_left_and_another_answers(make: Make, servers
     assert asked([at]) == [2]
     assert up(provider).count(False) == 1
     standing = next(host for host in pool_of(provider).servers if host.url == at.url)
-    assert standing.out_until - time.monotonic() == pytest.approx(30, abs=8)
+    assert 10 < standing.out_until - time.monotonic() <= 1.2 * 30
 
 
 async def test_a_stream_that_stalls_before_its_first_chunk_comes_from_another_host(
@@ -377,7 +377,7 @@ async def test_a_stream_that_stalls_before_its_first_chunk_comes_from_another_ho
 
 
 async def test_a_stream_that_stalls_later_says_that_its_host_hangs(make: Make, servers: list[OllamaServer]) -> None:
-    provider = make(stream_config=StreamConfig(chunk_timeout=0.1))
+    provider = make(stream_config=StreamConfig(chunk_timeout=0.5))
     at = by_url(servers, (await provider.achat(ASK)).host)
     at.fault("stall_mid_stream", path="/api/chat")
     stream = provider.stream_chat(ASK)
@@ -415,13 +415,13 @@ async def test_a_host_that_loads_is_waited_for_and_the_others_do_not_load_too(ma
 
 
 async def test_the_bound_on_the_call_holds_over_all_hosts(make: Make, servers: list[OllamaServer]) -> None:
-    provider = make(stream_config=StreamConfig(first_chunk_timeout=0.3))
+    provider = make(stream_config=StreamConfig(first_chunk_timeout=0.6))
     for server in servers:
         server.fault("stall_before_headers", path="/api/chat")
     began = time.monotonic()
-    with pytest.raises(LLMTimeoutError, match=r"timeout of 0\.5 s"):
-        await provider.achat(ASK, timeout=0.5)
-    assert time.monotonic() - began < 3
+    with pytest.raises(LLMTimeoutError, match="timeout of 1 s"):
+        await provider.achat(ASK, timeout=1)
+    assert time.monotonic() - began < 5
     assert sum(asked(servers)) == 2
 
 
