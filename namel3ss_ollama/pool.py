@@ -255,6 +255,9 @@ class Pool:
         counted, written = _count(final.get("prompt_eval_count")), _count(final.get("eval_count"))
         cached = _count(final.get("prompt_eval_cached_count"))
 
+        # Of embeddings a server tells the total and the load alone: what of it was the wait is not known.
+        service = reading + writing or max(total - load, 0.0)
+
         def learn(fleet: Fleet, now: float) -> None:
             fleet.works(host, wanted.model)
             if not total:
@@ -264,9 +267,9 @@ class Pool:
                 host,
                 wanted.model,
                 now,
-                wait=max(total - load - reading - writing, 0.0),
+                wait=max(total - load - service, 0.0),
                 load=load,
-                service=reading + writing,
+                service=service,
                 prefill=counted / reading if counted and reading and not at_home else None,
                 decode=written / writing if written and writing else None,
             )
@@ -311,7 +314,8 @@ class Pool:
     def _compare(self) -> None:
         """Warn of what differs between hosts for a model that is loaded on several."""
         for difference in differences(self.states(), dict(self._pulled())):
-            self._warn(str(difference))
+            # once, however many hosts load it later
+            self._warn(str(difference), difference.what.partition(" (")[0])
 
     def _pulled(self) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:
         def read(fleet: Fleet, _: float) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:
@@ -323,9 +327,9 @@ class Pool:
         """What differs between the hosts for a model, in words."""
         return differences(self.states(), dict(self._pulled()), tagged(model))
 
-    def _warn(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
+    def _warn(self, message: str, once: str | None = None) -> None:
+        if (once or message) not in self._warned:
+            self._warned.add(once or message)
             logger.warning("%s", message)
 
 
@@ -451,21 +455,30 @@ def differences(
     for name in sorted({model} if model is not None else loaded):
         digests = {url: models[name][1][:12] for url, models in pulled.items() if name in models and models[name][1]}
         if len(set(digests.values())) > 1:
-            listed = ", ".join(f"{digest} on {url}" for url, digest in digests.items())
             found.append(
-                Problem(f"{name} is not the same model on all hosts ({listed})", "pull it again where it is old")
+                Problem(
+                    f"{name} is not the same model on all hosts ({_grouped(digests)})", "pull it again where it is old"
+                )
             )
         windows = {
-            state.url: known.context_length
+            state.url: f"{known.context_length} tokens"
             for state in states
             if (known := state.loaded.get(name)) is not None and known.context_length
         }
         if len(set(windows.values())) > 1:
-            listed = ", ".join(f"{window} tokens on {url}" for url, window in windows.items())
-            found.append(
-                Problem(f"{name} does not have the same context window on all hosts ({listed})", "set num_ctx")
-            )
+            what = f"{name} does not have the same context window on all hosts ({_grouped(windows)})"
+            found.append(Problem(what, "set num_ctx"))
     return found
+
+
+def _grouped(values: Mapping[str, str]) -> str:
+    """Each value with a host that has it, and how many more have."""
+    hosts: dict[str, list[str]] = {}
+    for url, value in values.items():
+        hosts.setdefault(value, []).append(url)
+    return ", ".join(
+        f"{value} on {urls[0]}{f' and {len(urls) - 1} more' if len(urls) > 1 else ''}" for value, urls in hosts.items()
+    )
 
 
 def _is_cloud(model: str) -> bool:

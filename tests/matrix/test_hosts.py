@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from farm import ASK, asked, farm, load, provider_of
@@ -17,9 +19,12 @@ from namel3ss_ollama import (
     LLMTimeoutError,
     ModelNotFoundError,
     OllamaProvider,
+    StreamConfig,
 )
 from namel3ss_ollama.testing import OllamaServer
 
+LONGER = 5
+DEADLINES = ("first_chunk_timeout", "chunk_timeout", "stream_timeout")
 CELLS = [
     pytest.param(row, mode, id=f"{row.name}-{mode}")
     for row in ROWS
@@ -49,7 +54,19 @@ def servers(all_servers: list[OllamaServer], monkeypatch: pytest.MonkeyPatch) ->
 def made(servers: list[OllamaServer], row: Row) -> OllamaProvider:
     for server in servers:
         server.reply(row.reply, path="/api/chat")
-    return provider_of(servers, eject=0.01, eject_max=0.02, **row.settings)
+    return provider_of(servers, eject=0.01, eject_max=0.02, **patient(row.settings))
+
+
+def patient(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a row with longer deadlines, since the other hosts have to keep within them."""
+    result = dict(settings)
+    if "timeout" in result:
+        result["timeout"] *= LONGER
+    if "stream_config" in result:
+        config: StreamConfig = result["stream_config"]
+        short = {name: seconds for name in DEADLINES if (seconds := getattr(config, name)) is not None and seconds < 1}
+        result["stream_config"] = replace(config, **{name: LONGER * seconds for name, seconds in short.items()})
+    return result
 
 
 class Spoilt:

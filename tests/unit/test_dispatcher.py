@@ -333,6 +333,18 @@ async def test_a_host_that_fails_while_its_waiter_has_tried_the_others_is_not_wa
     assert (await asyncio.wait_for(moved, 1)).host is hosts[0]
 
 
+async def test_the_engine_in_this_process_is_asked_where_no_server_is_left() -> None:
+    dispatcher, hosts = a_dispatcher(1, 1, 1)
+    hosts[0].last_resort = True
+    slots = [await take(dispatcher) for _ in range(2)]
+    assert hosts[0] not in {slot.host for slot in slots}
+    assert dispatcher.try_acquire(Wanted(M)) is None  # the servers are busy, not gone
+    eject(dispatcher, *hosts[1:], seconds=60)
+    slot = await take(dispatcher)
+    assert slot.host is hosts[0]
+    assert dispatcher.try_acquire(Wanted(M)) is None
+
+
 async def test_who_waits_for_its_home_gets_another_host_when_that_is_worth_it(virtual: Virtual) -> None:
     dispatcher, hosts = a_dispatcher(1, 1)
     slot = await take(dispatcher, home=hosts[1])

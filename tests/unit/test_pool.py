@@ -27,9 +27,9 @@ from namel3ss_ollama.errors import (
     StreamInterruptedError,
     ToolCallParseError,
 )
-from namel3ss_ollama.fleet import Fleet, Loaded, Standing
+from namel3ss_ollama.fleet import Fleet, Loaded, Pace, Standing
 from namel3ss_ollama.hosts import HostState
-from namel3ss_ollama.pool import Pool, Verdict, differences, verdict
+from namel3ss_ollama.pool import HostTurn, Pool, Verdict, differences, verdict
 from namel3ss_ollama.server import Server
 
 
@@ -119,6 +119,11 @@ def pulled(**digests: str) -> dict[str, tuple[int, str]]:
             [state("a", m=4096), state("b", m=32768)],
             {},
             ["m has another context window on each host (4096 tokens on a, 32768 tokens on b): set num_ctx"],
+        ),
+        (
+            [state("a", m=4096), state("b", m=32768), state("c", m=4096), state("d", m=4096)],
+            {},
+            ["m has another context window on each host (4096 tokens on a and 2 more, 32768 tokens on b): set num_ctx"],
         ),
         ([state("a", m=None), state("b", m=4096)], {}, []),  # 0.9.3 does not say
         ([state("a", m=4096), state("b", m=4096)], {"a": pulled(m=""), "b": pulled(m="2")}, []),
@@ -271,6 +276,70 @@ def test_a_host_hangs_unless_it_loads(placeholder: bool, silent: bool, moves: bo
         pool.scout._silent.add(host)
     assert pool.failed(host, Wanted("m:latest"), passed("first_chunk_timeout")) is moves
     assert pool.states()[0].up is not moves
+
+
+SECOND = 10**9
+CHAT = {
+    "total_duration": 10 * SECOND, "load_duration": 0, "prompt_eval_count": 100, "prompt_eval_duration": SECOND,
+    "eval_count": 60, "eval_duration": 2 * SECOND,
+}  # fmt: skip
+
+
+def an_answer(pool: Pool, host: Standing, final: dict[str, Any], wanted: Wanted | None = None) -> None:
+    turn = SimpleNamespace(slot=SimpleNamespace(host=host), wanted=wanted or Wanted("m:latest"))
+    pool.answered(cast("HostTurn", turn), final)
+
+
+def test_an_answer_tells_how_fast_its_host_is_and_how_long_it_waited() -> None:
+    pool, clock = a_pool()
+    host, _ = hosts_of(pool)
+    an_answer(pool, host, CHAT)
+    assert host.pace["m:latest"] == Pace(
+        wait=7.0, wait_at=clock.now, prefill=100.0, decode=30.0, service=3.0, load=None
+    )
+    state = pool.states()[0]
+    assert (state.wait, state.tokens_per_second) == (7.0, 30.0)
+    clock.now += 10
+    assert pool.states()[0].wait == 3.5
+
+
+def test_what_was_cached_says_nothing_of_how_fast_prompts_are_read() -> None:
+    pool, _ = a_pool()
+    host, other = hosts_of(pool)
+    an_answer(pool, host, CHAT, Wanted("m:latest", home=host))
+    an_answer(pool, other, {**CHAT, "prompt_eval_cached_count": 50})
+    assert [standing.pace["m:latest"].prefill for standing in (host, other)] == [None, None]
+
+
+def test_an_answer_with_embeddings_was_no_wait() -> None:
+    # Once wrong: all of the time that vectors took was taken for a wait in the server's queue
+    pool, _ = a_pool(auto=True, slots=4)
+    host, _ = hosts_of(pool)
+    an_answer(pool, host, {"total_duration": 3 * SECOND, "load_duration": SECOND // 20, "prompt_eval_count": 9})
+    pace = host.pace["m:latest"]
+    assert (pace.wait, pace.service) == (0.0, pytest.approx(2.95))
+    assert host.slots == 4
+
+
+@pytest.mark.parametrize("final", [{}, {"total_duration": None}, {"total_duration": "x", "eval_count": True}])
+def test_an_answer_without_numbers_still_says_that_its_host_is_up(final: dict[str, Any]) -> None:
+    pool, _ = a_pool()
+    host, _ = hosts_of(pool)
+    pool.failed(host, Wanted("m:latest"), LLMConnectionError("x"))
+    an_answer(pool, host, final)
+    assert pool.states()[0].up
+    assert host.pace == {}
+
+
+def test_the_host_that_answered_is_the_conversations_home() -> None:
+    pool, _ = a_pool()
+    host, _ = hosts_of(pool)
+    messages = [{"role": "user", "content": "one"}]
+    an_answer(pool, host, CHAT, pool.wanted({"model": "m", "messages": messages}))
+    messages += [{"role": "assistant", "content": "x"}, {"role": "user", "content": "two"}]
+    again = pool.wanted({"model": "m", "messages": messages})
+    assert (again.home, again.saved) == (host, 1.0)  # 100 tokens, at 100 a second
+    assert pool.wanted({"model": "m", "messages": [{"role": "user", "content": "two"}]}).home is None
 
 
 def test_which_hosts_are_left() -> None:

@@ -29,7 +29,7 @@ from namel3ss_ollama.hosts import Host, Hosts
 from namel3ss_ollama.testing import Gate, Model, OllamaServer
 
 Make = Callable[..., OllamaProvider]
-HANGS = StreamConfig(first_chunk_timeout=0.2)
+HANGS = StreamConfig(first_chunk_timeout=0.5)
 
 
 @pytest.fixture
@@ -119,6 +119,39 @@ async def test_a_model_that_one_host_has_loaded_is_asked_there(make: Make, serve
     for _ in range(3):
         assert (await provider.achat(ASK, model="qwen3")).host == servers[2].url
     assert (await provider.achat(ASK, model="qwen3:latest")).host == servers[2].url
+
+
+async def test_windows_that_differ_are_warned_of_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        farm(1, version="0.30.0", context_length=4096) as small,
+        farm(2, version="0.30.0", context_length=32768) as large,
+    ):
+        hosts = [*small, *large]
+        load(hosts)
+        provider = make(hosts=hosts, refresh=0.01)
+        for _ in range(5):
+            await provider.look_at_hosts()
+            await provider.achat(ASK)
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert warning.startswith("llama3.2:latest has another context window on each host (4096 tokens on http://")
+        assert warning.endswith("): set num_ctx")
+        (known,) = pool_of(provider).differing(MODEL)
+        assert known.endswith("and 1 more): set num_ctx")
+        await provider.aclose()
+
+
+async def test_a_host_that_has_loaded_is_asked_what_it_has(make: Make) -> None:
+    with farm(2) as cold:
+        for server in cold:
+            server.reply("fine", load_duration=3 * 10**9, path="/api/chat")
+        provider = make(hosts=cold, refresh=60)
+        at = by_url(cold, (await provider.achat(ASK)).host)
+        await at.wait_for_async(lambda s: asked([s], "/api/ps") == [2])
+        standing = next(host for host in pool_of(provider).servers if host.url == at.url)
+        while not standing.loaded.get(f"{MODEL}:latest") or not standing.loaded[f"{MODEL}:latest"].digest:
+            await asyncio.sleep(0.001)
+        assert standing.pace[f"{MODEL}:latest"].load == 3.0
+        await provider.aclose()
 
 
 async def test_hosts_with_paths_and_keys_of_their_own(servers: list[OllamaServer], transport: str) -> None:
@@ -213,7 +246,7 @@ async def test_a_busy_host_pauses_as_long_as_it_asks(make: Make, servers: list[O
     assert not state.up
     assert "takes no more requests" in state.why_not
     standing = next(iter(pool_of(provider).servers))
-    assert standing.out_until - time.monotonic() == pytest.approx(30, abs=3)
+    assert 10 < standing.out_until - time.monotonic() <= 30
     assert standing.failures == 0
     assert asked(servers)[0] == 1
 
@@ -329,7 +362,7 @@ async def test_a_host_that_hangs_is_left_and_another_answers(make: Make, servers
     assert asked([at]) == [2]
     assert up(provider).count(False) == 1
     standing = next(host for host in pool_of(provider).servers if host.url == at.url)
-    assert standing.out_until - time.monotonic() == pytest.approx(30, abs=8)
+    assert 10 < standing.out_until - time.monotonic() <= 1.2 * 30
 
 
 async def test_a_stream_that_stalls_before_its_first_chunk_comes_from_another_host(
@@ -344,7 +377,7 @@ async def test_a_stream_that_stalls_before_its_first_chunk_comes_from_another_ho
 
 
 async def test_a_stream_that_stalls_later_says_that_its_host_hangs(make: Make, servers: list[OllamaServer]) -> None:
-    provider = make(stream_config=StreamConfig(chunk_timeout=0.1))
+    provider = make(stream_config=StreamConfig(chunk_timeout=0.5))
     at = by_url(servers, (await provider.achat(ASK)).host)
     at.fault("stall_mid_stream", path="/api/chat")
     stream = provider.stream_chat(ASK)
@@ -382,13 +415,13 @@ async def test_a_host_that_loads_is_waited_for_and_the_others_do_not_load_too(ma
 
 
 async def test_the_bound_on_the_call_holds_over_all_hosts(make: Make, servers: list[OllamaServer]) -> None:
-    provider = make(stream_config=StreamConfig(first_chunk_timeout=0.3))
+    provider = make(stream_config=StreamConfig(first_chunk_timeout=0.6))
     for server in servers:
         server.fault("stall_before_headers", path="/api/chat")
     began = time.monotonic()
-    with pytest.raises(LLMTimeoutError, match=r"timeout of 0\.5 s"):
-        await provider.achat(ASK, timeout=0.5)
-    assert time.monotonic() - began < 3
+    with pytest.raises(LLMTimeoutError, match="timeout of 1 s"):
+        await provider.achat(ASK, timeout=1)
+    assert time.monotonic() - began < 5
     assert sum(asked(servers)) == 2
 
 
@@ -463,6 +496,26 @@ async def test_a_nested_request_does_not_wait_for_the_stream_around_it(make: Mak
         for stream in outer:
             await stream.__anext__()
         assert (await asyncio.wait_for(provider.achat(ASK), 5)).content
+
+
+@pytest.mark.parametrize("style", ["async", "sync"])
+def test_what_is_nested_in_a_stream_that_came_from_the_next_host(
+    servers: list[OllamaServer], transport: str, style: str
+) -> None:
+    for server in servers[:2]:
+        server.fault("reset_before_headers", path="/api/chat")
+    provider = provider_of(servers, eject=60, transport=transport)
+
+    async def ask() -> list[str]:
+        return [(await provider.achat(ASK)).host async for _ in provider.stream_chat(ASK)]
+
+    if style == "async":
+        hosts = asyncio.run(asyncio.wait_for(ask(), 10))
+    else:
+        hosts = [provider.chat(ASK, timeout=10).host for _ in provider.stream(ASK)]
+    assert set(hosts) == {servers[2].url}
+    assert (provider.stats().running, provider.stats().queued) == (0, 0)
+    provider.close()
 
 
 # Where an answer had begun to reach the caller

@@ -32,7 +32,7 @@ async def test_one_of_three_is_killed_under_fifty_streams(
 ) -> None:
     """Twenty-four of fifty calls run, the others wait; the kill comes before or after the first chunks."""
     victim = processes[0]
-    provider = provider_of([process.url for process in processes], slots=SLOTS, transport=transport)
+    provider = provider_of([process.url for process in processes], slots=SLOTS, eject=60, transport=transport)
     heard: dict[int, str] = {}
     first = asyncio.Event()
 
@@ -87,7 +87,7 @@ async def test_a_host_that_hung_comes_back_with_one_good_answer(
     monkeypatch.setattr("namel3ss_ollama.pool._WEDGED_HOLDS", 0.5)
     with farm(2) as servers, instant_retries():
         load(servers)
-        config = StreamConfig(first_chunk_timeout=0.2)
+        config = StreamConfig(first_chunk_timeout=0.5)
         provider = provider_of(servers, slots=2, stream_config=config, transport=transport)
         url = await host_of(provider)
         at = next(server for server in servers if server.url == url)
