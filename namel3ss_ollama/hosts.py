@@ -106,15 +106,6 @@ class Hosts:
         for attribute, value in {"hosts": found, "resume": resume, **times}.items():
             object.__setattr__(self, attribute, value)
 
-    def unfit_for_pickling(self) -> str | None:
-        """What of this has no place in a provider's pickle, since it is secret; None if nothing has."""
-        for host in self.hosts:
-            kept = {"a key": host.api_key, "headers": host.headers, "a password": host.address.user}
-            for what, secret in kept.items():
-                if secret:
-                    return f"{what} for {host.address.url} alone"
-        return None
-
     def __len__(self) -> int:
         return len(self.hosts)
 

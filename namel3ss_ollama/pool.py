@@ -277,8 +277,7 @@ class Pool:
         self.dispatcher.change(learn)
         if wanted.key:
             self.dispatcher.remember_home(wanted.key, host, counted)
-        known = host.loaded.get(wanted.model)
-        if load > _SHORTEST_LOAD or known is None or known == Loaded():  # it has loaded something, maybe for this
+        if load > _SHORTEST_LOAD:
             self.scout.again(host)
 
     def is_left(self, wanted: Wanted, *, waits: bool = False) -> bool:

@@ -286,8 +286,6 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
         """
         http, limiter = self._http, self._limiter
         unfit = f"headers ({', '.join(self._own_headers)})" if self._own_headers else http.unfit_for_pickling()
-        if unfit is None and self._hosts is not None:
-            unfit = self._hosts.unfit_for_pickling()
         if unfit is not None:
             raise TypeError(f"a provider made with {unfit} cannot be pickled; make one where it is needed")
         settings = {

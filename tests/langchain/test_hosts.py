@@ -226,8 +226,6 @@ def test_a_wrong_address_names_the_argument(cls: Any, where: Any, says: str) -> 
 def test_settings_that_do_not_go_together(urls: list[str]) -> None:
     with pytest.raises(ValueError, match="userinfo: is of one address"):
         made(ChatOllama, urls, userinfo="user:word")
-    with pytest.raises(ValueError, match="api_key: base_url holds a user and password already"):
-        made(ChatOllama, [f"http://user:{SECRET}@a:1", "http://b:2"], api_key="k")
     shared = OllamaProvider("llama3.2", urls)
     for where in (None, urls, Hosts(urls), urls[0]):
         assert ChatOllama(provider=shared, base_url=where).base_url == Hosts(urls)

@@ -143,8 +143,6 @@ def test_a_wrong_address_names_the_argument(cls: Any, where: Any, says: str) -> 
 
 
 def test_settings_that_do_not_go_together(urls: list[str]) -> None:
-    with pytest.raises(ValueError, match="api_key: base_url holds a user and password already"):
-        made(Ollama, PRIVATE, api_key="k")
     shared = OllamaProvider("llama3.2", Hosts(urls, resume="auto"))
     for where in (None, urls[0], Hosts(urls, resume="auto")):
         llm = Ollama(provider=shared, base_url=where)

@@ -33,10 +33,10 @@ class Clock:
 
 
 def a_dispatcher(
-    *slots: int, clock: Callable[[], float] | None = None, **limits: Any
+    *slots: int, clock: Callable[[], float] | None = None, last_resort: int | None = None, **limits: Any
 ) -> tuple[Dispatcher, list[Standing]]:
     """Hosts with so many slots each, that all have the model `M` loaded."""
-    hosts = [Standing(f"http://{index}", slots=count) for index, count in enumerate(slots)]
+    hosts = [Standing(f"http://{i}", slots=count, last_resort=i == last_resort) for i, count in enumerate(slots)]
     fleet = Fleet(hosts, rng=random.Random(1))
     for host in hosts:
         fleet.learn_loaded(host, {M: Loaded(digest="x")})
@@ -334,8 +334,7 @@ async def test_a_host_that_fails_while_its_waiter_has_tried_the_others_is_not_wa
 
 
 async def test_the_engine_in_this_process_is_asked_where_no_server_is_left() -> None:
-    dispatcher, hosts = a_dispatcher(1, 1, 1)
-    hosts[0].last_resort = True
+    dispatcher, hosts = a_dispatcher(1, 1, 1, last_resort=0)
     slots = [await take(dispatcher) for _ in range(2)]
     assert hosts[0] not in {slot.host for slot in slots}
     assert dispatcher.try_acquire(Wanted(M)) is None  # the servers are busy, not gone

@@ -28,7 +28,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_repr_shows_a_secret() -> None:
-    assert repr(PRIVATE.hosts[1]) == "Host(url='http://b:2', slots=4)"
+    assert repr(PRIVATE.hosts[1]) == "Host('http://b:2', slots=4)"
     for shown in (repr(PRIVATE), str(PRIVATE), repr(PRIVATE.hosts[0]), repr(OllamaProvider("m", PRIVATE))):
         assert SECRET not in shown
         assert "http://" in shown

@@ -118,26 +118,28 @@ def pulled(**digests: str) -> dict[str, tuple[int, str]]:
         (
             [state("a", m=4096), state("b", m=32768)],
             {},
-            ["m has another context window on each host (4096 tokens on a, 32768 tokens on b): set num_ctx"],
+            ["m does not have the same context window on all hosts (4096 tokens on a, 32768 tokens on b): set num_ctx"],
         ),
         (
             [state("a", m=4096), state("b", m=32768), state("c", m=4096), state("d", m=4096)],
             {},
-            ["m has another context window on each host (4096 tokens on a and 2 more, 32768 tokens on b): set num_ctx"],
+            [
+                "m does not have the same context window on all hosts (4096 tokens on a and 2 more, 32768 tokens on b): set num_ctx"
+            ],
         ),
         ([state("a", m=None), state("b", m=4096)], {}, []),  # 0.9.3 does not say
         ([state("a", m=4096), state("b", m=4096)], {"a": pulled(m=""), "b": pulled(m="2")}, []),
     ],
 )
 def test_what_differs_between_hosts(states: list[HostState], listed: dict[str, Any], found: list[str]) -> None:
-    assert differences(states, listed) == found
+    assert [str(one) for one in differences(states, listed)] == found
 
 
 def test_what_differs_for_one_model() -> None:
     states = [state("a", m=1, n=1), state("b", m=2, n=2)]
     assert len(differences(states, {})) == 2
     (found,) = differences(states, {}, "n")
-    assert found.startswith("n has another context window")
+    assert str(found).startswith("n does not have the same context window")
     # A model that is loaded nowhere yet may still be another one elsewhere.
     assert differences([], {"a": pulled(m="1"), "b": pulled(m="2")}) == []
     assert len(differences([], {"a": pulled(m="1"), "b": pulled(m="2")}, "m")) == 1
@@ -174,7 +176,7 @@ def test_a_host_that_cannot_be_reached_is_out_and_comes_back_on_trial() -> None:
     clock.now = host.out_until
     assert pool.states()[0].up
     assert (host.room(), other.room()) == (1, 4)
-    pool.works(host)
+    pool.works(host, "m:latest")
     assert host.room() == 4
     assert pool.states()[0].why_not == ""
 
@@ -198,7 +200,7 @@ def test_a_busy_host_pauses_and_is_not_blamed(asked: float | None, seconds: floa
     error.retry_after = asked
     assert pool.failed(host, Wanted("m:latest"), error)
     assert host.out_until - clock.now == seconds
-    pool.works(host)  # an answer that was under way
+    pool.works(host, "m:latest")  # an answer that was under way
     assert not pool.states()[0].up
     clock.now += seconds
     assert pool.states()[0].up

@@ -133,10 +133,12 @@ async def test_windows_that_differ_are_warned_of_once(make: Make, caplog: pytest
             await provider.look_at_hosts()
             await provider.achat(ASK)
         (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-        assert warning.startswith("llama3.2:latest has another context window on each host (4096 tokens on http://")
+        assert warning.startswith(
+            "llama3.2:latest does not have the same context window on all hosts (4096 tokens on http://"
+        )
         assert warning.endswith("): set num_ctx")
         (known,) = pool_of(provider).differing(MODEL)
-        assert known.endswith("and 1 more): set num_ctx")
+        assert str(known).endswith("and 1 more): set num_ctx")
         await provider.aclose()
 
 
