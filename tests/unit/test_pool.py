@@ -124,8 +124,8 @@ def pulled(**digests: str) -> dict[str, tuple[int, str]]:
             [state("a", m=4096), state("b", m=32768), state("c", m=4096), state("d", m=4096)],
             {},
             [
-                "m does not have the same context window on all hosts (4096 tokens on a and 2 more, 32768 tokens on b): "
-                "set num_ctx"
+                "m does not have the same context window on all hosts (4096 tokens on a and 2 more, 32768 tokens on b)"
+                ": set num_ctx"
             ],
         ),
         ([state("a", m=None), state("b", m=4096)], {}, []),  # 0.9.3 does not say
