@@ -13,15 +13,23 @@ from typing import Any
 
 import httpx
 import pytest
+from one_layer import one_layer
 
 from namel3ss_ollama import Hosts, OllamaProvider, RetryPolicy
 
 pytestmark = pytest.mark.server_only("it needs an address to put something before")
-MODEL, TOKENS = "smollm2:135m", 20
+MODEL, TOKENS = one_layer("smollm2:135m"), 14
 PROMPTS = [
     "Count from one to twenty in words, with commas.",
     "Write a short list of three fruits, one a line, each with a colour.",
     "Say something about the sea, with a question in it.",
+    "Hello!",
+    "Write code that adds two numbers.",
+    "Schreibe einen Satz über den Mond.",
+    "What is 2 + 2?",
+    "Name a city, a river and a mountain.",
+    "Tell me a story that begins with rain.",
+    "用一句话介绍北京。",
 ]
 
 
@@ -57,19 +65,19 @@ class Relay:
 
 
 @pytest.fixture
-async def relay(base_url: str) -> AsyncIterator[tuple[Relay, int]]:
-    async with httpx.AsyncClient(base_url=base_url, timeout=120, trust_env=False) as http:
+async def relay(copies: str) -> AsyncIterator[tuple[Relay, int]]:
+    async with httpx.AsyncClient(base_url=copies, timeout=120, trust_env=False) as http:
         made = Relay(http)
         async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
             yield made, server.sockets[0].getsockname()[1]
 
 
-@pytest.mark.parametrize("prompt", PROMPTS, ids=["words", "lines", "sentence"])
-async def test_every_cut_of_an_answer(relay: tuple[Relay, int], prompt: str, base_url: str) -> None:
+@pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
+async def test_every_cut_of_an_answer(relay: tuple[Relay, int], prompt: str, copies: str) -> None:
     through, port = relay
     ask: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": prompt}]}
     options = {"temperature": 0, "num_predict": TOKENS}
-    async with httpx.AsyncClient(base_url=base_url, timeout=120, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=copies, timeout=120, trust_env=False) as http:
         lines = (await http.post("/api/chat", json={**ask, "options": options})).content.splitlines(keepends=True)
     async with OllamaProvider(
         MODEL,
