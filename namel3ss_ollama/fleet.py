@@ -52,7 +52,7 @@ class Loaded:
 
 @dataclass(slots=True)
 class Pace:
-    """How fast a host is with a model: means of what its answers tell, None before the first.
+    """How fast a host is with a model: means of what its answers report, None before the first.
 
     Attributes:
         wait: Seconds for which the last request waited in the host's own queue.
@@ -89,7 +89,7 @@ class Standing:
         out_until: Until when it gets nothing; 0 while it is up.
         paused_until: Until when it has asked for no more requests, which an answer does not end.
         why_out: What it failed with; empty once it has answered again.
-        pulled: The models that it has, with their bytes and digests; None before it has told.
+        pulled: The models that it has, with their bytes and digests; None before it has reported them.
         loaded: The models in its memory, those that it is loading for us included.
         without: Models that it does not get until then: it lacks them, or failed with them.
         missing: Those of them that it said it lacks.
@@ -405,7 +405,7 @@ class Fleet:
         prefill: float | None = None,
         decode: float | None = None,
     ) -> None:
-        """An answer has told how long its parts took.
+        """An answer reports how long its parts took.
 
         Args:
             host: The host that answered.

@@ -1,4 +1,4 @@
-"""Several hosts: which they are, and what is told of them. Values."""
+"""Several hosts: which they are, and what is known of them. Values."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class ServerVersion:
 
     @property
     def text(self) -> str:
-        """The version, where the server told it; else empty."""
+        """The version, where the server reported it; else empty."""
         return ".".join(map(str, self._numbers)) if self._exact and self._numbers else ""
 
     async def ask(self) -> None:

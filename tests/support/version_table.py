@@ -294,7 +294,7 @@ the adapters with the packages whose place they take.
 """
 _FOOT = """
 <!-- Made out of namel3ss_ollama/testing/versions.py, and version_table.py and left_out.py in tests/support. `make docs`
-makes it anew. -->
+writes it. -->
 """
 
 
