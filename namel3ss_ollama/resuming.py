@@ -73,7 +73,7 @@ class Resuming:
 
         Raises:
             NotResumed: It is not gone on with.
-            LLMTimeoutError: A bound on the whole of the request passed.
+            LLMTimeoutError: A bound on the request passed.
         """
         assert turn.slot is not None
         failed, server = turn.slot.host, turn.server

@@ -239,7 +239,7 @@ class Watch:
         self.close()
 
     def forgive(self) -> None:
-        """Another server is asked: that one was silent for too long counts no more. Bounds on the request as such do."""
+        """Another server is asked: the silence of this one counts no more. Bounds on the request as such do."""
         if self._fired is not None and self._fired in (self._first[0], self._next[0]):
             self._fired, self._overdue = None, 0
         self.restart()
