@@ -10,7 +10,7 @@ that one among a thousand is named.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -329,7 +329,12 @@ class _Batch:
 
     async def _answer(self, texts: Sequence[str], turn: Turn) -> Json:
         body = {**self._body, "input": texts}
-        answer = await self._call.runner.attempts(lambda: turn.server.client.embed(body, turn.watch), turn)
+
+        def attempt() -> Awaitable[Json]:
+            turn.server.ignored.check(body.get("options") or ())
+            return turn.server.client.embed(body, turn.watch)
+
+        answer = await self._call.runner.attempts(attempt, turn)
         if isinstance(turn, HostTurn):
             turn.answered(answer)
         vectors = answer.get("embeddings")
