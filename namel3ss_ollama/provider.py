@@ -590,6 +590,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
 
     async def aclose(self) -> None:
         """Close all connections. The provider can be used again; it then makes new ones."""
+        if self._pool is not None:
+            await self._pool.scout.aclose()
         await asyncio.gather(*(server.client.connections.aclose() for server in self._servers))
 
     def close(self) -> None:

@@ -84,6 +84,16 @@ class Scout:
         hosts = list(self._servers)
         await asyncio.gather(*(self._ask(host, everything=True) for host in hosts))
 
+    async def aclose(self) -> None:
+        """Give up the look-ups of the running event loop, and wait until their connections are closed."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            tasks = [task for task in self._asking.values() if not task.done() and task.get_loop() is loop]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
     def is_silent(self, host: Standing) -> bool:
         """Whether a host did not answer when it was last asked."""
         return host in self._silent

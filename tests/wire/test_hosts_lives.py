@@ -236,6 +236,20 @@ def test_look_ups_leave_no_complaint_on_a_loop_that_is_closed_by_hand(
     closed(servers)
 
 
+@pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
+async def test_closing_gives_up_the_look_ups(servers: list[OllamaServer], transport: str) -> None:
+    gate = Gate()
+    servers[2].reply("", path="/api/ps", json={"models": []}, gate=gate)
+    provider = provider_of(servers, transport=transport)
+    assert (await provider.achat(ASK)).content
+    tasks = list(provider._pool.scout._asking.values()) if provider._pool else []
+    assert [task.done() for task in tasks].count(False) == 1
+    await provider.aclose()
+    assert all(task.done() for task in tasks)
+    gate.open()
+    await servers[2].wait_for_async(lambda s: s.open_connections == 0)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
 def test_a_forked_child_has_hosts_of_its_own(servers: list[OllamaServer], monkeypatch: pytest.MonkeyPatch) -> None:
     for server in servers[1:]:
