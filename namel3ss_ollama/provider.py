@@ -596,6 +596,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
 
     def close(self) -> None:
         """As `aclose`, from synchronous code."""
+        if self._pool is not None:
+            self._pool.scout.close()
         for server in self._servers:
             server.client.connections.close()
 

@@ -8,6 +8,7 @@ server that hangs still answers a look-up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from namel3ss_ollama.dispatcher import Dispatcher
 from namel3ss_ollama.errors import LLMConnectionError, LLMError, LLMTimeoutError
 from namel3ss_ollama.fleet import Fleet, Loaded, Standing, tagged
 from namel3ss_ollama.forks import renewed_after_fork
-from namel3ss_ollama.greenlets import allocate_lock
+from namel3ss_ollama.greenlets import Signal, allocate_lock, make_signal
 from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import StreamConfig
 
@@ -94,6 +95,18 @@ class Scout:
         if tasks:
             await asyncio.wait(tasks)
 
+    def close(self) -> None:
+        """As `aclose`, from synchronous code, on every event loop; waits for each look-up half a second at most."""
+        here = asyncio._get_running_loop()
+        with self._lock:
+            tasks = [task for task in self._asking.values() if not task.done()]
+        for task in tasks:
+            loop, gone = task.get_loop(), make_signal()
+            with contextlib.suppress(RuntimeError):  # of a loop that is closed
+                loop.call_soon_threadsafe(_give_up, task, gone)
+                if loop is not here and loop.is_running():
+                    gone.wait(_PATIENCE)
+
     def is_silent(self, host: Standing) -> bool:
         """Whether a host did not answer when it was last asked."""
         return host in self._silent
@@ -163,6 +176,11 @@ class Scout:
         self._dispatcher.change(learn)
         if changed:
             self._on_news()
+
+
+def _give_up(task: asyncio.Task[None], gone: Signal) -> None:
+    task.add_done_callback(lambda _: gone.set())
+    task.cancel()
 
 
 def is_unreachable(error: LLMError) -> bool:
