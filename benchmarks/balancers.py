@@ -43,7 +43,7 @@ class _AtOnce:
     def look(self, machine: Machine) -> None: ...
 
     def pick(self, request: Request) -> int:
-        raise NotImplementedError
+        raise NotImplementedError  # each way to choose has its own
 
     def _least(self, among: list[int]) -> int:
         least = min([self.in_flight[at] for at in among])

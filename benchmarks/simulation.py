@@ -222,7 +222,7 @@ def simulate(scenario: Scenario, make: Maker, seed: int) -> Figures:
             for _ in range(count)
         ]
         asked += 1 + count
-        clock.at(begins, lambda first=first: ask(first))  # type: ignore[misc]
+        clock.at(begins, lambda first=first: ask(first))  # type: ignore[misc] # its default is its own
     for at, balancer in enumerate(balancers):
         _look_regularly(clock, balancer, machines, LOOK * at / len(balancers), lambda: len(firsts) < asked)
     clock.run()

@@ -69,12 +69,12 @@ class Asking:
     @property
     def _server(self) -> Server:
         """The server, or the first of several that is up."""
-        raise NotImplementedError
+        raise NotImplementedError  # `OllamaProvider` has it, and an ABC would make each of its parts one
 
     @property
     def _servers(self) -> list[Server]:
         """The server, or all of several."""
-        raise NotImplementedError
+        raise NotImplementedError  # `OllamaProvider` has it, and an ABC would make each of its parts one
 
     @property
     def _client(self) -> Client:

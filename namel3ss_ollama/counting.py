@@ -8,11 +8,11 @@ from typing import Any
 
 from typing_extensions import Self
 
+from namel3ss_ollama.asking import Asking
 from namel3ss_ollama.errors import ContextWindowExceededError
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.messages import MessageLike, encode_messages
-from namel3ss_ollama.prepare import Defaults, chat_request, checked_model, generate_request
-from namel3ss_ollama.server import Server
+from namel3ss_ollama.prepare import chat_request, checked_model, generate_request
 from namel3ss_ollama.tokens import Estimate, measure_text
 from namel3ss_ollama.tools import tool_definition
 
@@ -40,15 +40,10 @@ class TokenCount(int):
         return f"TokenCount({int(self)}, {'exact' if self.exact else f'give or take {self.margin}'})"
 
 
-class TokenCounting:
+class TokenCounting(Asking):
     """What a provider knows of tokens; see `OllamaProvider` for how to make one."""
 
-    _defaults: Defaults
     _runner: Runner
-
-    @property
-    def _server(self) -> Server:
-        raise NotImplementedError
 
     def count_tokens(
         self,

@@ -313,7 +313,7 @@ class Pool:
     def _compare(self) -> None:
         """Warn of what differs between hosts for a model that is loaded on several."""
         for difference in differences(self.states(), dict(self._pulled())):
-            # once, however many hosts load it later
+            # Once a model, however many hosts load it later.
             self._warn(str(difference), difference.what.partition(" (")[0])
 
     def _pulled(self) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:

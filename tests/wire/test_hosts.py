@@ -533,5 +533,5 @@ async def test_a_stream_that_breaks_is_not_asked_for_again(make: Make, servers: 
             heard += chunk.content
     assert heard
     assert caught.value.partial.content == heard  # type: ignore[attr-defined] -- of an LLMError
-    assert caught.value.partial.host in [server.url for server in servers]  # type: ignore[attr-defined]
+    assert caught.value.partial.host in [server.url for server in servers]  # type: ignore[attr-defined] -- as above
     assert sum(asked(servers)) == 1
