@@ -67,7 +67,8 @@ TYPES: dict[str, Any] = {
     "a list of Any": list[Any],
     "a bounded list of Any": Annotated[list[Any], Field(max_length=2)],
     "a tuple": tuple[int, Any],
-    "or None": Optional[int],  # noqa: UP045
+    "or None": Optional[int],  # noqa: UP045 -- the older spelling is a case of its own
+    "a bounded number or None": Annotated[int, Field(ge=0, le=99)] | None,
     "Any or None": Any | None,
     "a union of models": Annotated[Cat | Dog, Field(discriminator="kind")],
     "a model": Cat,
@@ -113,7 +114,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 HELD = {
     "a constant", "an enum", "a model", "a union of models", "bounds", "a pattern", "a pattern with a class",
-    "a pattern with groups", "a pattern of anything", "or None", "UUID",
+    "a pattern with groups", "a pattern of anything", "a bounded number or None", "UUID",
 }  # fmt: skip
 """What a grammar holds in full and in few tokens, so that even a small model's answer validates."""
 
