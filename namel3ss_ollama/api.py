@@ -1,12 +1,14 @@
 """Every public name of `namel3ss_ollama`, which takes them from here when one is first asked for."""
 
 from namel3ss_ollama._version import __version__
+from namel3ss_ollama.batches import BatchReport
 from namel3ss_ollama.blocking import SyncIterator
 from namel3ss_ollama.counting import TokenCount
 from namel3ss_ollama.errors import (
     AuthenticationError,
     BadRequestError,
     ContextWindowExceededError,
+    JournalError,
     LLMConnectionError,
     LLMError,
     LLMTimeoutError,
@@ -22,9 +24,11 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.fetching import fetch_audio, fetch_image
 from namel3ss_ollama.hosts import Host, Hosts, HostState
+from namel3ss_ollama.journal import read_rows as read_journal
 from namel3ss_ollama.media import Audio, Image
 from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
+from namel3ss_ollama.progress import BatchProgress, HostShare
 from namel3ss_ollama.provider import OllamaProvider, SyncProvider
 from namel3ss_ollama.questions import (
     ChoiceAnswer,
@@ -37,6 +41,7 @@ from namel3ss_ollama.questions import (
 )
 from namel3ss_ollama.reasoning import json_in
 from namel3ss_ollama.retrier import instant_retries
+from namel3ss_ollama.rows import BatchFailure, BatchRow
 from namel3ss_ollama.settings import CallOptions, RetryPolicy, RuntimeOptions, StreamConfig
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
@@ -57,17 +62,23 @@ __all__ = [
     "Audio",
     "AuthenticationError",
     "BadRequestError",
+    "BatchFailure",
+    "BatchProgress",
+    "BatchReport",
+    "BatchRow",
     "CallOptions",
     "ChoiceAnswer",
     "ChoiceQuestion",
     "ContextWindowExceededError",
     "EmbedResponse",
     "Host",
+    "HostShare",
     "HostState",
     "HostStats",
     "Hosts",
     "Image",
     "InvalidToolCall",
+    "JournalError",
     "LLMConnectionError",
     "LLMError",
     "LLMResponse",
@@ -110,5 +121,6 @@ __all__ = [
     "instant_retries",
     "json_in",
     "name_tool_answers",
+    "read_journal",
     "run_sync",
 ]

@@ -108,11 +108,34 @@ class Embeddings:
             raise ValueError("input: there must be at least one text")
         check_positive("batch_size", batch_size, integer=True)
         check_positive("batch_chars", batch_chars, integer=True)
-        check_positive("dimensions", dimensions, integer=True)
         check_positive("timeout", timeout)
+        policy = self._embedding_policy(truncate, on_truncation)
+        body = self._embedding_body(model, truncate, dimensions, keep_alive, options, extra_body)
+        bound = self._defaults.timeout if timeout is None else timeout
+        call = _Call(self._runner, self._defaults, body, policy, batch_size, batch_chars, bound)
+        watch = Watch(self._defaults.config, bound)
+        try:
+            return await watch.guard(lambda: call.embed(texts), idle=False)
+        finally:
+            watch.close()
+
+    def _embedding_policy(self, truncate: bool | None, on_truncation: EmbedTruncation | None) -> EmbedTruncation:
         policy = _policy(self._defaults.on_truncation if on_truncation is None else on_truncation)
         if truncate is not None:
             policy = "ignore" if truncate else "error"
+        return policy
+
+    def _embedding_body(
+        self,
+        model: str | None,
+        truncate: bool | None,
+        dimensions: int | None,
+        keep_alive: str | float | None,
+        options: Mapping[str, Any] | None,
+        extra_body: Mapping[str, Any] | None,
+    ) -> Json:
+        """The body of the requests of a call, without its texts; arguments as those of `embed`."""
+        check_positive("dimensions", dimensions, integer=True)
         if keep_alive is None:
             keep_alive = self._defaults.options.get("keep_alive")
         if keep_alive is not None:
@@ -125,13 +148,7 @@ class Embeddings:
         if merged := {**loading, **merge_options({"options": options})}:
             body["options"] = merged
         body.update(merge_extra_body(extra_body, keywords=_HAVE_ARGUMENTS))
-        bound = self._defaults.timeout if timeout is None else timeout
-        call = _Call(self._runner, self._defaults, body, policy, batch_size, batch_chars, bound)
-        watch = Watch(self._defaults.config, bound)
-        try:
-            return await watch.guard(lambda: call.embed(texts), idle=False)
-        finally:
-            watch.close()
+        return body
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -167,6 +184,7 @@ class _Call:
         model: The model, as the server names it.
         tokens: What the server counted.
         durations: The server's times in nanoseconds.
+        host: The address of the server that answered last.
     """
 
     runner: Runner
@@ -181,6 +199,7 @@ class _Call:
     model: str = ""
     tokens: int = 0
     durations: dict[str, int] = field(default_factory=dict[str, int])
+    host: str = ""
 
     async def embed(self, texts: Sequence[str]) -> EmbedResponse:
         """The vectors of texts, under the call's policy."""
@@ -198,9 +217,8 @@ class _Call:
             truncated = tuple(piece.index for piece in too_long)
             self._warn(too_long, len(texts))
         found = [vector for vector in vectors if vector is not None]
-        return EmbedResponse(
-            found, self.model, usage_of({"prompt_eval_count": self.tokens}), truncated, dict(self.durations)
-        )
+        usage = usage_of({"prompt_eval_count": self.tokens})
+        return EmbedResponse(found, self.model, usage, truncated, dict(self.durations), self.host)
 
     def _warn(self, cut: Sequence[_Piece], count: int) -> None:
         named = ", ".join(map(str, cut[:_NAMED_IN_A_WARNING]))
@@ -323,6 +341,7 @@ class _Batch:
         self._tokens += tokens
         call.tokens += tokens
         call.model = call.model or str(answer.get("model", ""))
+        call.host = turn.server.url
         for name in _DURATIONS:
             if isinstance(value := answer.get(name), int):
                 call.durations[name] = call.durations.get(name, 0) + value

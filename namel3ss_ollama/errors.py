@@ -11,12 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from namel3ss_ollama.rows import BatchRow
     from namel3ss_ollama.types import LLMResponse
 
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "ContextWindowExceededError",
+    "JournalError",
     "LLMConnectionError",
     "LLMError",
     "LLMTimeoutError",
@@ -246,3 +248,15 @@ class OutputValidationError(LLMError):
 
 class QueueFullError(LLMError):
     """The provider's own queue is full (`max_queue`), or the wait in it was too long (`queue_timeout`)."""
+
+
+class JournalError(LLMError):
+    """A batch's journal cannot be used: it is another batch's, in use, damaged, or the disk is full.
+
+    All rows that were written before are kept.
+
+    Attributes:
+        unwritten: The row that was answered and could not be written; None where there was none.
+    """
+
+    unwritten: BatchRow | None = None

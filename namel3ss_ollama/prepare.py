@@ -19,10 +19,12 @@ from namel3ss_ollama.levels import ThinkingLevels
 from namel3ss_ollama.messages import MessageLike, encode_media, encode_messages
 from namel3ss_ollama.request import Request
 from namel3ss_ollama.settings import (
+    NOT_GIVEN,
     REQUEST_FIELDS,
     CallOptions,
     ChatOptions,
     GenerateOptions,
+    NotGiven,
     StreamConfig,
     Truncation,
     check_positive,
@@ -34,7 +36,15 @@ from namel3ss_ollama.settings import (
 )
 from namel3ss_ollama.tools import as_sent, choose, forced_format, names_of, tool_definition
 
-__all__ = ["Defaults", "chat_request", "checked_model", "generate_request", "request_body"]
+__all__ = [
+    "Defaults",
+    "chat_request",
+    "checked_model",
+    "generate_request",
+    "given_settings",
+    "request_body",
+    "streams_internally",
+]
 
 TRUNCATION: tuple[Truncation, ...] = ("warn", "error", "ignore")
 _CHAT = frozenset(ChatOptions.__annotations__)
@@ -252,3 +262,30 @@ def _request(
         refusable=refusable,
         headers=checked_headers(call.get("headers")),
     )
+
+
+def given_settings(
+    options: Mapping[str, Any],
+    timeout: float | NotGiven | None,
+    stream_config: StreamConfig | None,
+    on_truncation: Truncation | None,
+) -> dict[str, Any]:
+    """What a call gives; a None in it takes back a default, so what was left out must not be there."""
+    settings = dict(options)
+    if timeout is not NOT_GIVEN:
+        settings["timeout"] = timeout
+    for name, value in (("stream_config", stream_config), ("on_truncation", on_truncation)):
+        if value is not None:
+            settings[name] = value
+    return settings
+
+
+def streams_internally(new: bool | None, old: bool | None) -> bool:
+    """Whether an answer is assembled here from a stream; `old` is the argument's former name, `stream`.
+
+    Raises:
+        TypeError: Both are given.
+    """
+    if new is not None and old is not None:
+        raise TypeError("stream and stream_internally are one argument: give stream_internally")
+    return next((given for given in (new, old) if given is not None), True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import importlib.util
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Collection, Generator, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, cast, overload
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from typing import Any, cast, overload
 
 import httpx
 from typing_extensions import Self, Unpack
@@ -16,27 +15,24 @@ from typing_extensions import Self, Unpack
 from namel3ss_ollama import preflight
 from namel3ss_ollama.account import Account
 from namel3ss_ollama.address import EMBEDDED_URL, Address, resolve_address
-from namel3ss_ollama.batch import OnResult, run_batch
+from namel3ss_ollama.batching import Batch, Batching
 from namel3ss_ollama.blocking import Facade, blocking
 from namel3ss_ollama.client import Client
 from namel3ss_ollama.counting import TokenCounting
 from namel3ss_ollama.decisions import Decisions
 from namel3ss_ollama.dispatcher import Dispatcher
-from namel3ss_ollama.embedding import Embeddings
-from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.headers import headers_of_all
 from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, known_here, read_hosts, restored
-from namel3ss_ollama.limiter import Limiter, patiently
+from namel3ss_ollama.limiter import Limiter
 from namel3ss_ollama.messages import MessageLike, has_files
-from namel3ss_ollama.models import ModelManagement, version_of
+from namel3ss_ollama.models import version_of
 from namel3ss_ollama.pool import Pool
-from namel3ss_ollama.prepare import Defaults, chat_request, generate_request
+from namel3ss_ollama.prepare import Defaults, chat_request, generate_request, given_settings, streams_internally
 from namel3ss_ollama.retrier import Retrier
 from namel3ss_ollama.server import Server
 from namel3ss_ollama.settings import (
     NOT_GIVEN,
-    BatchOptions,
     CallOptions,
     ChatOptions,
     GenerateOptions,
@@ -50,48 +46,16 @@ from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
-from namel3ss_ollama.types import LLMResponse, Message
+from namel3ss_ollama.types import LLMResponse
 from namel3ss_ollama.web import Web
 
 __all__ = ["OllamaProvider", "SyncProvider"]
 
-Prompt = str | Sequence[MessageLike]
-_MOST_WORKERS = 1000
 _SHOWN = 3
 """How many hosts a provider's `repr` names."""
 
 
-class _BoundBatch(Protocol):
-    """The overloads of `agenerate_batch`, blocking: mypy keeps only the first of them through a ParamSpec."""
-
-    @overload
-    def __call__(
-        self,
-        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
-        *,
-        return_exceptions: Literal[False] = False,
-        on_result: OnResult | None = None,
-        keep_results: bool = True,
-        **options: Unpack[BatchOptions],
-    ) -> list[LLMResponse]: ...
-
-    @overload
-    def __call__(
-        self,
-        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
-        *,
-        return_exceptions: bool,
-        on_result: OnResult | None = None,
-        keep_results: bool = True,
-        **options: Unpack[BatchOptions],
-    ) -> list[LLMResponse | BaseException]: ...
-
-
-class _Batch(Protocol):
-    def __get__(self, instance: object, owner: type | None = None) -> _BoundBatch: ...
-
-
-class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, TokenCounting):
+class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
@@ -343,8 +307,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             TypeError, ValueError: An argument is wrong; nothing was sent.
             LLMError: What kept the answer from coming.
         """
-        settings = _given(options, timeout, stream_config, on_truncation)
-        settings["stream_internally"] = _streams_internally(stream_internally, stream)
+        settings = given_settings(options, timeout, stream_config, on_truncation)
+        settings["stream_internally"] = streams_internally(stream_internally, stream)
         make = functools.partial(generate_request, self._defaults, prompt, settings)
         request = await asyncio.to_thread(make) if has_files([settings]) else make()
         return await self._runner.complete(request)
@@ -378,8 +342,8 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
             TypeError, ValueError: An argument is wrong; nothing was sent.
             LLMError: What kept the answer from coming.
         """
-        settings = _given(options, timeout, stream_config, on_truncation)
-        settings["stream_internally"] = _streams_internally(stream_internally, stream)
+        settings = given_settings(options, timeout, stream_config, on_truncation)
+        settings["stream_internally"] = streams_internally(stream_internally, stream)
         make = functools.partial(chat_request, self._defaults, messages, settings)
         return await self._runner.complete(await asyncio.to_thread(make) if has_files(messages) else make())
 
@@ -396,7 +360,7 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
 
         Arguments are those of `agenerate`; the request is sent when iteration begins.
         """
-        settings = _given(options, timeout, stream_config, on_truncation)
+        settings = given_settings(options, timeout, stream_config, on_truncation)
         make = functools.partial(generate_request, self._defaults, prompt, settings)
         return Stream(self._runner, make if has_files([settings]) else make())
 
@@ -413,83 +377,9 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
 
         Arguments are those of `achat`; the request is sent when iteration begins.
         """
-        settings = _given(options, timeout, stream_config, on_truncation)
+        settings = given_settings(options, timeout, stream_config, on_truncation)
         make = functools.partial(chat_request, self._defaults, messages, settings)
         return Stream(self._runner, make if has_files(messages) else make())
-
-    @overload
-    async def agenerate_batch(
-        self,
-        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
-        *,
-        return_exceptions: Literal[False] = False,
-        on_result: OnResult | None = None,
-        keep_results: bool = True,
-        **options: Unpack[BatchOptions],
-    ) -> list[LLMResponse]: ...
-
-    @overload
-    async def agenerate_batch(
-        self,
-        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
-        *,
-        return_exceptions: bool,
-        on_result: OnResult | None = None,
-        keep_results: bool = True,
-        **options: Unpack[BatchOptions],
-    ) -> list[LLMResponse | BaseException]: ...
-
-    async def agenerate_batch(
-        self,
-        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
-        *,
-        return_exceptions: bool = False,
-        on_result: OnResult | None = None,
-        keep_results: bool = True,
-        **options: Unpack[BatchOptions],
-    ) -> Any:
-        """The answers to many prompts, in their order, `max_concurrent` at a time.
-
-        Args:
-            prompts: Texts, or conversations (lists of messages), from any iterable, async ones included; drawn from as
-                there is room, so that even an endless number of prompts is never in memory.
-            return_exceptions: Whether a failure is a result; if not, the first one ends the batch and is raised.
-            on_result: Called with index and result as each comes, in any order; may be async.
-            keep_results: Whether to return the results; False, with `on_result`, keeps memory flat.
-            **options: Those of `agenerate` or `achat`, for every prompt.
-
-        Raises:
-            TypeError: `prompts` is one prompt or message, not several.
-            LLMError: The first failure, unless `return_exceptions`; `prompt_index` says which prompt it was of. So do
-                the failures among the results.
-        """
-        if isinstance(prompts, (str, bytes, Mapping, Message)):
-            raise TypeError(f"prompts: expected several prompts, not one {type(prompts).__name__}; wrap it in [...]")
-        given: dict[str, Any] = {**options}
-
-        async def ask(numbered: tuple[int, Prompt]) -> LLMResponse:
-            index, prompt = numbered
-            try:
-                with patiently():
-                    if isinstance(prompt, str):
-                        return await self.agenerate(prompt, **given)
-                    return await self.achat(prompt, **given)
-            except LLMError as error:
-                error.prompt_index = index
-                raise
-
-        run = functools.partial(
-            run_batch,
-            ask=ask,
-            workers=min(self._limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS),
-            return_exceptions=return_exceptions,
-            on_result=on_result,
-            keep_results=keep_results,
-        )
-        if not isinstance(prompts, AsyncIterable):
-            return await run(enumerate(prompts))
-        async with contextlib.aclosing(_numbered(prompts)) as numbered:
-            return await run(numbered)
 
     # The blocking twins: the same calls, from scripts, threads and notebooks
 
@@ -500,7 +390,7 @@ class OllamaProvider(ModelManagement, Account, Web, Decisions, Embeddings, Token
 
     generate = blocking(agenerate, "generate")
     chat = blocking(achat, "chat")
-    batch = cast(_Batch, blocking(agenerate_batch, "batch"))
+    batch = cast(Batch, blocking(Batching.agenerate_batch, "batch"))
 
     @overload
     def stream(
@@ -651,8 +541,9 @@ class SyncProvider(Facade):
     achat = blocking(OllamaProvider.achat)
     stream_generate = blocking(OllamaProvider.stream_generate)
     stream_chat = blocking(OllamaProvider.stream_chat)
-    agenerate_batch = cast(_Batch, blocking(OllamaProvider.agenerate_batch))
+    agenerate_batch = cast(Batch, blocking(OllamaProvider.agenerate_batch))
     embed = blocking(OllamaProvider.embed)
+    embed_batch = blocking(OllamaProvider.embed_batch)
     systemone = blocking(OllamaProvider.systemone)
 
     list_models = blocking(OllamaProvider.list_models)
@@ -722,37 +613,3 @@ def _refusing(provider: OllamaProvider, urls: Sequence[str], instead: str) -> Ol
             f"OLLAMA_API_KEY here before it is read, or {instead} with user and password"
         )
     return provider
-
-
-async def _numbered(prompts: AsyncIterable[Prompt]) -> AsyncGenerator[tuple[int, Prompt], None]:
-    index = 0
-    async for prompt in prompts:
-        yield index, prompt
-        index += 1
-
-
-def _given(
-    options: Mapping[str, Any],
-    timeout: float | NotGiven | None,
-    stream_config: StreamConfig | None,
-    on_truncation: Truncation | None,
-) -> dict[str, Any]:
-    """What a call gives; a None in it takes back a default, so what was left out must not be there."""
-    settings = dict(options)
-    if timeout is not NOT_GIVEN:
-        settings["timeout"] = timeout
-    for name, value in (("stream_config", stream_config), ("on_truncation", on_truncation)):
-        if value is not None:
-            settings[name] = value
-    return settings
-
-
-def _streams_internally(new: bool | None, old: bool | None) -> bool:
-    """Whether an answer is assembled here from a stream; `old` is the argument's former name, `stream`.
-
-    Raises:
-        TypeError: Both are given.
-    """
-    if new is not None and old is not None:
-        raise TypeError("stream and stream_internally are one argument: give stream_internally")
-    return next((given for given in (new, old) if given is not None), True)

@@ -25,6 +25,7 @@ __all__ = [
     "BatchOptions",
     "CallOptions",
     "ChatOptions",
+    "EmbedOptions",
     "GenerateOptions",
     "NotGiven",
     "RetryPolicy",
@@ -136,6 +137,19 @@ class BatchOptions(GenerateOptions, total=False):
     timeout: float | NotGiven | None
     stream_config: StreamConfig | None
     on_truncation: Truncation | None
+
+
+class EmbedOptions(TypedDict, total=False):
+    """What `embed_batch` takes for every text: keywords of `embed`."""
+
+    model: str | None
+    truncate: bool | None
+    on_truncation: EmbedTruncation | None
+    dimensions: int | None
+    keep_alive: str | float | None
+    options: Mapping[str, Any] | None
+    extra_body: Mapping[str, Any] | None
+    timeout: float | None
 
 
 RUNTIME_OPTIONS: frozenset[str] = frozenset(RuntimeOptions.__annotations__)

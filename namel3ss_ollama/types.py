@@ -355,6 +355,7 @@ class EmbedResponse:
         usage: prompt_tokens and total_tokens of all texts together.
         truncated: Indices of the texts that were cut to the context window (`on_truncation="warn"`).
         metadata: The server's total_duration and load_duration in nanoseconds, each the sum of all requests.
+        host: The address of the server that answered (of several, the last that did), without credentials.
     """
 
     embeddings: list[list[float]]
@@ -362,6 +363,7 @@ class EmbedResponse:
     usage: Usage
     truncated: tuple[int, ...] = ()
     metadata: dict[str, int] = field(default_factory=dict[str, int])
+    host: str = ""
 
     def __repr__(self) -> str:
         return f"EmbedResponse(model={self.model!r}, {len(self.embeddings)} vectors, usage={self.usage})"
