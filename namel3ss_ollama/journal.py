@@ -186,7 +186,7 @@ def read_rows(path: str | os.PathLike[str], run: int | None = None) -> Iterator[
 
     Args:
         path: The file.
-        run: Only the rows that this run came to; None for all.
+        run: Only the rows that this run or a later one came to; None for all.
 
     Raises:
         JournalError: There is no such file, it is no journal, of another version, or in use.
@@ -199,7 +199,7 @@ def read_rows(path: str | os.PathLike[str], run: int | None = None) -> Iterator[
         with contextlib.closing(database):
             _check_format(where, database, new=False)
             vectors = database.execute("SELECT kind FROM batch").fetchone()[0] == "vectors"
-            of_run, values = ("", ()) if run is None else (" WHERE run = ?", (run,))
+            of_run, values = ("", ()) if run is None else (" WHERE run >= ?", (run,))
             for id, position, state, *rest in database.execute(f"{_ROWS}{of_run} ORDER BY position", values):
                 yield Outcome(State(state), *rest).row(id, position, vectors=vectors)
 

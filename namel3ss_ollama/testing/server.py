@@ -39,6 +39,11 @@ _BACKLOG = 4096
 _DEFAULT, _NEWEST = "0.9.3", "0.40"
 
 
+_ACCEPTING = 3
+"""Turns of the event loop that asyncio takes for a connection that it has accepted; cancelled before, it would leave
+the socket open."""
+
+
 class OllamaServer:
     """An Ollama server on a loopback port, for tests.
 
@@ -317,6 +322,8 @@ class OllamaServer:
         if self._holder is not None:
             self._holder.close()
             self._holder = None
+        for _ in range(_ACCEPTING):
+            await asyncio.sleep(0)
         for connection in list(self._hub.open):
             connection.shut("server_stopped")
         rest = asyncio.all_tasks() - {asyncio.current_task()}

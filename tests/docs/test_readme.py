@@ -22,7 +22,7 @@ BLOCKS += re.findall(r"^## (Testing.+?)\n.*?^```python\n(.*?)^```", README, re.M
 
 
 def test_no_block_is_missed() -> None:
-    assert len(BLOCKS) + 4 == README.count("```python") == 18
+    assert len(BLOCKS) + 4 == README.count("```python") == 19
 
 
 @pytest.mark.embedded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -48,8 +49,9 @@ def test_tokens_that_come_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with replay_server() as url:
         calls = calls_a_token(run, tokens)
     assert reads >= 1.5 * tokens  # of two runs; on a busy machine some come together
-    assert calls["ours"] <= 20, calls
-    assert calls["all"] <= 70, calls
+    older = sys.version_info < (3, 11)  # tasks do not count their cancellations there: a function of ours does
+    assert calls["ours"] <= 20 + older, calls
+    assert calls["all"] <= 70 + older, calls
 
 
 def test_achat() -> None:
