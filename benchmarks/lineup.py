@@ -72,7 +72,7 @@ CONSTRUCTED = (
     "llama_index:theirs_construct",
 )
 EMBEDDING = ("core:embed", "ollama_python:embed", "langchain:ours_embed", "langchain:theirs_embed")
-BATCH = ("core:batch", "ollama_python:batch", "langchain:ours_batch", "langchain:theirs_batch")
+BATCH = ("core:batch", "core:batch_journal", "ollama_python:batch", "langchain:ours_batch", "langchain:theirs_batch")
 LIMITING = ("core:limiter", "core:semaphore")
 IMPORTED = {
     "nothing": "pass",
@@ -102,6 +102,7 @@ LABELS = {
     "core:construct": "**OllamaProvider()**",
     "core:embed": "**OllamaProvider.embed**",
     "core:batch": "**OllamaProvider.agenerate_batch**",
+    "core:batch_journal": "**the same with a journal**",
     "core:limiter": "**the provider's limiter**",
     "core:semaphore": "asyncio.Semaphore (one event loop, no bound on the queue)",
     "ollama_python": "ollama",

@@ -255,7 +255,7 @@ def batch(workers: Workers, size: Size) -> Values:
     """CPU microseconds a prompt of a large batch of short answers (10 tokens), 100 at once."""
 
     def prompts(function: str) -> int:
-        return size.prompts if function == "core:batch" else size.prompts_theirs
+        return size.prompts if function.startswith("core:") else size.prompts_theirs
 
     return _calls(
         workers,

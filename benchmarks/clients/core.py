@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.clients import MESSAGES, PROMPT, Client, SyncClient
@@ -94,6 +96,15 @@ async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
     async with OllamaProvider("bench", url, max_concurrent=at_once) as made:
         answers = await made.agenerate_batch((PROMPT for _ in range(prompts)), max_tokens=tokens)
     assert len(answers) == prompts
+
+
+async def batch_journal(url: str, prompts: int, at_once: int, tokens: int) -> None:
+    """The same with a journal; no two prompts are equal, as they would be asked once."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with OllamaProvider("bench", url, max_concurrent=at_once) as made:
+            given = (f"{PROMPT} {number}" for number in range(prompts))
+            report = await made.agenerate_batch(given, journal=Path(folder) / "run.db", max_tokens=tokens)
+    assert report.answered == prompts
 
 
 async def requests(_: str, answers: int) -> dict[str, float]:

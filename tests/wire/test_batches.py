@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import random
 import signal
@@ -18,6 +19,7 @@ import pytest
 from pydantic import BaseModel
 
 from namel3ss_ollama import (
+    AuthenticationError,
     BadRequestError,
     BatchProgress,
     JournalError,
@@ -137,7 +139,7 @@ async def test_what_is_no_rows_fault_ends_the_batch_and_keeps_what_there_is(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     ollama_server.fault("status", status=401, contains=PROMPTS[4])
-    with pytest.raises(Exception, match="401"):
+    with pytest.raises(AuthenticationError):
         await provider.agenerate_batch(PROMPTS, journal=path)
     kept = {row.index for row in read_journal(path)}
     assert 4 not in kept
@@ -182,6 +184,15 @@ async def test_the_failure_of_equal_prompts_is_one(
     ollama_server.fault("status", status=400, path="/api/generate")
     report = await provider.agenerate_batch(["same."] * 4, journal=path, seed=1)
     assert [row.failure and row.failure.type for row in report.rows()] == ["BadRequestError"] * 4
+
+
+async def test_what_ends_the_batch_ends_it_for_equal_prompts(
+    provider: OllamaProvider, ollama_server: OllamaServer, path: Path
+) -> None:
+    ollama_server.fault("status", status=401, path="/api/generate")
+    with pytest.raises(AuthenticationError):
+        await provider.agenerate_batch(["same."] * 4, journal=path, seed=1)
+    assert list(read_journal(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -288,6 +299,19 @@ async def test_progress_goes_to_a_callback(provider: OllamaProvider, path: Path)
     assert (last.tokens, last.seconds_left) == (report.tokens, 0)
     assert last.rows_per_second == pytest.approx(4 / last.seconds)
     assert str(last).startswith("10 of 10 rows, ")
+
+
+async def test_progress_on_a_terminal_is_a_bar(
+    provider: OllamaProvider, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "200")
+    await provider.agenerate_batch(PROMPTS, journal=path, progress=True)
+    assert "10 of 10 rows, " in sys.stderr.getvalue()  # type: ignore[attr-defined]  # the one that is set above
 
 
 async def test_progress_without_a_terminal_is_quiet(
