@@ -6,7 +6,8 @@ chunk a line, written in large pieces with the flow control that the socket asks
 
 The model "held" gets the first half of its answer and then silence, until the client hangs up; the model "stepped"
 gets one write a token, each in a turn of its own of the event loop, so that many streams grow side by side; the model
-"paced" gets one with a pause before each, so that tokens arrive alone, as from a model that computes.
+"paced" gets one with a pause before each, so that tokens arrive alone, as from a model that computes; the model "timed"
+gets all of it after `TIMED` seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from benchmarks.processes import pin
 
 WORD = " word"
 VECTOR_LENGTH = 384
-MODELS = ("bench", "held", "paced", "stepped")
+MODELS = ("bench", "held", "paced", "stepped", "timed")
+TIMED = 1.0
+"""Seconds that an answer of the model "timed" takes."""
 _WINDOW = 256 * 1024
 _PIECE = 64 * 1024
 _PAUSE = 0.002
@@ -138,7 +141,10 @@ class Connection(asyncio.Protocol):
         else:
             pieces = stepped(kind, tokens) if self._one_a_turn or held else streamed(kind, tokens)
         self._unwritten = iter(pieces[: len(pieces) // 2] if held else pieces)
-        self._write()
+        if body.get("model") == "timed" and kind in ("chat", "generate"):
+            asyncio.get_running_loop().call_later(TIMED, self._write)
+        else:
+            self._write()
 
     def _write(self) -> None:
         while self._unwritten is not None and not self._paused:
