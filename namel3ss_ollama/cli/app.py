@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from namel3ss_ollama import __version__
-from namel3ss_ollama.cli import chat, completion, doctor, hosts, models, serve
+from namel3ss_ollama.cli import batch, chat, completion, doctor, hosts, models, serve
 from namel3ss_ollama.cli.commands import Commands
 from namel3ss_ollama.cli.options import examples
 
@@ -56,6 +56,7 @@ def _root(
 
 
 app.command(epilog=chat.EXAMPLES)(chat.chat)
+app.command(epilog=batch.EXAMPLES)(batch.batch)
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 app.command(epilog=hosts.HOSTS_EXAMPLES)(hosts.hosts)

@@ -14,6 +14,7 @@ from namel3ss_ollama.errors import (
     AuthenticationError,
     BadRequestError,
     ContextWindowExceededError,
+    JournalError,
     LLMConnectionError,
     LLMError,
     LLMTimeoutError,
@@ -67,6 +68,7 @@ VERDICTS: list[tuple[LLMError, Verdict]] = [
     (MalformedResponseError("x"), "not the host's"),
     (OutputValidationError("x"), "not the host's"),
     (QueueFullError("x"), "not the host's"),
+    (JournalError("x"), "not the host's"),
     (LLMError("x"), "not the host's"),
 ]
 
