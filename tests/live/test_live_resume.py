@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from one_layer import one_layer
+from plain_server import plain_server
 
 from namel3ss_ollama import Hosts, OllamaProvider, RetryPolicy
 
@@ -68,7 +69,7 @@ class Relay:
 async def relay(copies: str) -> AsyncIterator[tuple[Relay, int]]:
     async with httpx.AsyncClient(base_url=copies, timeout=120, trust_env=False) as http:
         made = Relay(http)
-        async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
+        async with plain_server(made.serve) as server:
             yield made, server.sockets[0].getsockname()[1]
 
 

@@ -17,6 +17,7 @@ import pytest
 from langchain_core.load import dumps
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from plain_server import plain_server
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 from llama_index.embeddings.namel3ss_ollama import OllamaEmbedding
@@ -228,11 +229,10 @@ async def failing(how: str) -> AsyncIterator[int]:
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    if "refused" in how:
-        server.close()
-    async with server:
+    async with plain_server(serve) as server:
+        port = server.sockets[0].getsockname()[1]
+        if "refused" in how:
+            server.close()
         yield port
         over.set()
 

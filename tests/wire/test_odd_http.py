@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from plain_server import plain_server
 
 from namel3ss_ollama import MalformedResponseError, OllamaProvider, RetryPolicy
 
@@ -30,7 +31,7 @@ async def answering(answer: bytes, transport: str) -> AsyncIterator[OllamaProvid
         await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+    async with plain_server(serve) as server:
         port = server.sockets[0].getsockname()[1]
         async with OllamaProvider(
             "m", f"http://127.0.0.1:{port}", transport=transport, retry=RetryPolicy.off()

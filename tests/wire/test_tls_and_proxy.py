@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from plain_server import plain_server
 
 from namel3ss_ollama import AuthenticationError, LLMConnectionError, LLMError, OllamaProvider, RetryPolicy
 from namel3ss_ollama.testing import OllamaServer
@@ -45,8 +46,7 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    async with server:
+    async with plain_server(serve, tls) as server:
         yield server.sockets[0].getsockname()[1]
 
 
@@ -305,7 +305,7 @@ async def socks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, lis
         received.append(await reader.read(1000))
         writer.close()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+    async with plain_server(serve) as server:
         yield f"socks5://127.0.0.1:{server.sockets[0].getsockname()[1]}", received
 
 

@@ -1,0 +1,49 @@
+"""A TCP server on asyncio streams for what `OllamaServer` does not send; it leaves no connection open at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+__all__ = ["plain_server"]
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def plain_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[asyncio.Server]:
+    """A server that calls `serve` for each connection, in a task.
+
+    At the end it cancels what still serves and aborts what is open. asyncio's own does neither, so a connection that a
+    client made at the last moment would be left to the garbage collector, which blames the test that runs by then.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        writers.append(writer)
+        try:
+            await serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the end of the test
+        finally:
+            tasks.discard(task)
+
+    server = await asyncio.start_server(tracked, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server
+    finally:
+        server.close()
+        for _ in range(3):  # what was accepted by now becomes a connection
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
