@@ -148,9 +148,8 @@ def _say(report: BatchReport, output: Path) -> None:
     skipped = f", {report.skipped:,} were in the journal" if report.skipped else ""
     note(f"{report.answered:,} answered in {report.seconds:,.1f} s{skipped}; written to {output}")
     if failed:
-        first = next(row for row in report.rows() if row.failure is not None)
-        assert first.failure is not None
+        rows = "1 row has" if failed == 1 else f"{failed:,} rows have"
         raise CommandError(
-            f"{failed:,} rows have no answer, the first of them {first.id!r}: {first.failure.message}; the column "
-            "`error` says why of each, and the same command asks again what may have passed"
+            f"{rows} no answer; the column `error` of {output} says why, and the same command asks again what may have "
+            "passed"
         )

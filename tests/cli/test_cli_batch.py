@@ -66,7 +66,7 @@ def test_rows_that_fail_are_rows_and_the_exit_code_says_so(run, server, tmp_path
     server.fault("status", status=400, message="no", contains="bad.")
     result = run("batch", str(table), str(out), "-m", "tiny", "--prompt-field", "text")
     assert result.exit_code == 1
-    assert "3 rows have no answer, the first of them 1" in result.stderr
+    assert "3 rows have no answer; the column `error` of" in result.stderr
     fine, missing, number, bad = read(out)
     assert (fine["error"], missing["answer"], bad["answer"]) == (None, None, None)
     assert (missing["error"], missing["error_type"]) == ("line 2 has no 'text'", "TypeError")
