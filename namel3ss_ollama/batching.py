@@ -46,6 +46,7 @@ __all__ = ["Batch", "Batching", "Prompt"]
 
 Prompt = str | Sequence[MessageLike]
 _MOST_WORKERS = 1000
+_ONLY_IN_CHATS = frozenset({"tools", "tool_choice"})
 
 
 class BoundBatch(Protocol):
@@ -97,6 +98,7 @@ class Batch(Protocol):
 class Batching(ModelManagement, Embeddings):
     """What a provider does with many prompts or texts; see `OllamaProvider` for how to make one."""
 
+    # `OllamaProvider` has them.
     agenerate: Callable[..., Awaitable[LLMResponse]]
     achat: Callable[..., Awaitable[LLMResponse]]
 
@@ -295,20 +297,23 @@ class Batching(ModelManagement, Embeddings):
         streams = streams_internally(given.pop("stream_internally", None), given.pop("stream", None))
         call = given_settings(given, timeout, given.pop("stream_config", None), given.pop("on_truncation", None))
         call["stream_internally"] = streams
-        # Whatever is wrong with the options is wrong before the first prompt is drawn.
-        first = generate_request(self._defaults, "-", call) if _is_for_prompts(call) else None
-        first = first or chat_request(self._defaults, [{"role": "user", "content": "-"}], call)
-        check_ids(prompts, ids)
-        digest = await self._digest(first.model)
 
-        async def question(prompt: Prompt) -> Question[Request]:
+        async def prepared(prompt: Prompt) -> Request:
             make: Callable[[], Request]
             if isinstance(prompt, str):
                 make, files = functools.partial(generate_request, self._defaults, prompt, call), has_files([call])
             else:
                 messages = _checked_messages(prompt)
                 make, files = functools.partial(chat_request, self._defaults, messages, call), has_files(messages)
-            request = await asyncio.to_thread(make) if files else make()
+            return await asyncio.to_thread(make) if files else make()
+
+        # Whatever is wrong with the options is wrong before the first prompt is drawn.
+        first = await prepared([{"role": "user", "content": "-"}] if _ONLY_IN_CHATS & call.keys() else "-")
+        check_ids(prompts, ids)
+        digest = await self._digest(first.model)
+
+        async def question(prompt: Prompt) -> Question[Request]:
+            request = await prepared(prompt)
             return Question(request, fingerprint(digest, request.kind, request.body))
 
         return await answer_rows(
@@ -333,13 +338,6 @@ class Batching(ModelManagement, Embeddings):
         name = tagged(model)
         listed = await self.list_models()
         return ", ".join(sorted({str(each.get("digest")) for each in listed if tagged(str(each.get("name"))) == name}))
-
-
-_ONLY_IN_CHATS = frozenset({"tools", "tool_choice"})
-
-
-def _is_for_prompts(call: Mapping[str, Any]) -> bool:
-    return not _ONLY_IN_CHATS & call.keys()
 
 
 def _checked_messages(prompt: object) -> Sequence[MessageLike]:

@@ -83,7 +83,7 @@ class Journal:
         try:
             with _failures(self.path):
                 self.run = self._begin(kind, model, find_equal)
-        except BaseException:
+        except BaseException:  # an interrupt, too: the file would stay locked as long as the exception is kept
             self._database.close()
             raise
 
@@ -101,6 +101,8 @@ class Journal:
             execute("INSERT INTO batch VALUES (?, ?, 0)", (kind, model))
             execute(f"PRAGMA application_id = {_APPLICATION}")
             execute(f"PRAGMA user_version = {_FORMAT}")
+        if not execute("SELECT EXISTS (SELECT 1 FROM rows)").fetchone()[0]:
+            execute("UPDATE batch SET kind = ?, model = ?", (kind, model))  # of a run that ended before any row did
         had_kind, had_model, run = execute("SELECT kind, model, run FROM batch").fetchone()
         for what, had, asked in (("kind", had_kind, kind), ("model", had_model, model)):
             if had != asked:
@@ -156,13 +158,8 @@ class Journal:
         marked = [(position, self.run, id) for id, position in self._marked.items()]
         with _failures(self.path):
             self._database.execute("BEGIN")
-            try:
+            with self._database:  # which commits, or rolls back
                 self._database.executemany("UPDATE rows SET position = ?, run = ? WHERE id = ?", marked)
-                self._database.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._database.execute("ROLLBACK")
-                raise
         self._marked.clear()
 
     def close(self) -> None:
@@ -177,7 +174,9 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._marked.clear()  # the next run marks them; a failure to write them would hide what went wrong
         self.close()
 
 

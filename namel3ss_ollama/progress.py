@@ -88,7 +88,7 @@ OnProgress = Callable[[BatchProgress], None]
 
 @dataclass(slots=True)
 class Tally:
-    """A batch's counts, and who wants to know of them.
+    """A batch's counts, and the callback that shows them.
 
     Attributes:
         total: How many rows there are; None where that is not known.
@@ -126,7 +126,7 @@ class Tally:
         self.report()
 
     def report(self, *, last: bool = False) -> None:
-        """Tell how far it is, where it is time to."""
+        """Call `show`, where it is time to."""
         if self.show is not None and (last or time.monotonic() - self._shown >= _EVERY):
             self._shown = time.monotonic()
             self.show(self.progress())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from namel3ss_ollama import BatchReport, BatchRow, JournalError, OllamaProvider
+from namel3ss_ollama import BatchReport, BatchRow, OllamaProvider
 from namel3ss_ollama.cli.console import CommandError, UsageError, checked_arguments, note
 from namel3ss_ollama.cli.interrupts import run
 from namel3ss_ollama.cli.options import HostsOption, ModelOption, Options, examples, named, read_options, utf8, where
@@ -80,6 +80,10 @@ def batch(
         settings["format"] = _read_schema(schema)
     with checked_arguments():
         provider = OllamaProvider(model, where(host), **settings)
+    into = "vector" if embed else "answer"
+    columns = [*next((row for _, row in read_table(table)), {}), into, *_ADDED]
+    if taken := [name for name in (into, *_ADDED) if columns.count(name) > 1]:
+        raise CommandError(f"{table} has a field {taken[0]!r} already, which the output would hide; rename it")
     prompts = (row.get(prompt_field) for _, row in read_table(table))
     ids = None if id_field is None else _ids(table, id_field)
     call = {} if system is None else {"system": utf8(system, "--system")}
@@ -88,13 +92,6 @@ def batch(
     except KeyboardInterrupt:
         note(f"what was answered is in {kept}; the same command goes on from there")
         raise
-    except JournalError as error:
-        raise CommandError(str(error)) from error
-    columns: list[str] = []
-    into = "vector" if embed else "answer"
-    for _, first in read_table(table):
-        columns = [*first, *(name for name in (into, *_ADDED) if name not in first)]
-        break
     write_table(output, _merged(table, report, into, prompt_field), columns)
     _say(report, output)
 
@@ -129,7 +126,10 @@ def _read_schema(path: Path) -> dict[str, Any]:
 def _merged(table: Path, report: BatchReport, into: str, field: str) -> Iterator[Row]:
     """The rows of the input, each with what came of it."""
     for (number, row), done in zip(read_table(table), report.rows(), strict=True):
-        yield {**row, into: _answer(done), **_about(done, None if field in row else f"line {number} has no {field!r}")}
+        about = {into: _answer(done), **_about(done, None if field in row else f"line {number} has no {field!r}")}
+        if taken := row.keys() & about.keys():
+            raise CommandError(f"{table}, line {number}: the output would hide the field {min(taken)!r}; rename it")
+        yield {**row, **about}
 
 
 def _answer(row: BatchRow) -> object:

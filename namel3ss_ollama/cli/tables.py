@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,11 +101,13 @@ def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None
     Args:
         path: The file.
         rows: The rows.
-        columns: The names of the columns, for CSV.
+        columns: The names of the columns, which JSONL has no need of.
 
     Raises:
-        CommandError: It cannot be written.
+        CommandError: It cannot be written, or a row has a field that is no column.
     """
+    if path.suffix != ".jsonl":
+        rows = _fitting(path, rows, columns)
     try:
         with _replacing(path) as scratch:
             if path.suffix == ".parquet":
@@ -118,11 +119,19 @@ def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None
         raise CommandError(f"cannot write {path}: {error.strerror or error}; the journal has the answers") from error
 
 
+def _fitting(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> Iterator[Row]:
+    for number, row in enumerate(rows, 1):
+        if more := row.keys() - set(columns):
+            raise CommandError(
+                f"cannot write {path}: row {number} has a field {min(more)!r}, which the first row lacks; name a "
+                ".jsonl file for the output"
+            )
+        yield row
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    scratch = Path(name)
+    scratch = path.with_name(f".{path.name}.part")
     try:
         yield scratch
         scratch.replace(path)
@@ -148,7 +157,7 @@ def _cell(value: object) -> object:
 
 def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
     writer: Any = None
     try:
@@ -161,6 +170,8 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
             writer.write_table(table)
         if writer is None:
             parquet.write_table(pyarrow.table({}), path)
+    except ArrowException as error:
+        raise CommandError(f"cannot write the rows as Parquet: {error}; name a .jsonl file for the output") from error
     finally:
         if writer is not None:
             writer.close()
@@ -175,11 +186,6 @@ def _with_types(schema: Any) -> Any:
 
 
 def _in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    part: list[Row] = []
-    for row in rows:
-        part.append(row)
-        if len(part) == _AT_ONCE:
-            yield part
-            part = []
-    if part:
+    left = iter(rows)
+    while part := list(itertools.islice(left, _AT_ONCE)):
         yield part

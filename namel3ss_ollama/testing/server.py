@@ -33,15 +33,12 @@ if TYPE_CHECKING:
     from .faults import FaultOptions
     from .replies import ReplyOptions
 
-__all__ = ["OllamaServer"]
+__all__ = ["OllamaServer", "close_listener"]
 
 _BACKLOG = 4096
 _DEFAULT, _NEWEST = "0.9.3", "0.40"
-
-
 _ACCEPTING = 3
-"""Turns of the event loop that asyncio takes for a connection that it has accepted; cancelled before, it would leave
-the socket open."""
+"""Turns of the event loop that asyncio takes to make a connection of a socket that it has accepted."""
 
 
 class OllamaServer:
@@ -317,13 +314,11 @@ class OllamaServer:
 
     async def _shut_down(self) -> None:
         if self._listener is not None:
-            self._listener.close()
+            await close_listener(self._listener)
             self._listener = None
         if self._holder is not None:
             self._holder.close()
             self._holder = None
-        for _ in range(_ACCEPTING):
-            await asyncio.sleep(0)
         for connection in list(self._hub.open):
             connection.shut("server_stopped")
         rest = asyncio.all_tasks() - {asyncio.current_task()}
@@ -331,6 +326,18 @@ class OllamaServer:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
         await self._hub.all_closed()
+
+
+async def close_listener(listener: asyncio.Server) -> None:
+    """Close a listening server when what it has accepted has become connections, and no sooner.
+
+    asyncio fails to make a connection for a server that is closed, and then leaves the accepted socket open.
+    """
+    for sock in listener.sockets:
+        asyncio.get_running_loop().remove_reader(sock.fileno())
+    for _ in range(_ACCEPTING):
+        await asyncio.sleep(0)
+    listener.close()
 
 
 def _holds(predicate: Callable[[OllamaServer], bool], server: OllamaServer) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -121,6 +120,25 @@ def test_several_hosts(run, server, table, out) -> None:
         assert {row["host"] for row in read(out)} <= {server.url, other.url}
 
 
+def test_a_field_that_the_output_would_hide_asks_nothing(run, server, tmp_path, out) -> None:
+    table = jsonl(tmp_path / "in.jsonl", [{"prompt": "a", "error": "mine"}])
+    result = run("batch", str(table), str(out), "-m", "tiny")
+    assert result.exit_code == 1
+    assert "has a field 'error' already" in " ".join(result.stderr.split())
+    assert not server.requests
+
+
+def test_rows_with_other_fields_than_the_first(run, server, tmp_path) -> None:
+    table = jsonl(tmp_path / "in.jsonl", [{"prompt": "a"}, {"prompt": "b", "more": 1}])
+    for name, code in (("out.csv", 1), ("out.jsonl", 0)):
+        out = tmp_path / name
+        result = run("batch", str(table), str(out), "-m", "tiny", "--journal", str(tmp_path / "run.db"))
+        assert result.exit_code == code
+        assert out.exists() == (code == 0)
+        assert ("row 2 has a field 'more'" in " ".join(result.stderr.split())) == (code == 1)
+    assert asked(server).total() == 2
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -192,7 +210,6 @@ def test_a_batch_that_was_ended_goes_on(run, process, server, table, out, end: s
     assert asked(server).total() == 6 + (6 - kept)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such folders there")
 def test_an_output_that_cannot_be_written_loses_nothing(run, server, table, tmp_path) -> None:
     command = ("batch", str(table), str(tmp_path / "no" / "out.jsonl"), "-m", "tiny", "--prompt-field", "text")
     assert run(*command).exit_code == 1

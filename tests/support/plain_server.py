@@ -7,6 +7,8 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from namel3ss_ollama.testing.server import close_listener
+
 __all__ = ["plain_server"]
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -38,9 +40,7 @@ async def plain_server(serve: Serve, tls: ssl.SSLContext | None = None) -> Async
     try:
         yield server
     finally:
-        server.close()
-        for _ in range(3):  # what was accepted by now becomes a connection
-            await asyncio.sleep(0)
+        await close_listener(server)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

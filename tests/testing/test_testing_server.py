@@ -541,3 +541,18 @@ def test_the_server_can_be_told_from_a_function_of_the_test(server, wire):
     server.wait_for(lambda s: s.open_connections == 0)
     with pytest.raises(ConnectionRefusedError):
         wire.connect()
+
+
+def test_stopping_while_clients_connect_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Once wrong: the sockets were closed by the garbage collector, which blamed the test that ran by then.
+    unclosed: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: unclosed.append(str(found.exc_value)))
+    for _ in range(30):
+        server = OllamaServer().start()
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        server.stop()
+        for client in clients:
+            client.close()
+        del server
+        gc.collect()
+    assert unclosed == []

@@ -91,7 +91,7 @@ def test_the_answer_to_an_equal_question_is_found(path: Path) -> None:
     assert found == Outcome(State.ANSWERED, answered(host="http://gpu1").content, "http://gpu1")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such modes there")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
 def test_others_on_the_machine_cannot_read_it(path: Path) -> None:
     Journal(path, "answers", "m").close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -114,10 +114,20 @@ def test_a_journal_has_one_owner_at_a_time(path: Path) -> None:
     [("vectors", "m", "its kind is 'answers', not 'vectors'"), ("answers", "n", "its model is 'm', not 'n'")],
 )
 def test_a_journal_of_another_batch(path: Path, kind: Any, model: str, said: str) -> None:
-    Journal(path, "answers", "m").close()
+    with Journal(path, "answers", "m") as journal:
+        journal.record(0, 0, SAME, answered())
     with pytest.raises(JournalError, match=said):
         Journal(path, kind, model)
     Journal(path, "answers", "m").close()  # the refused one holds no lock
+
+
+def test_a_journal_without_rows_is_of_no_batch_yet(path: Path) -> None:
+    """So a misspelt name of a model, for which nothing was asked, does no harm."""
+    Journal(path, "vectors", "lama3.2").close()
+    with Journal(path, "answers", "llama3.2") as journal:
+        journal.record(0, 0, SAME, answered())
+    with pytest.raises(JournalError, match=r"its model is 'llama3\.2', not 'lama3\.2'"):
+        Journal(path, "answers", "lama3.2")
 
 
 def test_a_journal_of_another_layout(path: Path) -> None:
@@ -148,14 +158,32 @@ def test_files_that_are_no_journals(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_names_the_row_and_keeps_the_others(path: Path) -> None:
-    with Journal(path, "answers", "m") as journal:
-        journal.record(0, 0, SAME, answered())
-        journal._database.execute("PRAGMA max_page_count = 1")  # as SQLite says that a disk is full
-        with pytest.raises(JournalError, match="the disk is full; free some space and run the same again") as caught:
-            journal.record(1, 1, SAME, answered("x" * 100_000))
+    with pytest.raises(JournalError, match="the disk is full; free some space") as caught:
+        _fill(path)
     assert caught.value.unwritten is not None
     assert (caught.value.unwritten.id, caught.value.unwritten.answer) == (1, response("x" * 100_000))
     assert [row.id for row in read_rows(path)] == [0]
+
+
+def _fill(path: Path) -> None:
+    with Journal(path, "answers", "m") as journal:
+        journal.record(0, 0, SAME, answered())
+        journal._database.execute("PRAGMA max_page_count = 1")  # as SQLite says that a disk is full
+        journal.record(1, 1, SAME, answered("x" * 100_000))
+
+
+def test_what_went_wrong_is_not_hidden_by_what_closing_cannot_write(path: Path) -> None:
+    def refused() -> None:
+        with Journal(path, "answers", "m") as journal:
+            journal.record(0, 0, SAME, answered())
+            journal.mark(0, 5)
+            journal._database.execute("PRAGMA query_only = ON")
+            journal.record(1, 1, SAME, answered())
+
+    with pytest.raises(JournalError) as caught:
+        refused()
+    assert caught.value.unwritten is not None
+    assert caught.value.unwritten.id == 1
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -165,6 +166,15 @@ async def test_a_server_that_is_gone_ends_the_batch(
     assert sum(row.answer is not None for row in read_journal(path)) == 10
 
 
+async def test_connections_that_are_lost_now_and_then_end_nothing(
+    provider: OllamaProvider, ollama_server: OllamaServer, path: Path
+) -> None:
+    ollama_server.fault("reset_before_headers", contains="odd")
+    prompts = [f"prompt {number}, {'odd' if number % 2 else 'even'}." for number in range(60)]
+    report = await provider.agenerate_batch(prompts, journal=path)
+    assert (report.answered, report.failed) == (30, 30)
+
+
 async def test_equal_prompts_are_asked_once_where_the_answer_is_the_same(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
@@ -290,6 +300,25 @@ async def test_memory_holds_no_more_rows_than_are_asked(provider: OllamaProvider
     assert max(ahead) <= SLOTS + 1
 
 
+async def test_memory_holds_no_ids_of_rows_that_are_done(provider: OllamaProvider, path: Path) -> None:
+    class Id(str):
+        __slots__ = ("__weakref__",)
+
+    alive: weakref.WeakSet[Id] = weakref.WeakSet()
+    most = 0
+
+    def ids() -> Iterator[str]:
+        nonlocal most
+        for number in range(60):
+            made = Id(number)
+            alive.add(made)
+            most = max(most, len(alive))
+            yield made
+
+    await provider.agenerate_batch((f"prompt {number}." for number in range(60)), ids=ids(), journal=path)
+    assert 0 < most <= 3 * SLOTS
+
+
 async def test_progress_goes_to_a_callback(provider: OllamaProvider, path: Path) -> None:
     seen: list[BatchProgress] = []
     await provider.agenerate_batch(PROMPTS[:6], journal=path)
@@ -308,10 +337,11 @@ async def test_progress_on_a_terminal_is_a_bar(
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr("sys.stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "200")
     await provider.agenerate_batch(PROMPTS, journal=path, progress=True)
-    assert "10 of 10 rows, " in sys.stderr.getvalue()  # type: ignore[attr-defined]  # the one that is set above
+    assert "10 of 10 rows, " in terminal.getvalue()
 
 
 async def test_progress_without_a_terminal_is_quiet(
@@ -372,7 +402,7 @@ async def test_a_text_at_fault_costs_the_others_nothing(
     assert failures == {3: "TypeError", 7: "ContextWindowExceededError"}
     assert report.answered == 18
     with pytest.raises(TypeError, match="batch_sise"):
-        await provider.embed_batch(TEXTS, journal=path, batch_sise=3)  # type: ignore[call-arg]  # what is tested
+        await provider.embed_batch(TEXTS, journal=path, **{"batch_sise": 3})
 
 
 KILLED = """
