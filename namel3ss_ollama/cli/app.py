@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from namel3ss_ollama import __version__
-from namel3ss_ollama.cli import chat, completion, doctor, hosts, models, serve
+from namel3ss_ollama.cli import batch, chat, completion, doctor, hosts, models, serve
 from namel3ss_ollama.cli.commands import Commands
 from namel3ss_ollama.cli.options import examples
 
@@ -24,6 +24,7 @@ app = typer.Typer(
         'namel3ss-ollama chat "Why is the sky blue?"',
         'git diff | namel3ss-ollama chat -m llama3.2 "Write a commit message for this:"',
         "namel3ss-ollama chat --host embedded:// -m smollm2:135m",
+        "namel3ss-ollama batch questions.jsonl answers.jsonl -m llama3.2",
         "namel3ss-ollama doctor",
     ),
 )
@@ -42,7 +43,7 @@ def _root(
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Chat with models on an Ollama server, look after them, and find out what is wrong.
+    """Chat with models on an Ollama server, ask them many things, look after them, and find out what is wrong.
 
     The server is the one at --host, else at OLLAMA_BASE_URL, else at OLLAMA_HOST, else at http://localhost:11434;
     embedded:// is a model in this process. Several servers are named by several --host, or by OLLAMA_HOSTS with commas
@@ -56,6 +57,7 @@ def _root(
 
 
 app.command(epilog=chat.EXAMPLES)(chat.chat)
+app.command(epilog=batch.EXAMPLES)(batch.batch)
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 app.command(epilog=hosts.HOSTS_EXAMPLES)(hosts.hosts)

@@ -266,7 +266,7 @@ def _common(kinds: set[str]) -> str:
 def _json(value: Any) -> bytes:
     try:
         return write_json(value)
-    except TypeError:  # a date or bytes, from a Parquet file
+    except ValueError:  # a date or bytes, from a Parquet file
         return json.dumps(value, ensure_ascii=False, default=str).encode(errors="replace")
 
 
