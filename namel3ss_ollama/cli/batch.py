@@ -43,6 +43,8 @@ EXAMPLES = examples(
     "namel3ss-ollama batch requests.jsonl responses.jsonl --host http://gpu1:11434 --host http://gpu2:11434",
 )
 _BAD_ROW = "BadRow"
+_OF_A_CALL = ("system", "tools", "tool_choice")
+"""Settings that are no provider's defaults."""
 
 
 def batch(
@@ -123,22 +125,21 @@ def batch(
                 _check_openai(outputs, {"--prompt-field": prompt_field, "--id-field": id_field, "--system": system})
             found = _survey(inputs, kind)
             stamp = files.stamp()
-        settings = {**read_options(option), "think": think, "format": read_format(format)}
+        given = {"think": think, "format": read_format(format), "system": utf8(system or "", "--system") or None}
+        settings = {**read_options(option), **{name: value for name, value in given.items() if value is not None}}
         if isinstance(kind, OpenAIRows):
             model = model or kind.model
-            settings = {**kind.settings, **{name: value for name, value in settings.items() if value is not None}}
-        if system:
-            settings["system"] = utf8(system, "--system")
+            settings = {**kind.settings, **settings}
         if kind.embeds and model is None:
             raise UsageError("--embed: name the model, such as -m all-minilm")
         model = run(pick_model(model, hosts))
         asked = _Asked(inputs, kind, found.good)
         report = run(_ask(asked, model, hosts, settings, files.journal, max_concurrent, "all" if retry_all else True))
         with raising_interrupts():
+            if files.stamp() != stamp:
+                raise _changed(inputs)
             written = _Written()
             outputs.write(written.rows(inputs, kind, report), found.columns)
-            if files.stamp() != stamp:
-                raise CommandError(f"{source} has changed meanwhile; run the same command again")
     except KeyboardInterrupt:
         if sys.stderr.isatty():
             print(file=sys.stderr)  # after the ^C that the terminal shows
@@ -295,21 +296,27 @@ async def _ask(
     retry_failed: Any,
 ) -> BatchReport:
     """Ask what the journal has no answer to."""
-    in_the_call = {name: settings.pop(name) for name in ("system", "tools", "tool_choice") if name in settings}
-    dimensions = settings.pop("dimensions", None)
+    call: dict[str, Any] = {"journal": journal, "ids": asked.ids, "retry_failed": retry_failed, "progress": True}
+    slots = NOT_GIVEN if max_concurrent is None else max_concurrent
     with checked_arguments():
-        provider = OllamaProvider(
-            model, where(hosts), max_concurrent=NOT_GIVEN if max_concurrent is None else max_concurrent, **settings
-        )
-    common: dict[str, Any] = {"journal": journal, "ids": asked.ids, "retry_failed": retry_failed, "progress": True}
+        if asked.embeds:
+            call["dimensions"] = settings.pop("dimensions", None)
+            call["options"] = {**settings.pop("options", {}), **settings}
+            provider = OllamaProvider(model, where(hosts), max_concurrent=slots)
+        else:
+            call.update((name, settings.pop(name)) for name in _OF_A_CALL if name in settings)
+            provider = OllamaProvider(model, where(hosts), max_concurrent=slots, **settings)
+    report: BatchReport
     async with provider:
         try:
             with checked_arguments(CommandError), shown_progress():
                 if asked.embeds:
-                    return await provider.embed_batch(asked, dimensions=dimensions, **common)
-                return await provider.agenerate_batch(asked, **common, **in_the_call)
+                    report = await provider.embed_batch(asked, **call)
+                else:
+                    report = await provider.agenerate_batch(asked, **call)
         except ModelNotFoundError:
             raise await missing(provider, model, hosts) from None
+    return report
 
 
 @dataclass(slots=True)
@@ -343,7 +350,7 @@ class _Written:
             else:
                 found = next(results, None)
                 if found is None or found.id != id:
-                    raise CommandError(f"{inputs.path} has changed meanwhile; run the same command again")
+                    raise _changed(inputs)
                 done = found
             result = kind.result(row, done)
             self.count += 1
@@ -351,6 +358,12 @@ class _Written:
                 self.failed += 1
                 self.first = self.first or f"{inputs.at(number)}: {done.failure.type}: {done.failure.message}"
             yield result
+
+
+def _changed(inputs: Table) -> CommandError:
+    return CommandError(
+        f"{inputs.path} has changed since it was read; what was answered is kept, and the same command asks the rest"
+    )
 
 
 def _sum_up(report: BatchReport, written: _Written, outputs: Table) -> None:

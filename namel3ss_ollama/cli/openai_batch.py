@@ -104,7 +104,7 @@ class OpenAIRows:
         return checked_text(text, "body.input")
 
     def result(self, row: Row, done: BatchRow) -> Row:
-        """The response, as OpenAI writes it; a failure is in `error`, also one that OpenAI has a file of its own for."""
+        """The response, as OpenAI writes it; rows that failed are in the same file, with an `error`."""
         name = hashlib.blake2b(str(done.id).encode(), digest_size=12).hexdigest()
         response = error = None
         if done.failure is not None:
