@@ -23,7 +23,7 @@ from namel3ss_ollama import BatchReport, JournalError, LLMError, ModelNotFoundEr
 from namel3ss_ollama.address import parse_address
 from namel3ss_ollama.cli.batch_rows import BadRowError, FieldRows, RowKind
 from namel3ss_ollama.cli.chat import read_format
-from namel3ss_ollama.cli.choosing import missing, pick_model
+from namel3ss_ollama.cli.choosing import check_chat_model, missing, pick_model, shown_or_missing
 from namel3ss_ollama.cli.console import CommandError, UsageError, checked_arguments, note, shown_progress
 from namel3ss_ollama.cli.interrupts import raising_interrupts, run
 from namel3ss_ollama.cli.openai_batch import OpenAIRows, is_openai
@@ -308,6 +308,11 @@ async def _ask(
             provider = OllamaProvider(model, where(hosts), max_concurrent=slots, **settings)
     report: BatchReport
     async with provider:
+        # Before there is a journal, which would be that of a model whose name was misspelt.
+        if asked.embeds:
+            await shown_or_missing(provider, model, hosts)
+        else:
+            await check_chat_model(provider, hosts, images=False)
         try:
             with checked_arguments(CommandError), shown_progress():
                 if asked.embeds:
