@@ -91,7 +91,11 @@ def batch(
     max_concurrent: Annotated[
         int | None,
         typer.Option(
-            "--max-concurrent", metavar="N", min=1, help="How many requests a server gets at once; else as it says."
+            "--max-concurrent",
+            metavar="N",
+            min=1,
+            help="How many requests run at once, on all servers together; if unset, 10, or with several servers their "
+            "slots.",
         ),
     ] = None,
 ) -> None:

@@ -203,7 +203,7 @@ def test_what_cannot_be_run(run, asked, tmp_path, args, code, why) -> None:
 
 def test_a_model_that_is_not_there_leaves_no_journal_in_the_way_of_the_right_one(run, tmp_path) -> None:
     write(tmp_path / "in.jsonl", {"text": "a"})
-    for wrong, why in (("tinny", "did you mean tiny?"), ("vectors", "vectors cannot chat")):
+    for wrong, why in (("tinny", "did you mean tiny:latest?"), ("vectors", "vectors cannot chat")):
         result = run("batch", "in.jsonl", "out.jsonl", "-m", wrong)
         assert result.exit_code == 1
         assert why in " ".join(result.stderr.split())
@@ -252,9 +252,10 @@ def test_an_input_that_changes_meanwhile_is_noticed_and_nothing_is_lost(run, ser
     assert result.exit_code == 1
     assert "in.jsonl has changed since it was read" in " ".join(result.stderr.split())
     assert not (tmp_path / "out.jsonl").exists()
+    before = [record.payload["prompt"] for record in asked()]
     server.reset()
     assert run("batch", "in.jsonl", "out.jsonl").exit_code == 0
-    assert sorted(record.payload["prompt"] for record in asked()) == ["a", "b", "c"]
+    assert sorted([*before, *(record.payload["prompt"] for record in asked())]) == ["a", "b", "c"]
 
 
 def test_an_output_that_cannot_be_written_is_left_as_it_was(run, server, asked, tmp_path, monkeypatch) -> None:
@@ -488,15 +489,18 @@ def test_openais_responses_are_jsonl(run, server, tmp_path) -> None:
 
 
 def test_several_hosts(process, tmp_path) -> None:
-    gate = Gate()
+    gates = [Gate(), Gate()]
     with OllamaServer() as one, OllamaServer() as other:
-        for server in (one, other):
+        both = list(zip((one, other), gates, strict=True))
+        for server, gate in both:
             server.reply("x", gate=gate)
         write(tmp_path / "in.jsonl", *({"text": f"q{n}"} for n in range(4)))
         hosts = ("--host", one.url, "--host", other.url)
-        running = process(*CLI, "batch", "in.jsonl", "out.jsonl", *hosts, "-m", "llama3.2", "--max-concurrent", "1")
-        one.wait_for(lambda _: gate.waiting == 2, timeout=60)
-        gate.open()
+        running = process(*CLI, "batch", "in.jsonl", "out.jsonl", *hosts, "-m", "llama3.2", "--max-concurrent", "2")
+        for server, gate in both:
+            server.wait_for(lambda _, gate=gate: gate.waiting == 1, timeout=60)
+        for gate in gates:
+            gate.open()
         _, err = running.communicate(timeout=60)
         assert running.returncode == 0, err
         assert {row["host"] for row in read(tmp_path / "out.jsonl")} == {one.url, other.url}
