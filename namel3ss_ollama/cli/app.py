@@ -24,6 +24,7 @@ app = typer.Typer(
         'namel3ss-ollama chat "Why is the sky blue?"',
         'git diff | namel3ss-ollama chat -m llama3.2 "Write a commit message for this:"',
         "namel3ss-ollama chat --host embedded:// -m smollm2:135m",
+        "namel3ss-ollama batch questions.jsonl answers.jsonl -m llama3.2",
         "namel3ss-ollama doctor",
     ),
 )
@@ -42,7 +43,7 @@ def _root(
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Chat with models on an Ollama server, look after them, and find out what is wrong.
+    """Chat with models on an Ollama server, ask them many things, look after them, and find out what is wrong.
 
     The server is the one at --host, else at OLLAMA_BASE_URL, else at OLLAMA_HOST, else at http://localhost:11434;
     embedded:// is a model in this process. Several servers are named by several --host, or by OLLAMA_HOSTS with commas

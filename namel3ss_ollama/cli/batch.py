@@ -1,155 +1,422 @@
-"""`namel3ss-ollama batch`: ask a prompt of each row of a table; the same command again goes on after a kill."""
+"""`namel3ss-ollama batch`: a file of prompts or texts in, a file of answers or vectors out, and a journal between them.
+
+The input is read three times, a row at a time: before anything is asked, so that what is wrong with it costs no
+request; to ask; and to write the output, in which the rows of the journal are put beside their own.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import contextlib
+import itertools
+import os
+import shlex
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from namel3ss_ollama import BatchReport, BatchRow, OllamaProvider
-from namel3ss_ollama.cli.console import CommandError, UsageError, checked_arguments, note
-from namel3ss_ollama.cli.interrupts import run
+from namel3ss_ollama import BatchReport, JournalError, LLMError, ModelNotFoundError, OllamaProvider
+from namel3ss_ollama.address import parse_address
+from namel3ss_ollama.cli.batch_rows import BadRowError, FieldRows, RowKind
+from namel3ss_ollama.cli.chat import read_format
+from namel3ss_ollama.cli.choosing import check_chat_model, missing, pick_model, shown_or_missing
+from namel3ss_ollama.cli.console import CommandError, UsageError, checked_arguments, note, shown_progress
+from namel3ss_ollama.cli.interrupts import raising_interrupts, run
+from namel3ss_ollama.cli.openai_batch import OpenAIRows, is_openai
 from namel3ss_ollama.cli.options import HostsOption, ModelOption, Options, examples, named, read_options, utf8, where
-from namel3ss_ollama.cli.tables import checked_table, read_table, write_table
+from namel3ss_ollama.cli.process import INTERRUPTED
+from namel3ss_ollama.cli.tables import Fields, Row, Table, open_table
+from namel3ss_ollama.rows import BatchFailure, BatchRow, RowId
+from namel3ss_ollama.settings import NOT_GIVEN
 
 __all__ = ["EXAMPLES", "batch"]
 
-Row = dict[str, Any]
 EXAMPLES = examples(
-    "namel3ss-ollama batch reviews.jsonl tagged.jsonl -m llama3.2 --prompt-field text --system 'Answer yes or no.'",
-    "namel3ss-ollama batch in.csv out.csv -m llama3.2 --format city.json --host gpu1 --host gpu2",
-    "namel3ss-ollama batch texts.parquet vectors.parquet -m all-minilm --embed --prompt-field text",
+    "namel3ss-ollama batch reviews.jsonl answers.jsonl -m llama3.2 -s 'Is this review kind? Say yes or no.'",
+    "namel3ss-ollama batch in.csv out.csv -m llama3.2 --prompt-field question --id-field id -o temperature=0",
+    "namel3ss-ollama batch in.parquet out.parquet -m llama3.2 --format schema.json",
+    "namel3ss-ollama batch texts.jsonl vectors.jsonl -m all-minilm --embed",
+    "namel3ss-ollama batch requests.jsonl responses.jsonl --host http://gpu1:11434 --host http://gpu2:11434",
 )
-_ADDED = ("error", "error_type", "host", "tokens", "seconds")
+_BAD_ROW = "BadRow"
+_OF_A_CALL = ("system", "tools", "tool_choice")
+"""Settings that are no provider's defaults."""
 
 
 def batch(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="The table: a .jsonl, .csv or .parquet file.")],
-    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the rows go with their answers.")],
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The file with the rows: .jsonl, .csv or .parquet.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file for the results; replaced where there is one.")
+    ],
     model: ModelOption = None,
     prompt_field: Annotated[
-        str, typer.Option("--prompt-field", metavar="NAME", callback=named, help="The field with the prompt.")
-    ] = "prompt",
+        str | None,
+        typer.Option(
+            "--prompt-field", metavar="NAME", callback=named, help="The field with the prompt; `text` if unset."
+        ),
+    ] = None,
     id_field: Annotated[
         str | None,
         typer.Option(
-            "--id-field", metavar="NAME", callback=named, help="The field with the row's id; its place if unset."
+            "--id-field",
+            metavar="NAME",
+            callback=named,
+            help="The field with an id, by which a row is known when the input changes; its place if unset.",
         ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
-    schema: Annotated[
-        Path | None, typer.Option("--format", metavar="FILE", help="A JSON schema that the answers are to follow.")
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="json|FILE", help="Answer in JSON, or in JSON after the schema in a file."),
     ] = None,
-    embed: Annotated[bool, typer.Option("--embed", help="Embed the texts instead of answering them.")] = False,
-    host: HostsOption = None,
+    embed: Annotated[bool, typer.Option("--embed", help="Embed the texts; the results are vectors.")] = False,
+    hosts: HostsOption = None,
     option: Options = None,
+    think: Annotated[
+        bool | None,
+        typer.Option("--think/--no-think", help="Have the model reason first, or not; if unset, as the model does."),
+    ] = None,
     journal: Annotated[
         Path | None,
-        typer.Option("--journal", metavar="FILE", help="The file that answers are kept in; OUTPUT.journal if unset."),
+        typer.Option("--journal", metavar="FILE", help="Where answers are kept as they come; OUT.journal if unset."),
     ] = None,
+    retry_all: Annotated[
+        bool, typer.Option("--retry-all", help="Ask every row again that failed, also where it would fail again.")
+    ] = False,
     max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", metavar="N", min=1, help="How many requests run at once.")
+        int | None,
+        typer.Option(
+            "--max-concurrent",
+            metavar="N",
+            min=1,
+            help="How many requests run at once, on all servers together; if unset, 10, or with several servers their "
+            "slots.",
+        ),
     ] = None,
 ) -> None:
-    """Ask the prompt of each row of a table, and write the rows with their answers.
+    """Ask a model every row of a file, and write the answers to another.
 
-    Each answer is kept in the journal as it comes. The same command again asks only what has no answer yet, and what
-    failed in a way that may have passed: after Ctrl-C, a kill or a reboot it goes on.
+    Each row of OUT has the fields of its row in IN, in the same order, and `answer`, `error`, `error_type`, `tokens`,
+    `host` and `seconds`; with --embed `vector` in the place of `answer`. Parquet needs the package pyarrow.
 
-    OUTPUT has each row of INPUT, in its order, with `answer` (or `vector`), `error`, `error_type`, `host`, `tokens`
-    and `seconds`. It is written when all rows are done. A prompt is text, or in JSONL and Parquet a list of messages; a
-    row without one is a row with an error.
+    Answers are kept in a journal as they come, and OUT is written at the end. The same command again asks what is
+    left: after Ctrl-C, a kill or a reboot, and where a failure may have passed (no connection, a busy server). Other
+    failures are kept, until --retry-all. A row that has changed is asked again. With temperature=0 or a seed, equal
+    rows are asked once. The journal can be deleted when OUT is all that is wanted.
 
-    Exit codes: 0 all rows have an answer, 1 some have none or it could not go on, 130 Ctrl-C.
+    A prompt is text, or a list of messages (`role`, `content`). A row without the field, or with a prompt that is empty
+    or neither of these, fails, and the others are asked. A line that cannot be read and an id that repeats end the
+    command before anything is asked.
+
+    Rows of OpenAI's batch format (`custom_id`, `url`, `body`) are known by their first one, in a .jsonl file, and so
+    are their responses; /v1/chat/completions and /v1/embeddings. All rows have to have the same model and settings.
+    --model and OLLAMA_MODEL go before the model that they name, --option and --format before their settings.
+
+    Exit code 0 when every row was answered, 1 when some failed or it could not be run, 130 after Ctrl-C.
     """
-    if not model:
-        raise UsageError("name the model with --model")
-    table, output = checked_table(source), checked_table(target)
-    if output.exists() and table.exists() and output.samefile(table):
-        raise UsageError(f"{output} is the input, too; name another file for the output")
-    kept = journal or output.with_name(f"{output.name}.journal")
-    settings = read_options(option)
-    if max_concurrent is not None:
-        settings["max_concurrent"] = max_concurrent
-    if embed and (system is not None or schema is not None):
-        raise UsageError("--system and --format are for answers; leave them out, or --embed")
-    if schema is not None:
-        settings["format"] = _read_schema(schema)
-    with checked_arguments():
-        provider = OllamaProvider(model, where(host), **settings)
-    into = "vector" if embed else "answer"
-    columns = [*next((row for _, row in read_table(table)), {}), into, *_ADDED]
-    if taken := [name for name in (into, *_ADDED) if columns.count(name) > 1]:
-        raise CommandError(f"{table} has a field {taken[0]!r} already, which the output would hide; rename it")
-    prompts = (row.get(prompt_field) for _, row in read_table(table))
-    ids = None if id_field is None else _ids(table, id_field)
-    call = {} if system is None else {"system": utf8(system, "--system")}
+    files = _Files(source, target, journal or target.with_name(f"{target.name}.journal"))
+    inputs, outputs = files.tables()
     try:
-        report = run(_ask(provider, prompts, ids, kept, call, embed=embed))
+        with raising_interrupts():
+            kind = _kind_of(inputs, prompt_field, id_field, embed=embed, any_model=model is not None)
+            if kind.embeds and (system or format or think is not None):
+                raise UsageError("--system, --format and --think are for answers, and these rows are embedded")
+            if isinstance(kind, OpenAIRows):
+                _check_openai(outputs, {"--prompt-field": prompt_field, "--id-field": id_field, "--system": system})
+            found = _survey(inputs, kind)
+            stamp = files.stamp()
+        given = {"think": think, "format": read_format(format), "system": utf8(system or "", "--system") or None}
+        settings = {**read_options(option), **{name: value for name, value in given.items() if value is not None}}
+        if isinstance(kind, OpenAIRows):
+            model = model or kind.model
+            settings = {**kind.settings, **settings}
+        if kind.embeds and model is None:
+            raise UsageError("--embed: name the model, such as -m all-minilm")
+        model = run(pick_model(model, hosts))
+        asked = _Asked(inputs, kind, found.good)
+        report = run(_ask(asked, model, hosts, settings, files.journal, max_concurrent, "all" if retry_all else True))
+        with raising_interrupts():
+            if files.stamp() != stamp:
+                raise _changed(inputs)
+            written = _Written()
+            outputs.write(written.rows(inputs, kind, report), found.columns)
     except KeyboardInterrupt:
-        note(f"what was answered is in {kept}; the same command goes on from there")
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # after the ^C that the terminal shows
+        note(_how_to_go_on(ctx, files.journal))
+        raise typer.Exit(INTERRUPTED) from None
+    except LLMError as error:
+        if not isinstance(error, JournalError) and files.journal.exists():
+            note(_how_to_go_on(ctx, files.journal))
         raise
-    write_table(output, _merged(table, report, into, prompt_field), columns)
-    _say(report, output)
+    _sum_up(report, written, outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The three files of a batch.
+
+    Attributes:
+        source: The input.
+        target: The output.
+        journal: The journal.
+    """
+
+    source: Path
+    target: Path
+    journal: Path
+
+    def tables(self) -> tuple[Table, Table]:
+        """Input and output.
+
+        Raises:
+            UsageError: Two of the files are one.
+            CommandError: The input is not there, or there is no place for the output.
+        """
+        inputs, outputs = open_table(self.source), open_table(self.target)
+        if not self.source.is_file():
+            raise CommandError(f"{self.source} is no file" if self.source.exists() else f"there is no {self.source}")
+        for one, other, what in (
+            (self.source, self.target, "the output would overwrite the input; name another OUT"),
+            (self.source, self.journal, "the journal would overwrite the input; name another --journal"),
+            (self.target, self.journal, "the output would overwrite the journal; name another --journal"),
+        ):
+            if one.resolve() == other.resolve() or (other.exists() and one.exists() and one.samefile(other)):
+                raise UsageError(f"{one}: {what}")
+        if self.target.is_dir():
+            raise CommandError(f"{self.target} is a directory; name a file")
+        for path in (self.target, self.journal):
+            folder = path.resolve().parent
+            if not folder.is_dir():
+                raise CommandError(f"{path}: there is no directory {folder}; make it first")
+            if not os.access(folder, os.W_OK):
+                raise CommandError(f"{path}: the directory {folder} cannot be written to")
+        return inputs, outputs
+
+    def stamp(self) -> tuple[int, ...]:
+        """Differs when the input has changed."""
+        about = self.source.stat()
+        return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _kind_of(inputs: Table, prompt_field: str | None, id_field: str | None, *, embed: bool, any_model: bool) -> RowKind:
+    """How the rows are understood: the first one says whether they are OpenAI's."""
+    first = next(inputs.rows(), None)
+    if first is None or not is_openai(first[1]):
+        return FieldRows(prompt_field or "text", id_field, embeds=embed)
+    kind = OpenAIRows(first[1], inputs.at(first[0]), any_model=any_model)
+    if embed and not kind.embeds:
+        raise UsageError(f"--embed: the rows of {inputs.path} are for /v1/chat/completions")
+    return kind
+
+
+def _check_openai(outputs: Table, given: dict[str, str | None]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name}: rows of OpenAI's batch format say that themselves; leave it out")
+    if outputs.path.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise UsageError(f"{outputs.path}: responses in OpenAI's batch format are JSONL; name a .jsonl file")
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What there is to do.
+
+    Attributes:
+        good: How many rows can be asked.
+        columns: The fields of the output.
+    """
+
+    good: int
+    columns: dict[str, Any]
+
+
+def _survey(inputs: Table, kind: RowKind) -> _Survey:
+    """Read the input once, before anything is asked.
+
+    Raises:
+        CommandError: A line cannot be read, an id repeats, or a row does not fit the others.
+    """
+    good = 0
+    fields = Fields()
+    # Ids may be more than memory holds: SQLite keeps them in a temporary file, which it deletes.
+    with contextlib.closing(sqlite3.connect("")) as seen:
+        seen.execute("PRAGMA journal_mode = OFF")
+        seen.execute("CREATE TABLE ids (id PRIMARY KEY, number INTEGER) WITHOUT ROWID")
+        for index, (number, row) in enumerate(inputs.rows()):
+            at = inputs.at(number)
+            kind.check(row, at)
+            id = kind.id(row, at, index)
+            if kind.has_ids:
+                try:
+                    seen.execute("INSERT INTO ids VALUES (?, ?)", (id, number))
+                except sqlite3.IntegrityError:
+                    (before,) = seen.execute("SELECT number FROM ids WHERE id = ?", (id,)).fetchone()
+                    raise CommandError(
+                        f"{at}: the id {id!r} is that of {inputs.unit} {before}, too; an id is one row's"
+                    ) from None
+            fields.see(row)
+            with contextlib.suppress(BadRowError):
+                kind.prompt(row)
+                good += 1
+    known = inputs.columns()
+    return _Survey(good, kind.columns(fields.columns() if known is None else known))
+
+
+class _Asked:
+    """The rows that can be asked, as `agenerate_batch` takes them: prompts, of a known number, and ids."""
+
+    def __init__(self, inputs: Table, kind: RowKind, count: int) -> None:
+        self._inputs = inputs
+        self._kind = kind
+        self._count = count
+        ids, self._prompts = itertools.tee(self._rows())  # drawn in step: one row is in memory
+        self.ids: Iterable[RowId] = (id for id, _ in ids)
+        self.embeds = kind.embeds
+
+    def _rows(self) -> Iterator[tuple[RowId, Any]]:
+        for index, (number, row) in enumerate(self._inputs.rows()):
+            with contextlib.suppress(BadRowError):
+                yield self._kind.id(row, self._inputs.at(number), index), self._kind.prompt(row)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (prompt for _, prompt in self._prompts)
+
+    def __len__(self) -> int:
+        return self._count
 
 
 async def _ask(
-    provider: OllamaProvider, prompts: Any, ids: Any, journal: Path, call: dict[str, Any], *, embed: bool
+    asked: _Asked,
+    model: str,
+    hosts: list[str] | None,
+    settings: dict[str, Any],
+    journal: Path,
+    max_concurrent: int | None,
+    retry_failed: Any,
 ) -> BatchReport:
-    with checked_arguments(CommandError):
-        async with provider:
-            if embed:
-                return await provider.embed_batch(prompts, ids=ids, journal=journal, progress=True)
-            return await provider.agenerate_batch(prompts, ids=ids, journal=journal, progress=True, **call)
+    """Ask what the journal has no answer to."""
+    call: dict[str, Any] = {"journal": journal, "ids": asked.ids, "retry_failed": retry_failed, "progress": True}
+    slots = NOT_GIVEN if max_concurrent is None else max_concurrent
+    with checked_arguments():
+        if asked.embeds:
+            call["dimensions"] = settings.pop("dimensions", None)
+            call["options"] = {**settings.pop("options", {}), **settings}
+            provider = OllamaProvider(model, where(hosts), max_concurrent=slots)
+        else:
+            call.update((name, settings.pop(name)) for name in _OF_A_CALL if name in settings)
+            provider = OllamaProvider(model, where(hosts), max_concurrent=slots, **settings)
+    report: BatchReport
+    async with provider:
+        # Before there is a journal, which would be that of a model whose name was misspelt.
+        if asked.embeds:
+            await shown_or_missing(provider, model, hosts)
+        else:
+            await check_chat_model(provider, hosts, images=False)
+        try:
+            with checked_arguments(CommandError), shown_progress():
+                if asked.embeds:
+                    report = await provider.embed_batch(asked, **call)
+                else:
+                    report = await provider.agenerate_batch(asked, **call)
+        except ModelNotFoundError:
+            raise await missing(provider, model, hosts) from None
+    return report
 
 
-def _ids(table: Path, field: str) -> Iterator[Any]:
-    for number, row in read_table(table):
-        if field not in row:
-            raise CommandError(f"{table}, line {number}: there is no field {field!r} for the id")
-        yield row[field]
+@dataclass(slots=True)
+class _Written:
+    """Counts the rows of the output as they are written.
+
+    Attributes:
+        count: How many there are.
+        failed: How many of them failed.
+        first: Where the first of these is, and why it failed.
+    """
+
+    count: int = 0
+    failed: int = 0
+    first: str = field(default="")
+
+    def rows(self, inputs: Table, kind: RowKind, report: BatchReport) -> Iterator[Row]:
+        """Each row of the input with what came of it.
+
+        Raises:
+            CommandError: The input has other rows than those that were asked.
+        """
+        results = report.rows()
+        for index, (number, row) in enumerate(inputs.rows()):
+            id = kind.id(row, inputs.at(number), index)
+            try:
+                kind.prompt(row)
+            except BadRowError as error:
+                failure = BatchFailure(_BAD_ROW, f"{inputs.unit} {number}: {error}", temporary=False)
+                done = BatchRow(id, index, None, None, failure, "", 0, 0.0)
+            else:
+                found = next(results, None)
+                if found is None or found.id != id:
+                    raise _changed(inputs)
+                done = found
+            result = kind.result(row, done)
+            self.count += 1
+            if done.failure is not None:
+                self.failed += 1
+                self.first = self.first or f"{inputs.at(number)}: {done.failure.type}: {done.failure.message}"
+            yield result
 
 
-def _read_schema(path: Path) -> dict[str, Any]:
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--format: cannot read {path}: {error}") from error
-    if not isinstance(schema, dict):
-        raise UsageError(f"--format: {path} holds no JSON schema, which is an object")
-    return schema
+def _changed(inputs: Table) -> CommandError:
+    return CommandError(
+        f"{inputs.path} has changed since it was read; what was answered is kept, and the same command asks the rest"
+    )
 
 
-def _merged(table: Path, report: BatchReport, into: str, field: str) -> Iterator[Row]:
-    """The rows of the input, each with what came of it."""
-    for (number, row), done in zip(read_table(table), report.rows(), strict=True):
-        about = {into: _answer(done), **_about(done, None if field in row else f"line {number} has no {field!r}")}
-        if taken := row.keys() & about.keys():
-            raise CommandError(f"{table}, line {number}: the output would hide the field {min(taken)!r}; rename it")
-        yield {**row, **about}
+def _sum_up(report: BatchReport, written: _Written, outputs: Table) -> None:
+    """Say what came of it.
 
-
-def _answer(row: BatchRow) -> object:
-    return row.vector if row.answer is None else row.answer.content
-
-
-def _about(row: BatchRow, missing: str | None) -> Row:
-    failure = row.failure
-    error = None if failure is None else missing or failure.message
-    kind = None if failure is None else failure.type
-    return dict(zip(_ADDED, (error, kind, row.host or None, row.tokens, round(row.seconds, 3)), strict=True))
-
-
-def _say(report: BatchReport, output: Path) -> None:
-    failed = report.failed + report.failed_before
-    skipped = f", {report.skipped:,} were in the journal" if report.skipped else ""
-    note(f"{report.answered:,} answered in {report.seconds:,.1f} s{skipped}; written to {output}")
-    if failed:
-        rows = "1 row has" if failed == 1 else f"{failed:,} rows have"
+    Raises:
+        CommandError: Rows failed.
+    """
+    before = report.skipped - report.failed_before
+    answered = f"{written.count - written.failed:,} answered{f' ({before:,} of them before)' if before else ''}"
+    note(
+        f"{written.count:,} rows: {answered}, {written.failed:,} failed; {report.tokens:,} tokens in "
+        f"{report.seconds:.1f} s; written to {outputs.path}"
+    )
+    if written.failed:
         raise CommandError(
-            f"{rows} no answer; the column `error` of {output} says why, and the same command asks again what may have "
-            "passed"
+            f"{written.failed:,} of {written.count:,} rows failed; the first: {written.first}. The same command asks "
+            "those again whose failure may have passed, --retry-all all of them"
         )
+
+
+def _how_to_go_on(ctx: typer.Context, journal: Path) -> str:
+    return f"what was answered is in {journal}; the same command goes on from there: {_same_command(ctx)}"
+
+
+def _same_command(ctx: typer.Context) -> str:
+    """The command line that leads here, with what is secret in a URL replaced."""
+    words = ["namel3ss-ollama", "batch"]
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(str(parameter.name))
+        if getattr(source, "name", "") != "COMMANDLINE":
+            continue
+        value = ctx.params[str(parameter.name)]
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif getattr(parameter, "is_flag", False):
+            words.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [parameter.opts[0], _without_secrets(str(one)) if parameter.name == "hosts" else str(one)]
+    return shlex.join(words)
+
+
+def _without_secrets(url: str) -> str:
+    address = parse_address(url, lenient=True)
+    return url if address.user is None else address.url.replace("://", f"://{address.user}:PASSWORD@", 1)

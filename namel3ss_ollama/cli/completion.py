@@ -21,7 +21,7 @@ EXAMPLES = examples(
     'eval "$(namel3ss-ollama completion zsh)"      # in ~/.zshrc, after compinit',
     "namel3ss-ollama completion fish | source      # in ~/.config/fish/config.fish",
 )
-_FILES = ("--image", "--format")
+_FILES = ("--image", "--format", "--journal")
 
 
 class Shell(str, Enum):

@@ -30,6 +30,7 @@ __all__ = [
     "print_paragraph",
     "print_table",
     "show_warnings",
+    "shown_progress",
     "stats_line",
     "styled",
     "without_warnings",
@@ -84,6 +85,29 @@ def show_warnings() -> None:
     logger = logging.getLogger("namel3ss_ollama")
     if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
         logger.addHandler(_Warnings(logging.WARNING))
+
+
+class _Progress(logging.Handler):
+    """How far a batch is, as a line of the command's; what else the core logs at that level is not for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, if it is that."""
+        if record.levelno == logging.INFO and str(record.msg).startswith("batch: "):
+            note(record.getMessage().removeprefix("batch: "))
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[None]:
+    """Around a batch: where there is no terminal for a bar, the core's log says how far it is."""
+    logger = logging.getLogger("namel3ss_ollama")
+    handler, before = _Progress(logging.INFO), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

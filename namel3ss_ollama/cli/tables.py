@@ -1,191 +1,275 @@
-"""Tables in files, read and written row by row: JSONL, CSV, and Parquet where pyarrow is there."""
+"""Tables in files: JSONL, CSV and Parquet, read row by row and written whole or not at all.
+
+A row is a dict of its fields. Parquet needs pyarrow, which is imported only where such a file is meant.
+"""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, ClassVar
 
 from namel3ss_ollama.cli.console import CommandError, UsageError
+from namel3ss_ollama.exact import read_json, write_json
 
-__all__ = ["checked_table", "has_pyarrow", "read_table", "write_table"]
+__all__ = ["Columns", "Fields", "Row", "Table", "open_table"]
 
 Row = dict[str, Any]
-_KINDS = (".jsonl", ".csv", ".parquet")
-_AT_ONCE = 1000
-"""Rows of Parquet that are in memory at once."""
+Columns = Mapping[str, Any]
+"""Of each field its kind: "text", "integer", "number", "boolean", "vector", "any", or a type of pyarrow's."""
+_KINDS = {"str": "text", "int": "integer", "float": "number", "bool": "boolean"}
+_ROWS_AT_ONCE = 1000
+"""How many rows of a Parquet file are in memory."""
+_LONGEST_FIELD = 2**31 - 1
+"""Characters in a field of a CSV file; the csv module's own limit is that of a short text."""
 
 
-def checked_table(path: Path) -> Path:
-    """The path, if its suffix says what kind of table it is.
+class Table(ABC):
+    """A file with rows.
 
-    Raises:
-        UsageError: It does not.
-        CommandError: It is Parquet, and pyarrow is not installed.
+    Args:
+        path: Where it is, or is to be.
     """
-    if path.suffix not in _KINDS:
-        raise UsageError(f"{path}: the name must end with {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
-    if path.suffix == ".parquet" and not has_pyarrow():
-        raise CommandError(f"{path}: reading and writing Parquet needs pyarrow: pip install pyarrow")
-    return path
+
+    unit: ClassVar[str] = "line"
+    """What a row's number counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def at(self, number: int) -> str:
+        """Where a row is, in words."""
+        return f"{self.path}, {self.unit} {number}"
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Each row, and its number for `at`.
+
+        Raises:
+            CommandError: The file cannot be read, or a row in it.
+        """
+        try:
+            with self.path.open("rb") as file:
+                yield from self._read(file)
+        except OSError as error:
+            raise CommandError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
+    def columns(self) -> dict[str, Any] | None:
+        """The fields and their kinds, where the file itself says that."""
+        return None
+
+    def write(self, rows: Iterable[Row], columns: Columns) -> None:
+        """Write all rows, or leave the file as it is.
+
+        Raises:
+            CommandError: It cannot be written.
+        """
+        path = self.path.resolve()  # what a link points to is replaced, not the link
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                self._write(file, rows, columns)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise CommandError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    @abstractmethod
+    def _read(self, file: BinaryIO) -> Iterator[tuple[int, Row]]: ...
+
+    @abstractmethod
+    def _write(self, file: BinaryIO, rows: Iterable[Row], columns: Columns) -> None: ...
+
+    def _unreadable(self, number: int, why: str) -> CommandError:
+        return CommandError(f"{self.at(number)}: {why}; mend it and run the same command again")
+
+    def _lines(self, file: BinaryIO) -> Iterator[tuple[int, str]]:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise self._unreadable(number, "is not UTF-8 text") from error
 
 
-def has_pyarrow() -> bool:
-    """Whether Parquet can be read and written here."""
-    return importlib.util.find_spec("pyarrow") is not None
+class _Jsonl(Table):
+    """A JSON object a line; blank lines are passed over."""
 
-
-def read_table(path: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a table with the numbers of their lines (of Parquet: of the rows), from 1.
-
-    Raises:
-        CommandError: The file cannot be read, or a line cannot; the message has its number.
-    """
-    reader = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix]
-    try:
-        yield from reader(path)
-    except OSError as error:
-        raise CommandError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise CommandError(f"cannot read {path}: it is not UTF-8 ({error.reason})") from error
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
+    def _read(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
+        for number, line in self._lines(file):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise CommandError(f"{path}, line {number}: this is no JSON ({error})") from error
+                row = read_json(line)
+            except (ValueError, RecursionError) as error:
+                raise self._unreadable(number, f"is no JSON ({error})") from error
             if not isinstance(row, dict):
-                raise CommandError(f"{path}, line {number}: expected an object, not {type(row).__name__}")
+                raise self._unreadable(number, f"is no JSON object: {line.strip()!r:.40}")
             yield number, row
 
+    def _write(self, file: BinaryIO, rows: Iterable[Row], columns: Columns) -> None:
+        for row in rows:
+            file.write(_json(row) + b"\n")
 
-def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
+
+class _Csv(Table):
+    """A header and rows, with commas between fields."""
+
+    def _read(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
+        csv.field_size_limit(_LONGEST_FIELD)
+        reader = csv.reader((line for _, line in self._lines(file)), strict=True)
+        head: list[str] | None = None
+        number = 1
         try:
-            for row in reader:
-                if None in row:
-                    raise CommandError(f"{path}, line {reader.line_num}: there are more fields than in the first line")
-                yield reader.line_num, row
+            for cells in reader:
+                if head is None:
+                    head = self._head(cells)
+                elif cells:
+                    if len(cells) != len(head):
+                        raise self._unreadable(number, f"has {len(cells)} fields, and the header {len(head)}")
+                    yield number, dict(zip(head, cells, strict=True))
+                number = reader.line_num + 1  # where the next row begins: a field may have line ends in it
         except csv.Error as error:
-            raise CommandError(f"{path}, line {reader.line_num}: this is no CSV ({error})") from error
+            raise self._unreadable(number, f"is no CSV ({error})") from error
+
+    def _head(self, cells: list[str]) -> list[str]:
+        if len(set(cells)) < len(cells):
+            raise self._unreadable(1, "names a field twice")
+        return cells
+
+    def columns(self) -> dict[str, Any] | None:
+        """The fields that the header names."""
+        try:
+            with self.path.open("rb") as file:
+                reader = csv.reader((line for _, line in self._lines(file)), strict=True)
+                return dict.fromkeys(next(reader, []), "text")
+        except (OSError, csv.Error):
+            return {}  # reading the rows says what is wrong
+
+    def _write(self, file: BinaryIO, rows: Iterable[Row], columns: Columns) -> None:
+        lines = _Lines(file)
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_text(row.get(name)) or "" for name in columns])
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    from pyarrow import ArrowException, parquet
+class _Lines:
+    """What `csv` writes to."""
 
-    try:
-        with parquet.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(_AT_ONCE):
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        self._file.write(text.encode(errors="replace"))
+
+
+class _Parquet(Table):
+    """A Parquet file, read and written some rows at a time."""
+
+    unit = "row"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            self._arrow: Any = importlib.import_module("pyarrow")
+            self._parquet: Any = importlib.import_module("pyarrow.parquet")
+        except ModuleNotFoundError as error:
+            raise CommandError(f"{path}: Parquet needs pyarrow; pip install pyarrow, or use .jsonl or .csv") from error
+
+    def _read(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
+        number = 0
+        try:
+            for batch in self._parquet.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except ArrowException as error:
-        raise CommandError(f"cannot read {path}: {error}") from error
+        except self._arrow.ArrowException as error:
+            raise self._unreadable(number + 1, f"cannot be read ({error})") from error
+
+    def columns(self) -> dict[str, Any] | None:
+        """The fields and types in the file."""
+        try:
+            schema = self._parquet.read_schema(self.path)
+        except (OSError, self._arrow.ArrowException):
+            return {}  # reading the rows says what is wrong
+        return {name: schema.field(name).type for name in schema.names}
+
+    def _write(self, file: BinaryIO, rows: Iterable[Row], columns: Columns) -> None:
+        arrow = self._arrow
+        types = {
+            "text": arrow.string(),
+            "any": arrow.string(),
+            "integer": arrow.int64(),
+            "number": arrow.float64(),
+            "boolean": arrow.bool_(),
+            "vector": arrow.list_(arrow.float64()),
+        }
+        schema = arrow.schema([(n, types[kind] if isinstance(kind, str) else kind) for n, kind in columns.items()])
+        as_text = [name for name, kind in columns.items() if isinstance(kind, str) and kind == "any"]
+        left = iter(rows)
+        with self._parquet.ParquetWriter(file, schema) as writer:
+            while some := list(itertools.islice(left, _ROWS_AT_ONCE)):
+                for row in some:
+                    row.update((name, _text(row.get(name))) for name in as_text)
+                writer.write_table(arrow.Table.from_pylist(some, schema=schema))
 
 
-def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Write a table whole, or not at all: what was there before stays until the new one is complete.
+_BY_SUFFIX: Mapping[str, type[Table]] = {".jsonl": _Jsonl, ".ndjson": _Jsonl, ".csv": _Csv, ".parquet": _Parquet}
 
-    Args:
-        path: The file.
-        rows: The rows.
-        columns: The names of the columns, which JSONL has no need of.
+
+def open_table(path: Path) -> Table:
+    """The table in a file, of the kind that its suffix names.
 
     Raises:
-        CommandError: It cannot be written, or a row has a field that is no column.
+        UsageError: No kind has that suffix.
+        CommandError: It needs a package that is not installed.
     """
-    if path.suffix != ".jsonl":
-        rows = _fitting(path, rows, columns)
+    kind = _BY_SUFFIX.get(path.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{path}: the suffix is none of {', '.join(_BY_SUFFIX)}, which say how a file is read")
+    return kind(path)
+
+
+class Fields:
+    """The fields that rows turn out to have, for a table that does not say so itself."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, set[str]] = {}
+
+    def see(self, row: Row) -> None:
+        """Take in a row."""
+        for name, value in row.items():
+            kinds = self._kinds.setdefault(name, set())
+            if value is not None:
+                long = type(value) is int and not -(2**63) <= value < 2**63
+                kinds.add("any" if long else _KINDS.get(type(value).__name__, "any"))
+
+    def columns(self) -> dict[str, Any]:
+        """Of each field the kind that suits all its values."""
+        return {name: _common(kinds) for name, kinds in self._kinds.items()}
+
+
+def _common(kinds: set[str]) -> str:
+    if len(kinds) <= 1:
+        return next(iter(kinds), "text")
+    return "number" if kinds == {"integer", "number"} else "any"
+
+
+def _json(value: Any) -> bytes:
     try:
-        with _replacing(path) as scratch:
-            if path.suffix == ".parquet":
-                _write_parquet(scratch, rows)
-            else:
-                with scratch.open("w", encoding="utf-8", newline="") as file:
-                    (_write_csv if path.suffix == ".csv" else _write_jsonl)(file, rows, columns)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror or error}; the journal has the answers") from error
+        return write_json(value)
+    except ValueError:  # a date or bytes, from a Parquet file
+        return json.dumps(value, ensure_ascii=False, default=str).encode(errors="replace")
 
 
-def _fitting(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> Iterator[Row]:
-    for number, row in enumerate(rows, 1):
-        if more := row.keys() - set(columns):
-            raise CommandError(
-                f"cannot write {path}: row {number} has a field {min(more)!r}, which the first row lacks; name a "
-                ".jsonl file for the output"
-            )
-        yield row
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    scratch = path.with_name(f".{path.name}.part")
-    try:
-        yield scratch
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _write_jsonl(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-
-def _write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-
-
-def _cell(value: object) -> object:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
-
-
-def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
-    import pyarrow
-    from pyarrow import ArrowException, parquet
-
-    writer: Any = None
-    try:
-        for some in _in_parts(rows):
-            schema = None if writer is None else writer.schema
-            table = pyarrow.Table.from_pylist(some, schema=schema)
-            if writer is None:
-                table = table.cast(_with_types(table.schema))
-                writer = parquet.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-        if writer is None:
-            parquet.write_table(pyarrow.table({}), path)
-    except ArrowException as error:
-        raise CommandError(f"cannot write the rows as Parquet: {error}; name a .jsonl file for the output") from error
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _with_types(schema: Any) -> Any:
-    """The schema, with text for columns of which the first rows have nothing: errors, most often."""
-    import pyarrow
-
-    fields = [pyarrow.field(f.name, pyarrow.string()) if pyarrow.types.is_null(f.type) else f for f in schema]
-    return pyarrow.schema(fields)
-
-
-def _in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    left = iter(rows)
-    while part := list(itertools.islice(left, _AT_ONCE)):
-        yield part
+def _text(value: object) -> str | None:
+    """A value in a column of text."""
+    return value if value is None or isinstance(value, str) else _json(value).decode()

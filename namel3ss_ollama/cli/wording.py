@@ -37,9 +37,18 @@ _WORDS = [
     (r"\bchunk_timeout\b", "the wait for the next token"),
     (r", lower max_concurrent\b", ""),
     (r"\braise num_ctx\b", "raise it with -o num_ctx=8192"),
+    (r"; name another$", "; name another with --journal"),
+    (r"\bname another file$", "name another with --journal"),
     (r"simplify `format` or the tool's parameters", "simplify the schema given to --format"),
 ]
-_ARGUMENTS = {"base_url": "--host", "model": "--model", "images": "--image", "format": "--format", "think": "--think"}
+_ARGUMENTS = {
+    "base_url": "--host",
+    "model": "--model",
+    "images": "--image",
+    "format": "--format",
+    "think": "--think",
+    "journal": "--journal",
+}
 _NAMED = re.compile(r"(\w+)(?=: )")
 
 
