@@ -25,6 +25,7 @@ from namel3ss_ollama.batches import (
 from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.fleet import tagged
+from namel3ss_ollama.journal import RowStore
 from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
@@ -78,7 +79,7 @@ class BoundBatch(Protocol):
         self,
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
         *,
-        journal: str | os.PathLike[str],
+        journal: str | os.PathLike[str] | RowStore,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -127,7 +128,7 @@ class Batching(ModelManagement, Embeddings):
         self,
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
         *,
-        journal: str | os.PathLike[str],
+        journal: str | os.PathLike[str] | RowStore,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -143,7 +144,7 @@ class Batching(ModelManagement, Embeddings):
         return_exceptions: bool = False,
         on_result: OnResult | None = None,
         keep_results: bool = True,
-        journal: str | os.PathLike[str] | None = None,
+        journal: str | os.PathLike[str] | RowStore | None = None,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -166,6 +167,7 @@ class Batching(ModelManagement, Embeddings):
             keep_results: Whether to return the results; False, with `on_result`, keeps memory flat. With a journal,
                 results are on the disk.
             journal: The file; made where there is none. It is a SQLite database, and holds answers, not prompts.
+                Or a `RowStore`, which stands in for the file.
             ids: With a journal: an id for each prompt, text or an integer of 64 bits; by default its place.
             retry_failed: With a journal: whether prompts whose failure may have passed (no connection, a server that
                 was busy or failed, a deadline) are asked again; "all": those of any failure, too.
@@ -222,7 +224,7 @@ class Batching(ModelManagement, Embeddings):
         self,
         texts: Iterable[str] | AsyncIterable[str],
         *,
-        journal: str | os.PathLike[str],
+        journal: str | os.PathLike[str] | RowStore,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -263,7 +265,7 @@ class Batching(ModelManagement, Embeddings):
         )
         check_ids(texts, ids)
         model = body["model"]
-        digest = await self._digest(model)
+        digest = await self._digest(model, settings.path)
 
         def print_of(text: str) -> bytes:
             return fingerprint(digest, f"embed, {policy}", {**body, "input": text})
@@ -299,7 +301,7 @@ class Batching(ModelManagement, Embeddings):
         first = generate_request(self._defaults, "-", call) if _is_for_prompts(call) else None
         first = first or chat_request(self._defaults, [{"role": "user", "content": "-"}], call)
         check_ids(prompts, ids)
-        digest = await self._digest(first.model)
+        digest = await self._digest(first.model, settings.path)
 
         async def question(prompt: Prompt) -> Question[Request]:
             make: Callable[[], Request]
@@ -328,11 +330,19 @@ class Batching(ModelManagement, Embeddings):
     def _workers(self) -> int:
         return min(self._runner.limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS)
 
-    async def _digest(self, model: str) -> str:
-        """The digest of a model's weights and settings, of several hosts all of them; empty if unlisted."""
+    async def _digest(self, model: str, journal: str | os.PathLike[str] | RowStore) -> str:
+        """The digest of a model's weights and settings, of several hosts all of them; empty if unlisted.
+
+        Batches with a store are parts of a longer one, which takes the model as it was at the first.
+        """
         name = tagged(model)
+        known: dict[str, str] = self.__dict__.setdefault("_digests", {})
+        if name in known and not isinstance(journal, (str, os.PathLike)):
+            return known[name]
         listed = await self.list_models()
-        return ", ".join(sorted({str(each.get("digest")) for each in listed if tagged(str(each.get("name"))) == name}))
+        digests = {str(each.get("digest")) for each in listed if tagged(str(each.get("name"))) == name}
+        known[name] = ", ".join(sorted(digests))
+        return known[name]
 
 
 _ONLY_IN_CHATS = frozenset({"tools", "tool_choice"})
