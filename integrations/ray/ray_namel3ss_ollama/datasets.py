@@ -185,7 +185,9 @@ def _mapped(
         fn_constructor_kwargs={"job": job},
         batch_size=batch_size,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=job.actors, max_concurrent_calls_per_actor=_CALLS),
+        compute=ActorPoolStrategy(
+            size=job.actors, max_concurrent_calls_per_actor=_CALLS, max_tasks_in_flight_per_actor=_CALLS
+        ),
         num_cpus=_CPU,
     )
 
