@@ -49,8 +49,8 @@ def ask(
     It gets the columns `into` (the answer's text; null where there is none), `error` and `error_type` (null where there
     is an answer), `tokens` (of prompt and answer), `host` and `seconds` (the wait for a slot included).
 
-    With a `journal`, answers are written as they come. The same call again, after whatever kill, asks the rows that have
-    no answer yet. Rows are known by their ids, which must not repeat.
+    With a `journal`, answers are written as they come. After a kill, the same call again asks the rows that have no
+    answer yet. Rows are known by their ids, which must not repeat.
 
     Args:
         dataset: Any dataset; it is read as it is needed.
@@ -212,7 +212,9 @@ def _check(job: Job, journal: object) -> None:
         raise ValueError(f"on_error: {job.on_error!r} is not one of 'keep', 'raise'")
     for name in job.settings:
         if name in _OURS:
-            raise TypeError(f"{name}: is not for here; hosts=[Host(url, slots=4), ...] says where, and how many at once")
+            raise TypeError(
+                f"{name}: pass hosts=[Host(url, slots=4), ...], which says where, and how many at once"
+            )
     again: Mapping[str, Any] = job.journal
     if again["retry_failed"] not in (True, False, "all"):
         raise ValueError(f"retry_failed: {again['retry_failed']!r} is not one of True, False, 'all'")
