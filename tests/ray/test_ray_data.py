@@ -21,6 +21,7 @@ from ray_namel3ss_ollama.shares import Shares, hosts_of
 from namel3ss_ollama import Host, JournalError, OllamaProvider
 from namel3ss_ollama.testing import Gate, OllamaServer, Reply
 
+pytestmark = pytest.mark.usefixtures("small_ray")
 MODEL = "llama3.2"
 SLOTS = 4
 DETAILS = ["error", "error_type", "tokens", "host", "seconds"]

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -34,7 +35,8 @@ __all__ = ["Keeper", "Kind", "Rows", "file_of", "keeper_of"]
 Kind = Literal["answers", "vectors"]
 _WAIT = 60.0
 """Seconds to wait for a journal that the processes of a killed driver still have."""
-_TRIES = 5
+_KEEPERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""Those of this driver, by file. A dataset holds its keeper's handle; with the last one Ray ends the keeper."""
 Written = tuple[RowId, int, bytes | None, Outcome]
 """What `Journal.record` takes."""
 
@@ -112,28 +114,24 @@ def keeper_of(path: str, kind: Kind, model: str) -> Any:
     Raises:
         JournalError: The journal is of another batch, in use, or cannot be written.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    make = ray.remote(Keeper).options(
-        name=f"namel3ss-ollama journal {path}",
-        get_if_exists=True,
-        num_cpus=0,
-        max_restarts=-1,
-        max_task_retries=-1,
-        scheduling_strategy=here,
-    )
-    for left in reversed(range(_TRIES)):
-        keeper = make.remote(path, kind, model)
-        try:
-            ray.get(keeper.check.remote(kind, model))
-            return keeper
-        except RayActorError:  # that of a dataset which has just been dropped
-            if not left:
-                raise
-        except RayTaskError as error:
-            if isinstance(error.cause, (JournalError, OSError)):
-                raise error.cause from None
+    keeper = old = _KEEPERS.get(path)
+    if keeper is None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+        keeper = ray.remote(Keeper).options(**options).remote(path, kind, model)
+        _KEEPERS[path] = keeper
+    try:
+        ray.get(keeper.check.remote(kind, model))
+    except RayActorError:
+        if old is None:
             raise
-    raise AssertionError("unreachable")
+        del _KEEPERS[path]  # it is of a Ray that has been shut down since
+        return keeper_of(path, kind, model)
+    except RayTaskError as error:
+        if isinstance(error.cause, (JournalError, OSError)):
+            raise error.cause from None
+        raise
+    return keeper
 
 
 @dataclass(frozen=True, slots=True)
