@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import ray
 import ray.data
-from ray_namel3ss_ollama import ask, embed
-from ray_namel3ss_ollama.shares import Shares, hosts_of
 
 from namel3ss_ollama import Host, JournalError, OllamaProvider
 from namel3ss_ollama.testing import Gate, OllamaServer, Reply
+from ray_namel3ss_ollama import ask, embed
+from ray_namel3ss_ollama.shares import Shares, hosts_of
 
 pytestmark = pytest.mark.usefixtures("small_ray")
 MODEL = "llama3.2"
@@ -91,7 +91,9 @@ def test_the_order_within_a_block_is_kept(ollama_server: OllamaServer) -> None:
     assert [row["id"] for row in dataset.take_all()] == list(range(50))
 
 
-def test_a_row_that_fails_has_its_error_and_the_others_their_answers(ollama_server: OllamaServer, tmp_path: Path) -> None:
+def test_a_row_that_fails_has_its_error_and_the_others_their_answers(
+    ollama_server: OllamaServer, tmp_path: Path
+) -> None:
     rows = [{"id": "a", "text": "fine"}, {"id": "b", "text": None}, {"id": "c", "text": "fine, too"}]
     found = by_id(ask(ray.data.from_items(rows), MODEL, hosts=ollama_server.url, prompt="text", into="answer"))
     assert [row["error_type"] for row in found] == [None, "TypeError", None]

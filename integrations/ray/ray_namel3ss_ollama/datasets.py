@@ -212,9 +212,7 @@ def _check(job: Job, journal: object) -> None:
         raise ValueError(f"on_error: {job.on_error!r} is not one of 'keep', 'raise'")
     for name in job.settings:
         if name in _OURS:
-            raise TypeError(
-                f"{name}: pass hosts=[Host(url, slots=4), ...], which says where, and how many at once"
-            )
+            raise TypeError(f"{name}: pass hosts=[Host(url, slots=4), ...], which says where, and how many at once")
     again: Mapping[str, Any] = job.journal
     if again["retry_failed"] not in (True, False, "all"):
         raise ValueError(f"retry_failed: {again['retry_failed']!r} is not one of True, False, 'all'")

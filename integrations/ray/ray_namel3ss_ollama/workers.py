@@ -98,7 +98,7 @@ def provider_of(job: Job, share: int = 0) -> OllamaProvider:
     hosts = hosts_of(job.hosts, share, job.actors)
     slots = [host.slots for host in hosts]
     # One host by itself is no pool; its slots are then the provider's bound.
-    bound = {} if len(hosts) > 1 or "auto" in slots else {"max_concurrent": slots[0]}
+    bound: dict[str, Any] = {} if len(hosts) > 1 or "auto" in slots else {"max_concurrent": slots[0]}
     return OllamaProvider(job.model, Hosts(hosts), **bound, **job.settings)
 
 
