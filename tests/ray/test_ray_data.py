@@ -91,9 +91,7 @@ def test_the_order_within_a_block_is_kept(ollama_server: OllamaServer) -> None:
     assert [row["id"] for row in dataset.take_all()] == list(range(50))
 
 
-def test_a_row_that_fails_has_its_error_and_the_others_their_answers(
-    ollama_server: OllamaServer, tmp_path: Path
-) -> None:
+def test_a_row_that_fails_has_its_error_and_the_others_their_answers(ollama_server: OllamaServer) -> None:
     rows = [{"id": "a", "text": "fine"}, {"id": "b", "text": None}, {"id": "c", "text": "fine, too"}]
     found = by_id(ask(ray.data.from_items(rows), MODEL, hosts=ollama_server.url, prompt="text", into="answer"))
     assert [row["error_type"] for row in found] == [None, "TypeError", None]
@@ -172,7 +170,7 @@ def test_a_changed_prompt_is_asked_or_an_error(ollama_server: OllamaServer, tmp_
 
     dataset("one").take_all()
     assert dataset("two").take_all()[0]["a"] == "You said: two"
-    with pytest.raises(Exception, match="of row 1 of .*something else was asked before"):
+    with pytest.raises(Exception, match=r"of row 1 of .*something else was asked before"):
         dataset("three", on_change="error").take_all()
 
 
@@ -181,7 +179,7 @@ def test_a_journal_of_another_model_is_an_error_at_once(ollama_server: OllamaSer
         return ask(prompts(2), model, hosts=ollama_server.url, prompt="text", id="id", into="a", journal=tmp_path)
 
     dataset(MODEL).take_all()
-    with pytest.raises(JournalError, match="its model is 'llama3.2', not 'qwen3'"):
+    with pytest.raises(JournalError, match=r"its model is 'llama3\.2', not 'qwen3'"):
         dataset("qwen3")
     assert len(dataset(MODEL).take_all()) == 2  # the journal is as it was
 

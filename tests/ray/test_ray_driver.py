@@ -63,3 +63,13 @@ def test_a_killed_driver_costs_the_rows_under_way_and_nothing_is_left_on_the_scr
 
 def prompts(server: OllamaServer) -> list[Record]:
     return [record for record in server.requests if record.path == "/api/generate"]
+
+
+def test_the_example_runs_and_goes_on(ollama_server: OllamaServer, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "ray_batch.py"
+    command = [sys.executable, str(example), "--base-url", ollama_server.url, "--folder", str(tmp_path), "--rows", "6"]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert done.stdout.startswith("6 rows, 0 failed\n"), done.stderr
+        assert not [word for word in UNWANTED if word in done.stderr], done.stderr
+    assert len(prompts(ollama_server)) == 6
