@@ -57,20 +57,23 @@ def held(server: OllamaServer, folder: Path) -> ray.data.Dataset:
 
 
 @contextlib.contextmanager
-def started(dataset: ray.data.Dataset) -> Iterator[list[dict[str, Any]]]:
-    """A dataset that is read meanwhile; its rows are there at the end."""
+def started(dataset: ray.data.Dataset, gate: Gate) -> Iterator[list[dict[str, Any]]]:
+    """A dataset that is read meanwhile; its rows are there at the end, when the gate is opened."""
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(1) as thread:
         job = thread.submit(lambda: rows.extend(dataset.take_all()))
-        yield rows
+        try:
+            yield rows
+        finally:
+            gate.open()
         job.result(90)
 
 
 def pid_of(kind: str) -> int:
-    """The process of the one living actor of a class."""
-    actors = ray._private.state.actors().values()
-    (pid,) = [each["Pid"] for each in actors if each["State"] == "ALIVE" and kind in each["ActorClassName"]]
-    return int(pid)
+    """The process of the newest living actor of a class; one of an earlier test may not have ended yet."""
+    actors = [each for each in ray._private.state.actors().values() if each["State"] == "ALIVE"]
+    newest = max((each for each in actors if kind in each["ActorClassName"]), key=lambda each: each["StartTime"])
+    return int(newest["Pid"])
 
 
 def by_id(dataset: ray.data.Dataset) -> list[dict[str, Any]]:
@@ -142,9 +145,8 @@ def test_hosts_are_shared_out_and_no_host_gets_more_than_its_slots() -> None:
             server.reply("held", gate=gate)
         hosts = [Host(first.url, slots=3), Host(second.url, slots=2)]
         dataset = ask(prompts(80, 16), MODEL, hosts=hosts, actors=2, prompt="text", into="answer", batch_size=4)
-        with started(dataset) as found:
+        with started(dataset, gate) as found:
             first.wait_for(lambda _: gate.waiting == 5, timeout=60)  # all slots of both, each host with its own actor
-            gate.open()
         assert Counter(row["host"] for row in found).keys() == {first.url, second.url}
         assert most_at_once(first) == 3
         assert most_at_once(second) == 2
@@ -188,11 +190,10 @@ def test_a_killed_actor_costs_the_rows_under_way(ollama_server: OllamaServer, tm
     gate = Gate()
     ollama_server.reply(lambda record: Reply(f"About {record.json['prompt']}", gate=gate))
     dataset = held(ollama_server, tmp_path)
-    with started(dataset) as rows:
+    with started(dataset, gate) as rows:
         gate.step(40)
         ollama_server.wait_for(lambda _: len(answered(ollama_server)) == 40 and gate.waiting == SLOTS, timeout=60)
         os.kill(pid_of("MapWorker"), signal.SIGKILL)
-        gate.open()
     assert sorted(row["id"] for row in rows) == list(range(100))
     assert all(row["answer"] == f"About {row['text']}" for row in rows)
     times = asked(ollama_server)
@@ -203,11 +204,10 @@ def test_a_killed_actor_costs_the_rows_under_way(ollama_server: OllamaServer, tm
 def test_a_killed_keeper_is_started_again_and_loses_nothing(ollama_server: OllamaServer, tmp_path: Path) -> None:
     gate = Gate()
     ollama_server.reply(lambda record: Reply(f"About {record.json['prompt']}", gate=gate))
-    with started(held(ollama_server, tmp_path)) as rows:
+    with started(held(ollama_server, tmp_path), gate) as rows:
         gate.step(40)
         ollama_server.wait_for(lambda _: len(answered(ollama_server)) == 40 and gate.waiting == SLOTS, timeout=60)
         os.kill(pid_of("Keeper"), signal.SIGKILL)
-        gate.open()
     assert sorted(row["id"] for row in rows) == list(range(100))
     assert set(asked(ollama_server).values()) == {1}
 

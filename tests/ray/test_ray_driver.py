@@ -41,14 +41,16 @@ def test_a_killed_driver_costs_the_rows_under_way_and_nothing_is_left_on_the_scr
     gate = Gate()
     ollama_server.reply(lambda record: Reply(f"About {record.json['prompt']}", gate=gate))
     killed = start(ollama_server, tmp_path, 8)
-    gate.step(40)
-    ollama_server.wait_for(
-        lambda server: gate.waiting == SLOTS and sum(each.outcome == "complete" for each in prompts(server)) == 40,
-        timeout=90,
-    )
-    killed.kill()
-    killed.communicate()
-    gate.open()
+    try:
+        gate.step(40)
+        ollama_server.wait_for(
+            lambda server: gate.waiting == SLOTS and sum(each.outcome == "complete" for each in prompts(server)) == 40,
+            timeout=60,
+        )
+    finally:
+        killed.kill()
+        killed.communicate()
+        gate.open()
 
     output, errors = start(ollama_server, tmp_path, 5).communicate(timeout=100)
     (line,) = [line for line in output.splitlines() if line.startswith("rows ")]
