@@ -24,10 +24,11 @@ endif
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := . integrations/langchain integrations/llama-index
+PACKAGES := . integrations/langchain integrations/llama-index integrations/ray
 METADATA := $(addsuffix /pyproject.toml,$(PACKAGES)) $(wildcard integrations/*/hatch_build.py) namel3ss_ollama/_version.py
 BENCH := .venv-bench
 FLOORS := .venv-floors
+RAY := .venv-ray
 EDITABLE := --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
 # The oldest Python that the pins are for comes next.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
@@ -39,7 +40,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test floors check docs record live soak fuzz bench bench-quick notebooks requirements build clean
+.PHONY: help demo test test-ray floors check docs record live soak fuzz bench bench-quick notebooks requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -60,6 +61,9 @@ else
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
 endif
+
+test-ray: $(RAY)/.ready ## run the tests of the package for Ray, with a real local Ray
+	$(RAY)/bin/python -m pytest tests/ray --show-capture=no $(ARGS)
 
 # Without the conformance suites, which follow the newest version, and without what is about processes and bounds.
 floors: $(FLOORS)/.ready ## run the adapters' tests on the lowest versions that the packages ask for
@@ -108,6 +112,7 @@ requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upg
 	cd requirements && ../$(COMPILE) 3.10 --resolution lowest-direct $(UPGRADE) floors.in -o floors.txt
 	cd requirements && ../$(COMPILE) 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
 	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt bench.in -o bench.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt ray.in -o ray.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
@@ -132,8 +137,9 @@ $(READY): requirements/dev.txt requirements/uv.txt $(METADATA)
 	fi
 	@touch $@
 
-# The peers that are measured have an environment of their own, with the same versions as .venv; the floors have theirs.
-$(BENCH)/.ready $(FLOORS)/.ready: .venv-%/.ready: $(READY) requirements/%.txt $(METADATA)
+# The peers that are measured have an environment of their own, with the same versions as .venv; so has Ray, which is large;
+# the floors have theirs.
+$(BENCH)/.ready $(FLOORS)/.ready $(RAY)/.ready: .venv-%/.ready: $(READY) requirements/%.txt $(METADATA)
 	@echo "setting up .venv-$*"
 	@$(INTERPRETER) -m venv .venv-$*
 	@if $(BIN)/uv pip install --quiet --python .venv-$*/bin/python --require-hashes -r requirements/$*.txt; then :; else \

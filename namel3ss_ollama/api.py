@@ -24,6 +24,7 @@ from namel3ss_ollama.errors import (
 )
 from namel3ss_ollama.fetching import fetch_audio, fetch_image
 from namel3ss_ollama.hosts import Host, Hosts, HostState
+from namel3ss_ollama.journal import Journal, Known, RowStore
 from namel3ss_ollama.journal import read_rows as read_journal
 from namel3ss_ollama.media import Audio, Image
 from namel3ss_ollama.messages import name_tool_answers
@@ -41,7 +42,7 @@ from namel3ss_ollama.questions import (
 )
 from namel3ss_ollama.reasoning import json_in
 from namel3ss_ollama.retrier import instant_retries
-from namel3ss_ollama.rows import BatchFailure, BatchRow
+from namel3ss_ollama.rows import BatchFailure, BatchRow, Outcome, RowId
 from namel3ss_ollama.settings import CallOptions, RetryPolicy, RuntimeOptions, StreamConfig
 from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
@@ -77,8 +78,10 @@ __all__ = [
     "HostStats",
     "Hosts",
     "Image",
+    "Journal",
     "InvalidToolCall",
     "JournalError",
+    "Known",
     "LLMConnectionError",
     "LLMError",
     "LLMResponse",
@@ -89,12 +92,15 @@ __all__ = [
     "NoulAnswer",
     "NoulQuestion",
     "OllamaProvider",
+    "Outcome",
     "OutputValidationError",
     "Preflight",
     "Problem",
     "QueueFullError",
     "QuotaExceededError",
     "RetryPolicy",
+    "RowId",
+    "RowStore",
     "RuntimeOptions",
     "ScoreAnswer",
     "ScoreQuestion",

@@ -25,7 +25,7 @@ from namel3ss_ollama.errors import (
     QuotaExceededError,
 )
 from namel3ss_ollama.formats import ParseAs, parsed
-from namel3ss_ollama.journal import Journal, Known, read_rows
+from namel3ss_ollama.journal import Known, RowStore, opened, read_rows
 from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.progress import HostShare, OnProgress, Tally, shown
 from namel3ss_ollama.rows import BatchRow, Outcome, RowId, State
@@ -58,13 +58,13 @@ class JournalSettings:
     """How a batch uses its journal.
 
     Attributes:
-        path: The file.
+        path: The file, or what stands in for it.
         retry_failed: Whether rows whose failure may have passed are asked again; "all": those of any failure.
         on_change: What becomes of a row of which something else was asked before.
         progress: Whether to show how far it is, or what shows it.
     """
 
-    path: str | os.PathLike[str]
+    path: str | os.PathLike[str] | RowStore
     retry_failed: RetryFailed = True
     on_change: OnChange = "ask"
     progress: bool | OnProgress = False
@@ -158,7 +158,7 @@ class _Run(Generic[Q]):
         lost: How many rows in turn failed for want of a connection.
     """
 
-    journal: Journal
+    journal: RowStore
     settings: JournalSettings
     tally: Tally
     on_result: OnResult | None
@@ -319,7 +319,7 @@ async def answer_rows(
             finally:
                 leaders.pop(same).cancel()  # of no effect where there is a result
 
-    with Journal(settings.path, "answers", model, find_equal=alike) as journal:
+    with opened(settings.path, "answers", model, find_equal=alike) as journal:
         return await _run(journal, prompts, ids, settings, question, ask_once, workers, on_result, parse_as)
 
 
@@ -362,12 +362,12 @@ async def embed_rows(
                 await run.answered(row, Outcome.embedded(vector, response.host, tokens, seconds), vector)
             return
 
-    with Journal(settings.path, "vectors", model) as journal:
+    with opened(settings.path, "vectors", model) as journal:
         return await _run(journal, texts, ids, settings, question, ask, workers, None, None, size=batch_size)
 
 
 async def _run(
-    journal: Journal,
+    journal: RowStore,
     items: Iterable[T] | AsyncIterable[T],
     ids: Iterable[RowId] | None,
     settings: JournalSettings,

@@ -25,6 +25,7 @@ from namel3ss_ollama.batches import (
 from namel3ss_ollama.embedding import Embeddings
 from namel3ss_ollama.errors import LLMError
 from namel3ss_ollama.fleet import tagged
+from namel3ss_ollama.journal import RowStore
 from namel3ss_ollama.limiter import patiently
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import ModelManagement
@@ -79,7 +80,7 @@ class BoundBatch(Protocol):
         self,
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
         *,
-        journal: str | os.PathLike[str],
+        journal: str | os.PathLike[str] | RowStore,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -101,6 +102,7 @@ class Batching(ModelManagement, Embeddings):
     # `OllamaProvider` has them.
     agenerate: Callable[..., Awaitable[LLMResponse]]
     achat: Callable[..., Awaitable[LLMResponse]]
+    _digests: dict[str, str]
 
     @overload
     async def agenerate_batch(
@@ -129,7 +131,7 @@ class Batching(ModelManagement, Embeddings):
         self,
         prompts: Iterable[Prompt] | AsyncIterable[Prompt],
         *,
-        journal: str | os.PathLike[str],
+        journal: str | os.PathLike[str] | RowStore,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -145,7 +147,7 @@ class Batching(ModelManagement, Embeddings):
         return_exceptions: bool = False,
         on_result: OnResult | None = None,
         keep_results: bool = True,
-        journal: str | os.PathLike[str] | None = None,
+        journal: str | os.PathLike[str] | RowStore | None = None,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -168,6 +170,7 @@ class Batching(ModelManagement, Embeddings):
             keep_results: Whether to return the results; False, with `on_result`, keeps memory flat. With a journal,
                 results are on the disk.
             journal: The file; made where there is none. It is a SQLite database, and holds answers, not prompts.
+                Or a `RowStore`, which stands in for the file.
             ids: With a journal: an id for each prompt, text or an integer of 64 bits; by default its place.
             retry_failed: With a journal: whether prompts whose failure may have passed (no connection, a server that
                 was busy or failed, a deadline) are asked again; "all": those of any failure, too.
@@ -224,7 +227,7 @@ class Batching(ModelManagement, Embeddings):
         self,
         texts: Iterable[str] | AsyncIterable[str],
         *,
-        journal: str | os.PathLike[str],
+        journal: str | os.PathLike[str] | RowStore,
         ids: Iterable[RowId] | None = None,
         retry_failed: RetryFailed = True,
         on_change: OnChange = "ask",
@@ -265,7 +268,7 @@ class Batching(ModelManagement, Embeddings):
         )
         check_ids(texts, ids)
         model = body["model"]
-        digest = await self._digest(model)
+        digest = await self._digest(model, settings.path)
 
         def print_of(text: str) -> bytes:
             return fingerprint(digest, f"embed, {policy}", {**body, "input": text})
@@ -310,7 +313,7 @@ class Batching(ModelManagement, Embeddings):
         # Whatever is wrong with the options is wrong before the first prompt is drawn.
         first = await prepared([{"role": "user", "content": "-"}] if _ONLY_IN_CHATS & call.keys() else "-")
         check_ids(prompts, ids)
-        digest = await self._digest(first.model)
+        digest = await self._digest(first.model, settings.path)
 
         async def question(prompt: Prompt) -> Question[Request]:
             request = await prepared(prompt)
@@ -333,11 +336,18 @@ class Batching(ModelManagement, Embeddings):
     def _workers(self) -> int:
         return min(self._runner.limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS)
 
-    async def _digest(self, model: str) -> str:
-        """The digest of a model's weights and settings, of several hosts all of them; empty if unlisted."""
+    async def _digest(self, model: str, journal: str | os.PathLike[str] | RowStore) -> str:
+        """The digest of a model's weights and settings, of several hosts all of them; empty if unlisted.
+
+        Batches with a store are parts of a longer one, which takes the model as it was at the first.
+        """
         name = tagged(model)
+        if name in self._digests and not isinstance(journal, (str, os.PathLike)):
+            return self._digests[name]
         listed = await self.list_models()
-        return ", ".join(sorted({str(each.get("digest")) for each in listed if tagged(str(each.get("name"))) == name}))
+        digests = {str(each.get("digest")) for each in listed if tagged(str(each.get("name"))) == name}
+        self._digests[name] = ", ".join(sorted(digests))
+        return self._digests[name]
 
 
 def _checked_messages(prompt: object) -> Sequence[MessageLike]:

@@ -13,14 +13,14 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from typing_extensions import Self
 
 from namel3ss_ollama.errors import JournalError
 from namel3ss_ollama.rows import BatchRow, Outcome, RowId, State
 
-__all__ = ["Journal", "JournalKind", "Known", "read_rows"]
+__all__ = ["Journal", "JournalKind", "Known", "RowStore", "opened", "read_rows"]
 
 JournalKind = Literal["answers", "vectors"]
 _APPLICATION = 0x6E336F6A
@@ -56,6 +56,34 @@ class Known:
     state: State
 
 
+class RowStore(Protocol):
+    """What a batch needs of a journal, so that one kept elsewhere (by another process) can stand in for the file.
+
+    A store is part of something longer: the caller opens and closes it, and the provider looks the model up once for
+    all its stores.
+    """
+
+    @property
+    def path(self) -> str | os.PathLike[str]:
+        """What messages name it by."""
+
+    @property
+    def run(self) -> int:
+        """The number of this run; a row that this run has already come to is an id that repeats."""
+
+    def find(self, id: RowId) -> Known | None:
+        """What is known of a row."""
+
+    def equal(self, fingerprint: bytes) -> Outcome | None:
+        """The answer to the same question, asked under another id; None where that is not known."""
+
+    def record(self, id: RowId, position: int, fingerprint: bytes | None, outcome: Outcome) -> None:
+        """Keep what came of a row."""
+
+    def mark(self, id: RowId, position: int) -> None:
+        """Note that this run has come to a row that need not be asked."""
+
+
 class Journal:
     """An open journal.
 
@@ -64,13 +92,20 @@ class Journal:
         kind: Whether it holds answers or vectors.
         model: The model that is asked.
         find_equal: Whether answers are looked up by fingerprint, too.
+        wait: How long to wait for another process that has it, in seconds.
 
     Raises:
         JournalError: The file is no journal, of another kind, model or version, in use, or cannot be written.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], kind: JournalKind, model: str, *, find_equal: bool = False
+        self,
+        path: str | os.PathLike[str],
+        kind: JournalKind,
+        model: str,
+        *,
+        find_equal: bool = False,
+        wait: float = 0.0,
     ) -> None:
         self.path = Path(path)
         self._vectors = kind == "vectors"
@@ -79,7 +114,7 @@ class Journal:
         with _failures(self.path), contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with _failures(self.path):
-            self._database = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(self.path, timeout=wait, isolation_level=None, check_same_thread=False)
         try:
             with _failures(self.path):
                 self.run = self._begin(kind, model, find_equal)
@@ -122,6 +157,14 @@ class Journal:
         if found is None:
             return None
         return Known(self.run if id in self._marked else found[0], found[1], State(found[2]))
+
+    def outcome(self, id: RowId) -> Outcome | None:
+        """What came of a row."""
+        with _failures(self.path):
+            found = self._database.execute(
+                "SELECT state, content, host, tokens, seconds FROM rows WHERE id = ?", (id,)
+            ).fetchone()
+        return None if found is None else Outcome(State(found[0]), *found[1:])
 
     def equal(self, fingerprint: bytes) -> Outcome | None:
         """The answer to the same question, asked under another id."""
@@ -178,6 +221,18 @@ class Journal:
         if kind is not None:
             self._marked.clear()  # the next run marks them; a failure to write them would hide what went wrong
         self.close()
+
+
+@contextlib.contextmanager
+def opened(
+    where: str | os.PathLike[str] | RowStore, kind: JournalKind, model: str, *, find_equal: bool = False
+) -> Iterator[RowStore]:
+    """The journal at a path, closed at the end; a store as it is."""
+    if isinstance(where, (str, os.PathLike)):
+        with Journal(where, kind, model, find_equal=find_equal) as journal:
+            yield journal
+    else:
+        yield where
 
 
 def read_rows(path: str | os.PathLike[str], run: int | None = None) -> Iterator[BatchRow]:

@@ -137,6 +137,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
         self._defaults = Defaults(model, options, stream_config or StreamConfig(), timeout, on_truncation)
         where = read_hosts(base_url, os.environ)
         self._hosts = where if isinstance(where, Hosts) else None
+        self._digests: dict[str, str] = {}
         if isinstance(transport, str) and transport not in ("aiohttp", "httpx"):
             raise ValueError(f"transport: {transport!r} is neither 'aiohttp' nor 'httpx'")
         http = HTTPSettings(transport, http_client, verify, cert, proxy, trust_env)

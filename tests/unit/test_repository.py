@@ -20,7 +20,7 @@ except ImportError:  # Python 3.10
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = [".", "integrations/langchain", "integrations/llama-index"]
-OURS = ["namel3ss-ollama", "langchain-namel3ss-ollama", "llama-index-llms-namel3ss-ollama"]
+OURS = ["namel3ss-ollama", "langchain-namel3ss-ollama", "llama-index-llms-namel3ss-ollama", "ray-namel3ss-ollama"]
 
 # Put together from pieces, so that this file doesn't hold what it looks for.
 FORBIDDEN = {
@@ -77,7 +77,7 @@ def test_the_patterns_recognise_what_they_are_for(line: str) -> None:
     assert any(pattern.search(line) for pattern in FORBIDDEN.values())
 
 
-def test_the_three_packages_have_one_version() -> None:
+def test_the_packages_have_one_version() -> None:
     # The installed metadata, hence what each package's build computed.
     assert {name: version(name) for name in OURS} == dict.fromkeys(OURS, __version__)
 
@@ -106,6 +106,13 @@ def test_development_requirements_repeat_what_the_packages_ask_for(project: str)
     dev = normal([line for line in lines if line and not line.startswith("#")])
     assert normal(asked_for(project))
     assert normal(asked_for(project)) <= dev
+
+
+def test_the_environment_for_ray_has_what_the_core_and_its_package_ask_for() -> None:
+    lines = (ROOT / "requirements/ray.in").read_text(encoding="utf-8").splitlines()
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = [*config["project"]["dependencies"], *asked_for("integrations/ray")]
+    assert normal(asked) <= normal([line for line in lines if line and not line.startswith("#")])
 
 
 def test_the_floors_are_what_the_adapters_and_the_core_ask_for() -> None:

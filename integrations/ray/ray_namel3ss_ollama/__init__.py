@@ -1,0 +1,6 @@
+"""Ollama for Ray Data: a column of prompts answered, or of texts embedded, on the namel3ss-ollama core."""
+
+from ray_namel3ss_ollama._version import __version__
+from ray_namel3ss_ollama.datasets import ask, embed
+
+__all__ = ["__version__", "ask", "embed"]
