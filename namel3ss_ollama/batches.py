@@ -1,7 +1,7 @@
 """A batch with a journal: each prompt or text is looked up before it is sent, and each answer is written as it arrives.
 
-A kill costs only the requests in flight. A failure that no row causes (no such model, a wrong key, no connection) ends the
-batch; the same call resumes it.
+A kill costs only the requests in flight. A failure that no row causes (no such model, a wrong key, no connection) ends
+the batch; the same call resumes it.
 """
 
 from __future__ import annotations
