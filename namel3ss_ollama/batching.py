@@ -157,8 +157,8 @@ class Batching(ModelManagement, Embeddings):
         """The answers to many prompts, in their order, `max_concurrent` at a time.
 
         With a `journal`, answers and failures are written to a file as they arrive, one row per prompt, and the result
-        is a report. The same call resumes the batch: it sends only prompts without an answer, which after a kill are the
-        requests that were in flight and the rest. With temperature 0 or a seed, equal prompts are sent once.
+        is a report. The same call resumes the batch: it sends only the prompts that have no answer yet. With
+        temperature 0 or a seed, equal prompts are sent once.
 
         Args:
             prompts: Texts, or conversations (lists of messages), from any iterable, async ones included; consumed as

@@ -458,7 +458,7 @@ async def test_a_newcomer_waits_for_hosts_that_are_all_out_and_does_not_fail(
     ("limits", "error", "match"),
     [
         ({"timeout": 0.3}, LLMTimeoutError, r"timeout of 0.3 s passed; .* \(no host is up: http://\S+: cannot connect"),
-        ({"queue_timeout": 0.3}, QueueFullError, r"^no host was up within queue_timeout=0.3 s \(http://\S+: cannot"),
+        ({"queue_timeout": 0.3}, QueueFullError, r"^no host was available within queue_timeout=0.3 s \(http://\S+: "),
     ],
 )
 async def test_the_wait_for_a_host_is_bounded_and_says_what_they_failed_with(
