@@ -163,7 +163,7 @@ def test_dimensions_are_checked(ollama_server: OllamaServer) -> None:
 
 def test_counts_are_checked(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
     ollama_server.on(path="/api/embed").reply(embeddings=[[1.0]])
-    with pytest.raises(MalformedResponseError, match="one vector a text"):
+    with pytest.raises(MalformedResponseError, match="one vector per text"):
         embedding.get_text_embedding_batch(["a", "b"])
 
 
