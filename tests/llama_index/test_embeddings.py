@@ -157,7 +157,7 @@ def test_dimensions_are_checked(ollama_server: OllamaServer) -> None:
     with pytest.raises(MalformedResponseError, match="3 dimensions, not of 2 as those before"):
         embedding.get_text_embedding("a")
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, dimensions=5)
-    with pytest.raises(MalformedResponseError, match="2 dimensions, not of 5 as `dimensions` says"):
+    with pytest.raises(MalformedResponseError, match="2 dimensions, not of 5 as `dimensions` requires"):
         embedding.get_text_embedding("a")
 
 

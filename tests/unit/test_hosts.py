@@ -95,7 +95,7 @@ def test_hosts_may_have_keys_of_their_own() -> None:
     ],
 )
 def test_a_host_that_is_there_twice(twice: list[Any]) -> None:
-    with pytest.raises(ValueError, match=r"^hosts: \S+ is there twice; give it more slots instead"):
+    with pytest.raises(ValueError, match=r"^hosts: \S+ is given twice; give it more slots instead"):
         Hosts(twice)
 
 
