@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from typer.testing import CliRunner
 
 import langchain_namel3ss_ollama as langchain
@@ -102,6 +102,12 @@ QUESTION = [{"role": "user", "content": "The weather in Rome?"}]
 NOWHERE = "http://127.0.0.1:9"
 
 
+@quoted("Start with `doctor`")
+def the_doctor(scene: Scene) -> str:
+    scene.server.refuse()
+    return CliRunner().invoke(app, ["doctor", "--host", scene.server.url]).stdout
+
+
 # LLMConnectionError
 
 
@@ -129,12 +135,16 @@ def the_proxy_is_down(scene: Scene) -> None:
     scene.asks(url="http://gpu1:11434")
 
 
+class _OfAnotherLoop(httpx.AsyncBaseTransport):
+    """Fails as httpx's transport does on a second event loop, and leaves no socket open."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise RuntimeError("Event loop is closed")
+
+
 @quoted("LLMConnectionError")
 def a_client_of_another_loop(scene: Scene) -> None:
-    client = httpx.AsyncClient()
-    provider = scene.provider(http_client=client)
-    asyncio.run(provider.agenerate("Hi."))
-    asyncio.run(provider.agenerate("Hi."))
+    scene.asks(transport=_OfAnotherLoop())
 
 
 @quoted("LLMConnectionError")
@@ -182,6 +192,7 @@ def all_of_it(scene: Scene) -> None:
 
 @quoted("ModelNotFoundError")
 def no_such_model(scene: Scene) -> None:
+    scene.server.models.remove("qwen3")
     scene.asks("qwen3")
 
 
@@ -363,14 +374,11 @@ def it_was_cut(scene: Scene) -> None:
 
 @quoted("OutputValidationError")
 def it_does_not_fit(scene: Scene) -> None:
-    class Small(BaseModel):
+    class City(BaseModel):
         name: str
+        population: int = Field(multiple_of=10)  # which no grammar holds
 
-        @classmethod
-        def model_validate_json(cls, *_: Any, **__: Any) -> Any:  # pragma: no cover
-            raise NotImplementedError
-
-    scene.server.reply('{"name": "Paris", "population": "many"}')
+    scene.server.reply('{"name": "Paris", "population": 2000001}')
     scene.asks(format=City)
 
 
@@ -450,7 +458,6 @@ async def a_journal_in_use(scene: Scene) -> None:
 
 @quoted("Prompts are cut without an error")
 def a_warning_of_a_cut(scene: Scene) -> str:
-    scene.asks(num_ctx=64)
     with scene.provider(num_ctx=64) as provider:
         provider.generate("word " * 200)
     return scene.warning()
@@ -482,9 +489,7 @@ def a_warning_of_a_format(scene: Scene) -> str:
 
 @quoted("A script works, but not Jupyter, gunicorn, Celery or Trio")
 def no_loop(scene: Scene) -> None:
-    provider = scene.provider()
-    call = provider.agenerate("Hi.")
-    call.send(None)
+    scene.provider().agenerate("Hi.").send(None)
 
 
 @quoted("An option has no effect")
@@ -524,7 +529,77 @@ def scene(
     return Scene(ollama_server, monkeypatch, caplog)
 
 
+def matches(block: str, text: str) -> bool:
+    """Whether a text is what a block of the page quotes."""
+    return re.fullmatch(".*".join(map(re.escape, plain(block).split("..."))), plain(text)) is not None
+
+
 @pytest.mark.parametrize(("section", "make"), QUOTED, ids=[make.__name__ for _, make in QUOTED])
 def test_a_quoted_text_is_one_that_the_code_produces(section: str, make: Make, scene: Scene) -> None:
     kind, text = text_of(make, scene)
-    print(section, "|", kind, "|", text)
+    assert [matches(block, text) for block in blocks("text", SECTIONS[section])].count(True) == 1, text
+    assert kind == section or not hasattr(errors, section)
+
+
+def test_each_quoted_text_is_produced() -> None:
+    assert blocks("text")
+    for section, text in SECTIONS.items():
+        assert len(blocks("text", text)) == [title for title, _ in QUOTED].count(section), section
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_each_error_class_has_a_section_and_its_docstring_names_it(cls: type[LLMError]) -> None:
+    assert len(SECTIONS[cls.__name__].split()) > 30
+    assert (cls.__doc__ or "").rstrip().endswith(f"docs/troubleshooting.md#{anchor(cls.__name__)}")
+    if cls is not LLMError:
+        assert blocks("text", SECTIONS[cls.__name__])
+
+
+def test_each_of_langchains_classes_leads_to_the_section_of_its_base() -> None:
+    rows = dict(re.findall(r"^\| (`Ollama.*`) \| \[(\w+)\]", PAGE, re.MULTILINE))
+    led = {name: section for names, section in rows.items() for name in re.findall(r"`(\w+)`", names)}
+    classes = {name: getattr(langchain, name) for name in langchain.__all__ if name.endswith("Error")}
+    assert led.keys() == classes.keys()
+    for name, section in led.items():
+        assert classes[name].__mro__[1] is getattr(errors, section), name
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
+        path, _, place = target.partition("#")
+        page = (ROOT / "docs" / path).read_text("utf-8") if path else PAGE
+        if place:
+            assert place in {anchor(title) for title in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}, target
+
+
+CODE = [(title, code) for title, text in SECTIONS.items() for code in blocks("python", text)]
+
+
+@pytest.mark.parametrize(("title", "code"), CODE, ids=[title for title, _ in CODE])
+def test_a_block_runs(title: str, code: str, scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    scene.monkeypatch.setenv("OLLAMA_BASE_URL", scene.server.url)
+    with OllamaServer() as other:
+        code = code.replace("http://gpu1:11434", scene.server.url).replace("http://gpu2:11434", other.url)
+        exec(compile(code, f"docs/troubleshooting.md: {title}", "exec"), {"__name__": "__main__"})
+    out, err = capsys.readouterr()
+    assert out
+    assert err == ""
+    assert scene.server.requests or title == "A proxy is in the way"
+
+
+COMMANDS = [line for block in blocks("console") for line in block.splitlines() if line.startswith("namel3ss-ollama ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command: str, scene: Scene) -> None:
+    scene.monkeypatch.setenv("OLLAMA_BASE_URL", scene.server.url)
+    with OllamaServer() as other:
+        typed = command.replace("http://gpu1:11434", scene.server.url).replace("http://gpu2:11434", other.url)
+        result = CliRunner().invoke(app, typed.split()[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_no_block_is_missed() -> None:
+    assert len(CODE) == PAGE.count("```python") == 14
+    assert len(COMMANDS) == 5
+    assert PAGE.count("```") == 2 * (len(CODE) + len(QUOTED) + len(blocks("console")))
