@@ -77,12 +77,12 @@ def of_a_transfer(said: str) -> str:
 
 
 def of_a_shortage(said: str) -> str:
-    """What to do when a model does not fit into memory; empty when a server says something else, or what to do itself."""
+    """What to do when a model does not fit into memory; empty when it does, or the server says what to do."""
     if not _NO_MEMORY.search(said) or "num_ctx" in said:
         return ""
     return (
-        "the model does not fit into memory there: lower num_ctx, unload other models (`ollama ps` lists them), or choose "
-        "a smaller model or quantization"
+        "the model does not fit into memory there: lower num_ctx, unload other models (`ollama ps` lists them), or "
+        "choose a smaller model or quantization"
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fake_binding import FakeBinding
+from gguf_files import gguf
+from ollama_store import Store
 
 from namel3ss_ollama.testing import Gate, OllamaServer
 
@@ -33,14 +37,16 @@ def run(title: str, code: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _environment(ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _environment(
+    ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "namel3ss_ollama")  # and back to what it was, after the block that sets it
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
-    monkeypatch.setenv("OLLAMA_API_KEY", "key")  # set here, so that it is taken back after the block that sets it
     monkeypatch.chdir(tmp_path)
 
 
 def test_no_block_is_missed() -> None:
-    assert len(CODE) == PAGE.count("```python") == len(dict(CODE)) == 18
+    assert len(CODE) == PAGE.count("```python") == len(dict(CODE)) == 19
 
 
 @pytest.mark.parametrize(
@@ -66,11 +72,21 @@ def test_the_batch_goes_on_where_it_was(ollama_server: OllamaServer, capsys: pyt
     assert [record.path for record in ollama_server.requests].count("/api/generate") == 2
 
 
-@pytest.mark.embedded
-def test_the_embedded_fallback(weights: Path, ollama_server: OllamaServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_embedded_fallback(
+    ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NAMEL3SS_OLLAMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setattr("namel3ss_ollama.embedded.engine.start", FakeBinding().start)
+    Store(tmp_path / "ollama").add("registry.ollama.ai/library/smollm2/135m", gguf(), template="{{ .Prompt }}")
+    code = EMBEDDED.replace("http://gpu1:11434", ollama_server.url)
+    ollama_server.models.add("smollm2:135m")
+    run("An embedded fallback", code)
     ollama_server.refuse()
-    run("An embedded fallback", EMBEDDED.replace("http://gpu1:11434", ollama_server.url))
-    assert capsys.readouterr().out.startswith("embedded://")
+    run("An embedded fallback", code)
+    answers = capsys.readouterr().out.splitlines()
+    assert answers[0].startswith(ollama_server.url)
+    assert answers[1] == "embedded:// Hello."
 
 
 class Service:
@@ -87,8 +103,10 @@ async def test_the_service_answers(ollama_server: OllamaServer) -> None:
     ollama_server.reply(["Good", " day", "."])
     answer = await service.client.post("/ask", content="Hello.")
     assert (answer.status_code, answer.text) == (200, "Good day.")
-    assert (await service.client.get("/ready")).text == "llama3.2 is ready (Ollama 0.9.3)"
+    assert (await service.client.get("/ready")).status_code == 200
     assert (await service.client.post("/ask", content="x" * 20_001)).status_code == 413
+    ollama_server.refuse()
+    assert (await service.client.get("/ready")).status_code == 503
     await service.provider.aclose()
 
 
@@ -127,6 +145,20 @@ async def test_the_service_stops_when_the_client_hangs_up(ollama_server: OllamaS
     await ollama_server.wait_for_async(lambda s: s.requests[0].outcome == "client_closed")
     assert service.provider.stats().running == 0
     await service.provider.aclose()
+
+
+async def test_the_service_asks_nothing_when_the_client_hangs_up_before(ollama_server: OllamaServer) -> None:
+    service, sent = Service(), []
+    messages = iter([{"type": "http.request", "body": b"Hel", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await service.app({"type": "http", "path": "/ask"}, receive, send)
+    assert sent == ollama_server.requests == []
 
 
 async def test_the_service_breaks_off_where_the_answer_did(ollama_server: OllamaServer) -> None:

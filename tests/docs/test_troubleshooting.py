@@ -1,7 +1,7 @@
-"""docs/troubleshooting.md: each error class has a section, and each text that the page quotes is one that the code produces.
+"""docs/troubleshooting.md: each error class has a section, and each text that it quotes is one that the code produces.
 
-A text on the page stands in a block ```text. Below, `@quoted(section)` marks a function that brings that text about, with
-the test server where one is needed. Addresses and numbers may differ, and `...` on the page stands for anything.
+A quoted text stands in a block ```text. Below, `@quoted(section)` marks a function that produces such a text, with the
+test server where one is needed. Addresses and numbers may differ, and `...` on the page stands for anything.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,11 @@ from typer.testing import CliRunner
 import langchain_namel3ss_ollama as langchain
 from namel3ss_ollama import LLMError, OllamaProvider, RetryPolicy, StreamConfig, errors
 from namel3ss_ollama.cli.app import app
-from namel3ss_ollama.testing import DEFAULT_MODELS, Gate, Model, OllamaServer
+from namel3ss_ollama.testing import Gate, Model, OllamaServer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
-SECTIONS = {
-    title: text for title, text in re.findall(r"^#{2,3} ([^\n]+)\n(.*?)(?=^#{2,3} |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-}
+SECTIONS = dict(re.findall(r"^#{2,3} ([^\n]+)\n(.*?)(?=^#{2,3} |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 _PLACES = re.compile(r"https?://[\w.:/-]*[\w/]|\d+(?:\.\d+)*")
 
@@ -318,7 +316,9 @@ def the_gateway_gave_up(scene: Scene) -> None:
 
 @quoted("ServerError")
 def no_way_to_the_registry(scene: Scene) -> None:
-    said = 'pull model manifest: Get "https://registry.ollama.ai/v2/": dial tcp: lookup registry.ollama.ai: no such host'
+    said = (
+        'pull model manifest: Get "https://registry.ollama.ai/v2/": dial tcp: lookup registry.ollama.ai: no such host'
+    )
     scene.server.fault("status", status=500, message=said)
     with scene.provider() as provider:
         for _ in provider.sync.pull_model("qwen3"):
@@ -330,7 +330,7 @@ def no_way_to_the_registry(scene: Scene) -> None:
 
 @quoted("ToolCallParseError")
 def an_unread_call(scene: Scene) -> None:
-    scene.refuses(500, "error parsing tool call: raw='{\"city\": \"Ro', err=unexpected end of JSON input")
+    scene.refuses(500, 'error parsing tool call: raw=\'{"city": "Ro\', err=unexpected end of JSON input')
 
 
 # MalformedResponseError
@@ -492,6 +492,13 @@ def no_loop(scene: Scene) -> None:
     scene.provider().agenerate("Hi.").send(None)
 
 
+@quoted("The model in the process fails")
+def no_weights(scene: Scene) -> None:
+    scene.monkeypatch.setenv("OLLAMA_MODELS", "ollama")
+    scene.monkeypatch.setenv("NAMEL3SS_OLLAMA_CACHE", "cache")
+    scene.asks(url="embedded://")
+
+
 @quoted("An option has no effect")
 def an_ignored_option(scene: Scene) -> str:
     with OllamaServer(version="0.12") as server, scene.provider(url=server.url) as provider:
@@ -538,7 +545,7 @@ def matches(block: str, text: str) -> bool:
 def test_a_quoted_text_is_one_that_the_code_produces(section: str, make: Make, scene: Scene) -> None:
     kind, text = text_of(make, scene)
     assert [matches(block, text) for block in blocks("text", SECTIONS[section])].count(True) == 1, text
-    assert kind == section or not hasattr(errors, section)
+    assert kind == section or section not in errors.__all__
 
 
 def test_each_quoted_text_is_produced() -> None:
@@ -600,6 +607,7 @@ def test_a_command_runs(command: str, scene: Scene) -> None:
 
 
 def test_no_block_is_missed() -> None:
+    assert len(SECTIONS) == len(re.findall(r"^#{2,3} ", PAGE, re.MULTILINE))
     assert len(CODE) == PAGE.count("```python") == 14
     assert len(COMMANDS) == 5
     assert PAGE.count("```") == 2 * (len(CODE) + len(QUOTED) + len(blocks("console")))
