@@ -55,7 +55,7 @@ _REFUSES_TOOLS = re.compile(r"does not support tools|failed to parse grammar", r
 """The latter since 0.30, where a template's own call grammar and `format` are incompatible."""
 _AT_ONCE = "the server sends this answer in one piece, when it is complete: raise first_chunk_timeout, or stream it"
 _TOGETHER = {
-    "embeddings": "all vectors of a request arrive at once: raise first_chunk_timeout, or send fewer texts (batch_size)",
+    "embeddings": "a request's vectors arrive together: raise first_chunk_timeout, or send fewer texts (batch_size)",
     "decisions": "all answers of a request arrive together: raise first_chunk_timeout, or ask fewer questions",
 }
 """Operations answered in one piece, and what to do when the answer is late."""
