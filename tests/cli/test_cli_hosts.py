@@ -209,7 +209,7 @@ def test_a_host_that_is_left_out_is_told(process, server, other, both) -> None:
     out, err = running.communicate(timeout=60)
     assert running.returncode == 0
     assert server.url in out
-    assert err.startswith(f"warning: {other.url} is left out: cannot connect")
+    assert err.startswith(f"warning: {other.url} is skipped: cannot connect")
     assert err.count("\n") == 1
     assert "base_url" not in err
 
