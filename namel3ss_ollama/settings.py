@@ -1,9 +1,9 @@
-"""What can be set: deadlines, retries, and the options of a request. Values and plain functions, no I/O.
+"""Settings: deadlines, retries, and the options of a request. Values and pure functions, no I/O.
 
-A runtime option (temperature, num_ctx, ...) is a keyword of the provider and of every call, the call's winning, and
-None taking a default back. `options={...}` passes on options that have no keyword here, and `extra_body={...}` fields
-beside `options` that have none. What nobody set is not sent, so that the model's own defaults (its Modelfile) hold.
-What cannot be right fails here, before any request, and names the argument.
+A runtime option (temperature, num_ctx, ...) is a keyword of the provider and of every call; the call's value overrides
+the provider's, and None resets it. `options={...}` passes options without a keyword, and `extra_body={...}` request
+fields without one. Options that are not set are not sent, so that the model's own defaults (its Modelfile) apply.
+Invalid values fail here, before any request, with an error that names the argument.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ EmbedTruncation = Literal["warn", "error", "ignore", "split"]
 
 
 class NotGiven(enum.Enum):
-    """The type of `NOT_GIVEN`, which stands for an argument that was left out where None means something."""
+    """The type of `NOT_GIVEN`, the default of arguments for which None is a meaningful value."""
 
     NOT_GIVEN = "not given"
 
@@ -55,7 +55,7 @@ NOT_GIVEN = NotGiven.NOT_GIVEN
 
 
 class RuntimeOptions(TypedDict, total=False):
-    """The options of the API that are keywords here; `max_tokens` is another name of `num_predict`."""
+    """The API's runtime options that are keywords here; `max_tokens` is an alias of `num_predict`."""
 
     max_tokens: int | None
     num_predict: int | None
@@ -90,7 +90,7 @@ class RuntimeOptions(TypedDict, total=False):
 
 
 class CallOptions(RuntimeOptions, total=False):
-    """What a call to either endpoint takes beside its prompt or messages, and the provider as a default."""
+    """Keywords of calls to either endpoint, and of the provider as defaults."""
 
     options: Mapping[str, Any] | None
     extra_body: Mapping[str, Any] | None
@@ -104,7 +104,7 @@ class CallOptions(RuntimeOptions, total=False):
 
 
 class ChatOptions(CallOptions, total=False):
-    """What `achat` and `stream_chat` take beside the messages."""
+    """Keywords of `achat` and `stream_chat`."""
 
     model: str | None
     headers: Mapping[str, str] | None
@@ -113,7 +113,7 @@ class ChatOptions(CallOptions, total=False):
 
 
 class GenerateOptions(CallOptions, total=False):
-    """What `agenerate` and `stream_generate` take beside the prompt."""
+    """Keywords of `agenerate` and `stream_generate`."""
 
     model: str | None
     headers: Mapping[str, str] | None
@@ -127,7 +127,7 @@ class GenerateOptions(CallOptions, total=False):
 
 
 class BatchOptions(GenerateOptions, total=False):
-    """What `agenerate_batch` takes for every prompt: the keywords of `agenerate` and of `achat`."""
+    """Keywords of `agenerate_batch`, applied to every prompt: those of `agenerate` and of `achat`."""
 
     # Repeated from ChatOptions: type checkers refuse to merge TypedDicts that share a key.
     tools: Sequence[Any] | None
@@ -140,7 +140,7 @@ class BatchOptions(GenerateOptions, total=False):
 
 
 class EmbedOptions(TypedDict, total=False):
-    """What `embed_batch` takes for every text: keywords of `embed`."""
+    """Keywords of `embed_batch`, applied to every text: those of `embed`."""
 
     model: str | None
     truncate: bool | None
@@ -158,7 +158,7 @@ LOAD_OPTIONS: frozenset[str] = frozenset(
     {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram", "use_mmap", "use_mlock",
      "vocab_only", "draft_num_predict"}
 )  # fmt: skip
-"""Options of how a model is loaded: a server reloads the model when one of them changes between requests."""
+"""Load options: a server reloads the model when one of them changes between requests."""
 
 _INTEGERS = frozenset(
     {"num_predict", "top_k", "repeat_last_n", "mirostat", "seed", "num_keep", "num_ctx", "num_batch", "num_gpu",
@@ -176,22 +176,23 @@ _OTHER_NAMES = {"stream": "stream_internally, or call a method that streams"}
 _DIGITS = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _NUMBER = re.compile(rf"[-+]?{_DIGITS}")
 _DURATION = re.compile(rf"[-+]?(?:{_DIGITS}(?:ns|us|µs|ms|s|m|h))+")
-"""What a server, written in Go, reads as a duration."""
+"""A duration in Go's syntax, which servers parse."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamConfig:
-    """The deadlines and limits of a stream. All times are seconds; None switches a deadline off.
+    """The deadlines and limits of a stream. Times are in seconds; None disables a deadline.
 
     Attributes:
-        stream_timeout: The whole stream, the caller's own time with the chunks included. Off by default.
-        chunk_timeout: The wait for the next chunk, once the first has come.
-        first_chunk_timeout: The wait for the first chunk, which covers loading the model.
-        connect_timeout: Making the connection.
-        max_chunks: End the stream, without an error, after so many chunks. Off by default.
-        max_line_bytes: The longest line taken; a longer one is an error, not memory.
-        tool_call_timeout: In a request with `tools`, the wait for any chunk, the first included, where this is longer
-            than `first_chunk_timeout` or `chunk_timeout`: a server sends nothing while the model writes a call.
+        stream_timeout: The limit for the complete stream, including the time the caller spends on chunks. Off by
+            default.
+        chunk_timeout: The limit for the wait for each chunk after the first.
+        first_chunk_timeout: The limit for the wait for the first chunk, which includes loading the model.
+        connect_timeout: The limit for opening the connection.
+        max_chunks: Ends the stream, without an error, after this many chunks. Off by default.
+        max_line_bytes: The maximum length of a line; a longer one is an error, which bounds memory.
+        tool_call_timeout: In a request with `tools`, the limit for the wait for any chunk, if longer than
+            `first_chunk_timeout` or `chunk_timeout`: a server sends nothing while the model writes a call.
     """
 
     stream_timeout: float | None = None
@@ -217,23 +218,23 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and when a failed request is sent again. All times are seconds.
+    """When and how often a failed request is sent again. Times are in seconds.
 
-    By default two waits of 2.25 to 4.5 s in all, so that a server that restarts within two seconds is not noticed, and
-    one that is not there is reported while somebody looks at the screen.
+    By default there are two waits of 2.25 to 4.5 s in total: a server that restarts within two seconds is not noticed,
+    and one that is down is reported soon.
 
     Attributes:
-        attempts: How often in all, the first included; 1 switches retries off.
+        attempts: The number of attempts, including the first; 1 disables retries.
         wait_initial: The wait before the first retry is a random time from half of this to this; it doubles each time.
-        wait_max: What that wait never exceeds.
-        retry_after_max: The longest `Retry-After` that is waited for; a longer one fails at once.
-        deadline: No retry starts later than so long after the first attempt did; None for no such bound.
-        budget: How many retries each request pays for, over all requests of the provider: 0.2 lets retries
-            add a fifth to the load of a server that fails for good. None for no such bound.
-        budget_reserve: Retries that are there before any request has paid: as many as ten requests make.
-        call_retries: How many of the retries may follow a tool call that the server could not read
-            (`ToolCallParseError`), within the other bounds. They do not wait: the model writes another call, but one
-            that fails again and again asks for other tools or another model, not for patience.
+        wait_max: The maximum of that wait.
+        retry_after_max: The longest `Retry-After` to wait for; a longer one fails at once.
+        deadline: No retry starts later than this after the first attempt; None for no limit.
+        budget: Retries that each request adds to the budget shared by all requests of the provider: 0.2 lets retries
+            add a fifth to the load of a server that keeps failing. None for no limit.
+        budget_reserve: The initial budget: enough for the retries of ten requests.
+        call_retries: How many of the retries may follow a tool call that the server could not parse
+            (`ToolCallParseError`), within the other limits. They do not wait, since the model writes another call; a
+            call that keeps failing needs other tools or another model.
     """
 
     attempts: int = 3
@@ -256,17 +257,17 @@ class RetryPolicy:
 
     @classmethod
     def off(cls) -> RetryPolicy:
-        """One attempt, no more."""
+        """A policy with a single attempt."""
         return cls(attempts=1)
 
 
 def check_positive(
     name: str, value: object, *, integer: bool = False, zero: bool = False, optional: bool = True
 ) -> None:
-    """Refuse a limit that is not a positive, finite number; None passes where it is `optional`.
+    """Reject a limit that is not a positive, finite number; None is accepted if it is `optional`.
 
     Raises:
-        TypeError: It is no number, or no integer where one is needed.
+        TypeError: It is not a number, or not an integer where one is required.
         ValueError: It is negative, zero (unless `zero`), infinite or NaN.
     """
     if value is None and optional:
@@ -278,10 +279,10 @@ def check_positive(
 
 
 def reject_unknown(given: Iterable[str], known: Iterable[str], where: str, otherwise: str = _PASS_ON) -> None:
-    """Refuse keywords that nobody knows.
+    """Reject unknown keywords.
 
     Raises:
-        TypeError: Names the first unknown keyword and the nearest known one.
+        TypeError: A keyword is unknown; the message names it and the closest known one.
     """
     names = sorted(known)
     for name in given:
@@ -292,9 +293,9 @@ def reject_unknown(given: Iterable[str], known: Iterable[str], where: str, other
 
 
 def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The `options` object of a request out of keyword layers, a later layer winning; None is not sent.
+    """Merge layers of keywords into the `options` object of a request; later layers override, and None is not sent.
 
-    In each layer, keywords of `RuntimeOptions` and what its `options` holds are one; `max_tokens` is sent as
+    In each layer, keywords of `RuntimeOptions` and the contents of `options` are merged; `max_tokens` is sent as
     `num_predict`.
 
     Raises:
@@ -308,14 +309,14 @@ def merge_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge_extra_body(*layers: object, keywords: Collection[str]) -> dict[str, Any]:
-    """Fields of a request that have no keyword, a later layer winning; None is not sent.
+    """Merge layers of request fields without a keyword; later layers override, and None is not sent.
 
     Args:
         *layers: Mappings, or None.
         keywords: The names that are keywords or arguments of the call, or set by it.
 
     Raises:
-        TypeError: A layer is no mapping, or a name is no text.
+        TypeError: A layer is not a mapping, or a name is not a text.
         ValueError: A field has a keyword of its own.
     """
     merged: dict[str, Any] = {}
@@ -341,7 +342,7 @@ def _layer_options(layer: Mapping[str, Any]) -> dict[str, Any]:
             continue
         sent = "num_predict" if name == "max_tokens" else name
         if sent in found:
-            raise TypeError("max_tokens and num_predict are one option: give one of them")
+            raise TypeError("max_tokens and num_predict are the same option: give one of them")
         found[sent] = _checked(name, value)
     extra = layer.get("options")
     if extra is None:
@@ -388,7 +389,7 @@ def _is_finite(value: float) -> bool:
 def _checked_limit(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an integer, not {value!r}")
-    if value < -2 or value == 0:  # -1: without end, -2: until the context is full; a server takes 0 for no limit
+    if value < -2 or value == 0:  # -1: no limit, -2: until the context is full; a server treats 0 as no limit
         raise ValueError(f"{name}: must be above zero (or -1: no limit, -2: fill the context), not {value!r}")
     return value
 
@@ -404,7 +405,7 @@ def _checked_stop(value: Any) -> list[str]:
 
 
 def check_think(value: object) -> None:
-    """Refuse a `think` that is neither a boolean nor a level; which levels there are is the model's own matter.
+    """Reject a `think` that is neither a boolean nor a level; the valid levels depend on the model.
 
     Raises:
         ValueError: It is something else, or an empty text.
@@ -414,11 +415,11 @@ def check_think(value: object) -> None:
 
 
 def read_keep_alive(value: object) -> str | float:
-    """A `keep_alive` as the API takes it: a duration, or seconds as a number, also where they came as text.
+    """A `keep_alive` in the form that the API accepts: a duration, or seconds as a number, also if given as text.
 
     Raises:
         TypeError: It is neither text nor a number.
-        ValueError: It is text that is no duration, or a number that is not finite.
+        ValueError: It is a text that is not a duration, or a number that is not finite.
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError(f"keep_alive: expected '5m' or seconds, not {value!r}")

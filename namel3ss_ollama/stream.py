@@ -1,9 +1,9 @@
-"""An answer as it comes: chunks are handed out one by one over what the last read completed.
+"""A streamed answer: chunks are handed out one by one from what the last read completed.
 
-`fill` is all the I/O: it sends the request at the first step, then reads and parses until there is a chunk to hand out.
-`take` hands it out. `async for` calls both, `SyncStream` calls `fill` on the background loop and `take` in the caller's
-thread, so that all that arrived with one read costs one hop. Whatever ends a stream, `_close` closes the connection and
-gives the slot back, once.
+`fill` does all the I/O: it sends the request at the first step, then reads and parses until there is a chunk to hand
+out. `take` hands it out. `async for` calls both; `SyncStream` calls `fill` on the background loop and `take` in the
+caller's thread, so that everything that arrived with one read costs one hop. Whatever ends a stream, `_close` closes
+the connection and releases the slot, once.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ End = Literal["done", "cancelled", "max_chunks", "error"]
 
 
 class Stream:
-    """An answer as it comes: an async iterator of `StreamChunk`.
+    """A streamed answer: an async iterator of `StreamChunk`.
 
-    The request is sent when iteration begins. The stream ends in one of four ways, named by `end`: "done" (the model is
-    done, `response` holds the answer), "max_chunks" (that limit), "cancelled" (`cancel()`, `aclose()`, leaving the
+    The request is sent when iteration starts. The stream ends in one of four ways, reported by `end`: "done" (the model
+    is done, `response` holds the answer), "max_chunks" (that limit), "cancelled" (`cancel()`, `aclose()`, leaving the
     loop, a cancelled task), or "error" (the iteration raises an `LLMError` that carries what had arrived).
-    However it ends, the connection is closed, the server stops computing and the slot is free.
+    However it ends, the connection is released, the server stops generating and the slot is free.
 
     Example:
         ```python
@@ -55,7 +55,7 @@ class Stream:
     def __init__(self, runner: Runner, request: Request | Callable[[], Request]) -> None:
         self._runner = runner
         self._context = runner.telemetry.context()  # by the first step the caller's span may be over
-        self._make = None if isinstance(request, Request) else request  # reads files, so a thread does it
+        self._make = None if isinstance(request, Request) else request  # reads files, so it runs in a thread
         if isinstance(request, Request):
             self._begin(request)
         else:
@@ -64,7 +64,7 @@ class Stream:
         self._last: StreamChunk | None = None
         self._delivered = False  # by the time that the last chunk came
         self._broken: LLMError | ServerReportedError | None = None
-        self._whole: Request | None = None  # with its prompt, where another host may go on
+        self._whole: Request | None = None  # with its prompt, if another host may resume it
         self._never = ""  # why none may
         self._seam: Seam | None = None
         self._turn: Turn | None = None
@@ -74,7 +74,7 @@ class Stream:
         self._filling = False
         self._cancelled = False
         self._iterated: Literal["by hand", "by a loop"] | None = None
-        self.ready: deque[StreamChunk] = deque()  # read, and not handed out yet
+        self.ready: deque[StreamChunk] = deque()  # read, but not handed out yet
         self.end: End | None = None
         self.response: LLMResponse | None = None
 
@@ -84,7 +84,7 @@ class Stream:
 
     @property
     def text(self) -> str:
-        """The text that was handed out so far."""
+        """The text handed out so far."""
         return self._answer.text
 
     @property
@@ -94,17 +94,17 @@ class Stream:
 
     @property
     def host(self) -> str:
-        """The address of the server that is asked; empty before the request is sent."""
+        """The address of the server; empty before the request is sent."""
         return self._turn.server.url if self._turn is not None and self._turn.call.slot_at is not None else ""
 
     @property
     def resumed(self) -> int:
-        """How often the answer broke off and another host went on with it (`Hosts(resume="auto")`)."""
+        """How often the answer broke off and was resumed on another host (`Hosts(resume="auto")`)."""
         return len(self._turn.earlier) if self._turn is not None else 0
 
     @property
     def partial(self) -> LLMResponse:
-        """What was handed out so far, as a response; `finish_reason` is None until the model is done."""
+        """The part handed out so far, as a response; `finish_reason` is None until the model is done."""
         if self.response is not None:
             return self.response
         partial = self._answer.response()
@@ -112,8 +112,8 @@ class Stream:
         return partial
 
     def __aiter__(self) -> Stream | _Iteration:
-        # A loop holds an object that nothing else holds: leaving the loop drops it, and that closes the stream. (Not
-        # so for a stream that was stepped by hand before: after the loop it can be stepped on.)
+        # Only the loop holds this object: leaving the loop drops it, which closes the stream. (Except for a stream that
+        # was stepped by hand before, which can still be stepped after the loop.)
         return self if self.claim("by a loop") == "by hand" else _Iteration(self)
 
     async def __anext__(self) -> StreamChunk:
@@ -124,7 +124,7 @@ class Stream:
         raise StopAsyncIteration
 
     def claim(self, how: Literal["by hand", "by a loop"]) -> str:
-        """Begin the iteration, or go on with it by hand; how it was begun.
+        """Start the iteration, or continue it by hand; returns how it was started.
 
         Raises:
             RuntimeError: The stream is or was iterated by a loop.
@@ -140,19 +140,19 @@ class Stream:
     async def __aexit__(self, *_: object) -> None:
         if self._turn is None or self._turn.watch.loop.is_running():
             await self.aclose()
-        else:  # the block is being destroyed, after its event loop
+        else:  # the block is destroyed after its event loop
             self.drop()
 
     def __del__(self) -> None:
         self.drop()
 
     def drop(self) -> None:
-        """The consumer is gone: have the event loop close what is open. For finalizers: never waits, takes no lock."""
+        """The consumer is gone: make the event loop close the stream. For finalizers: never waits, takes no lock."""
         if self._turn is None or self._closed.is_set():
             return
         loop = self._turn.watch.loop
         if loop.is_running():
-            with contextlib.suppress(RuntimeError):  # it was closed just now, and what it held with it
+            with contextlib.suppress(RuntimeError):  # it was closed just now, with everything that it held
                 loop.call_soon_threadsafe(self._let_go)
         else:
             if self._exchange is not None:
@@ -160,7 +160,7 @@ class Stream:
             self._give_back(self._turn, GeneratorExit())
 
     def _let_go(self) -> None:
-        """Close on the event loop, in a task only if it must be: a loop at its last step would leave that pending."""
+        """Close on the event loop, in a task only if necessary: a loop at its last step would leave that pending."""
         if self._filling or self._exchange is None or self._exchange.abort():
             self.cancel()
         elif self._turn is not None:
@@ -175,8 +175,8 @@ class Stream:
         elif not self._closed.is_set():
             self._turn.watch.cancel()
             if not self._filling and self._closing is None:
-                # Nobody waits for a chunk who would close, so that is done here. At once if that can be: this may be
-                # the last step of a loop that ends.
+                # No reader is waiting that would close the stream, so close it here; at once if possible: this may be the
+                # last step of a loop that is ending.
                 if self._exchange is None or self._exchange.abort():
                     self._give_back(self._turn)
                 else:
@@ -190,12 +190,12 @@ class Stream:
             await self._closed.wait()
 
     def mark(self) -> None:
-        """Requests that the current context (task, thread) makes from now on are nested in this stream."""
+        """Mark requests that the current context (task, thread) makes from now on as nested in this stream."""
         if self._turn is not None and self._turn.slot is not None:
             self._turn.slot.mark()
 
     def take(self) -> StreamChunk:
-        """Hand out the next chunk that was read: `text` and `partial` hold it from now on."""
+        """Hand out the next chunk; from now on `text` and `partial` include it."""
         chunk = self.ready.popleft()
         self._taken += 1
         if chunk.response is None:  # the last chunk was counted in when the response was made
@@ -206,11 +206,11 @@ class Stream:
         """Read until there are chunks to take; False at the end.
 
         Raises:
-            LLMError: What broke the answer off; `partial` holds what had arrived.
+            LLMError: The answer broke off; `partial` holds what had arrived.
             RuntimeError: Another task is reading.
         """
         if self._filling:
-            raise RuntimeError("another task reads from this stream; a stream has one reader")
+            raise RuntimeError("another task is reading from this stream; a stream has one reader")
         if self.end is not None or self._cancelled:
             return False
         if self._make is not None and not await self._prepare(self._make):
@@ -235,7 +235,7 @@ class Stream:
             raise failure from error.__cause__
         except WatchCancelled as error:
             await self._close(turn, error)
-        except GeneratorExit:  # a coroutine that is being destroyed can't wait
+        except GeneratorExit:  # a coroutine that is being destroyed cannot wait
             self.drop()
             raise
         except BaseException as error:
@@ -265,10 +265,10 @@ class Stream:
             turn.slot.idle_since = time.monotonic()
 
     async def _begin_again(self, turn: Turn, error: OutputValidationError) -> None:
-        """Ask in another way, where nothing of an answer that is not what was asked for was handed out.
+        """Ask in another way, if no part of an answer in the wrong form was handed out.
 
         Raises:
-            OutputValidationError: It is not asked again.
+            OutputValidationError: There is no other way.
         """
         self._runner.with_partial(error, self._answer, turn)
         delivered = self._answer.has_delivered() if self._last is None else self._delivered
@@ -279,7 +279,7 @@ class Stream:
             self._exchange = None
 
     async def _prepare(self, make: Callable[[], Request]) -> bool:
-        """Make the request in a thread; False if the stream was cancelled meanwhile."""
+        """Build the request in a thread; False if the stream was cancelled in the meantime."""
         self._make = None
         self._filling = True
         try:
@@ -292,7 +292,7 @@ class Stream:
         return not self._cancelled
 
     async def _open(self, turn: Turn) -> list[dict[str, Any]]:
-        """Wait for a slot, send the request and read the first lines, in as many attempts as it takes."""
+        """Wait for a slot, send the request and read the first lines, with retries."""
         if turn.slot is None:
             await turn.open()
             self.mark()
@@ -303,18 +303,18 @@ class Stream:
         if self._runner.resuming is not None:
             self._never = never(request)
             self._whole = None if self._never else replace(request, content=None)
-        if not self._request.wants_json:  # which may be asked for in another way
+        if not self._request.wants_json:  # which may be requested in another way
             self._request = self._request.without_content()
         return lines
 
     async def _ask(
         self, request: Request, turn: Turn, check: Callable[[], Awaitable[None]] | None = None
     ) -> list[dict[str, Any]]:
-        """The first lines of the answer to a request, in as many attempts as it takes, each after a check."""
+        """The first lines of the answer to a request, with retries, each attempt after a check."""
 
         async def attempt(request: Request) -> list[dict[str, Any]]:
             self._request = request
-            if self._exchange is not None:  # that of an attempt before
+            if self._exchange is not None:  # from a previous attempt
                 await self._exchange.aclose()
                 self._exchange = None
             if check is not None:
@@ -332,11 +332,11 @@ class Stream:
         return await self._runner.ask(request, attempt, turn)
 
     async def _go_on(self, turn: Turn, error: LLMError | ServerReportedError) -> None:
-        """Have another host go on with an answer that broke off.
+        """Resume an answer that broke off on another host.
 
         Raises:
-            LLMError: What broke it off, saying why it is not gone on with where it might have been; or a bound on the
-                whole passed meanwhile.
+            LLMError: The failure that broke it off, with the reason why it cannot be resumed; or a timeout in the
+                meantime.
         """
         resuming, exchange = self._runner.resuming, self._exchange
         began = exchange is not None and self._answer.time_to_first_token is not None and turn.slot is not None
@@ -367,7 +367,7 @@ class Stream:
             turn.slot.idle_since = time.monotonic()
 
     def _accept(self, lines: list[dict[str, Any]] | None, turn: Turn) -> None:
-        """Make the chunks of lines, up to `max_chunks`, and put all but the last of the answer where they are taken."""
+        """Turn lines into chunks, up to `max_chunks`, and queue all but the last of the answer."""
         if lines is None:
             raise ended_early(turn.server.url)
         answer, ready = self._answer, self.ready
@@ -393,11 +393,11 @@ class Stream:
                 return
 
     async def _finish(self, turn: Turn, chunk: StreamChunk) -> None:
-        """Make the response of the answer, and let the last chunk carry it, with everything given back."""
+        """Build the response, attach it to the last chunk, and release everything."""
         self._delivered = self._answer.has_delivered()
         self._answer.deliver(chunk)
         response = await self._runner.finish(self._request, self._answer, turn)
-        if response.content and not self._answer.text.strip():  # it came as thinking
+        if response.content and not self._answer.text.strip():  # it arrived as thinking
             chunk.content = response.content
             self._answer.deliver(StreamChunk(chunk.content, "", (), {}))
         self.response = chunk.response = turn.response = response
@@ -408,12 +408,12 @@ class Stream:
         await self._close(turn)
 
     async def _close(self, turn: Turn, failure: BaseException | None = None) -> None:
-        """Close the connection, and give the rest back."""
+        """Close the connection, and release the rest."""
         try:
             if self._exchange is not None:
                 await self._exchange.aclose()
         except asyncio.CancelledError as error:
-            if self.end != "error":  # nobody gets the chunks that were to come after this
+            if self.end != "error":  # the remaining chunks are dropped
                 self.end, failure = "cancelled", error
                 self.ready.clear()
             raise
@@ -421,7 +421,7 @@ class Stream:
             self._give_back(turn, failure)
 
     def _give_back(self, turn: Turn, failure: BaseException | None = None) -> None:
-        """Give the slot back and end the books."""
+        """Release the slot and finish the statistics."""
         self.end = self.end or "cancelled"
         self._whole = None
         turn.call.chunks = self._taken + len(self.ready)
@@ -433,7 +433,7 @@ class Stream:
 
 
 class _Iteration:
-    """What an `async for` loop holds; leaving the loop drops it, and that closes the stream."""
+    """Held by an `async for` loop only; leaving the loop drops it, which closes the stream."""
 
     __slots__ = ("_stream",)
 

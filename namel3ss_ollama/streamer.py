@@ -1,12 +1,12 @@
-"""From bytes to chunks, and the deadlines on the way.
+"""From bytes to objects, and the deadlines.
 
 Three parts, the first two without I/O. `LineDecoder` cuts bytes, however they arrive, into lines at byte 0x0A
-alone: an answer may hold any Unicode line separator. `LineParser` makes an object of a line. `Watch` bounds every
-wait of one exchange with a single timer, so that a token costs a clock reading and no more: the timer looks at when
-the present wait began, and cancels the waiting task if that is too long ago.
+only: an answer may contain any Unicode line separator. `LineParser` parses a line into an object. `Watch` limits every
+wait of one exchange with a single timer, so that a token costs no more than reading the clock: the timer checks when
+the current wait began, and cancels the waiting task if that is too long ago.
 
-The caller's time counts for no deadline but `stream_timeout`, because a wait begins only when the caller has
-come back for more.
+The time that the caller spends between chunks counts only towards `stream_timeout`, because a wait begins when the
+caller asks for the next chunk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["LineDecoder", "LineParser", "LineTooLongError", "Watch", "is_cut", "
 T = TypeVar("T")
 _BRACKET = ord("[")
 _TURNS = 10
-"""Turns of the event loop from bytes in a socket to a line that is read; httpx takes the most, some five."""
+"""Iterations of the event loop from bytes in a socket to a parsed line; httpx needs the most, about five."""
 Deadline = Literal["first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout", "timeout"]
 _Silence = tuple[Deadline, float | None]
 
@@ -40,10 +40,10 @@ class LineTooLongError(MalformedResponseError):
 
 
 class LineDecoder:
-    """Cuts a byte stream into lines. Linear in the bytes, whatever their cuts.
+    """Splits a byte stream into lines, in time linear in the bytes however they arrive.
 
     Args:
-        max_line_bytes: The longest line taken.
+        max_line_bytes: The maximum length of a line.
     """
 
     __slots__ = ("_failed", "_limit", "_pending", "_pending_bytes")
@@ -84,7 +84,7 @@ class LineDecoder:
         return lines
 
     def finish(self) -> bytes:
-        """What is left after the last line end: a last line without one, or the piece of a cut one."""
+        """The data after the last line end: a last line without one, or part of a line."""
         if self._failed:
             raise self._too_long()
         rest = b"".join(self._pending)
@@ -94,12 +94,12 @@ class LineDecoder:
 
     def _too_long(self) -> LineTooLongError:
         return LineTooLongError(
-            f"the server sent a line of over {self._limit} bytes; raise max_line_bytes if that is expected"
+            f"the server sent a line of more than {self._limit} bytes; raise max_line_bytes if that is expected"
         )
 
 
 class LineParser:
-    """Parses the lines of one answer, which a character may be spread over."""
+    """Parses the lines of one answer; a character may be split across lines."""
 
     __slots__ = ("_halves",)
 
@@ -114,9 +114,9 @@ class LineParser:
         """
         try:
             value = orjson.loads(line)
-            # Calls are a list: a line without a bracket, as a token has it, holds none. One byte is found quickly.
+            # Calls are a list: a line without a bracket, like most, holds none. Searching for one byte is fast.
             if _BRACKET in line and b"tool_calls" in line and has_long_integer(line):
-                with contextlib.suppress(ValueError):  # nested too deep for it
+                with contextlib.suppress(ValueError):  # nested too deep for orjson
                     value = read_unusual(line)
         except orjson.JSONDecodeError as error:
             if not line.strip():
@@ -129,7 +129,7 @@ class LineParser:
         return self._halves.join(value) if self._halves.waiting else value
 
     def _unusual(self, line: bytes, error: orjson.JSONDecodeError) -> dict[str, Any]:
-        """What a line holds that orjson refuses: halves of characters, numbers that are none."""
+        """Parse a line that orjson refuses: lone surrogates, invalid numbers."""
         try:
             value = read_unusual(line)
             if not isinstance(value, dict) or not (_OF_ANSWERS & value.keys() or is_plain(value)):
@@ -138,7 +138,7 @@ class LineParser:
         except ValueError:
             raise MalformedResponseError(
                 f"the server sent a line that is not JSON ({error.msg} at byte {error.pos} of {len(line)}); "
-                "is this address an Ollama server, and nothing between that changes its answers?",
+                "is this address an Ollama server, and does no proxy change its answers?",
                 original_error=error,
             ) from error
 
@@ -147,7 +147,7 @@ _OF_ANSWERS = frozenset({"message", "response", "done"})
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A line that stands for itself as an object; None for a blank line.
+    """A self-contained line as an object; None for a blank line.
 
     Raises:
         MalformedResponseError: The line is no JSON object.
@@ -156,7 +156,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def is_cut(line: bytes) -> bool:
-    """Whether a line that is no JSON could still become some: it stops in the middle, rather than being wrong."""
+    """Whether an invalid line is only incomplete, so that more data could make it valid JSON."""
     try:
         line.decode()
         orjson.loads(line)
@@ -168,16 +168,16 @@ def is_cut(line: bytes) -> bool:
 
 
 class Watch:
-    """The deadlines of one exchange, and the means to cancel it from another task.
+    """The deadlines of one exchange, and a way to cancel it from another task.
 
-    Every wait goes through `guard`. One timer looks after all of them; it cancels the waiting task, and `guard`
-    turns that cancellation, told from any other, into the error it stands for.
+    Every wait goes through `guard`. One timer covers all of them; it cancels the waiting task, and `guard` turns that
+    cancellation, distinguished from any other, into the corresponding error.
 
     Args:
         config: The deadlines.
-        timeout: A bound on the call, the wait for a slot included, in seconds from now.
-        remedy: What to do when `first_chunk_timeout` passes, where that is not a question of loading a model.
-        tools: Whether the request has tools, so that the model may be writing a call in silence.
+        timeout: The limit for the call, including the wait for a slot, in seconds from now.
+        remedy: The advice when `first_chunk_timeout` passes, if loading a model is not the likely cause.
+        tools: Whether the request has tools, so that the server may be silent while the model writes a call.
     """
 
     __slots__ = (
@@ -211,7 +211,7 @@ class Watch:
         self._expire_in(timeout, "timeout")
 
     def begin(self) -> None:
-        """The request begins, with its slot: from now on `stream_timeout` counts."""
+        """The request has its slot and begins: `stream_timeout` starts."""
         self._expire_in(self.config.stream_timeout, "stream_timeout")
 
     def _expire_in(self, seconds: float | None, name: Deadline) -> None:
@@ -220,7 +220,7 @@ class Watch:
         when = self._loop.time() + seconds
         if self.expires is None or when < self.expires:
             self.expires, self.expires_name, self.expires_seconds = when, name, seconds
-            self.close()  # the timer may stand at a later moment
+            self.close()  # the timer may be set to a later time
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -233,30 +233,30 @@ class Watch:
         return self._fired == "cancelled"
 
     def restart(self) -> None:
-        """A new attempt begins: the next chunk is a first one again."""
+        """A new attempt begins: the next chunk is a first chunk again."""
         self._waited = 0.0
         self._limit_name, self._limit = self._first
         self.close()
 
     def forgive(self) -> None:
-        """Another server is asked: the silence of this one counts no more. Bounds on the request as such do."""
+        """The request moves to another server: restart the wait for it. The limits for the request still apply."""
         if self._fired is not None and self._fired in (self._first[0], self._next[0]):
             self._fired, self._overdue = None, 0
         self.restart()
 
     def progress(self) -> None:
-        """A chunk has come: from now on, and from zero, the wait for a further one counts."""
+        """A chunk has arrived: start the wait for the next one."""
         self._waited = 0.0
         if self._limit_name != self._next[0]:
             self._limit_name, self._limit = self._next
-            self.close()  # the timer stands at the longer deadline of the first chunk
+            self.close()  # the timer is set to the longer deadline of the first chunk
 
     def remaining(self) -> float | None:
-        """Seconds until the bound on the whole; None where there is none."""
+        """Seconds until the limit for the call; None if there is none."""
         return None if self.expires is None else self.expires - self._loop.time()
 
     def alive(self) -> None:
-        """Within a wait: the other side takes what is sent to it, so silence counts from now on."""
+        """Within a wait: the server is still reading the request, so restart the wait."""
         self._waited = 0.0
         if self._since is not None:
             self._since = self._loop.time()
@@ -265,11 +265,11 @@ class Watch:
         """Await `wait()` within the deadlines.
 
         Args:
-            wait: What to await.
-            idle: Whether this is a wait for the server; if not, only the bounds on the whole count.
+            wait: Returns the awaitable.
+            idle: Whether this is a wait for the server; if not, only the limits for the call apply.
 
         Raises:
-            LLMTimeoutError: A deadline passed; says which.
+            LLMTimeoutError: A deadline passed; the message names it.
             WatchCancelled: `cancel` was called.
         """
         if self._fired is not None:
@@ -280,12 +280,12 @@ class Watch:
             raise self._error()
         if self._idle is not idle:
             self._idle = idle
-            self.close()  # the timer may stand at a deadline that is not this wait's
+            self.close()  # the timer may be set for a deadline of another wait
         self._since = now
         task = asyncio.current_task()
         if task is not None:
             self._pending = pending_cancellations(task)
-            # Weak, and not kept here: where the collector closes this frame first, its task must outlive that.
+            # Weak, and not stored here: if the collector closes this frame first, its task must outlive that.
             self._task = ref(task)
             task = None
         if self._timer is None:
@@ -297,15 +297,15 @@ class Watch:
                 raise
             raise self._error() from None
         except Exception as error:
-            if self._loop.is_closed():  # only a coroutine that is being destroyed gets here: it must end as one
+            if self._loop.is_closed():  # only a coroutine that is being destroyed gets here, and it must end as one
                 raise GeneratorExit from None
             if self._fired is None:
                 raise
             if self._cancelled_from_outside():
                 raise asyncio.CancelledError from error
-            raise self._error() from error  # what became of our cancellation on its way up
+            raise self._error() from error  # another exception that our cancellation turned into
         else:
-            if self._fired is not None:  # too late, the wait was over: the next one raises
+            if self._fired is not None:  # too late, the wait was over: the next wait raises
                 self._cancelled_from_outside()
             return result
         finally:
@@ -315,9 +315,9 @@ class Watch:
             self._task = None
 
     def cancel(self) -> bool:
-        """End the present wait, if there is one, and refuse every further one; whether there was one.
+        """End the current wait, if there is one, and reject all further ones; whether there was one.
 
-        To be called on the watch's event loop.
+        Must be called on the watch's event loop.
         """
         if self._fired is None:
             self._fire("cancelled")
@@ -337,7 +337,7 @@ class Watch:
         self._timer = self._loop.call_at(when, self._check) if when is not None else None
 
     def _due(self, now: float) -> float | None:
-        """When to look next: the earliest moment at which a deadline can have passed."""
+        """When to check next: the earliest time at which a deadline can have passed."""
         when = self.expires
         if self._limit is not None and self._idle:
             began = self._since if self._since is not None else now
@@ -348,7 +348,7 @@ class Watch:
     def _check(self) -> None:
         self._timer = None
         if self._since is None:
-            return  # nobody waits; the next guard() arms the timer again
+            return  # nothing waits; the next guard() arms the timer again
         now = self._loop.time()
         if self.expires is not None and now >= self.expires:
             self._fire(self.expires_name)
@@ -358,7 +358,7 @@ class Watch:
         elif self._overdue == _TURNS:
             self._fire(self._limit_name)
         else:
-            # An event loop that was blocked runs what is due before the task that data woke: that task comes first.
+            # A blocked event loop runs due timers before tasks that data has woken: let those tasks run first.
             self._overdue += 1
             self._timer = self._loop.call_later(0, self._check)
 
@@ -369,7 +369,7 @@ class Watch:
             cancel(task)
 
     def _cancelled_from_outside(self) -> bool:
-        """Take back our own cancellation; whether another one is there too."""
+        """Undo our own cancellation; whether there is another one, too."""
         task = self._waiting()
         return task is not None and take_back(task, self._pending)
 
@@ -383,7 +383,7 @@ class Watch:
 
 
 def _longer(one: _Silence, other: _Silence) -> _Silence:
-    """The longer of two deadlines; None is without end."""
+    """The longer of two deadlines; None is unlimited."""
     if one[1] is None or (other[1] is not None and one[1] >= other[1]):
         return one
     return other
@@ -400,14 +400,14 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 class WatchCancelled(Exception):
-    """The caller cancelled the exchange; never leaves the core."""
+    """The caller cancelled the exchange; internal to the core."""
 
 
 _REMEDIES = {
     "connect": "check that the address is right and the host is up",
     "first_chunk_timeout": "a large model may still be loading: raise first_chunk_timeout, or call preload() first",
     "chunk_timeout": "the server stalled: look at its log, or raise chunk_timeout",
-    "tool_call_timeout": "a server is silent while the model writes a call: raise tool_call_timeout for longer ones",
+    "tool_call_timeout": "a server is silent while the model writes a call: raise tool_call_timeout for longer calls",
     "stream_timeout": "raise stream_timeout, or ask for fewer tokens (max_tokens)",
     "timeout": "raise timeout, or ask for fewer tokens (max_tokens)",
 }
@@ -416,7 +416,7 @@ _REMEDIES = {
 def timeout_error(
     deadline: str, seconds: float, original: BaseException | None = None, *, remedy: str | None = None
 ) -> LLMTimeoutError:
-    """The error for a passed deadline, with what to do about it."""
+    """The error for a passed deadline, with its remedy."""
     return LLMTimeoutError(
         f"timed out: {deadline} of {seconds:g} s passed; {remedy or _REMEDIES[deadline]}",
         original_error=original,

@@ -1,11 +1,11 @@
 """The synchronous side: the same coroutines, driven on one background event loop.
 
-One loop in one daemon thread serves the whole process, so that synchronous calls work in scripts, in any thread,
-and in a notebook whose own loop is running already. It is made at the first synchronous call, made again in a child
-after a fork, and closed with all that is open on it before the interpreter exits. A coroutine runs in the caller's
-context (contextvars), so that traces nest as they should.
+One loop in one daemon thread serves the process, so that synchronous calls work in scripts, in any thread, and in a
+notebook whose own loop is already running. It is created at the first synchronous call, recreated in a child after a
+fork, and closed with everything open on it before the interpreter exits. A coroutine runs in the caller's context
+(contextvars), so that traces nest correctly.
 
-A token costs no thread hop: `SyncStream` fetches all chunks that have arrived with one. Nothing waits in a finalizer.
+A token costs no thread hop: `SyncStream` fetches all chunks that have arrived in one. Finalizers never wait.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONGEST_SHUTDOWN = 5.0
 
 
 class _Background:
-    """The loop that synchronous calls run on, and its thread."""
+    """The background loop and its thread."""
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
@@ -39,32 +39,32 @@ class _Background:
         self.exiting = False
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop, made when there is none yet.
+        """The running loop, created if there is none yet.
 
         Raises:
-            RuntimeError: The interpreter is about to exit.
+            RuntimeError: The interpreter is shutting down.
         """
         with self._lock:
             if self.exiting:
                 raise RuntimeError("the interpreter is shutting down: no more calls")
-            # A loop from before gevent or eventlet patched takes itself for one of another thread: it is left idle.
+            # A loop from before gevent or eventlet patched believes to be in another thread: it is left idle.
             patched = patched_by()
             if self._loop is None or self._loop.is_closed() or self._patched != patched:
                 loop = new_event_loop()
                 try:
                     thread = start_thread(_serve, loop, name="namel3ss-ollama-sync")
-                except RuntimeError:  # the main thread has ended: Python 3.12 and newer start no more threads then
+                except RuntimeError:  # the main thread has ended, after which Python 3.12 and newer start no threads
                     loop.close()
                     raise
                 self._loop, self._thread, self._patched = loop, thread, patched
             return self._loop
 
     def after_fork(self) -> None:
-        """In a child: the thread is gone, and the lock may have been held by another one that is gone too."""
-        self.__init__()  # type: ignore[misc] # on purpose: everything is made again
+        """In a child: the thread is gone, and the lock may have been held by a thread that is gone, too."""
+        self.__init__()  # type: ignore[misc] # on purpose: everything is recreated
 
     def shut_down(self) -> None:
-        """Close what is open before the interpreter tears modules down, when nothing would run any more."""
+        """Close everything before the interpreter tears down modules, when nothing could run any more."""
         with self._lock:
             self.exiting = True
             loop, thread = self._loop, self._thread
@@ -95,10 +95,10 @@ renewed_after_fork(_background)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result; interrupting the wait (Ctrl-C) cancels it.
+    """Run a coroutine and return its result; interrupting the wait (Ctrl-C) cancels it.
 
     Raises:
-        RuntimeError: Called on the background loop itself, where waiting would never end.
+        RuntimeError: Called on the background loop itself, where it would deadlock.
         Exception: Whatever the coroutine raises.
     """
     try:
@@ -113,7 +113,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         call.ended.wait()
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and cancelled what ran on it
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and cancelled everything on it
             loop.call_soon_threadsafe(call.cancel)
         raise
     return call.result()
@@ -133,7 +133,7 @@ class _Call(Generic[T]):
 
     def _end(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
-            task.exception()  # asyncio would log it where the caller waits no longer
+            task.exception()  # asyncio would log it if the caller no longer waits
         self.ended.set()
 
     def cancel(self) -> None:
@@ -143,7 +143,7 @@ class _Call(Generic[T]):
     def result(self) -> T:
         task, self._task = self._task, None
         assert task is not None
-        if task.cancelled():  # by the end of the interpreter
+        if task.cancelled():  # by interpreter shutdown
             raise concurrent.futures.CancelledError
         return task.result()
 
@@ -171,7 +171,7 @@ class SyncStream:
         self._cancelled = False
 
     def __iter__(self) -> Iterator[StreamChunk]:
-        # As with `Stream`: a loop holds an object that nothing else holds, and leaving it closes the stream.
+        # As with `Stream`: only the loop holds this object, and leaving the loop closes the stream.
         return self if self._stream.claim("by a loop") == "by hand" else _Iteration(self, self._stream)
 
     def __next__(self) -> StreamChunk:
@@ -200,12 +200,12 @@ class SyncStream:
         try:
             filled = run(self._stream.fill())
         except BaseException as error:
-            if not isinstance(error, Exception):  # an interrupt: where `fill` had not begun yet, it ended no stream
+            if not isinstance(error, Exception):  # an interrupt: if `fill` had not begun, it closed no stream
                 self.cancel()
             raise
         if self._marked_for != self._stream.resumed:  # a slot of another host
             self._marked_for = self._stream.resumed
-            self._stream.mark()  # `fill` ran in a context of its own
+            self._stream.mark()  # `fill` ran in its own context
         return filled
 
     def __enter__(self) -> SyncStream:
@@ -218,7 +218,7 @@ class SyncStream:
         """End the stream, from any thread: the connection closes, the iteration ends."""
         self._cancelled = True
         self._stream.ready.clear()
-        if not _background.exiting:  # at exit the loop closes all that is open by itself
+        if not _background.exiting:  # at exit the loop closes everything itself
             _background.loop().call_soon_threadsafe(self._stream.cancel)
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class SyncStream:
 
     @property
     def text(self) -> str:
-        """The text that was handed out so far."""
+        """The text handed out so far."""
         return self._stream.text
 
     @property
@@ -239,27 +239,27 @@ class SyncStream:
 
     @property
     def resumed(self) -> int:
-        """How often another host went on with it, as `Stream.resumed`."""
+        """How often another host resumed it, as `Stream.resumed`."""
         return self._stream.resumed
 
     @property
     def partial(self) -> LLMResponse:
-        """What was handed out so far, as a response."""
+        """The part handed out so far, as a response."""
         return self._stream.partial
 
     @property
     def response(self) -> LLMResponse | None:
-        """The whole answer; None until the model is done."""
+        """The complete answer; None until the model is done."""
         return self._stream.response
 
     @property
     def end(self) -> str | None:
-        """How the stream ended, as `Stream.end`; None while it has not."""
+        """How the stream ended, as `Stream.end`; None while it is open."""
         return self._stream.end
 
 
 class _Iteration:
-    """What a `for` loop holds; leaving the loop drops it, and that closes the stream."""
+    """Held by a `for` loop only; leaving the loop drops it, which closes the stream."""
 
     __slots__ = ("_stream", "_sync")
 

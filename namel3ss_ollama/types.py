@@ -1,7 +1,7 @@
-"""The values that go in and come out: messages, tool calls, chunks, responses. Images and audio are in `media.py`.
+"""The input and output types: messages, tool calls, chunks, responses. Images and audio are in `media.py`.
 
-Plain frozen classes over values; nothing here does I/O. Chunks are made once a token, so `StreamChunk` is a bare object
-with slots: no validation, no copies.
+Plain frozen classes; nothing here does I/O. One chunk is created per token, so `StreamChunk` is a bare object with
+slots: no validation, no copies.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ __all__ = [
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
-"""The roles that every model's template knows. Some know more, such as Granite's "control"."""
+"""The roles that every model's template supports. Some support more, such as Granite's "control"."""
 _ROLES = frozenset(get_args(Role))
 
 
 class Usage(dict[str, int]):
-    """Tokens of one generation: a dict of counts, which are attributes as well.
+    """The token usage of a generation: a dict of counts, which are attributes as well.
 
-    A counter that the server left out counts as 0 (`metadata` has them as sent), but for `cached_tokens`, which is then
-    None, and no key of the dict.
+    A counter that the server omits counts as 0 (`metadata` has the original counters), except `cached_tokens`, which is
+    then None and missing from the dict.
 
     Args:
-        prompt_tokens: Tokens of the prompt, the cached ones included.
-        completion_tokens: Tokens of the answer.
-        total_tokens: Both together.
-        cached_tokens: Tokens of the prompt that the server had in its cache, so that it need not compute them.
+        prompt_tokens: Prompt tokens, including cached ones.
+        completion_tokens: Answer tokens.
+        total_tokens: Their sum.
+        cached_tokens: Prompt tokens that the server read from its cache instead of evaluating them.
     """
 
     __slots__ = ()
@@ -55,30 +55,30 @@ class Usage(dict[str, int]):
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
+        """Prompt tokens."""
         return self["prompt_tokens"]
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of the answer."""
+        """Answer tokens."""
         return self["completion_tokens"]
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of prompt and answer together."""
+        """Prompt and answer tokens."""
         return self["total_tokens"]
 
     @property
     def cached_tokens(self) -> int | None:
-        """Tokens of the prompt that the server had in its cache; None where it does not say, as older ones."""
+        """Prompt tokens read from the server's cache; None if the server does not report them, as older ones."""
         return self.get("cached_tokens")
 
     def plus(self, other: Usage) -> Usage:
-        """The tokens of both."""
+        """The sum of two usages."""
         return Usage(**{name: self.get(name, 0) + other.get(name, 0) for name in {**self, **other}})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A dict's pickle would make the object without the arguments that it needs.
+        # A dict's pickle would create the object without its required arguments.
         return _restored_usage, (dict(self),)
 
 
@@ -87,11 +87,11 @@ def _restored_usage(counts: dict[str, int]) -> Usage:
 
 
 def usage_of(final: Mapping[str, Any], earlier: int = 0) -> Usage:
-    """The usage that the last line of an answer tells.
+    """The usage from the last line of an answer.
 
     Args:
         final: That line.
-        earlier: How many tokens of the answer were in the prompt, because another server had begun it.
+        earlier: How many answer tokens were part of the prompt, because another server had begun the answer.
     """
     prompt = final.get("prompt_eval_count") or 0
     completion = final.get("eval_count") or 0
@@ -106,19 +106,19 @@ def usage_of(final: Mapping[str, Any], earlier: int = 0) -> Usage:
 
 
 def new_call_id() -> str:
-    """An id for a tool call that the server sent without one; unique in every process."""
+    """An id for a tool call that the server sent without one; unique across processes."""
     return f"call_{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ToolCall:
-    """A call that the model asks for.
+    """A tool call requested by the model.
 
     Attributes:
         name: The tool's name.
-        arguments: The arguments as an object; empty when they were not valid JSON.
-        id: The server's id where it sent one, else one made here; goes back as `tool_call_id`.
-        invalid_arguments: The text as the model wrote it, when it was not a JSON object; else None.
+        arguments: The arguments as an object; empty if they were not valid JSON.
+        id: The server's id if it sent one, otherwise a generated one; sent back as `tool_call_id`.
+        invalid_arguments: The text that the model wrote, if it was not a JSON object; otherwise None.
     """
 
     name: str
@@ -132,23 +132,23 @@ class ToolCall:
 
     @property
     def error(self) -> str | None:
-        """Why the call cannot be made, to answer the model with; None when it can."""
+        """Why the call is invalid, as an answer to the model; None if it is valid."""
         return None if self.invalid_arguments is None else "the arguments are not a JSON object"
 
     def __repr__(self) -> str:
-        # What a model wrote is private, and a repr ends up in logs.
+        # Model output is private, and a repr ends up in logs.
         return f"ToolCall({self.name!r}, {len(self.arguments)} arguments, id={self.id!r})"
 
 
 def checked_role(role: object, where: str = "role:") -> str:
-    """A role; one that is not known is passed on, for the model's template to know.
+    """Check a role; an unknown one is passed on, since the model's template may support it.
 
     Args:
-        role: What was given.
-        where: How the error calls it.
+        role: The given role.
+        where: Its name in error messages.
 
     Raises:
-        ValueError: It is no text, empty, or a known one in other letters, which no template would find.
+        ValueError: It is not a text, is empty, or is a known role in another case, which no template would match.
     """
     meant = role.strip().lower() if isinstance(role, str) else ""
     if not isinstance(role, str) or not meant or (meant in _ROLES and role != meant):
@@ -159,12 +159,12 @@ def checked_role(role: object, where: str = "role:") -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class InvalidToolCall:
-    """What came as a call of a tool, but names none.
+    """A tool call without a tool's name.
 
     Attributes:
         text: The call as it was sent, as JSON.
-        id: As that of a `ToolCall`.
-        error: Why the call cannot be made, to answer the model with.
+        id: As in `ToolCall`.
+        error: Why the call is invalid, as an answer to the model.
     """
 
     text: str
@@ -180,19 +180,19 @@ class Message:
     """One turn of a conversation.
 
     Attributes:
-        role: "system", "user", "assistant" or "tool", or another that the model's template knows.
+        role: "system", "user", "assistant" or "tool", or another role that the model's template supports.
         content: The text.
-        images: Pictures, for models that can see.
-        thinking: The reasoning that led to an assistant's turn, to hand it back.
-        tool_calls: The calls that an assistant's turn asked for.
-        tool_name: In a tool's turn: which tool answered.
-        tool_call_id: In a tool's turn: which call it answers.
-        invalid_tool_calls: What came as calls with an assistant's turn, but names no tool.
-        audio: Recordings (WAV or MP3), for models that can hear.
+        images: Images, for vision models.
+        thinking: The reasoning of an assistant's turn.
+        tool_calls: The tool calls of an assistant's turn.
+        tool_name: In a tool's turn: the tool that answered.
+        tool_call_id: In a tool's turn: the call that it answers.
+        invalid_tool_calls: The calls of an assistant's turn that name no tool.
+        audio: Recordings (WAV or MP3), for audio models.
 
     Raises:
-        TypeError: The content is no text.
-        ValueError: The role is empty, or a known one in other letters ("User").
+        TypeError: The content is not a text.
+        ValueError: The role is empty, or a known one in another case ("User").
     """
 
     role: str
@@ -218,11 +218,11 @@ class StreamChunk:
     """A piece of an answer, as it arrives.
 
     Attributes:
-        content: The text of this piece; may be empty.
-        thinking: Reasoning text of this piece; may be empty.
-        tool_calls: Calls that arrived whole with this piece.
-        invalid_tool_calls: What came as calls with this piece, but names no tool.
-        raw: The server's line, decoded. Read it, do not change it.
+        content: The text of this chunk; may be empty.
+        thinking: The reasoning text of this chunk; may be empty.
+        tool_calls: Tool calls that arrived with this chunk.
+        invalid_tool_calls: Calls of this chunk that name no tool.
+        raw: The server's line, decoded; read-only.
     """
 
     __slots__ = ("content", "invalid_tool_calls", "raw", "response", "thinking", "tool_calls")
@@ -252,7 +252,7 @@ class StreamChunk:
 
     @property
     def done(self) -> bool:
-        """Whether this is the last chunk; then `response` holds the whole answer."""
+        """Whether this is the last chunk; if so, the stream's `response` is complete."""
         return self.response is not None
 
     @property
@@ -267,7 +267,7 @@ class StreamChunk:
 
     @property
     def logprobs(self) -> list[dict[str, Any]] | None:
-        """Log probabilities of this piece's tokens, where asked for and sent."""
+        """Log probabilities of this chunk's tokens, if requested and supported."""
         return self.raw.get("logprobs")
 
     @property
@@ -282,31 +282,31 @@ class StreamChunk:
 
 @dataclass(slots=True)
 class LLMResponse:
-    """A whole answer, or as much of one as had arrived.
+    """A complete answer, or the part of one that had arrived.
 
     Attributes:
         content: The text.
         model: The model, as the server names it.
-        usage: prompt_tokens, completion_tokens, total_tokens, as attributes and as keys; cached_tokens where the server
+        usage: prompt_tokens, completion_tokens, total_tokens, as attributes and as keys; cached_tokens if the server
             counts them.
-        finish_reason: The server's `done_reason` ("stop", "length", "load", "unload"), "tool_calls" when
-            the answer asks for tools, or None when the answer is not complete.
+        finish_reason: The server's `done_reason` ("stop", "length", "load", "unload"), "tool_calls" if
+            the answer calls tools, or None if the answer is not complete.
         metadata: Durations as the server sent them (nanoseconds: total_duration, load_duration,
-            prompt_eval_duration, eval_duration), its counters, `created_at`, and what follows from them:
+            prompt_eval_duration, eval_duration), its counters, `created_at`, and values derived from them:
             tokens_per_second, prompt_tokens_per_second, time_to_first_token (seconds, measured here).
-        thinking: The model's reasoning; empty when it sent none.
-        tool_calls: The calls that the answer asks for.
-        parsed: The answer as the type given as `format`; None when the answer asks for tools first.
-        logprobs: Log probabilities of all tokens, where asked for and sent.
+        thinking: The model's reasoning; empty if there is none.
+        tool_calls: The tool calls of the answer.
+        parsed: The answer as the type given as `format`; None if the answer calls tools first.
+        logprobs: Log probabilities of all tokens, if requested and supported.
         truncated_prompt: Whether the server cut the prompt to fit its context window.
-        shifted_context: Whether prompt and answer together were longer than the context window, so that the server
-            dropped the oldest half of what the model had read while it answered.
-        invalid_tool_calls: What came as calls, but names no tool.
-        host: The address of the server that answered, without credentials; empty where none is known.
-        resumed: How often the answer broke off and another host went on with it (`Hosts(resume="auto")`). Then `usage`
-            is of prompt and answer as if one host had given it, each chunk before the break counted as a token, and
-            `metadata["hosts"]` has the addresses of all of them; the durations and counters in `metadata` are the last
-            one's alone.
+        shifted_context: Whether prompt and answer together exceeded the context window, so that the server dropped the
+            oldest half of the tokens during generation.
+        invalid_tool_calls: Calls that name no tool.
+        host: The address of the server that answered, without credentials; empty if unknown.
+        resumed: How often the answer broke off and was resumed on another host (`Hosts(resume="auto")`). Then `usage`
+            is that of prompt and answer as if from one host, with each chunk before a break counted as one token, and
+            `metadata["hosts"]` lists all their addresses; durations and other counters in `metadata` are those of the
+            last host.
     """
 
     content: str
@@ -326,7 +326,7 @@ class LLMResponse:
 
     @property
     def message(self) -> Message:
-        """The answer as a message, to put into the next request's history."""
+        """The answer as a message, for the history of the next request."""
         return Message(
             role="assistant",
             content=self.content,
@@ -347,15 +347,15 @@ class LLMResponse:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EmbedResponse:
-    """Vectors of texts.
+    """The embeddings of texts.
 
     Attributes:
-        embeddings: One vector a text, in the order of the texts.
+        embeddings: One vector per text, in the order of the texts.
         model: The model, as the server names it.
-        usage: prompt_tokens and total_tokens of all texts together.
+        usage: prompt_tokens and total_tokens of all texts.
         truncated: Indices of the texts that were cut to the context window (`on_truncation="warn"`).
-        metadata: The server's total_duration and load_duration in nanoseconds, each the sum of all requests.
-        host: The address of the server that answered (of several, the last that did), without credentials.
+        metadata: The server's total_duration and load_duration in nanoseconds, summed over all requests.
+        host: The address of the server that answered (the last one of several), without credentials.
     """
 
     embeddings: list[list[float]]

@@ -117,7 +117,7 @@ async def test_two_tasks_cannot_read_one_stream(make: Make, ollama_server: Ollam
     first = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)  # now it waits
     await ollama_server.wait_for_async(lambda _: gate.waiting == 1)
-    with pytest.raises(RuntimeError, match="another task reads from this stream"):
+    with pytest.raises(RuntimeError, match="another task is reading from this stream"):
         await anext(stream)
     gate.open()  # and the first reader is not disturbed
     assert (await first).content == " two"
