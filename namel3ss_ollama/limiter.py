@@ -1,18 +1,18 @@
-"""How many requests run at once: one bound for every event loop and thread that shares a provider.
+"""The concurrency limit: one for every event loop and thread that shares a provider.
 
-First come, first served. A slot is handed from the holder that leaves to the waiter that has waited longest, so that
-no newcomer overtakes and no wake-up is lost. A waiter that is cancelled after it was handed a slot hands it on.
+First come, first served. A holder that leaves hands its slot to the longest waiter, so that newcomers never overtake
+and no wake-up is lost. A waiter that is cancelled after it was handed a slot passes it on.
 
-Each slot knows the event loop that it belongs to. What a closed loop held is free again at the next need; a loop that
-is not running is handed nothing, but asks again when it runs.
+Each slot belongs to an event loop. Slots held by a closed loop are reclaimed when one is needed; a loop that is not
+running is handed nothing, but asks again when it runs.
 
-A slot is also given back by finalizers (the garbage collector closes a suspended coroutine), in any thread and within
-any critical section. So `release` never waits for the lock: it leaves the slot in `_returned`, and the lock's present
-holder, or whoever takes it next, does the rest.
+Finalizers also release slots (the garbage collector closes a suspended coroutine), in any thread and within any
+critical section. So `release` never waits for the lock: it leaves the slot in `_returned`, and the lock's current or
+next holder does the rest.
 
-Only a stream holds a slot while its caller's code runs, and that code may need another slot. Where waiting might never
-end it gets one beyond the bound: at once if a stream of the same context (task, or thread) is open, and otherwise when
-every slot has been held by a stream that waits for its caller for `_PATIENCE`.
+Only a stream holds a slot while its caller's code runs, and that code may need another slot. Where waiting could
+deadlock, it gets one beyond the limit: at once if a stream of the same context (task or thread) is open, and otherwise
+once every slot has been held for `_PATIENCE` by a stream that waits for its caller.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = ["Limiter", "Slot", "call_in", "patiently"]
 
 T = TypeVar("T")
 _PATIENCE = 0.25
-"""Seconds that all streams must have waited for their callers before more requests run than there are slots."""
+"""Seconds that all streams must have waited for their callers before requests may exceed the limit."""
 
 
 class Slot:
-    """A request's place: waiting, held, or given back. It belongs to the event loop on which it was asked for.
+    """A request's slot: waiting, held, or released. It belongs to the event loop on which it was requested.
 
     Attributes:
         loop: That event loop.
-        held: Whether it counts among the running ones.
+        held: Whether it counts as running.
         idle_since: When its stream handed a chunk to the caller, by `time.monotonic`; None while the stream reads.
     """
 
@@ -61,7 +61,7 @@ class Slot:
         self.idle_since: float | None = None
 
     def is_of(self, limiter: Limiter) -> bool:
-        """Whether it is held, and one of this limiter's."""
+        """Whether it is held and belongs to this limiter."""
         return self.held and self._limiter is limiter
 
     def mark(self) -> None:
@@ -79,29 +79,29 @@ _patient: ContextVar[bool] = ContextVar("namel3ss_ollama_patient", default=False
 
 @contextlib.contextmanager
 def patiently() -> Iterator[None]:
-    """For batches, which have bounds of their own: requests here wait outside `max_queue` and `queue_timeout`."""
+    """For batches, which have their own limits: requests in this block ignore `max_queue` and `queue_timeout`."""
     token = _patient.set(True)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # a coroutine that is destroyed ends in a context that is not its own
+        with contextlib.suppress(ValueError):  # a coroutine that is destroyed ends in another context
             _patient.reset(token)
 
 
 class Limiter:
-    """A first-come-first-served bound that works across event loops and threads.
+    """A first-come, first-served concurrency limit across event loops and threads.
 
     Args:
-        max_concurrent: How many slots there are; None for no bound.
-        max_queue: How many requests may wait; one more fails at once. None for no bound.
-        queue_timeout: How long a request may wait, in seconds. None for no bound.
+        max_concurrent: The number of slots; None for no limit.
+        max_queue: How many requests may wait; one more fails at once. None for no limit.
+        queue_timeout: How long a request may wait, in seconds. None for no limit.
 
     Raises:
         ValueError, TypeError: A limit is not a positive number (`max_queue` may be zero).
     """
 
     _more = "max_concurrent"
-    """What gives more slots."""
+    """The setting that gives more slots."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Limiter:
         renewed_after_fork(self)
 
     def after_fork(self) -> None:
-        """All slots are free: their holders, and the waiters, are the parent's."""
+        """All slots are free: holders and waiters belong to the parent."""
         self._lock = allocate_lock()
         self._held: dict[asyncio.AbstractEventLoop, set[Slot]] = {}
         self._running = 0
@@ -159,10 +159,10 @@ class Limiter:
         return _Held(self)
 
     def try_acquire(self, wanted: Wanted | None = None) -> Slot | None:
-        """Take a slot if there is one without waiting; give it back with `release`.
+        """Take a slot if one is free; give it back with `release`.
 
         Args:
-            wanted: What the request wants of a host, where there are several (`dispatcher.py`).
+            wanted: What the request needs from a host, if there are several (`dispatcher.py`).
         """
         slot = self._new_slot(asyncio.get_running_loop(), wanted)
         self._lock.acquire()
@@ -174,7 +174,7 @@ class Limiter:
             self._unlock()
 
     async def acquire(self, wanted: Wanted | None = None) -> Slot:
-        """Take a slot, waiting for one if need be; give it back with `release`.
+        """Take a slot, waiting for one if necessary; give it back with `release`.
 
         Args:
             wanted: As in `try_acquire`.
@@ -201,7 +201,7 @@ class Limiter:
             self._watch(slot.loop)
         finally:
             self._unlock()
-        # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation that comes with the slot.
+        # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation that arrives with the slot.
         timeout = None if patient else self.queue_timeout
         timer = slot.loop.call_later(timeout, _expire, future) if timeout is not None else None
         try:
@@ -217,7 +217,7 @@ class Limiter:
         return slot
 
     def release(self, slot: Slot) -> None:
-        """Give a slot back, or up; the request that has waited longest gets it. Only the first call does anything.
+        """Give a slot back, or stop waiting for it; the longest waiter gets it. Only the first call has an effect.
 
         Never waits, so a finalizer may call it.
         """
@@ -228,11 +228,11 @@ class Limiter:
                 self._unlock()
             return
         self._returned.append(slot)
-        if self._lock.acquire(blocking=False):  # its holder may have looked for the last time
+        if self._lock.acquire(blocking=False):  # its holder may already have made its last check
             self._unlock()
 
     def _unlock(self) -> None:
-        """Do what was left in `_returned` and release the lock; again if more came between the two."""
+        """Process `_returned` and release the lock; repeat if more arrived in between."""
         while True:
             try:
                 if self._returned:
@@ -243,13 +243,13 @@ class Limiter:
                 return
 
     def _in_vain(self, slot: Slot) -> str:
-        """Why a request waited in vain for `queue_timeout`."""
+        """Why a request hit `queue_timeout`."""
         return (
             f"no slot came free within queue_timeout={self.queue_timeout:g} s "
             f"(max_concurrent={self.max_concurrent}); try again later, or raise one of them"
         )
 
-    # What follows is called with the lock held. `dispatcher.py` has another bound, and does much of it otherwise.
+    # The following is called with the lock held. `dispatcher.py` has another limit, and overrides much of it.
 
     def _new_slot(self, loop: asyncio.AbstractEventLoop, wanted: Wanted | None, *, patient: bool = False) -> Slot:
         return Slot(self, loop, patient=patient)
@@ -266,11 +266,11 @@ class Limiter:
         self._running -= 1
 
     def _bound(self) -> int | None:
-        """How many requests may run; None for any number."""
+        """How many requests may run; None for no limit."""
         return self.max_concurrent
 
     def _settle(self) -> None:
-        """Free what was given back."""
+        """Free the returned slots."""
         while self._returned:
             self._free(self._returned.popleft())
 
@@ -280,7 +280,7 @@ class Limiter:
             return
         slot.held = False
         slots = self._held.get(slot.loop)
-        if slots is None:  # a parent's
+        if slots is None:  # the parent's
             return
         slots.discard(slot)
         self._left(slot)
@@ -296,14 +296,14 @@ class Limiter:
         self._running += 1
 
     def _forget(self, slot: Slot) -> bool:
-        """Take it out of the queue; whether it was there."""
+        """Remove it from the queue; whether it was there."""
         if self._waiters.pop(slot, _ABSENT) is _ABSENT:
             return False
         self._patient -= slot.patient
         return True
 
     def _take(self, slot: Slot) -> bool:
-        """Hold a slot if one is free for a newcomer, after taking back what closed loops hold."""
+        """Hold a slot if one is free for a newcomer, after reclaiming those of closed loops."""
         if self.max_concurrent is not None:
             if self._running >= self.max_concurrent:
                 self._reclaim()
@@ -315,7 +315,7 @@ class Limiter:
         return True
 
     def _take_nested(self, slot: Slot) -> bool:
-        """Hold a slot beyond the bound if this context holds one already, whose end would wait for this one's."""
+        """Hold a slot beyond the limit if this context holds one already, which would wait for this one."""
         outer = _held_here.get()
         if not outer or not any(held.is_of(self) for held in outer):
             return False
@@ -323,7 +323,7 @@ class Limiter:
         return True
 
     def _reclaim(self) -> None:
-        """Take back what closed event loops hold."""
+        """Reclaim the slots of closed event loops."""
         closed = [loop for loop in self._held if loop.is_closed()] if self._held else ()
         for loop in closed:
             for slot in self._held.pop(loop):
@@ -334,7 +334,7 @@ class Limiter:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give free slots to those that wait on a running loop. A loop that is stopped asks when it runs again."""
+        """Hand free slots to waiters on a running loop. A stopped loop asks again when it runs."""
         stopped: list[Slot] = []
         while self._waiters and (self.max_concurrent is None or self._running < self.max_concurrent):
             slot = next(iter(self._waiters))
@@ -359,7 +359,7 @@ class Limiter:
         if call_in(slot.loop, _wake, slot.future):
             self._hold(slot)
 
-    # What follows is called by event loops.
+    # The following is called by event loops.
 
     def _ask_again(self, slot: Slot) -> None:
         self._lock.acquire()
@@ -375,10 +375,10 @@ class Limiter:
             loop.call_later(_PATIENCE, self._look_after, loop)
 
     def _look_after(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take care of waiters that no holder's end may ever reach.
+        """Serve waiters that would otherwise wait forever.
 
-        Those are the ones behind loops that were closed meanwhile, and behind streams whose callers may be waiting for
-        them. The latter may fill as many slots again as there are, and beyond that one at a time.
+        They wait behind loops that have been closed, or behind streams whose callers may be waiting for them. The
+        latter may use as many extra slots as there are slots, and beyond that one at a time.
         """
         self._lock.acquire()
         try:
@@ -395,11 +395,11 @@ class Limiter:
             self._unlock()
 
     def _stuck(self, waiting: Sequence[Slot]) -> Sequence[Slot]:
-        """Those of the waiters whose turn may never come, because all holders may be waiting for them."""
+        """The waiters whose turn may never come, because all holders may be waiting for them."""
         return () if any(not idle for _, idle in self._holders()) else waiting
 
     def _holders(self) -> Iterator[tuple[Slot, bool]]:
-        """The slots that are held, and whether each is a stream's that has waited for its caller for a while."""
+        """The held slots, and whether each belongs to a stream that has been waiting for its caller."""
         now = time.monotonic()
         for slots in self._held.values():
             for slot in slots:
@@ -438,7 +438,7 @@ def _wake(future: asyncio.Future[None] | None) -> None:
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> bool:
-    """Have the loop call a function, or call it now if it is this thread's; False if the loop is closed."""
+    """Make the loop call a function, or call it now if the loop runs in this thread; False if it is closed."""
     try:
         if asyncio._get_running_loop() is loop:
             function(argument)

@@ -457,7 +457,7 @@ def differences(
             found.append(
                 Problem(
                     f"{name} is not the same model on all hosts ({_grouped(digests)})",
-                    "pull it again where it is stale",
+                    "pull it again where stale",
                 )
             )
         windows = {

@@ -175,7 +175,7 @@ class Stream:
         elif not self._closed.is_set():
             self._turn.watch.cancel()
             if not self._filling and self._closing is None:
-                # No reader is waiting that would close the stream, so close it here; at once if possible: this may be the
+                # No reader waits that would close the stream, so close it here; at once if possible: this may be the
                 # last step of a loop that is ending.
                 if self._exchange is None or self._exchange.abort():
                     self._give_back(self._turn)

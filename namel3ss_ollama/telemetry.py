@@ -1,14 +1,14 @@
 """Observability: metrics, spans, and the same numbers as a plain object.
 
-The OpenTelemetry API is used where it is installed, and does nothing unless the application sets up an SDK; without it
-`Telemetry.stats` has the numbers all the same. Everything is recorded when a request begins or ends: nothing is
-done for each token. No prompt and no answer is recorded unless the user switches that on (`capture_content`).
+The OpenTelemetry API is used if it is installed, and does nothing unless the application sets up an SDK; without it
+`Telemetry.stats` has the same numbers. Everything is recorded when a request begins or ends, nothing per token. Prompts
+and answers are not recorded unless the user enables `capture_content`.
 
-Where another instrumentation counts the same calls, the spans and metrics here can be switched off: for a provider
-(`telemetry=False`), or for what runs within OpenTelemetry's own `suppress_instrumentation()`.
+If another instrumentation counts the same calls, the spans and metrics here can be turned off: for a provider
+(`telemetry=False`), or within OpenTelemetry's own `suppress_instrumentation()`.
 
 A request may also end in a finalizer, in any thread and within any critical section; `Telemetry.dropped` takes no lock
-then, and the numbers follow at the next look.
+then, and the numbers are updated the next time they are read.
 
 Names: `llm.*` are this package's own; `gen_ai.*` are OpenTelemetry's semantic conventions for generative AI clients
 (their repository `semantic-conventions-genai`).
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "HostStats", "Stats", "Telemetry"]
 
 _SUPPRESSING = ("suppress_instrumentation", "suppress_language_model_instrumentation")
-"""What OpenTelemetry's `suppress_instrumentation()`, and instrumentations of frameworks, set in the context."""
+"""Context keys set by OpenTelemetry's `suppress_instrumentation()` and by framework instrumentations."""
 Outcome = Literal["success", "error", "timeout", "cancelled"]
 _REQUEST_ATTRIBUTES = {
     "temperature": "gen_ai.request.temperature",
@@ -56,14 +56,14 @@ _REQUEST_ATTRIBUTES = {
 
 @dataclass(slots=True)
 class HostStats:
-    """The numbers of one server since the provider was made.
+    """One server's statistics since the provider was created.
 
     Attributes:
         succeeded: Requests that it answered: generations, embeddings and decisions.
-        failed: Requests that failed there, those included that were then sent again, there or to another server.
-        prompt_tokens: Tokens in.
-        completion_tokens: Tokens out.
-        queue_seconds: What the requests that ended there had waited for their first slot, in seconds.
+        failed: Requests that failed there, including those that were retried, there or on another server.
+        prompt_tokens: Prompt tokens.
+        completion_tokens: Answer tokens.
+        queue_seconds: The time that requests which ended there had waited for their first slot, in seconds.
     """
 
     succeeded: int = 0
@@ -74,39 +74,39 @@ class HostStats:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens in and out."""
+        """Prompt and answer tokens."""
         return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(slots=True)
 class Stats:
-    """The numbers of a provider since it was made. Times are seconds.
+    """A provider's statistics since it was created. Times are in seconds.
 
     Attributes:
-        generations_succeeded: Whole answers, streams included.
-        generations_failed: Generations that ended in an error, a passed deadline included.
-        generations_cancelled: Generations that the caller gave up.
-        streams_succeeded: Of these, streams that ended with the model being done, or at `max_chunks`.
-        streams_failed: Streams that ended in an error other than a passed deadline.
-        streams_timed_out: Streams that ended in a passed deadline.
-        streams_cancelled: Streams that the caller gave up.
-        embeddings_succeeded: Requests for embeddings that were answered; one call may make several.
-        embeddings_failed: Requests for embeddings that ended in an error, a passed deadline included.
-        embeddings_cancelled: Requests for embeddings that the caller gave up.
+        generations_succeeded: Complete answers, including streams.
+        generations_failed: Generations that ended in an error, including timeouts.
+        generations_cancelled: Generations that the caller cancelled.
+        streams_succeeded: Of the generations, streams that completed or reached `max_chunks`.
+        streams_failed: Streams that ended in an error other than a timeout.
+        streams_timed_out: Streams that timed out.
+        streams_cancelled: Streams that the caller cancelled.
+        embeddings_succeeded: Embedding requests that were answered; one call may send several.
+        embeddings_failed: Embedding requests that ended in an error, including timeouts.
+        embeddings_cancelled: Embedding requests that the caller cancelled.
         decisions_succeeded: Requests to decision models that were answered.
-        decisions_failed: Requests to decision models that ended in an error, a passed deadline included.
-        decisions_cancelled: Requests to decision models that the caller gave up.
+        decisions_failed: Requests to decision models that ended in an error, including timeouts.
+        decisions_cancelled: Requests to decision models that the caller cancelled.
         chunks: Chunks that streams handed out.
-        retries: Requests sent again.
-        prompt_tokens: Tokens in.
-        cached_tokens: Of these, tokens that servers had in their caches, as far as they say.
-        completion_tokens: Tokens out.
-        queue_seconds: Waiting for a slot, all requests together, those that gave up included.
-        first_token_seconds: The mean time from sending to the first token, over the answers that had one.
+        retries: Requests that were sent again.
+        prompt_tokens: Prompt tokens.
+        cached_tokens: Of these, tokens that servers read from their caches, as far as they report it.
+        completion_tokens: Answer tokens.
+        queue_seconds: The total time of waiting for a slot, including requests that gave up.
+        first_token_seconds: The mean time from sending a request to its first token.
         tokens_per_second: The mean speed that the server reports, weighted by tokens.
-        running: Requests under way now.
+        running: Requests in flight now.
         queued: Requests waiting for a slot now.
-        by_host: What each server had to do with it, by address; one that got no request yet is not in it.
+        by_host: Each server's share, by address; servers without a request are missing.
     """
 
     generations_succeeded: int = 0
@@ -136,7 +136,7 @@ class Stats:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens in and out."""
+        """Prompt and answer tokens."""
         return self.prompt_tokens + self.completion_tokens
 
 
@@ -156,10 +156,10 @@ class Call:
     chunks: int = 0
     retries: int = 0
     ended: bool = False
-    host: str | None = None  # of several, the one that has it
+    host: str | None = None  # with several, the one that has it
 
     def slot(self) -> None:
-        """The request has its slot, the first one or one of another host."""
+        """The request has a slot: its first one, or one of another host."""
         self.sent_at = time.perf_counter()
         self.slot_at = self.slot_at or self.sent_at
 
@@ -168,28 +168,28 @@ class Call:
         self.sent_at = time.perf_counter()
 
     def first(self) -> float:
-        """The first chunk is here; returns the seconds since the attempt began."""
+        """The first chunk has arrived; returns the seconds since the attempt began."""
         self.first_at = time.perf_counter()
         return self.first_at - (self.sent_at or self.began)
 
     @property
     def queued_for(self) -> float:
-        """Seconds of waiting for a slot; so far, if it has none."""
+        """Seconds of waiting for a slot; so far, if it has none yet."""
         return (self.slot_at or time.perf_counter()) - self.began
 
     @property
     def prefix(self) -> str | None:
-        """Which of the numbers in `Stats` count it: a model that is loaded is in none."""
+        """The prefix of its fields in `Stats`; loading a model is not counted."""
         return {"load": None, "embeddings": "embeddings", "decisions": "decisions"}.get(self.operation, "generations")
 
 
 class Telemetry:
-    """Counts for one provider.
+    """The telemetry of one provider.
 
     Args:
-        url: The server's address, without credentials; None where there are several, and each request has its own.
+        url: The server's address, without credentials; None if there are several and each request has its own.
         capture_content: Whether spans carry prompts and answers.
-        enabled: Whether OpenTelemetry gets anything.
+        enabled: Whether OpenTelemetry is used.
     """
 
     def __init__(self, url: str | None, *, capture_content: bool = False, enabled: bool = True) -> None:
@@ -211,7 +211,7 @@ class Telemetry:
         self._lock = allocate_lock()
 
     def stats(self, *, running: int, queued: int) -> Stats:
-        """A copy of the numbers."""
+        """A copy of the statistics."""
         self._end_dropped()
         with self._lock:
             values = {name: getattr(self._stats, name) for name in Stats.__slots__}
@@ -224,7 +224,7 @@ class Telemetry:
         return Stats(**values)
 
     def context(self) -> Context | None:
-        """The caller's trace, for a request that begins later, when another one may be current."""
+        """The caller's trace context, for a request that begins later, when another one may be current."""
         otel = _instruments() if self._enabled else None
         return otel.current() if otel is not None else None
 
@@ -234,11 +234,10 @@ class Telemetry:
         """A request begins, with the wait for its slot.
 
         Args:
-            operation: What it is, in the words of OpenTelemetry's conventions; "load" and "decisions" are none of
-                theirs.
-            body: What is sent.
+            operation: Its name in OpenTelemetry's conventions, or "load" or "decisions", which they do not define.
+            body: The request body.
             streaming: Whether chunks are handed out.
-            context: The trace that it belongs to; the current one by default.
+            context: Its trace context; the current one by default.
         """
         model = str(body.get("model", ""))
         span: Span | None = None
@@ -270,7 +269,7 @@ class Telemetry:
             otel.retries.add(1, {**self._labels(call), "error.type": type(error).__name__})
 
     def _host(self, call: Call) -> HostStats | None:
-        """The numbers of the server that has a request; None before it has a slot, and for what is not counted."""
+        """The statistics of a request's server; None before it has a slot, or if it is not counted."""
         url = call.host or self._url
         if url is None or call.slot_at is None or call.prefix is None:
             return None
@@ -280,7 +279,7 @@ class Telemetry:
         return known
 
     def _labels(self, call: Call) -> dict[str, Any]:
-        """The attributes of this package's own metrics; of several servers, which one it was is among them."""
+        """The attributes of this package's own metrics; with several servers, they include the server."""
         return {"model": call.model, **(_server_attributes(call.host) if self._url is None else {})}
 
     def end(
@@ -292,7 +291,7 @@ class Telemetry:
         response: LLMResponse | None = None,
         error: BaseException | None = None,
     ) -> None:
-        """The request is over, one way or the other; only the first call of this counts."""
+        """The request has ended; only the first call has an effect."""
         self._end_dropped()
         if call.ended:
             return
@@ -307,7 +306,7 @@ class Telemetry:
             self._record(otel, call, outcome, usage, response, error)
 
     def dropped(self, call: Call) -> None:
-        """The request was dropped, and a finalizer ends it: counted as cancelled at the next look."""
+        """The request was dropped and is ended by a finalizer; counted as cancelled the next time numbers are read."""
         self._dropped.append(call)
 
     def _end_dropped(self) -> None:
@@ -435,7 +434,7 @@ class Telemetry:
 
 @functools.lru_cache(maxsize=1024)
 def _server_attributes(url: str | None) -> Mapping[str, Any]:
-    """The attributes that name a server; none for none."""
+    """The attributes that name a server; empty if there is none."""
     if url is None:
         return {}
     parts = urlsplit(url)
@@ -448,7 +447,7 @@ def _error_type(error: BaseException | None) -> str:
 
 
 def _as_messages(content: Any, role: str) -> str:
-    """Content in the form of the conventions: a list of messages of parts, as JSON."""
+    """Content in the form of the conventions: a list of messages with parts, as JSON."""
     turns: Sequence[Any] = content if isinstance(content, list) else [{"role": role, "content": content}]
     messages: list[dict[str, Any]] = []
     for turn in turns:
@@ -478,13 +477,13 @@ class _Instruments:
     first_chunk: Histogram
 
     def suppressed(self, context: Context | None) -> bool:
-        """Whether an instrumentation around this one has asked for silence."""
+        """Whether an enclosing instrumentation has suppressed this one."""
         return any(self.value(key, context) for key in _SUPPRESSING)
 
 
 @functools.cache
 def _instruments() -> _Instruments | None:
-    """OpenTelemetry's instruments; None where its API is not installed."""
+    """OpenTelemetry's instruments; None if its API is not installed."""
     with suppress(ImportError):
         from opentelemetry import context, metrics, trace
 
@@ -503,14 +502,14 @@ def _instruments() -> _Instruments | None:
             value=context.get_value,
             tracer=trace.get_tracer("namel3ss_ollama", __version__),
             client_kind=trace.SpanKind.CLIENT,
-            succeeded=counter("llm.generation.success", "Answers that came whole."),
+            succeeded=counter("llm.generation.success", "Complete answers."),
             failed=counter("llm.generation.error", "Requests that ended in an error."),
-            tokens=counter("llm.tokens.total", "Tokens in and out.", "{token}"),
+            tokens=counter("llm.tokens.total", "Prompt and answer tokens.", "{token}"),
             streams={
-                "success": counter("llm.streaming.success", "Streams that came whole."),
+                "success": counter("llm.streaming.success", "Complete streams."),
                 "error": counter("llm.streaming.error", "Streams that ended in an error."),
-                "timeout": counter("llm.streaming.timeout", "Streams that ended in a passed deadline."),
-                "cancelled": counter("llm.streaming.cancelled", "Streams that the caller gave up."),
+                "timeout": counter("llm.streaming.timeout", "Streams that timed out."),
+                "cancelled": counter("llm.streaming.cancelled", "Streams that the caller cancelled."),
             },
             chunks=counter("llm.streaming.chunks", "Chunks of all streams.", "{chunk}"),
             retries=counter("llm.retry", "Requests sent again."),

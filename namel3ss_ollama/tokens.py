@@ -1,13 +1,13 @@
 """How many tokens a prompt has, estimated from the characters in it. Plain functions over values, and one small model.
 
-Most tokenizers spend about as many tokens on a letter of a script, a digit or a punctuation mark as each other: over
-seven of them, from 32,000 to 200,000 tokens of vocabulary, the spread is some 10 % for Latin letters and a third for
-other scripts. So a prompt is counted by classes of characters, and an estimate is the weighted sum of the counts.
+Most tokenizers spend a similar number of tokens on a letter of a script, a digit or a punctuation mark: over seven of
+them, with vocabularies from 32,000 to 200,000 tokens, the spread is about 10 % for Latin letters and a third for other
+scripts. So a prompt is counted by classes of characters, and an estimate is the weighted sum of the counts.
 
-The weights begin as the mean over those tokenizers and are learnt for each model from the counts that its own answers
-carry: Bayesian linear regression, one observation at a time, with a little drift so that it follows a change of
-language. Each estimate carries its standard deviation. What varies beyond the weights (the same letters can be
-English, which is cheap, or Czech) is a relative error of its own, learnt as well.
+The weights start as the mean over those tokenizers and are learned for each model from the counts in its own answers:
+Bayesian linear regression, one observation at a time, with a little drift so that it follows a change of language. Each
+estimate carries its standard deviation. What varies beyond the weights (the same letters can be English, which is
+cheap, or Czech) is a separate relative error, learned as well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Measure = tuple[float, ...]
 
 
 def _all_but(*ranges: tuple[int, int]) -> bytes:
-    """The bytes outside some ranges: what is deleted to count those inside."""
+    """The bytes outside some ranges, which are deleted to count those inside."""
     inside = {byte for low, high in ranges for byte in range(low, high + 1)}
     return bytes(byte for byte in range(256) if byte not in inside)
 
@@ -54,7 +54,7 @@ _BEYOND = {
     "emoji": _all_but((0xF0, 0xF4)),
 }
 _CLASSES: dict[str, tuple[float, float]] = {
-    # Of a character: mean and standard deviation of the weight over tokenizers.
+    # For a character: mean and standard deviation of the weight over tokenizers.
     "lowercase": (0.27, 0.04),
     "uppercase": (0.30, 0.10),
     "digit": (0.85, 0.30),
@@ -71,32 +71,32 @@ _CLASSES: dict[str, tuple[float, float]] = {
     "Hangul": (1.10, 0.60),
     "full width": (1.70, 0.60),
     "emoji": (2.20, 1.00),
-    # Of a request: the marks around it, and the system prompt that the model brings along.
+    # For a request: the tokens around it, and the model's own system prompt.
     "request": (15.0, 15.0),
-    # Of a message: the marks around it.
+    # For a message: the tokens around it.
     "message": (5.0, 2.5),
-    # Of an image: some models spend 64 tokens on one, others several thousand.
+    # For an image: some models use 64 tokens, others several thousand.
     "image": (600.0, 400.0),
-    # Of a second of audio: from 6 to 25, and some models count any recording as long as 30 seconds at least.
+    # For a second of audio: from 6 to 25; some models count any recording as at least 30 seconds.
     "audio": (15.0, 15.0),
-    # Of a byte that a template may leave out or write in its own way: tool definitions and calls, old thinking.
+    # For a byte that a template may omit or write in its own way: tool definitions and calls, old thinking.
     "definition": (0.22, 0.12),
     "thinking": (0.12, 0.12),
-    # Of a token that is known to be one.
+    # For a known token.
     "token": (1.0, 0.0),
 }
 _NAMES = tuple(_CLASSES)
 _INDEX = {name: index for index, name in enumerate(_NAMES)}
 _MISFIT, _LEAST_MISFIT = 0.12, 0.08
-"""The relative error of an estimate beyond that of its weights: at first, and at least."""
+"""The relative error of an estimate beyond that of its weights: initial value and minimum."""
 _NOISE = 2.0
-"""Tokens that a count is off whatever the weights."""
+"""The error of a count in tokens, independent of the weights."""
 _DRIFT = 0.1
-"""How far the weights may have moved between two observations, relative to their spread at first."""
+"""The drift of the weights between two observations, relative to their initial spread."""
 _SURE = 3.2
 _LARGEST_EXPONENT = 50.0
 _MEMORY = 0.9
-"""How much of the misfit learnt so far stays at each observation."""
+"""How much of the learned misfit is kept at each observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +113,12 @@ class Estimate:
 
     @property
     def least(self) -> float:
-        """The number is hardly below this: 3.2 standard deviations, on a scale of ratios."""
+        """A lower bound: 3.2 standard deviations below, on a logarithmic scale."""
         return self.tokens * math.exp(-min(_SURE * self.deviation / max(self.tokens, 1.0), _LARGEST_EXPONENT))
 
     @property
     def most(self) -> float:
-        """The number is hardly above this."""
+        """An upper bound, in the same way."""
         return self.tokens + _SURE * self.deviation
 
     def __add__(self, other: Estimate) -> Estimate:
@@ -127,7 +127,7 @@ class Estimate:
 
 
 class TokenModel:
-    """What is known of the tokens that one model makes of a character."""
+    """The learned token weights of one model."""
 
     def __init__(self) -> None:
         self._weights = [mean for mean, _ in _CLASSES.values()]
@@ -139,14 +139,14 @@ class TokenModel:
         self.observations = 0
 
     def estimate(self, measure: Measure) -> Estimate:
-        """How many tokens a prompt of that measure has."""
+        """Estimate the tokens of a prompt with that measure."""
         there = _there(measure)
         tokens = sum(count * self._weights[index] for index, count in there)
         variance = sum(a * b * self._covariance[i][j] for i, a in there for j, b in there)
         return Estimate(tokens, math.sqrt(variance + (self._misfit * tokens) ** 2 + _NOISE**2))
 
     def learn(self, measure: Measure, tokens: int) -> None:
-        """Take in how many tokens a prompt of that measure had."""
+        """Learn from the token count of a prompt with that measure."""
         there = _there(measure)
         if not there:
             return
@@ -170,12 +170,12 @@ class TokenModel:
 
 
 def measure_text(text: str) -> Measure:
-    """The measure of a text by itself."""
+    """The measure of a text alone."""
     return _measured({"text": text})
 
 
 def measure_prompt(body: Mapping[str, Any]) -> Measure:
-    """The measure of what a request to /api/generate or /api/chat has the model read."""
+    """The measure of the prompt of a request to /api/generate or /api/chat."""
     if "messages" in body:
         return measure_messages(body["messages"], body.get("tools"))
     texts = [body.get(name) or "" for name in ("system", "prompt", "suffix")]
@@ -197,8 +197,8 @@ def measure_messages(
 
     Args:
         messages: The messages.
-        tools: The tools that go along.
-        added: Whether the messages come on top of a conversation whose tokens are known.
+        tools: The tools sent with it.
+        added: Whether the messages extend a conversation whose tokens are known.
     """
     texts: list[str] = []
     media: list[str] = []
@@ -225,7 +225,7 @@ def measure_messages(
 
 
 def _measure_media(encoded: Sequence[str]) -> dict[str, float]:
-    """The measure of a request's `images`, which hold its audio too."""
+    """The measure of a request's `images`, which include its audio."""
     seconds = [length for one in encoded if (length := audio_seconds(one)) is not None]
     return {"image": len(encoded) - len(seconds), "audio": sum(seconds)}
 
@@ -241,7 +241,7 @@ def _measured(found: dict[str, Any]) -> Measure:
 
 
 def _written(value: Any) -> int:
-    """How many bytes a value has as JSON."""
+    """The number of bytes of a value as JSON."""
     return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 

@@ -1,12 +1,11 @@
-"""Tools: their definitions from whatever people have, and the grammar that makes a `tool_choice` hold.
+"""Tools: their definitions in every common form, and the grammar that enforces a `tool_choice`.
 
 The API has no `tool_choice`. It has `format`, a JSON schema that constrains decoding by a grammar, also together
-with `tools`. So a forced choice sends `{"name": <const>, "arguments": <the tool's parameters>}`, a union over
-the tools that may be called; which of them the model fills in is its own business, that it does is not.
+with `tools`. So a forced choice sends `{"name": <const>, "arguments": <the tool's parameters>}`, a union over the
+tools that may be called: the model chooses among them, but it has to call one.
 
-Definitions are sent to the model as they were written, but for references, of which servers keep nothing where a
-property is one: what they point to takes their place. What goes into `format` is rewritten for the server's grammar
-compiler; `schemas.py` says how both are done.
+Definitions are sent to the model as written, except that references are replaced by their targets, because servers drop
+references in properties. The schema in `format` is rewritten for the server's grammar compiler; `schemas.py` does both.
 """
 
 from __future__ import annotations
@@ -27,31 +26,31 @@ __all__ = ["ToolLike", "as_sent", "forced_format", "names_of", "tool_definition"
 _OF_NO_ARGUMENTS = frozenset(
     {"type", "properties", "required", "title", "description", "$schema", "additionalProperties"}
 )
-"""A schema with no other keys than these, and no properties of any kind, describes a tool without arguments."""
+"""A schema with only these keys, and no properties, describes a tool without arguments."""
 _KEYS = frozenset({"type", "function"})
 _FUNCTION_KEYS = frozenset({"name", "description", "parameters"})
 _TAKEN_KEYS = _FUNCTION_KEYS | {"strict", "inputSchema", "annotations", "outputSchema", "title", "_meta", "icons"}
-"""Keys of a function here, of OpenAI's (`strict`) and of an MCP tool's (the rest)."""
+"""Accepted keys of a function: the API's, OpenAI's (`strict`) and an MCP tool's (the rest)."""
 ToolLike: TypeAlias = "Mapping[str, Any] | type[BaseModel] | Callable[..., Any]"
 
 
 def tool_definition(tool: ToolLike) -> Schema:
-    """A tool as the API takes it.
+    """A tool in the API's form.
 
     Args:
-        tool: A definition of the API's (`{"type": "function", "function": {...}}`), its inner part alone
+        tool: A definition in the API's form (`{"type": "function", "function": {...}}`), its inner part alone
             (`{"name", "description", "parameters"}`), a pydantic model (its fields are the parameters), or a
             function (signature and docstring give name, description and parameters). OpenAI's `strict` is dropped;
-            an MCP tool's `inputSchema` is taken for `parameters`, and its other keys are dropped.
+            an MCP tool's `inputSchema` becomes `parameters`, and its other keys are dropped.
 
     Raises:
-        TypeError: It is none of these, or has an unknown key (the message names the nearest).
-        ValueError: It has no name, or is of a type that is no function.
+        TypeError: It is none of these, or has an unknown key (the message names the closest known one).
+        ValueError: It has no name, or its type is not "function".
     """
     if isinstance(tool, Mapping):
         return _from_mapping(tool)
     if isinstance(tool, type):
-        from pydantic import BaseModel  # slow to import, and not everybody has tools
+        from pydantic import BaseModel  # slow to import, and not always needed
 
         if issubclass(tool, BaseModel):
             return _from_model(tool)
@@ -66,7 +65,7 @@ def as_sent(definition: Schema) -> Schema:
     """A definition with the references in its parameters resolved; see `with_references_resolved`.
 
     Raises:
-        ValueError: A reference points to nothing; the message names the tool.
+        ValueError: A reference is dangling; the message names the tool.
     """
     function = definition["function"]
     if not (parameters := function.get("parameters")):
@@ -129,7 +128,7 @@ def _from_model(model: type[BaseModel]) -> Schema:
 
 
 def _from_function(function: Callable[..., Any]) -> Schema:
-    from docstring_parser import parse  # only who hands in functions pays for their import
+    from docstring_parser import parse  # imported only if functions are given
     from pydantic import TypeAdapter
 
     plain = function.func if isinstance(function, functools.partial) else function
@@ -139,7 +138,7 @@ def _from_function(function: Callable[..., Any]) -> Schema:
     except Exception as error:
         raise TypeError(
             f"tools: no JSON schema for the signature of {name}(): {type(error).__name__}; annotate its parameters "
-            "with types that pydantic knows, or pass a schema"
+            "with types that pydantic supports, or pass a schema"
         ) from error
     if schema.get("type") != "object":
         raise TypeError(f"tools: {name}() has parameters that cannot be named in a call (positional-only or *args)")
@@ -158,7 +157,7 @@ def _from_function(function: Callable[..., Any]) -> Schema:
 
 
 def _drop_filled_in(function: functools.partial[Any], schema: Schema) -> None:
-    """Take the arguments out of a schema that a `functools.partial` gives already."""
+    """Remove arguments from a schema that a `functools.partial` already provides."""
     filled = {*list(schema["properties"])[: len(function.args)], *function.keywords}
     for name in filled:
         schema["properties"].pop(name, None)
@@ -170,7 +169,7 @@ def _drop_filled_in(function: functools.partial[Any], schema: Schema) -> None:
 def choose(
     definitions: Sequence[Schema], tool_choice: str | Mapping[str, Any] | None
 ) -> tuple[list[Schema], list[Schema]]:
-    """Which tools to send, and of which one must be called.
+    """Which tools to send, and which of them must be called.
 
     Args:
         definitions: All tools.

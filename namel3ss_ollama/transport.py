@@ -1,10 +1,10 @@
 """How HTTP clients are made; `connections.py` keeps one for each event loop.
 
-The address `embedded://` means the engine in this process (`embedded/`), a transport of its own. Else the default is
-httpx over aiohttp (`aiohttp_transport.py`), which costs a third of plain httpx a streamed token and does
-not collapse under many streams; `transport="httpx"` takes plain httpx, and any `httpx.AsyncBaseTransport` or a whole
-`httpx.AsyncClient` can be handed in instead. Those of httpx2 cannot: it shares no class with httpx, so that requests
-would have to be rebuilt, streams wrapped and exceptions translated.
+The address `embedded://` means the engine in this process (`embedded/`), which is a transport as well. Otherwise the
+default is httpx over aiohttp (`aiohttp_transport.py`), which costs a third of plain httpx per streamed token and scales
+to many streams; `transport="httpx"` selects plain httpx, and any `httpx.AsyncBaseTransport` or `httpx.AsyncClient` can
+be passed instead. Those of httpx2 cannot: it shares no class with httpx, so requests would have to be rebuilt, streams
+wrapped and exceptions translated.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _UNLIMITED = httpx.Limits(
 
 @dataclass(frozen=True, slots=True)
 class HTTPSettings:
-    """How connections are made; the names and meanings are httpx's.
+    """How connections are opened; names and meanings are httpx's.
 
     Attributes:
-        transport: "aiohttp" (the default, fast), "httpx", or a transport of one's own.
-        client: A client of one's own, used as it is on every loop and never closed here.
+        transport: "aiohttp" (the default, fast), "httpx", or a custom transport.
+        client: A custom client, used unchanged on every loop and never closed here.
         verify: TLS verification: True, False, a CA bundle's path or an `ssl.SSLContext`.
         cert: A client certificate.
-        proxy: The proxy's URL, for any address; when None, the environment's proxies count if `trust_env`, but for
-            loopback addresses. A SOCKS proxy goes over httpx and needs the package `socksio`.
-        trust_env: Whether HTTP_PROXY and the like count.
+        proxy: The proxy's URL, for all addresses; if None and `trust_env`, the environment's proxies are used, except
+            for loopback addresses. A SOCKS proxy uses httpx and needs the package `socksio`.
+        trust_env: Whether HTTP_PROXY and similar variables are used.
     """
 
     transport: TransportChoice = "aiohttp"
@@ -57,11 +57,11 @@ class HTTPSettings:
     trust_env: bool = True
 
     def check(self, url: str) -> None:
-        """Refuse what no client can be made with.
+        """Reject settings that no client can be made with.
 
         Raises:
-            TypeError: The client or the transport is none of httpx's.
-            ValueError: The proxy has no address of one, or is a SOCKS proxy, and the package for those is missing.
+            TypeError: The client or the transport is not httpx's.
+            ValueError: The proxy's address is invalid, or it is a SOCKS proxy and the package for those is missing.
         """
         if not isinstance(self.transport, (str, httpx.AsyncBaseTransport)):
             raise TypeError(f"transport: {_not_ours(self.transport, 'AsyncBaseTransport')}, nor 'aiohttp' or 'httpx'")
@@ -89,18 +89,18 @@ class HTTPSettings:
         return self.transport == "aiohttp" and not self._needs_socks(url)
 
     def to_import(self, url: str) -> str | None:
-        """What `make_client` has still to import for that address: that takes long."""
+        """The module that `make_client` has yet to import for that address, which takes long."""
         if self.client is not None or not isinstance(self.transport, str):
             return None
         needed = _EMBEDDED if url == EMBEDDED_URL else _AIOHTTP if self._over_aiohttp(url) else "httpcore"
         return None if needed in sys.modules else needed
 
     def unfit_for_pickling(self) -> str | None:
-        """What of this has no place in a pickle, since it is secret or bound to this process; None if nothing has."""
+        """What cannot be pickled because it is secret or bound to this process; None if everything can."""
         if self.client is not None:
             return "an http_client"
         if not isinstance(self.transport, str):
-            return "a transport of one's own"
+            return "a custom transport"
         if isinstance(self.verify, ssl.SSLContext):
             return "an SSLContext"
         if isinstance(self.cert, tuple) and len(self.cert) == 3:
@@ -129,7 +129,7 @@ class HTTPSettings:
             "verify": verify,
             "cert": self.cert,
             "proxy": proxy,
-            "trust_env": False,  # or httpx would read the environment's proxies, its own way
+            "trust_env": False,  # otherwise httpx would read the environment's proxies in its own way
             "limits": _UNLIMITED,
         }
         if not self._over_aiohttp(url):
@@ -141,7 +141,7 @@ class HTTPSettings:
 
 def _not_ours(given: object, wanted: str) -> str:
     kind = type(given)
-    return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__} is no httpx.{wanted}"
+    return f"{kind.__module__.partition('.')[0]}.{kind.__qualname__} is not an httpx.{wanted}"
 
 
 @functools.cache
@@ -154,7 +154,7 @@ class _HttpxClient(httpx.AsyncClient):
     """Plain httpx that can be closed without waiting."""
 
     def abort(self) -> None:
-        """Close without waiting, also after the event loop was closed."""
+        """Close without waiting; works after the event loop was closed, too."""
         self._state = ClientState.CLOSED
         for transport in (self._transport, *self._mounts.values()):
             for connection in list(getattr(getattr(transport, "_pool", None), "connections", ())):
@@ -168,7 +168,7 @@ def _abort_connection(connection: object) -> None:
     stream = getattr(getattr(connection, "_network_stream", None), "_stream", None)
     transport = getattr(getattr(stream, "transport_stream", stream), "_transport", None)
     if isinstance(transport, asyncio.Transport):
-        with contextlib.suppress(RuntimeError):  # of a loop that is closed
+        with contextlib.suppress(RuntimeError):  # of a closed loop
             transport.abort()
         bare = bare_transport(transport)
         loop = getattr(bare, "_loop", None)  # typeshed does not know it; None once it is closed
@@ -177,7 +177,7 @@ def _abort_connection(connection: object) -> None:
 
 
 class _Shared(httpx.AsyncBaseTransport):
-    """A transport of the user's, which outlives the clients made on it."""
+    """The user's transport, which outlives the clients that use it."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport

@@ -1,4 +1,4 @@
-"""One request's turn, from the wait for a slot to the end: whatever ends it, everything is given back in one place."""
+"""One request's turn, from the wait for a slot to the end: however it ends, one place releases everything."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ __all__ = ["Turn", "outcome_of"]
 
 
 class Turn:
-    """One request's turn: its slot, its deadlines and its numbers, from the wait in the queue to the end.
+    """One request's turn: its slot, its deadlines and its statistics, from the wait in the queue to the end.
 
-    An async context manager, or `open` and `end` where no block fits.
+    An async context manager, or `open` and `end` where a block does not fit.
 
     Args:
-        server: Which server is asked.
-        limiter: Has the slots.
-        call: Its numbers, begun.
+        server: The server.
+        limiter: Manages the slots.
+        call: Its statistics, started.
         telemetry: Where they go.
-        watch: Its deadlines, begun.
+        watch: Its deadlines, started.
 
     Attributes:
-        server: Which server is asked.
+        server: The server.
         call: Its numbers.
         watch: Its deadlines.
         slot: Its slot, once it has one.
-        response: The answer, for the numbers; set before the end.
-        usage: The tokens of an answer that is no `LLMResponse`.
-        spent: The tokens of answers that were not what was asked for, where it was asked for again.
-        expected: What the answer should count, where that is looked at.
+        response: The answer, for the statistics; set before the end.
+        usage: The tokens of an answer that is not an `LLMResponse`.
+        spent: The tokens of invalid answers that were requested again.
+        expected: The expected counts, if they are checked.
         refuses: Whether the server was asked to refuse a prompt that is too long.
-        refused: The server's refusal to cut the prompt; it was asked again to do so.
-        look_up: The look-up of the context window, where one was begun.
-        earlier: The addresses of the servers that the answer broke off at and was gone on with elsewhere.
+        refused: The server's refusal to cut the prompt; it was then asked to do so.
+        look_up: The look-up of the context window, if one was started.
+        earlier: The addresses of earlier servers of an answer that was resumed elsewhere.
     """
 
     __slots__ = (
@@ -67,12 +67,12 @@ class Turn:
 
     async def take_slot(self) -> None:
         """Wait for a slot."""
-        # A hand-over that comes too late for the deadline is returned by the limiter.
+        # A slot that is handed over too late is returned by the limiter.
         self.slot = self._limiter.try_acquire() or await self.watch.guard(self._limiter.acquire, idle=False)
         self.call.slot()
 
     async def open(self) -> None:
-        """Wait for a slot, and begin."""
+        """Wait for a slot and begin."""
         try:
             await self.take_slot()
         except BaseException as error:
@@ -81,18 +81,18 @@ class Turn:
         self.watch.begin()
 
     def spend(self, usage: Usage) -> None:
-        """Count the tokens of an answer that another one takes the place of."""
+        """Count the tokens of an answer that another one replaces."""
         self.spent = usage if self.spent is None else self.spent.plus(usage)
 
     def end(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
-        """Give everything back; only the first call does anything. May be called by a finalizer."""
+        """Release everything; only the first call has an effect. May be called by a finalizer."""
         self.watch.close()
         if self.look_up is not None and not self.watch.loop.is_closed():
             self.look_up.cancel()
         if self.slot is not None:
             self._limiter.release(self.slot)
         if isinstance(error, GeneratorExit) or (error is not None and self.watch.loop.is_closed()):
-            # The latter is what others raise when they clean up after a GeneratorExit without their loop.
+            # The latter is raised by libraries that clean up after a GeneratorExit without their loop.
             self._telemetry.dropped(self.call)
             return
         partial = error.partial if isinstance(error, LLMError) else self.response
@@ -111,7 +111,7 @@ class Turn:
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """How telemetry counts an end."""
+    """The outcome for telemetry."""
     if isinstance(error, LLMTimeoutError):
         return "timeout"
     return "cancelled" if isinstance(error, (asyncio.CancelledError, GeneratorExit, WatchCancelled)) else "error"

@@ -1,8 +1,8 @@
-"""Searching the web and reading its pages, by the service at ollama.com.
+"""Web search and page retrieval, by the service at ollama.com.
 
-A provider asks its own server and no other, so its key goes nowhere else. At ollama.com that is the service itself,
-which needs a key. Any other server is asked for its experimental endpoints: it passes the request on to ollama.com,
-signed with the account that the server is signed in with.
+A provider only contacts its own server, so its key goes nowhere else. At ollama.com that is the service itself, which
+requires a key. Any other server is asked through its experimental endpoints: it forwards the request to ollama.com,
+signed with its own account.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["SearchResult", "Web", "WebPage"]
 
 Json = dict[str, Any]
 MOST_RESULTS = 10
-"""How many results the service returns at most."""
+"""The maximum number of results of the service."""
 
 
 def _endpoint(path: str) -> Endpoint:
@@ -43,7 +43,7 @@ class SearchResult:
     Attributes:
         title: The page's title.
         url: Its address.
-        content: What of it concerns the search.
+        content: The parts of it that match the search.
     """
 
     title: str
@@ -52,22 +52,22 @@ class SearchResult:
 
     @property
     def text(self) -> str:
-        """Title, address and content, as a model reads them."""
+        """Title, address and content as text for a model."""
         return f"{self.title}\n{self.url}\n{self.content}"
 
     def __repr__(self) -> str:
-        # What is searched for is private: a repr ends up in logs.
+        # Searches are private: a repr ends up in logs.
         return f"SearchResult({len(self.content)} characters)"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class WebPage:
-    """A page of the web, as text.
+    """A web page, as text.
 
     Attributes:
         title: The page's title.
         content: Its text.
-        links: The addresses that it links to.
+        links: The addresses of its links.
     """
 
     title: str
@@ -76,7 +76,7 @@ class WebPage:
 
     @property
     def text(self) -> str:
-        """Title, content and links, as a model reads them."""
+        """Title, content and links as text for a model."""
         return "\n".join(filter(None, [self.title, self.content, *self.links]))
 
     def __repr__(self) -> str:
@@ -84,23 +84,23 @@ class WebPage:
 
 
 class Web(Asking):
-    """What a provider does on the web; see `OllamaProvider` for how to make one."""
+    """The web methods of a provider; construct an `OllamaProvider` to use them."""
 
     async def web_search(self, query: str, *, max_results: int | None = None) -> list[SearchResult]:
         """Search the web.
 
-        A provider whose `base_url` is at ollama.com asks the service there, which needs a key (`api_key`, or
-        OLLAMA_API_KEY). Any other server is asked for its experimental endpoint (Ollama 0.18.0 and newer), and has to
-        be signed in at ollama.com (`ollama signin`). No other server than the provider's is asked.
+        A provider whose `base_url` is at ollama.com uses the service there, which requires a key (`api_key`, or
+        OLLAMA_API_KEY). Any other server is asked through its experimental endpoint (Ollama 0.18.0 and newer), and has
+        to be signed in at ollama.com (`ollama signin`). Only the provider's own server is contacted.
 
         Args:
             query: What to search for.
-            max_results: How many results there may be, up to 10; the service's default is 5.
+            max_results: The maximum number of results, up to 10; the service's default is 5.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; nothing was sent.
+            TypeError, ValueError: An argument is invalid; nothing was sent.
             AuthenticationError: The key is missing or wrong, or the server is not signed in, or its cloud is disabled.
-            BadRequestError: The server has no such endpoint; the message says which has.
+            BadRequestError: The server has no such endpoint; the message says which servers do.
             LLMError: The server failed.
         """
         body: Json = {"query": _checked_query(query)}
@@ -111,20 +111,20 @@ class Web(Asking):
             body["max_results"] = max_results
         answer = await self._ask_endpoint(_SEARCH_THERE if self._is_the_service() else _SEARCH, body)
         results = answer.get("results")
-        if results is None and "results" in answer:  # how Go writes a list that was never filled
+        if results is None and "results" in answer:  # Go's form of an empty list
             return []
         if not isinstance(results, list):
             raise _malformed(self._client.url, "a list of results")
         return [self._result(item) for item in results]
 
     async def web_fetch(self, url: str) -> WebPage:
-        """Read a page of the web, by the same servers as `web_search`: it is they that open the address.
+        """Fetch a web page through the same server as `web_search`, which opens the address.
 
         Args:
             url: The page's address, http or https.
 
         Raises:
-            TypeError, ValueError: The address is none; nothing was sent.
+            TypeError, ValueError: The address is invalid; nothing was sent.
             LLMError: As `web_search`.
         """
         body: Json = {"url": _checked_url(url)}

@@ -1,4 +1,4 @@
-"""Which context window a model runs with, as far as a server tells: look-ups that are kept, and values."""
+"""The context window that a model runs with, as far as a server reports it: cached look-ups, and values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _FAILURE_HOLDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is known of a model's context window, in tokens; None for what the server does not say.
+    """The known context windows of a model, in tokens; None for what the server does not report.
 
     Attributes:
-        running: What the server loaded the model with (/api/ps).
+        running: The window that the model was loaded with (/api/ps).
         configured: `num_ctx` of the model's parameters (/api/show).
         trained: The model's own context length (/api/show).
     """
@@ -34,7 +34,7 @@ class Window:
     trained: int | None = None
 
     def in_force(self, num_ctx: int | None) -> int | None:
-        """The window of a request that sent `num_ctx`; None where it is not known."""
+        """The window of a request that sent `num_ctx`; None if unknown."""
         asked = num_ctx or self.running or self.configured
         if asked is None:
             return self.trained
@@ -42,7 +42,7 @@ class Window:
 
 
 def window_of(model: str, shown: object, running: object) -> Window:
-    """The window of a model by /api/show and /api/ps; empty where they hold something else than expected."""
+    """The window of a model from /api/show and /api/ps; empty if they are not as expected."""
     info = _mapping(_mapping(shown).get("model_info"))
     configured = re.search(
         r"^num_ctx\s+(\d{1,18})\s*$", str(_mapping(shown).get("parameters") or ""), re.MULTILINE | re.ASCII
@@ -70,11 +70,11 @@ def _tokens(value: object) -> int | None:
 
 
 class Windows:
-    """The windows of a server's models, each looked up when it is wanted first, and kept.
+    """The windows of a server's models, each looked up on first use and cached.
 
     Args:
         look_up: Asks the server for the window of a model.
-        clock: The time in seconds, from any start.
+        clock: The time in seconds, from any origin.
     """
 
     def __init__(
@@ -88,22 +88,22 @@ class Windows:
         renewed_after_fork(self)
 
     def after_fork(self) -> None:
-        """A look-up of the parent's ends in the parent alone."""
+        """Look-ups of the parent end in the parent only."""
         self._asking: dict[str, asyncio.Future[None]] = {}
 
     def known(self, model: str) -> Window | None:
-        """What is known of a model's window by now; None before the first look-up."""
+        """The known window of a model; None before the first look-up."""
         return self._known.get(model)
 
     def forget(self, model: str) -> None:
-        """The model was loaded again, maybe with another window."""
+        """The model was reloaded, possibly with another window."""
         self._known.pop(model, None)
 
     async def ask(self, model: str) -> Window | None:
-        """Look the window up, or wait for the look-up that runs; None where it is not to be had.
+        """Look the window up, or wait for the running look-up; None if it is not available.
 
-        One look-up runs at a time for a model; others on its event loop wait for it, those on another go by what is
-        known. After one that failed, or was not waited for, the next is some minutes later.
+        One look-up per model runs at a time; other calls on its event loop wait for it, those on other loops use what
+        is known. After a look-up that failed or was abandoned, the next one is some minutes later.
         """
         loop = asyncio.get_running_loop()
         running = self._asking.get(model)
@@ -115,13 +115,13 @@ class Windows:
         if failed_at is not None and self._clock() - failed_at < _FAILURE_HOLDS:
             return self._known.get(model)
         self._asking[model] = mine = loop.create_future()
-        # Until it has succeeded it has failed, also where the time of its answer is up first.
+        # It counts as failed until it succeeds, also if its answer's time is up first.
         self._failed_at[model] = self._clock()
         try:
             self._known[model] = await self._look_up(model)
             del self._failed_at[model]
-        except Exception as error:  # whatever it is: the answer is there, and whole
-            logger.debug("the context window of %s is not known: %s", model, error)
+        except Exception as error:  # any failure: the answer is already complete
+            logger.debug("the context window of %s is unknown: %s", model, error)
         finally:
             if self._asking.get(model) is mine:
                 del self._asking[model]

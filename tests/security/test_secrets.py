@@ -353,7 +353,7 @@ def test_what_may_be_secret_and_has_no_place_in_an_environment_is_not_pickled(
         ({"proxy": httpx.Proxy("http://proxy:1", auth=("user", SECRET))}, "a proxy's password"),
         ({"cert": ("c.pem", "k.pem", SECRET)}, "passphrase"),
         ({"http_client": httpx.AsyncClient()}, "an http_client"),
-        ({"transport": httpx.MockTransport(lambda request: httpx.Response(200))}, "a transport of one's own"),
+        ({"transport": httpx.MockTransport(lambda request: httpx.Response(200))}, "a custom transport"),
     ],
 )
 def test_what_cannot_be_pickled_says_why(settings: dict[str, Any], named: str) -> None:

@@ -115,9 +115,7 @@ def pulled(**digests: str) -> dict[str, tuple[int, str]]:
         (
             [state("a", m=4096), state("b")],
             {"a": pulled(m="1" * 20), "b": pulled(m="2" * 20)},
-            [
-                f"m is not the same model on all hosts ({'1' * 12} on a, {'2' * 12} on b): pull it again where it is stale"
-            ],
+            [f"m is not the same model on all hosts ({'1' * 12} on a, {'2' * 12} on b): pull it again where stale"],
         ),
         (
             [state("a", m=4096), state("b", m=32768)],

@@ -96,7 +96,7 @@ async def test_what_was_known_before_a_look_up_failed_still_counts(caplog: pytes
     windows = Windows(Server(Window(running=2048), LLMConnectionError("gone")))
     await windows.ask("m")
     assert await windows.ask("m") == Window(running=2048)
-    assert "the context window of m is not known: gone" in caplog.text
+    assert "the context window of m is unknown: gone" in caplog.text
 
 
 @pytest.mark.parametrize("error", [LLMConnectionError("gone"), AttributeError("x"), RecursionError()])
