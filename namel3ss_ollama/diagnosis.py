@@ -1,6 +1,6 @@
-"""Which error an HTTP answer or a transport's exception stands for, and what to do about it. Plain functions.
+"""Which error an HTTP response or a transport's exception represents, and its remedy. Pure functions.
 
-Written against what servers were seen to answer: a 500 is what Ollama sends for an option of the wrong type as
+Based on what servers were seen to send: a 500 is what Ollama sends for an option of the wrong type as
 well as for a runner that ran out of memory, so a 500 counts as temporary only when its text says so.
 """
 
@@ -60,7 +60,7 @@ _REQUEST_AT_FAULT = re.compile(
     re.IGNORECASE,
 )
 _GATEWAYS = frozenset({502, 504, *range(520, 525), 529, 530})
-"""What stands between could not reach the server, or not for now; beyond 511 they are Cloudflare's."""
+"""A proxy could not reach the server, or not now; those above 511 are Cloudflare's."""
 _HTTP_FLAW = re.compile(
     r"Got more than \d+ bytes|Too many headers|Duplicate [A-Za-z-]+|[A-Za-z-]+ can't be present with [A-Za-z-]+"
 )
@@ -78,14 +78,14 @@ _QUOTA = re.compile(r"quota|(monthly|weekly|daily|hourly|usage|plan) limit|billi
 
 
 def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, url: str, model: str | None) -> LLMError:
-    """The error that an HTTP answer other than 2xx stands for.
+    """The error for an HTTP response other than 2xx.
 
     Args:
         status: The status code.
-        headers: The answer's headers.
-        body: Its body, or the beginning of it.
+        headers: The response headers.
+        body: The response body, or the beginning of it.
         url: The server's address, without credentials.
-        model: The model that was asked for, when one was.
+        model: The requested model, if any.
     """
     reason = reason_in_body(body)
     if status == 500 and (call := unread_call(reason)) is not None:
@@ -103,7 +103,7 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
             f"{url} refused access ({status}{quoted}); {_access_advice(status, said, body)}", status_code=status
         )
     if status == 407:
-        return AuthenticationError(f"the proxy before {url} wants a login (407{quoted})", status_code=status)
+        return AuthenticationError(f"the proxy in front of {url} requires a login (407{quoted})", status_code=status)
     if status == 404 or _NO_SUCH_MODEL.search(said):
         return _not_found(status, said, url, model)
     if status in (402, 408, 429, 503):
@@ -126,7 +126,7 @@ def error_for_status(status: int, headers: Mapping[str, str], body: bytes, *, ur
 
 
 def error_for_line(said: str, *, url: str) -> LLMError:
-    """The error that a line `{"error": ...}` under status 200 stands for."""
+    """The error for a line `{"error": ...}` with status 200."""
     if (call := unread_call(said)) is not None:
         return _call_unread(None, call, url, None)
     said = shortened(said)
@@ -136,7 +136,7 @@ def error_for_line(said: str, *, url: str) -> LLMError:
 
 
 def pull_command(url: str, model: str) -> str:
-    """The command that fetches a model for the server at an address, or for the engine in this process."""
+    """The command that pulls a model for the server at an address, or for the in-process engine."""
     return f"namel3ss-ollama models pull {model} --embedded" if url == EMBEDDED_URL else f"ollama pull {model}"
 
 
@@ -189,7 +189,7 @@ def _bad_request(status: int | None, said: str) -> LLMError:
 
 
 def _sizes(said: str) -> tuple[int | None, int | None]:
-    """The window and the tokens of a prompt, where a refusal names both; the prompt's are the more."""
+    """The window and the tokens of a prompt, if a refusal names both; the prompt's number is the larger one."""
     numbers = sorted(int(number) for number in _SIZE.findall(said))
     return (numbers[0], numbers[-1]) if len(numbers) > 1 else (None, None)
 
@@ -236,13 +236,13 @@ def retry_after_seconds(headers: Mapping[str, str], now: float | None = None) ->
 
 
 def error_for_exception(error: Exception, *, url: str, connect_timeout: float | None, began: bool) -> LLMError | None:
-    """The error that a transport's exception stands for; None for one that no transport raises.
+    """The error for a transport's exception; None for exceptions that no transport raises.
 
     Args:
-        error: What was raised while sending or reading.
+        error: The exception raised while sending or reading.
         url: The server's address, without credentials.
         connect_timeout: That deadline, for the message.
-        began: Whether anything of the answer's content had arrived.
+        began: Whether any content of the answer had arrived.
     """
     cause = error.__cause__
     if isinstance(error, httpx.ConnectTimeout) and _is_timeout(cause):
@@ -262,7 +262,7 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
         return BadRequestError(f"base_url: {url} is not an address to send to", original_error=error)
     if isinstance(error, httpx.DecodingError):
         return MalformedResponseError(
-            f"{url} sent a body that does not decompress; is something between that changes answers?",
+            f"{url} sent a body that does not decompress; does a proxy change its responses?",
             original_error=error,
         )
     if _broke(error):
@@ -274,46 +274,46 @@ def error_for_exception(error: Exception, *, url: str, connect_timeout: float | 
                 temporary=True,
             )
         return LLMConnectionError(
-            f"the connection to {url} broke before anything of the answer came ({_brief(cause or error)}); "
+            f"the connection to {url} broke before any of the answer arrived ({_brief(cause or error)}); "
             "did the server restart, or run out of memory? Its log says more",
             original_error=error,
         )
     if isinstance(error, httpx.HTTPError) or type(error).__module__.partition(".")[0] == "aiohttp":
         return MalformedResponseError(
-            # Neither its text nor itself is passed on: it quotes what was sent, which may be an answer.
-            f"{url} sent what is not HTTP ({type(error).__name__}); {_flaw_in_http(error)}"
+            # Neither its text nor the exception is passed on: it quotes what was sent, which may be an answer.
+            f"{url} sent data that is not HTTP ({type(error).__name__}); {_flaw_in_http(error)}"
         )
     return None
 
 
 def _flaw_in_http(error: Exception) -> str:
-    """What aiohttp did not take, where it says so without quoting; and what to do."""
+    """What aiohttp rejected, if it says so without quoting; and what to do."""
     cause = error if error.__cause__ is None else error.__cause__
     found = _HTTP_FLAW.match(str(getattr(cause, "message", "")))
     if found is None:
         return "is this address an Ollama server?"
-    return f"{found[0]}; a proxy before the server may add that. transport='httpx' is less strict"
+    return f"{found[0]}; a proxy in front of the server may add that. transport='httpx' is less strict"
 
 
 def _never_connected(cause: BaseException | None) -> bool:
-    # httpx-aiohttp reports this, too, as a ConnectTimeout.
+    # httpx-aiohttp reports this as a ConnectTimeout, too.
     return type(cause).__name__.startswith(("ClientConnector", "ClientProxyConnection"))
 
 
 def _reason(cause: BaseException | None) -> BaseException | None:
-    # aiohttp's own text repeats the address, and speaks of ssl for http too; what the system said is enough.
+    # aiohttp's own text repeats the address, and mentions ssl for http, too; the system's message is enough.
     reason = getattr(cause, "os_error", None)
     return reason if isinstance(reason, OSError) else cause
 
 
 def _is_timeout(cause: BaseException | None) -> bool:
-    # httpx-aiohttp reports any broken connection as a ConnectTimeout; the cause tells.
+    # httpx-aiohttp reports any broken connection as a ConnectTimeout; the cause is the real error.
     return cause is None or isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__
 
 
 def _broke(error: Exception) -> bool:
     if isinstance(error, httpx.RemoteProtocolError):
-        # httpcore's word for a peer that hung up, and for one that does not speak HTTP.
+        # httpcore's error for a peer that hung up, and for one that does not speak HTTP.
         return "disconnect" in str(error) or "closed" in str(error) or "incomplete" in str(error)
     return isinstance(error, (httpx.NetworkError, httpx.TimeoutException, OSError))
 

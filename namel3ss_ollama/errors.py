@@ -1,9 +1,8 @@
-"""What can go wrong, one class for each thing a program would do differently.
+"""The exceptions: one class for each case that a program would handle differently.
 
-`LLMError` is the root. Every error says in its message what happened and what to do next; none of them
-quotes a prompt, an answer or a key. Errors that end a generation carry what had arrived in `partial`.
-Arguments that cannot be right (an empty model name, NaN, an unknown role) are not here: those are plain
-`ValueError` and `TypeError`, raised before any request is sent.
+`LLMError` is the base class. Every message says what happened and what to do next; none quotes a prompt, an answer or a
+key. Errors that end a generation carry what had arrived in `partial`. Invalid arguments (an empty model name, NaN, an
+unknown role) raise plain `ValueError` and `TypeError`, before any request is sent.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ __all__ = [
 
 
 class LLMError(Exception):
-    """Anything that kept a request from being answered in full.
+    """The base class of all failures of a request.
 
     Attributes:
-        provider: Who failed: always "ollama" here, so that a program with several providers can tell.
-        status_code: The HTTP status, when an HTTP answer is what failed.
-        original_error: The exception underneath, when there was one (also set as `__cause__`).
-        partial: What had arrived of the answer before it failed, or None when nothing had.
-        retry_after: Seconds the server asked to wait, when it said so.
+        provider: The provider that failed: always "ollama" here, for programs with several providers.
+        status_code: The HTTP status, if the failure is an HTTP response.
+        original_error: The underlying exception, if any (also set as `__cause__`).
+        partial: The part of the answer that had arrived before the failure, or None.
+        retry_after: The seconds that the server asked to wait, if it did.
         temporary: Whether the same request may succeed later; only such failures are retried.
-        prompt_index: In a batch: the index of the prompt that failed, from 0. None elsewhere. Not in the message.
-        index: In `embed`: the index of the text that is at fault, from 0. None elsewhere, and where no one text is.
+        prompt_index: In a batch: the index of the prompt that failed, from 0; otherwise None. Not in the message.
+        index: In `embed`: the index of the text that caused the failure, from 0; otherwise None.
 
     See docs/troubleshooting.md#llmerror
     """
@@ -82,7 +81,7 @@ class LLMError(Exception):
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException pickles `args` alone, which would drop everything but the message.
+        # BaseException pickles only `args`, which would drop everything but the message.
         state = {k: v for k, v in self.__dict__.items() if k != "original_error"}
         return type(self)._restore, (self.args, state)
 
@@ -95,7 +94,7 @@ class LLMError(Exception):
 
 
 class LLMConnectionError(LLMError, ConnectionError):
-    """No connection to the server, or it broke before anything of the answer came; a builtin `ConnectionError` too.
+    """The connection failed, or broke before any of the answer arrived; also a builtin `ConnectionError`.
 
     See docs/troubleshooting.md#llmconnectionerror
     """
@@ -107,9 +106,9 @@ class LLMTimeoutError(LLMError, TimeoutError):
     """A deadline passed.
 
     Attributes:
-        deadline: Which one: "connect", "first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout" or
+        deadline: Its name: "connect", "first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout" or
             "timeout".
-        seconds: How long it was.
+        seconds: Its length.
 
     See docs/troubleshooting.md#llmtimeouterror
     """
@@ -128,7 +127,7 @@ class LLMTimeoutError(LLMError, TimeoutError):
         seconds: float = 0.0,
         partial: LLMResponse | None = None,
     ) -> None:
-        # A connection that was not made can be tried again; a model that stalls most likely stalls again.
+        # A connection that was not made can be retried; a model that stalls most likely stalls again.
         super().__init__(
             message, provider, status_code, original_error, partial=partial, temporary=deadline == "connect"
         )
@@ -144,7 +143,7 @@ class ModelNotFoundError(LLMError):
 
 
 class ServerBusyError(LLMError):
-    """The server is there but takes no more for now (503, 429 and the like): try again later.
+    """The server accepts no more requests for now (503, 429 and the like): try again later.
 
     See docs/troubleshooting.md#serverbusyerror
     """
@@ -153,21 +152,21 @@ class ServerBusyError(LLMError):
 
 
 class QuotaExceededError(LLMError):
-    """A quota of a hosted account is used up; waiting a few seconds will not help.
+    """A quota of a hosted account is exhausted; waiting a few seconds will not help.
 
     See docs/troubleshooting.md#quotaexceedederror
     """
 
 
 class AuthenticationError(LLMError):
-    """The server wants a key, or another one (401, 403).
+    """The server requires a key, or another one (401, 403).
 
     See docs/troubleshooting.md#authenticationerror
     """
 
 
 class BadRequestError(LLMError):
-    """The server refused the request as it is; sending it again will not help.
+    """The server rejected the request; sending it again will not help.
 
     See docs/troubleshooting.md#badrequesterror
     """
@@ -177,8 +176,8 @@ class ContextWindowExceededError(LLMError):
     """The prompt does not fit the context window, and `on_truncation="error"` forbids cutting it.
 
     Attributes:
-        tokens: How many tokens the prompt has, as the server says, else about; None where neither is known.
-        window: The context window, in tokens; None where it is not known.
+        tokens: The tokens of the prompt, counted by the server or estimated; None if unknown.
+        window: The context window, in tokens; None if unknown.
 
     See docs/troubleshooting.md#contextwindowexceedederror
     """
@@ -210,13 +209,13 @@ class ServerError(LLMError):
 
 
 class ToolCallParseError(ServerError):
-    """The server could not read the tool call that its model wrote, so the answer is lost.
+    """The server could not parse the tool call that its model wrote, so the answer is lost.
 
-    The model writes another call when it is asked again, so the request is sent once more (`RetryPolicy.call_retries`),
-    as long as nothing reached the caller. `partial` ends with the call, after what had arrived before it.
+    The model writes another call when asked again, so the request is retried once (`RetryPolicy.call_retries`), unless
+    part of the answer has reached the caller. `partial` ends with the call, after what had arrived before it.
 
     Attributes:
-        text: The call as the model wrote it, as far as the server quotes it; empty where it does not.
+        text: The call as the model wrote it, as far as the server quotes it; otherwise empty.
 
     See docs/troubleshooting.md#toolcallparseerror
     """
@@ -239,7 +238,7 @@ class ToolCallParseError(ServerError):
 
 
 class MalformedResponseError(LLMError):
-    """What came is not what an Ollama server sends: a proxy's page, broken JSON, a line without end.
+    """The response is not one of an Ollama server: a proxy's page, broken JSON, an endless line.
 
     See docs/troubleshooting.md#malformedresponseerror
     """
@@ -257,9 +256,9 @@ class OutputValidationError(LLMError):
 
     Attributes:
         text: The answer as the model wrote it.
-        response: The whole response, `parsed` being None.
-        tried: What was tried beside `format`, which did not hold the model to it; empty where nothing was. The message
-            ends with it.
+        response: The complete response; its `parsed` is None.
+        tried: What was tried besides `format`, which was not enforced; empty if nothing was. The message ends with
+            it.
 
     See docs/troubleshooting.md#outputvalidationerror
     """
@@ -284,19 +283,19 @@ class OutputValidationError(LLMError):
 
 
 class QueueFullError(LLMError):
-    """The provider's own queue is full (`max_queue`), or the wait in it was too long (`queue_timeout`).
+    """The provider's own queue is full (`max_queue`), or the wait in it exceeded `queue_timeout`.
 
     See docs/troubleshooting.md#queuefullerror
     """
 
 
 class JournalError(LLMError):
-    """A batch's journal cannot be used: it is another batch's, in use, damaged, or the disk is full.
+    """A batch's journal cannot be used: it belongs to another batch, is in use or damaged, or the disk is full.
 
-    All rows that were written before are kept.
+    Rows that were written before are kept.
 
     Attributes:
-        unwritten: The row that was answered and could not be written; None where there was none.
+        unwritten: The answered row that could not be written; None if there was none.
 
     See docs/troubleshooting.md#journalerror
     """

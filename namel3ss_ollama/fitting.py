@@ -23,7 +23,7 @@ _ESCAPES_LITERALS = "0.13.2"
 _THINKS_BEFORE_A_FORMAT = "0.12.4"
 """For chats. For generate requests no known version does."""
 _FIRST_WITH_SCHEMAS = "0.5"
-_NO_GRAMMAR = "can make no grammar"
+_NO_GRAMMAR = "cannot compile this schema into a grammar"
 _MOST_REMEMBERED = 1000
 
 

@@ -1,4 +1,4 @@
-"""The levels at which models can think, where a server has listed them. Values, no I/O."""
+"""The thinking levels of models, as far as a server has listed them. Values, no I/O."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["ThinkingLevels"]
 class ThinkingLevels:
     """The levels of each model, as newer servers list them in /api/show (`{"thinking": {"values": [...]}}`).
 
-    No request is made for them. A server takes the model's default for a level that the model lacks, without a word;
-    here such a level is refused where the model's own are known.
+    No request is made for them. A server silently uses the model's default for a level that the model lacks; here such
+    a level is rejected if the model's levels are known.
     """
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[bool | str, ...]] = {}
 
     def learn(self, model: str, shown: Mapping[str, Any]) -> None:
-        """Take in what /api/show says of a model."""
+        """Learn from a model's /api/show."""
         thinking = shown.get("thinking")
         values = thinking.get("values") if isinstance(thinking, Mapping) else None
         known = tuple(v for v in values if isinstance(v, (bool, str))) if isinstance(values, list) else ()
@@ -29,10 +29,10 @@ class ThinkingLevels:
             self._values.pop(_key(model), None)
 
     def check(self, model: str, think: object) -> None:
-        """Refuse a level that the model is known not to have; True and False are switches, which any model takes.
+        """Reject a level that the model is known to lack; True and False work for any model.
 
         Raises:
-            ValueError: Names the values that the model has.
+            ValueError: The model lacks the level; the message lists those that it has.
         """
         known = self._values.get(_key(model))
         if known is not None and isinstance(think, str) and think not in known:

@@ -1,7 +1,7 @@
-"""Images and audio in the form that the API takes, which is base64, and how long audio lasts.
+"""Images and audio in the API's form, base64, and the duration of audio.
 
-No I/O but reading the file that was given as a path. The API has one list for both, `images`, and a server tells by the
-first bytes of each what it is; `_is_audio` looks at the same bytes.
+No I/O except reading a file given as a path. The API has one list for both, `images`, and a server detects the type of
+each from its first bytes; `_is_audio` checks the same bytes.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 __all__ = ["Audio", "Image", "Media", "audio_seconds"]
 
 _HEAD = 1024
-"""How many characters of base64 are looked at for what a file is: 768 bytes, where a WAV has told its byte rate."""
+"""How many characters of base64 are inspected to detect a file type: 768 bytes, which include a WAV's byte rate."""
 _MP3_BYTES_A_SECOND = 16_000
 _WAV_BYTES_A_SECOND = 32_000
-"""Of speech at 16 kHz: for a header that does not tell."""
+"""The byte rate of speech at 16 kHz, for headers without one."""
 _BYTE_RATES = range(1_000, 20_000_000)
-"""What a header can say that means it."""
+"""The range of plausible byte rates in a header."""
 
 
 class Media:
-    """A file for a model, in base64; what `Image` and `Audio` have in common.
+    """A file for a model, in base64: the base of `Image` and `Audio`.
 
     Args:
         source: `bytes` of the file; a path (`pathlib.Path`, read when the object is made); or a string holding base64
-            or a `data:` URL. A plain string is never taken for a file name.
+            or a `data:` URL. A plain string is never treated as a file name.
 
     Attributes:
         base64: The file, in base64.
@@ -61,7 +61,7 @@ class Media:
         self.base64 = encoded
 
     def _checked(self, text: str) -> str:
-        """A string that holds base64, without a data URL's beginning and without white space."""
+        """The base64 in a string, without the prefix of a data URL and without white space."""
         if text.startswith("data:"):
             header, comma, text = text.partition(",")
             if not comma or not header.endswith(";base64"):
@@ -78,7 +78,7 @@ class Media:
 
     @property
     def size(self) -> int:
-        """How many bytes the file has."""
+        """The size of the file in bytes."""
         return len(self.base64) // 4 * 3 - self.base64[-2:].count("=")
 
     def __repr__(self) -> str:
@@ -92,11 +92,11 @@ class Media:
 
 
 class Image(Media):
-    """A picture for a model that can see.
+    """An image for a vision model.
 
     Args:
-        source: `bytes` of a picture file; a path (`pathlib.Path`, read when the image is made); or a string
-            holding base64 or a `data:` URL. A plain string is never taken for a file name.
+        source: `bytes` of an image file; a path (`pathlib.Path`, read when the object is created); or a string
+            holding base64 or a `data:` URL. A plain string is never treated as a file name.
 
     Raises:
         ValueError: The file cannot be read, or the string is not base64.
@@ -110,11 +110,12 @@ class Image(Media):
 
 
 class Audio(Media):
-    """A recording for a model that can hear (`/api/show` lists the capability "audio").
+    """A recording for an audio model (`/api/show` lists the capability "audio").
 
     Args:
-        source: `bytes` of a WAV or MP3 file; a path (`pathlib.Path`, read when the object is made); or a string holding
-            base64 or a `data:` URL. A plain string is never taken for a file name. Servers before 0.30 read WAV alone.
+        source: `bytes` of a WAV or MP3 file; a path (`pathlib.Path`, read when the object is created); or a string
+            holding base64 or a `data:` URL. A plain string is never treated as a file name. Servers before 0.30 read
+            WAV only.
 
     Raises:
         ValueError: The file cannot be read, the string is not base64, or it is neither WAV nor MP3.
@@ -130,15 +131,15 @@ class Audio(Media):
         super().__init__(source)
         if not _is_audio(_head(self.base64)):
             raise ValueError(
-                "audio: the recording is neither WAV nor MP3, which is what Ollama takes; convert it first, for "
+                "audio: the recording is neither WAV nor MP3, the formats that Ollama accepts; convert it first, for "
                 "instance with `ffmpeg -i recording.ogg recording.wav`"
             )
 
 
 def audio_seconds(encoded: str) -> float | None:
-    """About how long a recording in base64 lasts, in seconds; None for what is no audio.
+    """The approximate duration of a recording in base64, in seconds; None if it is not audio.
 
-    Of a WAV, its length by the byte rate in its header. An MP3 has no such header: 128 kbit a second are assumed.
+    For WAV, from the byte rate in its header. An MP3 has no such header: 128 kbit/s are assumed.
     """
     head = _head(encoded)
     if not _is_audio(head):
@@ -155,11 +156,11 @@ def _head(encoded: str) -> bytes:
     try:
         return base64.b64decode(encoded[:_HEAD])
     except binascii.Error:
-        return b""  # a server says what is wrong with it
+        return b""  # the server reports what is wrong with it
 
 
 def _is_audio(head: bytes) -> bool:
-    """Whether a server takes what begins like this for audio: WAV or MP3 (ollama 0.33: llm/media.go, AudioFormat)."""
+    """Whether a server detects audio from these first bytes: WAV or MP3 (ollama 0.33: llm/media.go, AudioFormat)."""
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return True
     return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)

@@ -1,8 +1,7 @@
-"""Messages as people write them into the objects that the API takes. No I/O, but an image or audio given as a path.
+"""Convert messages into the API's form. No I/O, except reading images and audio given as paths.
 
-A dict is checked and read into the same form as a `Message`, so that a misspelt key fails here and not as a line from
-the server that nobody understands. OpenAI's shapes of tool calls, tool answers and content
-parts are taken too.
+A dict is checked and read into the same form as a `Message`, so that a misspelled key fails here and not with an
+obscure error from the server. OpenAI's forms of tool calls, tool answers and content parts are accepted, too.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ __all__ = ["MessageLike", "encode_media", "encode_messages", "has_files", "name_
 
 MessageLike = Message | Mapping[str, Any]
 _NAMELESS = "unknown"
-"""What a call goes back as that named no tool: the API takes none without a name."""
+"""The name under which a call without a tool's name is sent back: the API requires one."""
 _KEYS = frozenset({"role", "content", "images", "audio", "thinking", "tool_calls", "tool_name", "tool_call_id", "name"})
 
 
 def encode_messages(messages: Iterable[MessageLike]) -> list[dict[str, Any]]:
-    """Messages as the API takes them. What goes in is never changed.
+    """Messages in the API's form. The arguments are never changed.
 
     Raises:
-        ValueError: There are none, a role or a part of content is unknown, an image or audio cannot be read.
+        ValueError: There are none, a role or a content part is unknown, or an image or audio cannot be read.
         TypeError: A message is neither a `Message` nor a dict, or has an unknown key.
     """
     if isinstance(messages, (str, bytes, Mapping, Message)):
@@ -41,10 +40,10 @@ def encode_messages(messages: Iterable[MessageLike]) -> list[dict[str, Any]]:
 
 
 def has_files(holders: object) -> bool:
-    """Whether encoding reads files of images or audio, which may take long.
+    """Whether encoding has to read image or audio files, which may take long.
 
     Args:
-        holders: Messages, or other dicts with `images` and `audio`. What is no list of them has none.
+        holders: Messages, or other dicts with `images` and `audio`. Anything but a list of them has none.
     """
     if not isinstance(holders, (list, tuple)):
         return False
@@ -58,11 +57,11 @@ def has_files(holders: object) -> bool:
 
 
 def encode_media(images: Sequence[Image | Any] | None, audio: Sequence[Audio | Any] | None) -> list[str]:
-    """Images and audio as the API takes them: one list for both, of base64 without a data URL's beginning.
+    """Images and audio in the API's form: one list for both, in base64 without the prefix of a data URL.
 
     Raises:
-        ValueError: One cannot be read, or is no audio of a format that a server takes.
-        TypeError: They are no lists.
+        ValueError: A file cannot be read, or is audio of an unsupported format.
+        TypeError: They are not lists.
     """
     return [*_encode_list("images", Image, images), *_encode_list("audio", Audio, audio)]
 
@@ -74,7 +73,7 @@ def _encode_list(name: str, kind: type[Media], values: Sequence[Any] | None) -> 
         raise TypeError(f"{name}: expected a list; wrap the one in [...]")
     for value in values:
         if isinstance(value, Media) and not isinstance(value, kind):
-            raise TypeError(f"{name}: expected {kind.__name__} or what one can be made of, not {type(value).__name__}")
+            raise TypeError(f"{name}: expected {kind.__name__} or its source, not {type(value).__name__}")
     return [value.base64 if isinstance(value, Media) else kind(value).base64 for value in values]
 
 
@@ -103,7 +102,7 @@ def _encode(index: int, message: MessageLike) -> dict[str, Any]:
 
 
 def _joined(name: str, found: list[Any], message: Mapping[str, Any]) -> Sequence[Any]:
-    """What was found in a message's content, and what the message has under a key of that name."""
+    """Items found in a message's content, joined with those under the key of that name."""
     given = message.get(name) or ()
     if not found:
         return cast("Sequence[Any]", given)
@@ -115,8 +114,8 @@ def _joined(name: str, found: list[Any], message: Mapping[str, Any]) -> Sequence
 def _read_content(index: int, role: str, content: object) -> tuple[str, list[Image], list[Audio]]:
     """Text, images and audio of a message's content, which is text or OpenAI's list of parts.
 
-    In an answer a refusal is text, and parts of other kinds are left out: they are what another model's provider made.
-    Elsewhere they are an error, since the model would not see what it is asked about.
+    In an answer a refusal counts as text, and parts of other kinds are dropped: they come from another provider.
+    Elsewhere they are an error, since the model would not see them.
     """
     if content is None or isinstance(content, str):
         return content or "", [], []
@@ -141,7 +140,7 @@ def _read_content(index: int, role: str, content: object) -> tuple[str, list[Ima
             raise TypeError(f"messages[{index}]: a part of the type 'text' needs {{'text': ...}}")
         elif role != "assistant":
             raise ValueError(
-                f"messages[{index}]: content has a part of the type {kind!r:.40}; known are 'text', 'image_url' and "
+                f"messages[{index}]: content has a part of the type {kind!r:.40}; known: 'text', 'image_url' and "
                 "'input_audio'"
             )
     return "\n".join(texts), images, audio
@@ -153,7 +152,7 @@ def _read_image_url(index: int, value: object) -> Image:
         return Image(url)
     if isinstance(url, str) and url.lower().startswith(("http:", "https:")):
         raise ValueError(
-            f"messages[{index}]: image_url is an address on the web, which is not fetched; download the image with "
+            f"messages[{index}]: image_url is a web address, which is never fetched; download the image with "
             "fetch_image() and pass it in `images`"
         )
     raise ValueError(f"messages[{index}]: image_url needs a data URL: {{'url': 'data:image/png;base64,...'}}")
@@ -171,7 +170,7 @@ def _id(value: object) -> str | None:
 
 
 def _read_call(index: int, call: Any) -> AnyCall:
-    """A call of a history: one that a server sent, whatever is missing in it, but no mistake of the caller's."""
+    """A call in the history: tolerant of what servers send, strict about the caller's mistakes."""
     if isinstance(call, (ToolCall, InvalidToolCall)):
         return call
     if call is None or _is_call(call):
@@ -180,7 +179,7 @@ def _read_call(index: int, call: Any) -> AnyCall:
 
 
 def _is_call(value: Any) -> bool:
-    """Whether it has a call's form; its name may be missing."""
+    """Whether it has the form of a call; its name may be missing."""
     if not isinstance(value, Mapping) or not {"function", "name"} & value.keys():
         return False
     function = value if value.get("function") is None else value["function"]
@@ -198,7 +197,7 @@ def _encode_message(message: Message) -> dict[str, Any]:
         encoded["tool_calls"] = [_encode_call(i, call) for i, call in enumerate(calls)]
         broken = [call.invalid_arguments if isinstance(call, ToolCall) else call.text for call in calls]
         if any(broken):
-            # The API takes a name and an object only; the model still sees what it wrote.
+            # The API accepts only a name and an object; this way the model still sees what it wrote.
             encoded["content"] = "\n".join(filter(None, [message.content, *broken]))
     if message.tool_name:
         encoded["tool_name"] = message.tool_name
@@ -215,10 +214,10 @@ def _encode_call(index: int, call: AnyCall) -> dict[str, Any]:
 
 
 def name_tool_answers(messages: Iterable[dict[str, Any]]) -> None:
-    """Give the answers of tools their tools' names, where only a call's id was given. Messages are dicts.
+    """Add the tool's name to tool answers that have only a call's id. Messages are dicts.
 
-    Some servers give all calls of a turn one id: the first answer to it is then of the first call. Some clients answer
-    with the tool's name as the id.
+    Some servers give all calls of a turn the same id: the first answer to it then belongs to the first call. Some
+    clients use the tool's name as the id.
     """
     names: dict[str, list[str]] = {}
     for message in messages:

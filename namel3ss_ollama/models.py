@@ -1,7 +1,7 @@
 """The models of a server: list, show, pull, push, create, copy, delete, load, unload.
 
-`ModelManagement` is the half of `OllamaProvider` that is about models rather than answers. Objects come back as the
-server sends them: plain dicts, so that what a newer server adds is there too.
+`ModelManagement` is the part of `OllamaProvider` that manages models. Objects are returned as the server sends them:
+plain dicts, which include whatever a newer server adds.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ __all__ = ["ModelManagement", "version_of"]
 T = TypeVar("T")
 Json = dict[str, Any]
 _PATIENCE = 600.0
-"""Seconds without a word that are normal while a server checks the digest of a large download."""
+"""Seconds of silence that are normal while a server checks the digest of a large download."""
 
 
 class ModelManagement(Asking):
-    """What a provider does with models; see `OllamaProvider` for how to make one."""
+    """The model management methods of a provider; construct an `OllamaProvider` to use them."""
 
     _runner: Runner
 
     async def list_models(self) -> list[Json]:
-        """The models that the server has: name, size in bytes, digest, details.
+        """The installed models: name, size in bytes, digest, details.
 
-        Of several hosts, those of each; "host" is its address. One that fails is left out with a warning, unless all
-        do.
+        With several hosts, those of each; "host" is its address. A host that fails is skipped with a warning, unless
+        all fail.
         """
         return self._all_listed(await self._ask_each(lambda server, watch: server.client.tags(watch)))
 
     async def running_models(self) -> list[Json]:
-        """The models that are loaded: name, size, expires_at and, from newer servers, context_length in tokens.
+        """The loaded models: name, size, expires_at and, from newer servers, context_length in tokens.
 
-        Of several hosts, as `list_models`.
+        With several hosts, as `list_models`.
         """
         return self._all_listed(await self._ask_each(lambda server, watch: server.client.ps(watch)))
 
@@ -77,12 +77,12 @@ class ModelManagement(Asking):
         return [{**model, "host": server.url} for server, answer in answers for model in _listed(answer)]
 
     async def show_model(self, model: str | None = None, *, verbose: bool = False) -> Json:
-        """What there is to know of a model: capabilities, parameters, template, model_info.
+        """The details of a model: capabilities, parameters, template, model_info.
 
-        Of several hosts, what the first says that is up and has it.
+        With several hosts, from the first available one that has it.
 
-        Newer servers add `thinking`, with the `values` that `think` may have: once they are shown, the provider refuses
-        any other level of that model.
+        Newer servers add `thinking`, with the allowed `values` of `think`: once they are known, the provider rejects
+        other levels for that model.
         """
         name = self._name(model)
         shown = await self._ask_first(lambda server, watch: server.client.show(name, watch, verbose=verbose))
@@ -90,10 +90,10 @@ class ModelManagement(Asking):
         return shown
 
     async def exists(self, model: str | None = None) -> bool:
-        """Whether the server, or one of several that is up, has a model; the provider's by default.
+        """Whether the server, or an available one of several, has a model; the provider's by default.
 
         Raises:
-            LLMError: The server failed, so that it is not known.
+            LLMError: The server failed, so the answer is unknown.
         """
         try:
             await self.show_model(model)
@@ -102,17 +102,17 @@ class ModelManagement(Asking):
         return True
 
     async def context_window(self, model: str | None = None, *, num_ctx: int | None = None) -> int | None:
-        """The context window that requests have, in tokens, as far as the server tells.
+        """The context window of requests, in tokens, as far as the server reports it.
 
-        Of several hosts, that of the first that is up and has the model; `preflight` tells where it differs.
+        With several hosts, that of the first available one that has the model; `preflight` reports differences.
 
         Args:
             model: The model; the provider's by default.
             num_ctx: The option that the requests send; the provider's by default.
 
         Returns:
-            `num_ctx`, else what the model is loaded with (newer servers), else what it is configured to, each bounded
-            by what it was trained for; None when only that is known: a server that tells no more loads with less.
+            `num_ctx`, else the window that the model is loaded with (newer servers), else its configured window, each
+            limited by its trained context length; None if only that is known: such a server loads with less.
         """
         name = self._name(model)
         asked = merge_options(self._defaults.options).get("num_ctx") if num_ctx is None else num_ctx
@@ -120,31 +120,31 @@ class ModelManagement(Asking):
         return window.in_force(asked) if asked or window.running or window.configured else None
 
     async def version(self) -> str:
-        """The server's version; of several hosts, that of the first that is up."""
+        """The server's version; with several hosts, that of the first available one."""
         return await self._ask_first(version_of)
 
     async def is_available(self) -> bool:
-        """Whether a server answers at the address, within seconds and without retries; it may refuse the key.
+        """Whether a server answers at the address, within seconds and without retries; it may reject the key.
 
-        Of several hosts, whether one does.
+        With several hosts, whether any does.
         """
         return any(await asyncio.gather(*map(_answers, self._servers)))
 
     def pull_model(
         self, model: str | None = None, *, insecure: bool = False, timeout: float | None = None
     ) -> AsyncIterator[Json]:
-        """Download a model; yields progress: status and, while it downloads, digest, completed and total in bytes.
+        """Download a model; yields progress: status and, during the download, digest, completed and total in bytes.
 
-        A connection that breaks is made again and the server asked once more: it keeps what it has.
+        If the connection breaks, the request is repeated: the server keeps what it has downloaded.
 
         Args:
             model: The model; the provider's by default.
-            insecure: Whether the registry may be one without TLS.
-            timeout: A bound on the download, in seconds. The provider's own is for calls, and does not count here.
+            insecure: Whether the registry may be without TLS.
+            timeout: The limit for the download, in seconds. The provider's own timeout does not apply.
 
         Raises:
-            ValueError: The provider has several hosts: make one with the address that is meant.
-            LLMError: The server failed, or several connections in a row broke off without any progress.
+            ValueError: The provider has several hosts: use one with a single address.
+            LLMError: The server failed, or several connections in a row broke without progress.
         """
         self._check_one_host("pull_model")
         return self._persistent("/api/pull", {"model": self._name(model), **_insecure(insecure)}, timeout)
@@ -152,7 +152,7 @@ class ModelManagement(Asking):
     def push_model(
         self, model: str | None = None, *, insecure: bool = False, timeout: float | None = None
     ) -> AsyncIterator[Json]:
-        """Upload a model; arguments and progress are those of `pull_model`, and it is as persistent.
+        """Upload a model; arguments, progress and persistence are those of `pull_model`.
 
         Raises:
             ValueError, LLMError: As `pull_model`.
@@ -182,31 +182,31 @@ class ModelManagement(Asking):
         remote_host: str | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[Json]:
-        """Make a model from another one or from weight files; yields progress.
+        """Create a model from another one or from weight files; yields progress.
 
-        Older servers take no notice of `renderer`, `parser` and `info` (before 0.12.0), `requires` (before 0.14.0) and
+        Older servers ignore `renderer`, `parser` and `info` (before 0.12.0), `requires` (before 0.14.0) and
         `draft_files` and `draft_quantize` (before 0.30.0).
 
         Args:
             model: The new model's name.
             from_model: The model to start from.
-            files: Weights by file name, as paths (`pathlib.Path`) or bytes; uploaded first where the server lacks
+            files: Weights by file name, as paths (`pathlib.Path`) or bytes; uploaded first if the server lacks
                 them.
             adapters: Adapters, in the same way.
             template: The prompt template.
-            license: The licence, or several.
+            license: The license, or several.
             system: The system prompt.
             parameters: Default options.
-            messages: A conversation that precedes every other.
-            quantize: A quantisation to apply, such as "q4_K_M".
-            renderer: The built-in renderer of prompts, by its name, in place of a template.
-            parser: The built-in parser of the model's output, by its name.
+            messages: Messages that precede every conversation.
+            quantize: A quantization to apply, such as "q4_K_M".
+            renderer: The name of a built-in prompt renderer, instead of a template.
+            parser: The name of a built-in parser for the model's output.
             requires: The oldest version of Ollama that can run the model, such as "0.14.0".
-            info: What `show_model` shall say of the model in `model_info`.
+            info: Entries for the model's `model_info` in `show_model`.
             draft_files: Weights of a draft model for speculative decoding, in the same way as `files`.
-            draft_quantize: A quantisation to apply to the draft model.
+            draft_quantize: A quantization to apply to the draft model.
             remote_host: The address of the Ollama server that runs `from_model`.
-            timeout: A bound on uploads and work together, in seconds. The provider's own does not count here.
+            timeout: The limit for uploads and processing together, in seconds. The provider's own does not apply.
 
         Raises:
             ValueError: Neither `from_model` nor `files` is given, or the provider has several hosts.
@@ -246,12 +246,12 @@ class ModelManagement(Asking):
                 yield progress
                 if progress.get("status") == "success":
                     return
-            raise StreamInterruptedError(f"{self._client.url} ended before the model was made; look at its log")
+            raise StreamInterruptedError(f"{self._client.url} ended before the model was created; see its log")
         finally:
             watch.close()
 
     async def copy_model(self, source: str, destination: str) -> None:
-        """Give a model a second name.
+        """Copy a model to another name.
 
         Raises:
             ValueError: The provider has several hosts.
@@ -262,7 +262,7 @@ class ModelManagement(Asking):
         await self._ask(lambda watch: self._client.copy(*names, watch))
 
     async def delete_model(self, model: str) -> None:
-        """Delete a model from the server. The name has to be given: it is never the provider's by default.
+        """Delete a model from the server. The name is required: it never defaults to the provider's model.
 
         Raises:
             ValueError: The provider has several hosts.
@@ -283,7 +283,7 @@ class ModelManagement(Asking):
                 connection_lost()
                 raise
             except ModelNotFoundError:
-                if not lost:  # else the request before had done it, and only its answer was lost
+                if not lost:  # otherwise the previous request succeeded, and only its response was lost
                     raise
 
         await self._ask(attempt)
@@ -297,29 +297,29 @@ class ModelManagement(Asking):
         options: Mapping[str, Any] | None = None,
         **keywords: Unpack[RuntimeOptions],
     ) -> LLMResponse:
-        """Load a model now, with the provider's options, so that the first answer need not wait for that.
+        """Load a model now, with the provider's options, so that the first answer does not wait for it.
 
         Args:
             model: The model; the provider's by default.
-            hosts: On how many of several hosts.
+            hosts: The number of hosts to load it on, of several.
             keep_alive: How long it stays loaded afterwards.
-            options: Options that have no keyword.
-            **keywords: Runtime options; those of loading (num_ctx, ...) should be those of the calls to come. `shift`,
-                another setting of loading from Ollama 0.30 on, is taken from the provider.
+            options: Options without a keyword.
+            **keywords: Runtime options; the load options (num_ctx, ...) should be those of later calls. `shift`, which
+                is a load option since Ollama 0.30, is taken from the provider.
 
         Returns:
             An empty response, `finish_reason` "load". Ollama does not say how long loading took; measure the call for
             that. Of several `hosts`, the response of the one that took longest, where the servers say.
 
         Raises:
-            ValueError: There are not so many hosts.
-            ModelNotFoundError: There is no such model, or not on so many hosts that are up.
-            LLMError: The server failed; of several hosts, so many that too few are left.
+            ValueError: There are fewer hosts.
+            ModelNotFoundError: The model is missing, or on too few available hosts.
+            LLMError: The server failed; with several hosts, too many of them did.
         """
         reject_unknown(keywords, RUNTIME_OPTIONS, "preload")
         check_positive("hosts", hosts, integer=True, optional=False)
         if hosts > (count := len(self._servers)):
-            raise ValueError(f"hosts: expected {count} at most, for there are no more, not {hosts}")
+            raise ValueError(f"hosts: expected at most {count}, the number of hosts, not {hosts}")
         call = {"keep_alive": keep_alive, "options": options, **keywords}
         if self._pool is None or hosts == 1:
             return await self._load(model, call)
@@ -330,7 +330,7 @@ class ModelManagement(Asking):
         if len(able) < count:
             found = ", ".join(host.url for host in able) or "none"
             raise ModelNotFoundError(
-                f"{model} cannot be loaded on {count} hosts: those that are up and have it are {found}; pull it on more"
+                f"{model} cannot be loaded on {count} hosts: those available with it are {found}; pull it on more"
             )
         left = iter(able)
 
@@ -340,21 +340,21 @@ class ModelManagement(Asking):
                 try:
                     return await self._load(model, call, host)
                 except LLMError as error:
-                    # That it cannot load the model (its memory is short, say) says nothing of the next host.
+                    # A failure to load the model (lack of memory, say) says nothing about the next host.
                     if not isinstance(error, ServerError) and verdict(error, loading=True) == "not the host's":
                         raise
                     failure = failure or error
-            assert failure is not None  # each has had a host
+            assert failure is not None  # each has had its turn
             raise failure
 
         responses = await _all_done(load_on_next() for _ in range(count))
         return max(responses, key=lambda response: response.metadata.get("load_duration") or 0)
 
     async def unload(self, model: str | None = None) -> LLMResponse:
-        """Take a model out of the server's memory now; of several hosts, out of the memory of each that has it loaded.
+        """Unload a model from memory now; with several hosts, from each that has it loaded.
 
         Returns:
-            An empty response, `finish_reason` "unload"; of several hosts, the first one's.
+            An empty response, `finish_reason` "unload"; with several hosts, the first one's.
         """
         call = {"keep_alive": 0}
         pool = self._pool
@@ -373,7 +373,7 @@ class ModelManagement(Asking):
         return await self._runner.complete(request)
 
     async def _persistent(self, path: str, body: Json, timeout: float | None) -> AsyncIterator[Json]:
-        """Progress of a transfer that is asked for again when its connection breaks."""
+        """The progress of a transfer that is requested again when its connection breaks."""
         check_positive("timeout", timeout)
         failures = 0
         furthest: dict[str, int] = {}
@@ -388,7 +388,7 @@ class ModelManagement(Asking):
                         if progress.get("status") == "success":
                             return
                     raise StreamInterruptedError(
-                        f"{self._client.url} ended the transfer early; ask again, it keeps what it has",
+                        f"{self._client.url} ended the transfer early; repeat the call, the server keeps what it has",
                         temporary=True,
                     )
                 except LLMError as error:
@@ -399,7 +399,7 @@ class ModelManagement(Asking):
             watch.close()
 
     def _check_one_host(self, method: str) -> None:
-        """See that it is clear which server is to be changed.
+        """Check that it is clear which server to change.
 
         Raises:
             ValueError: There are several.
@@ -425,9 +425,9 @@ class ModelManagement(Asking):
 
 
 async def version_of(server: Server, watch: Watch) -> str:
-    """The version that a server says it has; it is remembered."""
+    """The version that a server reports; it is cached."""
     version = str((await server.client.version(watch)).get("version", ""))
-    with contextlib.suppress(ValueError):  # of a fork that has words for its versions
+    with contextlib.suppress(ValueError):  # from a fork with other version names
         server.version.learn(version)
     return version
 
@@ -441,7 +441,7 @@ async def _answers(server: Server) -> bool:
 
 
 async def _all_done(parts: Iterable[Awaitable[T]]) -> list[T]:
-    """The results, once all parts are over; raises the first failure."""
+    """The results, once all parts have ended; raises the first failure."""
     results = await asyncio.gather(*parts, return_exceptions=True)
     done: list[T] = []
     for result in results:
@@ -452,7 +452,7 @@ async def _all_done(parts: Iterable[Awaitable[T]]) -> list[T]:
 
 
 def _is_further(progress: Json, furthest: dict[str, int]) -> bool:
-    """Whether a transfer has got further than ever; every attempt begins with what those before it had told, too."""
+    """Whether a transfer has made new progress; every attempt also repeats what earlier ones reported."""
     what, done = str(progress.get("digest") or progress.get("status")), progress.get("completed")
     reached = done if isinstance(done, int) else 0
     if reached <= furthest.get(what, -1):

@@ -1,4 +1,4 @@
-"""What is said of a prompt, or of prompt and answer, that the context window did not hold."""
+"""Messages about a prompt, or prompt and answer, that exceed the context window."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["exceeded", "lost"]
 
 
 def exceeded(error: ContextWindowExceededError, expected: Expected | None) -> ContextWindowExceededError:
-    """The server's refusal, with the numbers that it did not give."""
+    """The server's refusal, completed by the numbers that it omitted."""
     tokens = error.tokens or (round(expected.tokens.tokens) if expected is not None else None)
     window = error.window or (expected.num_ctx if expected is not None else None)
     return ContextWindowExceededError(
@@ -23,7 +23,7 @@ def exceeded(error: ContextWindowExceededError, expected: Expected | None) -> Co
 
 
 def lost(cut: bool, tokens: int | None, window: int | None) -> str:
-    """What to say of a prompt that was cut, or of a window that was shifted."""
+    """The message about a prompt that was cut, or a window that was shifted."""
     what = (
         "the prompt was cut to the context window, so the model has not seen all of it"
         if cut

@@ -1,10 +1,10 @@
-r"""Regular expressions of a JSON schema's `pattern`, in the plain form that a server's grammar compiler takes.
+r"""Regular expressions of a JSON schema's `pattern`, in the plain form that a server's grammar compiler accepts.
 
-The compiler (seen on 0.9.3) takes an anchored pattern of characters, classes, groups, alternatives and repetitions.
+The compiler (seen on 0.9.3) accepts an anchored pattern of characters, classes, groups, alternatives and repetitions.
 It refuses `\d` and its like and most escapes, crashes at `(?`, never returns at a `]` on its own, and lets `.` match
-the quote that ends the string. So a pattern is read here, token by token, and written in what is known to work;
-whatever is not known has no such form. A rewritten pattern may accept less than the original (`\d` is a digit of
-ASCII, and nothing matches a character that JSON escapes), never more.
+the quote that ends the string. So a pattern is parsed here, token by token, and rewritten with constructs that are
+known to work; a pattern with other constructs has no such form. A rewritten pattern may accept less than the original
+(`\d` is a digit of ASCII, and nothing matches a character that JSON escapes), never more.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["portable_pattern"]
 
 _CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": " "}
 _NOT_PLAIN = r'"\\\x7F\x00-\x1F'
-"""What a JSON string holds in escaped form only, as members of a class."""
+"""Characters that a JSON string contains only in escaped form, as members of a class."""
 _ESCAPED = frozenset(".()[]{}*+?|^$")
-"""What the compiler takes with a backslash before it, and as a character."""
+"""Characters that the compiler accepts after a backslash, as literals."""
 _PLAIN = re.compile(r"[^\W]|[ ,:;=@#%&~'!<>/-]")
 _REPETITION = re.compile(r"\{(\d{1,6})(,?)(\d{0,6})\}")
 _CHARACTER_CLASS = re.compile(r"\[(\^?)((?:[^\]\\]|\\.)+)\]", re.DOTALL)
@@ -26,7 +26,7 @@ _MOST_REPETITIONS = 2000
 
 
 def portable_pattern(pattern: object) -> str | None:
-    r"""The pattern as a server's grammar compiler takes it; None where there is no such form.
+    r"""The pattern in a form that a server's grammar compiler accepts; None if there is none.
 
     >>> portable_pattern(r"^\d{4}-\d{2}$")
     '^[0-9]{4}-[0-9]{2}$'
@@ -43,7 +43,7 @@ def portable_pattern(pattern: object) -> str | None:
 
 
 class _Unknown(Exception):
-    """There is something in the pattern that is not known to work."""
+    """The pattern contains a construct that is not known to work."""
 
 
 def _rewritten(text: str) -> str:
@@ -129,7 +129,7 @@ def _character_class(negated: bool, members: str) -> str:
 
 
 def _member(text: str) -> str:
-    """A member of a class, in the form that the compiler takes."""
+    """A member of a class, in the form that the compiler accepts."""
     char = text[-1]
     if len(text) > 1 and char.isalnum():
         raise _Unknown

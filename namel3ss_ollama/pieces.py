@@ -1,4 +1,4 @@
-"""A text that is too long to embed: where it is cut in two, and the vector that stands for all its pieces."""
+"""A text that is too long to embed: where to split it, and the vector of its pieces."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _JOINER = "\u200d"
 
 
 def cut_in_two(text: str) -> tuple[str, str]:
-    """A text cut in two, near its middle: at the end of a paragraph, else of a sentence, else of a word, else anywhere.
+    """Split a text in two near its middle: after a paragraph, else a sentence, else a word, else anywhere.
 
-    A cut is near the middle when neither part is shorter than a quarter of the text. The parts joined are the text.
+    A split is near the middle if neither part is shorter than a quarter of the text. Joined, the parts are the text.
 
     Raises:
         ValueError: The text has fewer than two characters.
     """
     if len(text) < 2:
-        raise ValueError("a text of fewer than two characters can't be cut in two")
+        raise ValueError("a text of fewer than two characters cannot be split")
     middle = len(text) // 2
     quarter = len(text) // 4
     for pattern in (_PARAGRAPH, _SENTENCE, _WORD):
@@ -35,7 +35,7 @@ def cut_in_two(text: str) -> tuple[str, str]:
         if near:
             middle = min(near, key=lambda end: abs(end - middle))
             return text[:middle], text[middle:]
-    # Not between a letter and its accent, or within a joined emoji, unless all is of that kind.
+    # Not between a letter and its accent, or within a joined emoji, unless the text is nothing else.
     places = range(middle, max(quarter, 1) - 1, -1)
     cut = next((place for place in places if not _belongs_together(text[place - 1], text[place])), middle)
     return text[:cut], text[cut:]
@@ -46,13 +46,13 @@ def _belongs_together(before: str, after: str) -> bool:
 
 
 def mean_vector(vectors: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
-    """The weighted mean of vectors of one length, as long as they are on average.
+    """The weighted mean of vectors of equal dimension, scaled to their average norm.
 
     Vectors that cancel each other out have no direction: their mean is returned as it is.
 
     Args:
         vectors: At least one.
-        weights: One a vector, each positive.
+        weights: One per vector, each positive.
     """
     total = math.fsum(weights)
     columns = zip(*vectors, strict=True)

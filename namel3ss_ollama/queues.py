@@ -27,14 +27,14 @@ class Queues(Generic[W]):
         self._by_model: dict[str, OrderedDict[W, None]] = {}
 
     def add(self, waiter: W) -> None:
-        """Put a waiter at the end; at the front if a host has failed with its request."""
+        """Add a waiter at the end; at the front if a host failed on its request."""
         queue = self._by_model.setdefault(waiter.wanted.model, OrderedDict())
         queue[waiter] = None
         if waiter.wanted.tried:
             queue.move_to_end(waiter, last=False)
 
     def remove(self, waiter: W) -> None:
-        """Take a waiter out, if it is there."""
+        """Remove a waiter, if it is there."""
         queue = self._by_model.get(waiter.wanted.model)
         if queue is not None:
             queue.pop(waiter, None)
@@ -42,13 +42,13 @@ class Queues(Generic[W]):
                 del self._by_model[waiter.wanted.model]
 
     def waiting(self, model: str) -> int:
-        """How many wait for a model."""
+        """How many requests wait for a model."""
         return len(self._by_model.get(model, ()))
 
     def blocks(self, wanted: Wanted, now: float, ready: Callable[[W], bool]) -> bool:
-        """Whether a newcomer would overtake one that waits for the same model.
+        """Whether a newcomer would overtake a request that waits for the same model.
 
-        Not one that waits for its home, or for another host than those that have failed with it.
+        Requests that wait for their home, or for a host other than those that failed on them, do not count.
         """
         if wanted.tried:
             return False
@@ -58,7 +58,7 @@ class Queues(Generic[W]):
         )
 
     def next(self, fleet: Fleet, now: float, ready: Callable[[W], bool]) -> tuple[W, Standing] | None:
-        """Who is next, and where to; None if nobody can go anywhere now. The caller takes it out.
+        """The next waiter and its host; None if no waiter can proceed now. The caller removes it.
 
         Args:
             fleet: The hosts.
@@ -76,7 +76,7 @@ class Queues(Generic[W]):
                 if host is not None:
                     return waiter, host
                 if not waiter.wanted.tried:
-                    break  # those behind it would fare no better
+                    break  # those behind it cannot proceed either
         return None
 
 

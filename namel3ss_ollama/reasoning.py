@@ -1,4 +1,4 @@
-"""What a model writes around its answer: `<think>...</think>` before it, a fence of Markdown around JSON. No I/O."""
+"""Text around an answer: `<think>...</think>` before it, a Markdown fence around JSON. No I/O."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 
 class ReasoningSplitter:
-    """Splits a text as it grows: reasoning first, then the answer.
+    """Splits a growing text: reasoning first, then the answer.
 
     Args:
-        within: Whether the reasoning has begun already, as when the prompt ends with the tag.
+        within: Whether the text starts within reasoning, as when the prompt ends with the tag.
     """
 
     __slots__ = ("_held", "state")
@@ -28,7 +28,7 @@ class ReasoningSplitter:
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str]:
-        """What can be handed on of the text so far, as reasoning and answer; the rest is held back."""
+        """The part of the text so far that can be passed on, as reasoning and answer; the rest is held back."""
         held = self._held + text
         self._held = ""
         thought = ""
@@ -36,18 +36,18 @@ class ReasoningSplitter:
             held = self._begin(held)
         if self.state == "inside":
             thought, held = self._inside(held)
-        if self.state == "between":  # the line ends behind the reasoning belong to nothing
+        if self.state == "between":  # line ends after the reasoning belong to neither
             held = held.lstrip("\n")
             self.state = "after" if held else "between"
         return thought, held if self.state == "after" else ""
 
     def finish(self) -> tuple[str, str]:
-        """What was held back at the end, as reasoning and answer."""
+        """The rest that was held back, as reasoning and answer."""
         held, self._held = self._held, ""
         return (held, "") if self.state == "inside" else ("", held)
 
     def _begin(self, held: str) -> str:
-        """The rest behind the opening tag, or the text if it has none; nothing while that is open."""
+        """The text after the opening tag, or all text if it has none; nothing while that is undecided."""
         begin = held.lstrip()
         if begin.startswith(_OPEN):
             self.state = "inside"
@@ -70,23 +70,23 @@ class ReasoningSplitter:
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """The reasoning at the beginning of a whole text, and the rest.
+    """The reasoning at the beginning of a complete text, and the rest.
 
-    A text may lack the opening tag, because the prompt had it. Reasoning that does not end leaves no rest.
+    The opening tag may be missing, because the prompt had it. Unclosed reasoning leaves no rest.
     """
     splitter = ReasoningSplitter()
     thought, rest = splitter.feed(text)
     thought, rest = (a + b for a, b in zip((thought, rest), splitter.finish(), strict=True))
-    if not thought and not rest.lstrip().startswith(("{", "[", '"')):  # those begin JSON, which may hold the tag
+    if not thought and not rest.lstrip().startswith(("{", "[", '"')):  # these start JSON, which may contain the tag
         before, found, behind = rest.partition(_CLOSE)
         return (before, behind.lstrip()) if found else ("", rest)
     return thought, rest
 
 
 def json_in(text: str) -> str:
-    """The JSON in an answer that should be nothing else: without reasoning, a fence of Markdown, halves of characters.
+    """The JSON in an answer that should be only JSON: without reasoning, a Markdown fence and lone surrogates.
 
-    A text that has none of these comes back as it is.
+    A text without any of these is returned unchanged.
     """
     found = split_reasoning(text)[1]
     blocks = _BLOCK.findall(found)

@@ -1,8 +1,8 @@
 """The reason in a body or a line that reports an error, wherever a server puts it. No I/O.
 
-Ollama has `{"error": "..."}`; gateways and compatible servers have `detail`, `message`, an object under `error`, a list
-of what is wrong with a request, JSON within a text, or a page of HTML. A runner's own error may stand in the text of
-Ollama's, as JSON or as Go prints an object.
+Ollama sends `{"error": "..."}`; gateways and compatible servers send `detail`, `message`, an object under `error`, a
+list of problems with a request, JSON within a text, or an HTML page. A runner's own error may be part of Ollama's text,
+as JSON or as Go prints an object.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _KEYS = ("error", "detail", "message", "msg", "error_description", "reason", "er
 _MOST_ITEMS = 3
 _DEEPEST = 8
 _ANSWERS = (("message", Mapping), ("response", str), ("done", bool), ("status", str))
-"""What tells a line of an answer, or of a pull's progress, from one that reports an error."""
+"""Keys that distinguish a line of an answer, or of a pull's progress, from one that reports an error."""
 _SIGNS = frozenset({"error", "detail", "code", "status", "status_code", "statusCode", "type", "request_id", "success"})
-"""Beside one of these a message is that of an error."""
+"""Keys that mark a message next to them as an error."""
 _OF_A_RUNNER = re.compile(r"(?:llama-server (?:\w+ )?error|mlx runner failed): *(?=[{m])")
 """ollama 0.30: llm/llama_server.go, x/mlxrunner/client.go."""
 _GO_OBJECT = re.compile(
@@ -37,30 +37,32 @@ _PAGE = re.compile(r"https?://[!-~]{1,1000}")
 
 
 def shortened(text: str) -> str:
-    """A server's text as it is quoted: in one line, and bounded."""
+    """A server's text for quoting: on one line, and shortened."""
     return " ".join(text[: LONGEST_QUOTE * 4].split())[:LONGEST_QUOTE]
 
 
 def reason_in_body(body: bytes) -> str:
-    """What the body of a failed request says went wrong, in full. A page of HTML is named by its title, not quoted."""
-    # Without byte order marks and the zeros of UTF-16, which some servers put before and into a page.
+    """The reason in the body of a failed request, in full. An HTML page is named by its title, not quoted."""
+    # Without byte order marks and the zeros of UTF-16, which some servers send.
     text = body.decode("utf-8", "replace").replace("\0", "").lstrip("\ufeff\ufffd").strip()
     return reason_in(text)
 
 
 def reason_in_line(line: Mapping[str, Any]) -> str | None:
-    """What a line reports as an error; None for one that reports none."""
+    """The error that a line reports; None if it reports none."""
     if line.get("error"):
         return reason_in(line)
     if any(isinstance(line.get(key), kind) for key, kind in _ANSWERS):
-        return None  # also of servers that have "error": null in each line
+        return None  # also for servers that send "error": null in each line
     if not _SIGNS & line.keys():
-        line = {key: value for key, value in line.items() if key != "message"}  # which may as well be an answer's text
+        line = {
+            key: value for key, value in line.items() if key != "message"
+        }  # which may also be the text of an answer
     return reason_in(line) or ("" if "error" in line else None)
 
 
 def sign_in_page(body: bytes) -> str:
-    """Where the owner of a server signs in, as Ollama says it for models in its cloud; empty where it does not."""
+    """The sign-in URL of the server's owner, which Ollama sends for cloud models; empty if there is none."""
     try:
         value = read_json(body.decode("utf-8", "replace"))
     except ValueError:
@@ -70,7 +72,7 @@ def sign_in_page(body: bytes) -> str:
 
 
 def reason_in(value: object, depth: int = 0) -> str:
-    """The reason in what reports an error: a text, an object or a list; empty where it has none."""
+    """The reason in an error value: a text, an object or a list; empty if it has none."""
     if depth > _DEEPEST:
         return ""
     if isinstance(value, str):
@@ -106,7 +108,7 @@ def _in_text(text: str, depth: int) -> str:
 
 
 def _with_a_remark(text: str, depth: int) -> str:
-    """JSON in a line, and below it what else there is to say: ollama 0.30 adds so that memory ran out."""
+    """JSON in one line followed by a remark: ollama 0.30 reports a lack of memory in this way."""
     line, _, remark = text.partition("\n")
     reason = reason_in(line, depth + 1)
     return f"{reason}; {remark.strip()}" if remark and reason != line else text
@@ -134,7 +136,7 @@ def _in_object(value: Mapping[str, Any], depth: int) -> str:
 
 
 def _in_item(item: object, depth: int) -> str:
-    """One of several errors: FastAPI says in `loc` where it is. Its `input` quotes the request and is left out."""
+    """One of several errors: FastAPI puts its location into `loc`. Its `input` quotes the request and is omitted."""
     text = reason_in(item, depth)
     place = cast("Mapping[str, Any]", item).get("loc") if isinstance(item, Mapping) else None
     if text and isinstance(place, list) and place:

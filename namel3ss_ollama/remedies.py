@@ -1,4 +1,4 @@
-"""What to do about failures that a server or a system reports in its own words. Plain functions over texts."""
+"""Remedies for failures that a server or a system reports in its own words. Pure functions over texts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _OPTION = re.compile(r'option "(\w+)" is not supported')
 
 
 def of_a_handshake(error: BaseException | None) -> str:
-    """What to do when TLS is why there is no connection; empty when it is not."""
+    """The remedy if TLS prevents the connection; empty if it does not."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
     if error is None:
@@ -58,19 +58,19 @@ def of_a_handshake(error: BaseException | None) -> str:
     if _PLAIN_HTTP.search(str(error)):
         return "The server there speaks plain HTTP: use http:// instead of https://"
     if _UNTRUSTED.search(str(error)):
-        return "Its certificate is not trusted: set SSL_CERT_FILE to a file with its CA, or give that as verify"
+        return "Its certificate is not trusted: set SSL_CERT_FILE to a file with its CA, or pass that as verify"
     return "The TLS handshake failed: is the address right, and TLS set up there?"
 
 
 def of_a_transfer(said: str) -> str:
-    """What to do when a server that pulls or pushes a model says this; empty when it is about something else."""
+    """The remedy if a server fails to pull or push a model; empty for other failures."""
     if not _TRANSFER.search(said):
         return ""
     if _NO_SUCH_FILE.search(said):
         return "the registry has no model of that name: look for the right one at https://ollama.com/library"
     if _NO_WAY_OUT.search(said):
         return (
-            "the server transfers models itself, and its way to the registry is closed: check the network of its "
+            "the server transfers models itself, and cannot reach the registry: check the network of its "
             "machine, and set HTTPS_PROXY for `ollama serve` there if it needs a proxy"
         )
     return ""
@@ -87,7 +87,7 @@ def of_a_shortage(said: str) -> str:
 
 
 def of_a_refusal(said: str) -> str:
-    """What to do when a server refuses a request with these words; empty when they say it themselves."""
+    """The remedy for a server's refusal; empty if its text already says it."""
     if _PLAIN_TO_TLS.search(said):
         return "the server there speaks TLS: use https:// instead of http://"
     if option := _OPTION.search(said):
@@ -98,21 +98,21 @@ def of_a_refusal(said: str) -> str:
     if _NO_DECISIONS.search(said):
         return "choose a decision model, such as nimble or clef (show_model() lists the capability 'decision')"
     if _TOO_LARGE.search(said):
-        return "send less at once, or raise the limit of what stands before the server, if that refuses it"
+        return "send less at once, or raise the limit of the proxy in front of the server, if it refuses the request"
     if _CANNOT.search(said):
-        return "choose a model that can (show_model() lists its capabilities)"
+        return "choose a model that supports it (show_model() lists its capabilities)"
     if _UNREAD_MEDIA.search(said):
         return (
-            "give images as PNG or JPEG and audio as WAV, to a model that can take them (show_model() lists the "
+            "send images as PNG or JPEG and audio as WAV, to a model that supports them (show_model() lists the "
             'capabilities "vision" and "audio")'
         )
     if _GRAMMAR.search(said):
-        return "the server can make no grammar of this schema: simplify `format` or the tool's parameters"
+        return "the server cannot compile this schema into a grammar: simplify `format` or the tool's parameters"
     return ""
 
 
 def of_an_unread_call(reason: str) -> str:
-    """What to do when a server cannot read the tool call that its model wrote, for this reason."""
+    """The remedy if a server cannot parse the tool call that its model wrote."""
     cut = "it ends early: raise max_tokens if there is such a limit; else " if _ENDS_EARLY.search(reason) else ""
     return (
         f"{cut}ask again, since the model then writes another call. If that fails too, simplify the tools' parameters, "
@@ -121,7 +121,7 @@ def of_an_unread_call(reason: str) -> str:
 
 
 def of_a_closed_cloud(said: str) -> str:
-    """What to do when a server may not use Ollama's cloud; empty when it says something else."""
+    """The remedy if a server must not use Ollama's cloud; empty for other failures."""
     if not _CLOUD_OFF.search(said):
         return ""
     return (
@@ -131,19 +131,19 @@ def of_a_closed_cloud(said: str) -> str:
 
 
 def of_a_context(said: str) -> str:
-    """What to do when a prompt is too long for a context window."""
+    """The remedy if a prompt exceeds the context window."""
     if _MOST_OF_A_MODEL.search(said):  # ollama 0.33: x/mlxrunner/pipeline.go, which does not look at num_ctx
         return "shorten the prompt, or choose a model with a longer context window; num_ctx does not raise this limit"
     return "raise num_ctx, or shorten the prompt"
 
 
 def of_a_gateway(status: int | None, said: str) -> str:
-    """What to do when a gateway answers in the server's place; empty for any other status."""
+    """The remedy if a gateway answers in place of the server; empty for other statuses."""
     if status == 502 and "ollama.com" in said:  # ollama 0.12: server/cloud_proxy.go, on the way to a model in the cloud
         return "the server did not reach ollama.com: check the network of its machine, or choose a model it runs itself"
     if status in _GAVE_UP:
         return (
-            "a gateway did not wait long enough for the server: have the answer streamed, keep the model loaded "
+            "a gateway did not wait long enough for the server: stream the answer, keep the model loaded "
             "(keep_alive), or raise the gateway's limit"
         )
     if status in _NOT_REACHED:

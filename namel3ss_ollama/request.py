@@ -1,4 +1,4 @@
-"""A request as it will be sent: a value, and the variants of it that are sent when a server refuses the first."""
+"""A request as a value, and its variants that are sent when a server refuses the first one."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _LARGE_FIELDS = ("messages", "prompt", "images", "system", "suffix", "context", 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A request as it will be sent, and what to make of its answer.
+    """A request, and how to read its answer.
 
     Attributes:
-        kind: Which endpoint.
-        body: The request's body.
+        kind: The endpoint.
+        body: The request body.
         config: Deadlines and limits.
-        timeout: A bound on the call, retries and the wait for a slot included, in seconds.
-        forced: Names of the tools of which one must be called.
+        timeout: The limit for the call in seconds, including retries and the wait for a slot.
+        forced: Names of the tools, one of which must be called.
         parameters: The schemas of the tools' arguments.
-        parse_as: The type that the answer must validate against.
-        schema: The JSON schema given as `format`, as the caller wrote it; None where it was none.
-        asked: Where a format, or a forced call, is asked for: by the API's field, in the prompt, or in the prompt again
-            beside an answer that was not valid.
-        on_truncation: What a cut prompt is: a warning, an error, or nothing.
-        content: The body as it goes over the wire, encoded once for all attempts.
-        headers: Headers beside those of every request.
-        loads_only: Whether it only loads or unloads the model: no generation, and counted nowhere.
-        refusable: Whether the server may be asked to refuse a prompt that is too long: the caller did not say
-            otherwise, and wants to know.
-        only: The one of several hosts that it is for; None for any of them.
+        parse_as: The type that the answer is validated against.
+        schema: The JSON schema given as `format`, as the caller wrote it; None if there is none.
+        asked: How a format or a forced call is requested: by the API's field, in the prompt, or in the prompt together
+            with an invalid answer.
+        on_truncation: Whether a cut prompt is a warning, an error, or ignored.
+        content: The encoded body, shared by all attempts.
+        headers: Headers in addition to those of every request.
+        loads_only: Whether it only loads or unloads the model: not a generation, and not counted.
+        refusable: Whether the server may be asked to refuse a prompt that is too long: `truncate` is not set, and
+            truncation is not ignored.
+        only: The host that it is for, of several; None for any.
     """
 
     kind: Kind
@@ -61,38 +61,38 @@ class Request:
 
     @property
     def model(self) -> str:
-        """The model that is asked for."""
+        """The requested model."""
         return str(self.body["model"])
 
     def __repr__(self) -> str:
-        return f"Request({self.kind}, {self.model!r})"  # the body holds the prompt
+        return f"Request({self.kind}, {self.model!r})"  # the body contains the prompt
 
     @property
     def operation(self) -> str:
-        """What OpenTelemetry's conventions call this; "load" is none of theirs."""
+        """Its name in OpenTelemetry's conventions; "load" is not among them."""
         return "load" if self.loads_only else "chat" if self.kind == "chat" else "text_completion"
 
     def refusing(self) -> Request:
-        """The same request, which asks the server to refuse a prompt that is too long rather than cut it."""
+        """The request that asks the server to refuse a prompt that is too long, instead of cutting it."""
         if "truncate" in self.body:
             return self
         content = self.content and self.content[:-1] + b',"truncate":false}'  # an image is not encoded again
         return replace(self, body={**self.body, "truncate": False}, content=content)
 
     def cut_allowed(self) -> Request:
-        """The same request, which lets the server cut the prompt."""
+        """The request that lets the server cut the prompt."""
         body = {name: value for name, value in self.body.items() if name != "truncate"}
         return replace(self, body=body, content=encode(body), refusable=False)
 
     @property
     def wants_json(self) -> bool:
-        """Whether the answer is to be JSON, or a forced call, which is JSON too."""
+        """Whether the answer should be JSON, or a forced call, which is JSON, too."""
         return "format" in self.body or self.asked != "by field"
 
     def in_prompt(self) -> Request | None:
-        """The same request, with its format or the tools of a forced call described in the prompt.
+        """The request with its format, or the tools of a forced call, described in the prompt.
 
-        None where it is that already, or where the prompt is the caller's to the last character.
+        None if it already is, or if the prompt is raw.
         """
         if self.asked != "by field" or self.body.get("raw"):
             return None
@@ -104,17 +104,17 @@ class Request:
         return replace(self, body=body, content=encode(body), asked="in the prompt")
 
     def repairing(self, answer: str, fault: str) -> Request | None:
-        """The same request, which shows the model its answer and what is wrong with it; None where it did already."""
+        """The request that shows the model its answer and what is wrong with it; None if it already did."""
         if self.asked != "in the prompt" or self.forced:
             return None
         body = show_fault(self.body, answer, fault)
         return replace(self, body=body, content=encode(body), asked="again")
 
     def begin_answer(self) -> Answer:
-        """Its answer, of which nothing has come."""
+        """Its empty answer."""
         return Answer(self.kind, self.forced, self.parameters, formatted=self.wants_json)
 
     def without_content(self) -> Request:
-        """What is needed once nothing can be sent again: a prompt with images may hold megabytes."""
+        """The request without its content, once nothing can be sent again: images may take megabytes."""
         body = {name: value for name, value in self.body.items() if name not in _LARGE_FIELDS}
         return replace(self, body=body, content=None)

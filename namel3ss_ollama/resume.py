@@ -1,8 +1,8 @@
-"""Going on with an answer that broke off: when that is right, what to send, and where the texts meet. No I/O.
+"""Resuming an answer that broke off: when that is correct, what to send, and how the texts join. No I/O.
 
-What had come is sent as the assistant's unfinished turn, and the next host goes on from there. That is right only for
-plain text, and only where the model's template leaves the last turn open: one that closes it has the model begin a new
-answer, without an error. So a template is looked at first, with a turn that ends in white space, which some cut off.
+The received text is sent as the assistant's unfinished turn, and the next host continues it. That is correct only for
+plain text, and only if the model's template leaves the last turn open: with a template that closes it, the model begins
+a new answer, without an error. So the template is checked first, with a turn that ends in white space, which some trim.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LARGEST_SEED = 2**31
 
 
 def never(request: Request) -> str:
-    """Why an answer to the request is never gone on with; empty where it may be."""
+    """Why an answer to the request can never be resumed; empty if it can."""
     body = request.body
     if request.kind != "chat":
         return "only a chat is"
@@ -56,30 +56,30 @@ def never(request: Request) -> str:
 
 
 def breaks_off(error: LLMError) -> bool:
-    """Whether a failure is of the host or of the way to it, so that the rest of an answer may come from another."""
+    """Whether the host or the connection failed, so that another host may continue the answer."""
     if isinstance(error, LLMTimeoutError):
         return error.deadline == "chunk_timeout"
     return isinstance(error, StreamInterruptedError) or (isinstance(error, ServerError) and error.temporary)
 
 
 def continuation(body: Mapping[str, Any], pieces: Sequence[str]) -> Json | str:
-    """The body of a chat that goes on with an answer, or why there is none.
+    """The body of a chat that continues an answer, or why there is none.
 
-    The text is sent without the white space at its end: some templates cut that, and to the tokens of most models a
-    word begins with its blank. `Seam` drops what comes again. Another seed, since the random numbers would begin with
-    those that the text has used; it follows from the old one and the length, so that it is the same the next time.
+    The text is sent without trailing white space: some templates trim it, and most tokenizers attach a space to the
+    word after it. `Seam` drops what is repeated. The seed is changed, since the random numbers would otherwise repeat;
+    it is derived from the old one and the length, so that it is reproducible.
 
     Args:
-        body: What was asked for.
-        pieces: The text that was handed out, a chunk each.
+        body: The original body.
+        pieces: The text that was handed out, one item per chunk.
     """
     text = "".join(pieces).rstrip()
     if not text:
-        return {**body, "truncate": False}  # nothing to go on with: it begins again
+        return {**body, "truncate": False}  # nothing to continue: start over
     if any("\ud800" <= character <= "\udfff" for character in text):
         return "its text has half a character"
     messages = list(body["messages"])
-    if messages[-1]["role"] == "assistant":  # servers put a blank line between two of these
+    if messages[-1]["role"] == "assistant":  # servers put a blank line between two such turns
         messages[-1] = {**messages[-1], "content": messages[-1]["content"] + text}
     else:
         messages.append({"role": "assistant", "content": text})
@@ -97,7 +97,7 @@ def continuation(body: Mapping[str, Any], pieces: Sequence[str]) -> Json | str:
 
 
 def tokens_at_least(pieces: Sequence[str]) -> int:
-    """How many tokens of a text are kept when it is gone on with: a chunk has one at least."""
+    """A lower bound for the tokens of a text that is resumed: a chunk has at least one."""
     kept = len(pieces)
     while kept and not pieces[kept - 1].strip():
         kept -= 1
@@ -105,7 +105,7 @@ def tokens_at_least(pieces: Sequence[str]) -> int:
 
 
 class Seam:
-    """Where the texts of two hosts meet: white space that was handed out is not handed out again.
+    """Joins the texts of two hosts: white space that was handed out is not repeated.
 
     Args:
         pieces: The text that was handed out.
@@ -119,11 +119,11 @@ class Seam:
 
     @property
     def is_closed(self) -> bool:
-        """Whether all that follows is new."""
+        """Whether all further text is new."""
         return not self._again
 
     def new(self, text: str) -> str:
-        """What is new of the next piece."""
+        """The new part of the next piece."""
         if not text:
             return text
         common = 0
@@ -137,10 +137,10 @@ class Seam:
 
 
 def rendering(body: Mapping[str, Any]) -> Json:
-    """The body of a request for the prompt that a model's template makes of a turn that is not finished.
+    """The body of a request that renders an unfinished turn with the model's template.
 
-    The options are those of the answer, so that the model is not loaded again; a server that does not know the field
-    writes one token.
+    It has the answer's options, so that the model is not reloaded; a server without support for the field generates
+    one token.
     """
     kept = {name: body[name] for name in ("model", "think", "keep_alive", "shift") if name in body}
     options = {**(body.get("options") or {}), "num_predict": 1}
@@ -148,18 +148,18 @@ def rendering(body: Mapping[str, Any]) -> Json:
 
 
 def is_open(answer: Mapping[str, Any]) -> bool | None:
-    """Whether the prompt in the answer to `rendering` ends with the unfinished turn; None where it has none."""
+    """Whether the prompt in the response to `rendering` ends with the unfinished turn; None if it has none."""
     info = answer.get("_debug_info")
     prompt = info.get("rendered_template") if isinstance(info, Mapping) else None
     return _ends_open(prompt) if isinstance(prompt, str) else None
 
 
 def template_is_open(source: object, think: bool | str | None = None) -> bool | None:
-    """The same by a template in Ollama's language, as servers had it for all models; None where it is not understood.
+    """The same for a template in Ollama's language, which older servers used for all models; None if not understood.
 
     Args:
         source: The template.
-        think: What the request says.
+        think: The request's setting.
     """
     from namel3ss_ollama.embedded.gotemplate import TemplateError
     from namel3ss_ollama.embedded.prompts import go_prompt
@@ -173,5 +173,5 @@ def template_is_open(source: object, think: bool | str | None = None) -> bool | 
 
 
 def _ends_open(prompt: str) -> bool:
-    # Without its white space does as well: no text is sent with any at its end.
+    # Without its white space is fine, too: no text is sent with trailing white space.
     return prompt.endswith((_SENTINEL, _SENTINEL.rstrip()))

@@ -1,7 +1,8 @@
-"""Finding the host that goes on with an answer that broke off, and asking it. The rules are in `resume.py`.
+"""Finding a host that resumes an answer that broke off, and asking it. The rules are in `resume.py`.
 
-Any host that has the same model, by its digest, and whose window holds prompt and text: another one where one is left,
-else the same again. Whether the model's template leaves the last turn open is asked of that host once a model.
+Any host will do that has the same model, by its digest, and whose window holds prompt and text: another one if one is
+left, otherwise the same again. Whether the model's template leaves the last turn open is checked once per host and
+model.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
 Check = Callable[[], Awaitable[None]]
 _SHOWS_PROMPTS = "0.11.5"
-"""The first version that knows `_debug_render_only`; before, a template of its own language renders every model."""
+"""The first version with `_debug_render_only`; before, a template in Ollama's language renders every model."""
 _UNKNOWN = "whether the model's template leaves the turn open cannot be found out"
 
 
 class NotResumed(Exception):
-    """An answer is not gone on with; says why, in a few words."""
+    """An answer cannot be resumed; the message says why, in a few words."""
 
 
 class _Unsuited(NotResumed):
-    """The host that has its turn cannot go on with it; another may."""
+    """The current host cannot resume it; another may."""
 
 
 class Resuming:
-    """Has answers that broke off gone on with.
+    """Resumes answers that broke off.
 
     Args:
         pool: The hosts.
-        retrier: Has the budget, and says how often an answer is asked for in all.
-        telemetry: Counts the hosts that are asked again.
+        retrier: Holds the retry budget and the number of attempts.
+        telemetry: Counts the retries.
     """
 
     def __init__(self, pool: Pool, retrier: Retrier, telemetry: Telemetry) -> None:
@@ -62,18 +63,18 @@ class Resuming:
         failure: LLMError,
         ask: Callable[[Request, Check], Awaitable[T]],
     ) -> T:
-        """What `ask` returns of the host that goes on.
+        """The result of `ask` on the host that resumes the answer.
 
         Args:
             turn: The request's turn, on the host where the answer broke off.
-            request: What was asked for.
-            pieces: The text that was handed out, a chunk each.
-            failure: What broke it off.
-            ask: Sends the request that it is given to the host that has its turn, after a check that raises.
+            request: The original request.
+            pieces: The text that was handed out, one item per chunk.
+            failure: The failure that broke it off.
+            ask: Sends a request to the current host, after a check that may raise.
 
         Raises:
-            NotResumed: It is not gone on with.
-            LLMTimeoutError: A bound on the request passed.
+            NotResumed: The answer cannot be resumed.
+            LLMTimeoutError: A limit of the request passed.
         """
         assert turn.slot is not None
         failed, server = turn.slot.host, turn.server
@@ -93,7 +94,7 @@ class Resuming:
 
         sent_at = turn.call.sent_at  # of the first text
         self._telemetry.retried(turn.call, failure)
-        logger.info("%s: %s; another host is to go on with the answer", server.url, type(failure).__name__)
+        logger.info("%s: %s; resuming the answer on another host", server.url, type(failure).__name__)
         self._pool.failed(failed, turn.wanted, failure)
         turn.leave()
         turn.watch.forgive()
@@ -119,12 +120,12 @@ class Resuming:
             turn.server = server
             if isinstance(error, LLMTimeoutError) and error.deadline == turn.watch.expires_name:
                 raise
-            raise NotResumed(f"no host goes on: {error.message}") from error
+            raise NotResumed(f"no host could resume: {error.message}") from error
         finally:
             turn.call.sent_at = sent_at
 
     def _others(self, host: Standing, model: str) -> frozenset[Standing]:
-        """The hosts whose model of that name is another, as far as is known."""
+        """The hosts on which that name is a different model, as far as is known."""
 
         def find(fleet: Fleet, _: float) -> frozenset[Standing]:
             digest = _digest(host, model)
@@ -135,12 +136,12 @@ class Resuming:
         return self._pool.dispatcher.look(find)
 
     def _apart(self, turn: HostTurn, unsuited: frozenset[Standing], failed: Standing) -> frozenset[Standing]:
-        """The hosts not to ask: the one that failed is among them while another is left."""
+        """The hosts to avoid: includes the one that failed while another is left."""
         turn.wanted.tried = unsuited | {failed}
         return turn.wanted.tried if self._pool.is_left(turn.wanted) else unsuited
 
     async def _check(self, turn: HostTurn, request: Request) -> None:
-        """See that the host of the turn can go on.
+        """Check that the current host can resume the answer.
 
         Raises:
             NotResumed: It cannot.
@@ -157,13 +158,13 @@ class Resuming:
             raise _Unsuited(self._found[key])
 
     async def _why_closed(self, turn: HostTurn, request: Request) -> str:
-        """Why the host's template is none to go on with; empty where it is one."""
+        """Why the host's template rules out resuming; empty if it does not."""
         server, watch, model = turn.server, turn.watch, request.model
         await watch.guard(server.version.ask, idle=False)
         if server.version.before(_SHOWS_PROMPTS) and any(numbers(server.version.text)):
             shown = await server.client.show(model, watch)
             leaves_open = template_is_open(shown.get("template"), request.body.get("think"))
-        else:  # also a build of no release, which calls itself 0.0.0
+        else:  # also a development build, which reports 0.0.0
             body = rendering(request.body)
             leaves_open = is_open(await server.client.request("POST", "/api/chat", body, watch, model=model))
         return _UNKNOWN if leaves_open is None else "" if leaves_open else CLOSED

@@ -1,8 +1,8 @@
-"""Which failures are tried again, when, and how often.
+"""Which failures are retried, when, and how often.
 
-Decided by three plain rules over values, and run by tenacity: `LLMError.temporary` says whether time can heal a
-failure (set where the failure is diagnosed), `backoff` says how long to wait, and `RetryBudget` says whether the
-provider as a whole can afford one more. Callers of `run` must make sure that nothing was delivered yet.
+Three pure rules decide, and tenacity runs them: `LLMError.temporary` says whether a retry may help (set where the
+failure is diagnosed), `backoff` says how long to wait, and `RetryBudget` says whether the provider can afford another
+retry. Callers of `run` must ensure that nothing was delivered yet.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ T = TypeVar("T")
 
 
 class _Waits:
-    """Whether waits are skipped, and by how many that are entered; for the whole process, threads included."""
+    """How many contexts that skip waits are entered; for the process, including its threads."""
 
     skipped_by = 0
 
 
 @contextlib.contextmanager
 def instant_retries() -> Generator[None]:
-    """For tests: retries happen as they would, but without any waiting, as long as this is entered."""
+    """For tests: within this context, retries happen as usual but without waiting."""
     _Waits.skipped_by += 1
     try:
         yield
@@ -43,14 +43,14 @@ def instant_retries() -> Generator[None]:
 
 
 def backoff(policy: RetryPolicy, attempt: int, retry_after: float | None, chance: float) -> float:
-    """Seconds to wait after the failed attempt number `attempt` (from 1): exponential, half of it by chance.
+    """Seconds to wait after failed attempt number `attempt` (from 1): exponential, half of it random.
 
-    The other half is certain, so that the waits of one request outlast a server's restart.
+    The other half is fixed, so that the waits of one request outlast a server's restart.
 
     Args:
         policy: The waits.
-        attempt: Which attempt has failed.
-        retry_after: What the server asked for, if it did; never undercut.
+        attempt: The attempt that failed.
+        retry_after: The wait that the server asked for, if any; a lower bound.
         chance: A random number from 0 to 1.
     """
     # Past 64 doublings every wait is at its maximum; larger powers would not fit a float.
@@ -62,8 +62,8 @@ class RetryBudget:
     """Retries as a fraction of requests: each request pays in, each retry takes one out.
 
     Args:
-        ratio: What a request pays in; None for no bound.
-        reserve: What is there at first, and at most.
+        ratio: What a request pays in; None for no limit.
+        reserve: The initial amount, and the maximum.
     """
 
     def __init__(self, ratio: float | None, reserve: int) -> None:
@@ -84,7 +84,7 @@ class RetryBudget:
                 self._balance = min(self._most, self._balance + self._ratio)
 
     def withdraw(self) -> bool:
-        """Take out one retry; False when there is none."""
+        """Take out one retry; False if there is none."""
         if self._ratio is None:
             return True
         with self._lock:
@@ -95,12 +95,12 @@ class RetryBudget:
 
 
 class Retrier:
-    """Runs an attempt, and runs it again while that is worth it.
+    """Runs an attempt, and retries it while that makes sense.
 
     Args:
-        policy: How often and when.
-        slots: Those of several hosts. As many more retries are in reserve, since a host that fails takes with it what
-            it was given, and that goes to others.
+        policy: When and how often.
+        slots: The slots of several hosts. They add as many retries to the reserve, since the requests of a host that
+            fails move to others.
     """
 
     def __init__(self, policy: RetryPolicy, slots: int = 0) -> None:
@@ -120,8 +120,8 @@ class Retrier:
         Args:
             attempt: Makes one attempt.
             on_retry: Called before each wait with the failure and the seconds to wait.
-            sleep: Waits so many seconds.
-            remaining: Seconds that are left for all attempts; a longer wait is not begun.
+            sleep: Waits for a number of seconds.
+            remaining: Seconds left for all attempts; a longer wait is not started.
 
         Raises:
             LLMError: The last attempt's failure.
@@ -160,7 +160,7 @@ class Retrier:
             if on_retry is not None:
                 on_retry(_failure(state), state.upcoming_sleep)
 
-        async def once() -> T:  # tenacity awaits what it can see to be a coroutine function
+        async def once() -> T:  # tenacity awaits only what it recognizes as a coroutine function
             if failed:
                 raise failed.pop()
             return await attempt()
@@ -188,7 +188,7 @@ class Retrier:
         )
 
     def affords(self) -> bool:
-        """Whether the provider can afford one more request; it is paid then."""
+        """Whether the provider can afford one more request; if so, it is paid."""
         return self._budget.withdraw()
 
     async def pause(self, failures: int, error: LLMError, remaining: float | None = None) -> bool:
@@ -197,7 +197,7 @@ class Retrier:
         Args:
             failures: How many attempts in a row have failed.
             error: The last failure.
-            remaining: Seconds that are left for all attempts; a longer wait is not begun. None for no bound.
+            remaining: Seconds left for all attempts; a longer wait is not started. None for no limit.
         """
         seconds = self._wait(failures, error)
         if failures >= self.policy.attempts or not self._worth_it(error):
@@ -210,5 +210,5 @@ class Retrier:
 
 def _failure(state: RetryCallState) -> LLMError:
     error = state.outcome.exception() if state.outcome else None
-    assert isinstance(error, LLMError)  # nothing else is tried again
+    assert isinstance(error, LLMError)  # nothing else is retried
     return error

@@ -1,6 +1,6 @@
-"""The rows of a batch as values: what was asked, what came of it, and how a journal writes both. No I/O.
+"""The rows of a batch as values: their requests, their outcomes, and how a journal stores both. No I/O.
 
-A row's fingerprint says whether an answer in a journal is the answer to what would be asked now.
+A row's fingerprint says whether an answer in a journal belongs to the request that would be sent now.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = ["BatchFailure", "BatchRow", "Outcome", "RowId", "State", "fingerprint
 
 RowId = str | int
 _NOT_THE_QUESTION = frozenset({"keep_alive", "stream"})
-"""Fields of a request that change nothing about its answer."""
+"""Fields of a request that do not affect its answer."""
 _PASSING = (LLMTimeoutError, ServerError, StreamInterruptedError)
-"""Failures that are not retried at once, but may be gone by the next run."""
+"""Failures that are not retried at once, but may not recur in the next run."""
 
 
 class State(IntEnum):
-    """What became of a row; the numbers stand in journals.
+    """The outcome of a row; journals contain the numbers.
 
     Attributes:
         ANSWERED: There is an answer.
-        PASSING: It failed in a way that time may heal.
-        FAILED: It failed, and would again.
+        PASSING: It failed temporarily.
+        FAILED: It failed permanently.
     """
 
     ANSWERED = 0
@@ -48,8 +48,8 @@ class BatchFailure:
     Attributes:
         type: The error's class, such as "BadRequestError".
         message: Its text.
-        temporary: Whether the row is asked again at the next run.
-        partial: What had arrived of the answer; None where nothing had.
+        temporary: Whether the row is retried in the next run.
+        partial: The part of the answer that had arrived; None if nothing had.
     """
 
     type: str
@@ -67,13 +67,13 @@ class BatchRow:
 
     Attributes:
         id: The row's id.
-        index: Its place in the input, from 0.
-        answer: The answer; None where there is none. With a type as `format` its `parsed` is set.
-        vector: The vector of a text to embed; None where there is none.
+        index: Its position in the input, from 0.
+        answer: The answer; None if there is none. With a type as `format`, its `parsed` is set.
+        vector: The vector of an embedded text; None if there is none.
         failure: Why there is neither.
-        host: The address of the server that answered, without credentials; empty where none did.
-        tokens: The tokens of prompt and answer. Of texts that were embedded in one request, each has an equal share.
-        seconds: How long the row took, the wait for a slot included.
+        host: The address of the server that answered, without credentials; empty if none did.
+        tokens: Prompt and answer tokens. Texts embedded in one request have equal shares of its tokens.
+        seconds: The duration, including the wait for a slot.
     """
 
     id: RowId
@@ -92,14 +92,14 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Outcome:
-    """What came of a row, as a journal keeps it.
+    """The outcome of a row, as a journal stores it.
 
     Attributes:
         state: Whether there is an answer.
         content: The answer or failure as JSON, or a vector's numbers.
         host: The address of the server that answered.
-        tokens: Tokens of prompt and answer.
-        seconds: How long it took.
+        tokens: Prompt and answer tokens.
+        seconds: The duration.
     """
 
     state: State
@@ -110,18 +110,18 @@ class Outcome:
 
     @classmethod
     def answered(cls, response: LLMResponse, seconds: float) -> Outcome:
-        """That of a row with an answer."""
+        """The outcome of an answered row."""
         tokens = response.usage.total_tokens
         return cls(State.ANSWERED, write_json(_written(response)), response.host, tokens, seconds)
 
     @classmethod
     def embedded(cls, vector: list[float], host: str, tokens: int, seconds: float) -> Outcome:
-        """That of a text with a vector."""
+        """The outcome of an embedded text."""
         return cls(State.ANSWERED, array("d", vector).tobytes(), host, tokens, seconds)
 
     @classmethod
     def failed(cls, error: Exception, seconds: float) -> Outcome:
-        """That of a row without."""
+        """The outcome of a failed row."""
         passing = isinstance(error, LLMError) and (error.temporary or isinstance(error, _PASSING))
         partial = error.partial if isinstance(error, LLMError) else None
         content = {
@@ -132,11 +132,11 @@ class Outcome:
         return cls(State.PASSING if passing else State.FAILED, write_json(content), seconds=seconds)
 
     def row(self, id: RowId, index: int, *, vectors: bool) -> BatchRow:
-        """The row, read.
+        """The row, parsed.
 
         Args:
             id: Its id.
-            index: Its place.
+            index: Its position.
             vectors: Whether the batch embeds texts.
         """
         answer = vector = failure = None
@@ -154,9 +154,9 @@ class Outcome:
 
 
 def fingerprint(digest: str, kind: str, body: Mapping[str, Any]) -> bytes:
-    """16 bytes that differ where the answer may: with the model, the endpoint, and the request.
+    """16 bytes that identify what affects the answer: the model, the endpoint, and the request.
 
-    Fields that only say how an answer is handed over do not count.
+    Fields that only affect how an answer is delivered are ignored.
 
     Args:
         digest: The model's digest, as the server lists it.
@@ -172,12 +172,12 @@ def fingerprint(digest: str, kind: str, body: Mapping[str, Any]) -> bytes:
 
 
 def is_deterministic(options: Mapping[str, Any]) -> bool:
-    """Whether the same prompt gets the same answer: the temperature is 0, or there is a seed."""
+    """Whether equal prompts get equal answers: the temperature is 0, or there is a seed."""
     return options.get("temperature") == 0 or options.get("seed") is not None
 
 
 def _written(response: LLMResponse) -> dict[str, Any]:
-    """An answer as JSON can hold it; `parsed` is not kept, since `format` makes it again."""
+    """An answer as JSON; `parsed` is omitted, since `format` recreates it."""
     written: dict[str, Any] = {
         "content": response.content,
         "model": response.model,

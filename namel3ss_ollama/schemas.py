@@ -1,20 +1,21 @@
 r"""JSON schemas for `format`, rewritten into what a server's grammar compiler takes. Plain functions over values.
 
-Servers turn the schema into a grammar. Their compiler takes a part of JSON Schema, refuses some of the rest, and
+Servers compile the schema into a grammar. Their compiler supports a part of JSON Schema, refuses some of the rest, and
 with some patterns it crashes or never returns (seen on 0.9.3). So a schema is rewritten before it is sent:
 
 - Definitions move to the root under short names, because a reference resolves against the root, and because the
   compiler fails on some names (an underscore in the name of a recursive definition).
-- Annotations are dropped: a node of nothing but a title is refused.
-- A node that accepts anything names all types: the compiler refuses `true`, and takes `{}` for an object.
-- Unions take in what stands beside them, which the compiler would overlook; `oneOf` becomes `anyOf`, which is the same
-  to a grammar, and `allOf` becomes one schema.
+- Annotations are dropped: a node with only a title is refused.
+- A node that accepts anything lists all types: the compiler refuses `true`, and treats `{}` as an object.
+- Keywords next to a union move into its branches, since the compiler would ignore them; `oneOf` becomes `anyOf`, which
+  is the same for a grammar, and `allOf` becomes one schema.
 - Patterns are rewritten where a plain form of them exists (`\d` becomes `[0-9]`), else dropped (`patterns.py`).
-- Conditions (`not`, `if`, ...) and unknown formats are dropped: no grammar holds them, and some compilers refuse them.
-- Bounds beyond 32 bits are dropped, because 0.9.3 takes their lower half, and so are counts over 2,000, which newer
-  servers refuse and older ones spend their memory on.
+- Conditions (`not`, `if`, ...) and unknown formats are dropped: no grammar expresses them, and some compilers refuse
+  them.
+- Bounds beyond 32 bits are dropped, because 0.9.3 uses their lower half, and so are counts over 2,000, which newer
+  servers refuse and for which older ones use too much memory.
 
-What is dropped still holds where the answer is validated here, which is done against the full schema.
+Dropped constraints still apply when the answer is validated here, which is done against the full schema.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _DROPPED = frozenset(
      "contains", "dependentRequired", "dependentSchemas", "else", "if", "maxContains", "minContains", "not",
      "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties", "uniqueItems"}
 )  # fmt: skip
-"""Annotations, and conditions that no grammar holds."""
+"""Annotations, and conditions that no grammar expresses."""
 _DEFINITIONS = ("$defs", "definitions")
 _UNIONS = ("anyOf", "oneOf")
 _LOWER_BOUNDS = frozenset({"minimum", "exclusiveMinimum"})
@@ -61,28 +62,28 @@ _OF_NODES = frozenset(
 """Keys with a node, or a list of nodes."""
 _OF_NAMED_NODES = frozenset({"dependentSchemas", "patternProperties", "properties"})
 _OUTLINE = ("type", "title", "description", "enum")
-"""What is left of a node that a reference is not followed to."""
+"""The keywords kept of a node whose reference is not followed."""
 _MOST_NODES = 5000
-"""A schema whose resolved form has more nodes gets outlines in place of further references."""
+"""If the resolved form has more nodes, further references are replaced by outlines."""
 
 
 def portable_schema(schema: Mapping[str, Any]) -> Schema:
-    """A JSON schema for `format` that a server's grammar compiler takes. The argument is not changed.
+    """A JSON schema for `format` that a server's grammar compiler accepts. The argument is not changed.
 
     Raises:
-        ValueError: A reference points to nothing in the schema, or it is nested too deeply.
+        ValueError: A reference is dangling, or the schema is nested too deeply.
     """
     definitions: dict[str, Schema] = {}
     root = hoist(schema, definitions)
     if "" in root.get("properties", ()):
-        # The compiler names a rule after the path to a property, and takes the one without a name for the root.
+        # The compiler names a rule after the path to a property, and treats the one without a name as the root.
         definitions[f"D{len(definitions)}"] = root
         root = {"$ref": f"#/$defs/D{len(definitions) - 1}"}
     return {**root, "$defs": definitions} if definitions else root
 
 
 def hoist(schema: Mapping[str, Any], definitions: dict[str, Schema]) -> Schema:
-    """The schema rewritten, with all that its references point to put into `definitions` under short names.
+    """The rewritten schema, with the targets of its references in `definitions` under short names.
 
     Raises:
         ValueError: A reference points to nothing in the schema, or it is nested too deeply.
@@ -94,7 +95,7 @@ def hoist(schema: Mapping[str, Any], definitions: dict[str, Schema]) -> Schema:
 
 
 class _Rewriting:
-    """One schema on its way into `definitions`, which several schemas may share."""
+    """Rewrites one schema, with `definitions` that several schemas may share."""
 
     def __init__(self, root: Mapping[str, Any], definitions: dict[str, Schema]) -> None:
         self._root = root
@@ -102,7 +103,7 @@ class _Rewriting:
         self._names: dict[str, str] = {}
 
     def node(self, node: Any) -> Schema:
-        """A node of the schema; what is no schema at all is taken for one that accepts anything."""
+        """A node of the schema; an invalid node is treated as one that accepts anything."""
         if not isinstance(node, Mapping):
             return {"type": list(_TYPES)}
         kept = self._flat(node, frozenset())
@@ -110,12 +111,12 @@ class _Rewriting:
             if key in kept and len(kept) > 1:
                 kept = {key: [_merged(kept, key, branch) for branch in kept[key] if branch is not False]}
         if "prefixItems" in kept:
-            kept.pop("items", None)  # the compiler would read it in place of the tuple
+            kept.pop("items", None)  # the compiler would read it instead of the tuple
         elif kept.get("type") == "array" and "items" not in kept and kept.keys() & {"minItems", "maxItems"}:
-            kept["items"] = {}  # without it the compiler overlooks them
+            kept["items"] = {}  # without it the compiler ignores them
         values = kept.get("patternProperties")
         if isinstance(values, Mapping) and values and not kept.keys() & {"properties", "additionalProperties"}:
-            # The compiler overlooks the patterns; the values, at least, shall be of their kind.
+            # The compiler ignores the patterns; the values should at least have the right type.
             kinds = [*values.values()]
             kept["additionalProperties"] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         result = {key: value for key, old in kept.items() if (value := self._value(key, old)) is not None}
@@ -184,11 +185,11 @@ class _Rewriting:
 
 
 def with_references_resolved(schema: Mapping[str, Any]) -> Schema:
-    """A schema with what its references point to in their place, and so without definitions; for `tools`.
+    """A schema with its references replaced by their targets, and thus without definitions; for `tools`.
 
-    What stands beside a reference holds over what it points to. A reference to a node that it stands in gets that
-    node's outline (type, title, description) alone, so that a recursive schema ends; so do all references once the
-    schema has become very large. A reference to another document stays as it is, and the definitions with it.
+    Keywords next to a reference override those of its target. A reference to an enclosing node is replaced by that
+    node's outline (type, title, description), so that recursion ends; so are all references once the schema has become
+    very large. A reference to another document is kept, together with the definitions.
 
     Raises:
         ValueError: A reference points to nothing in the schema, or it is nested too deeply.
@@ -206,14 +207,14 @@ def with_references_resolved(schema: Mapping[str, Any]) -> Schema:
 
 
 def _refers(node: Any) -> bool:
-    """Whether there is a reference in a schema, or what looks like one."""
+    """Whether a schema contains a reference, or something that looks like one."""
     if isinstance(node, Mapping):
         return "$ref" in node or any(map(_refers, node.values()))
     return isinstance(node, list) and any(map(_refers, node))
 
 
 class _Resolving:
-    """One schema on its way to a form without references."""
+    """Resolves the references of one schema."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root

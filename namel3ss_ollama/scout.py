@@ -1,8 +1,8 @@
-"""What hosts have loaded and pulled: asked of each every few seconds while there is work, and never without.
+"""Polling hosts for loaded and installed models: every few seconds while there is work, never while idle.
 
-There is no task that runs on: each request sees whether a look-up is due, and one takes at most seconds, on the event
-loop of that request. A host that cannot be reached is out until its time has come; then a request tries it, since a
-server that hangs still answers a look-up.
+There is no background task: each request checks whether a look-up is due, and runs it on its own event loop, for at
+most a few seconds. An unreachable host stays ejected until its time is up; then a request tries it, since a server that
+hangs still answers look-ups.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ logger = logging.getLogger("namel3ss_ollama")
 _LOOK = StreamConfig(connect_timeout=2.0, first_chunk_timeout=2.0, chunk_timeout=2.0)
 _PULLED_HOLDS = 60.0
 _PATIENCE = 0.5
-"""Seconds that a request waits for what the hosts say, where nothing is known of them or it is old."""
+"""Seconds that a request waits for look-ups, if nothing is known about the hosts or it is outdated."""
 _OLD = 3
-"""After how many times of `refresh` it is."""
+"""The age, in multiples of `refresh`, at which it is outdated."""
 _TURNS = 10
-"""Whether one is due is looked at so often in `refresh`."""
+"""How often per `refresh` to check whether a look-up is due."""
 
 
 class Scout:
-    """Asks hosts what they have.
+    """Polls hosts for their models.
 
     Args:
         servers: The hosts.
-        dispatcher: Gets the answers.
-        refresh: How often each is asked, in seconds.
-        on_news: Called after an answer with something new in it.
+        dispatcher: Receives the answers.
+        refresh: The polling interval, in seconds.
+        on_news: Called after an answer with changes.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Scout:
         renewed_after_fork(self)
 
     def after_fork(self) -> None:
-        """The parent's look-ups end in the parent alone."""
+        """Look-ups of the parent end in the parent only."""
         self._lock = allocate_lock()
         self._asking: dict[Standing, asyncio.Task[None]] = {}
         self._silent: set[Standing] = set()
         self._due_at = 0.0
 
     async def know(self) -> None:
-        """See that something is known of the hosts, and not too old; waits for it no longer than half a second."""
+        """Make sure that the state of the hosts is known and recent; waits for at most half a second."""
         now = self._dispatcher.clock()
         if now < self._due_at:
             return
@@ -81,12 +81,12 @@ class Scout:
             self._due_at = now + self._refresh / _TURNS
 
     async def look(self) -> None:
-        """Ask every host now, those that are out as well."""
+        """Poll every host now, including ejected ones."""
         hosts = list(self._servers)
         await asyncio.gather(*(self._ask(host, everything=True) for host in hosts))
 
     async def aclose(self) -> None:
-        """Give up the look-ups of the running event loop, and wait until their connections are closed."""
+        """Cancel the look-ups of the running event loop, and wait until their connections are closed."""
         loop = asyncio.get_running_loop()
         with self._lock:
             tasks = [task for task in self._asking.values() if not task.done() and task.get_loop() is loop]
@@ -96,23 +96,23 @@ class Scout:
             await asyncio.wait(tasks)
 
     def close(self) -> None:
-        """As `aclose`, from synchronous code, on every event loop; waits for each look-up half a second at most."""
+        """As `aclose`, from synchronous code, on every event loop; waits at most half a second for each look-up."""
         here = asyncio._get_running_loop()
         with self._lock:
             tasks = [task for task in self._asking.values() if not task.done()]
         for task in tasks:
             loop, gone = task.get_loop(), make_signal()
-            with contextlib.suppress(RuntimeError):  # of a loop that is closed
+            with contextlib.suppress(RuntimeError):  # of a closed loop
                 loop.call_soon_threadsafe(_give_up, task, gone)
                 if loop is not here and loop.is_running():
                     gone.wait(_PATIENCE)
 
     def is_silent(self, host: Standing) -> bool:
-        """Whether a host did not answer when it was last asked."""
+        """Whether a host did not answer the last time."""
         return host in self._silent
 
     def again(self, host: Standing) -> None:
-        """A host has changed what it has loaded: ask it soon."""
+        """A host's loaded models have changed: poll it soon."""
         host.asked_at = None
         self._begin(host)
 
@@ -124,14 +124,14 @@ class Scout:
         ]
 
     def _begin(self, host: Standing) -> asyncio.Task[None] | None:
-        """Ask a host in a task of the running loop; None where another loop's does so already."""
+        """Poll a host in a task of the running loop; None if another loop already does."""
         loop = asyncio.get_running_loop()
         with self._lock:
             asking = self._asking.get(host)
             if asking is not None and not asking.done() and asking.get_loop().is_running():
                 return asking if asking.get_loop() is loop else None
             task = self._asking[host] = loop.create_task(self._ask(host))
-        # A loop that is closed by hand leaves it pending, which is no harm: another loop's asks the host again.
+        # A loop that is closed by hand leaves it pending, which is harmless: another loop polls the host again.
         setattr(task, "_log_destroy_pending", False)  # noqa: B010 -- asyncio's own switch for that, which has no type
         return task
 
@@ -144,7 +144,7 @@ class Scout:
             if all_of_it:
                 pulled = await server.ask_quickly(server.client.tags, _LOOK)
                 await server.version.ask()
-        except (LLMError, ValueError) as error:  # the latter where no request may be sent: the next one says why
+        except (LLMError, ValueError) as error:  # the latter if requests must not be sent: the next one says why
             why = str(error)
             host.asked_at = self._dispatcher.clock()
             if isinstance(error, LLMTimeoutError):
@@ -152,7 +152,7 @@ class Scout:
             if isinstance(error, LLMError) and is_unreachable(error):
                 self._dispatcher.change(lambda fleet, now: fleet.eject(host, now, why))
             else:
-                logger.debug("%s does not say what it has loaded: %s", host.url, why)
+                logger.debug("%s does not report its loaded models: %s", host.url, why)
             return
 
         changed = False
@@ -184,12 +184,12 @@ def _give_up(task: asyncio.Task[None], gone: Signal) -> None:
 
 
 def is_unreachable(error: LLMError) -> bool:
-    """Whether there is no connection to be had."""
+    """Whether no connection can be made."""
     return isinstance(error, LLMConnectionError) or (isinstance(error, LLMTimeoutError) and error.deadline == "connect")
 
 
 def _compared(host: Standing) -> object:
-    """What is compared between hosts: the models that are loaded, and which these are."""
+    """What is compared between hosts: the loaded models and their digests."""
     pulled = host.pulled or {}
     return {name: (known.context_length, pulled.get(name)) for name, known in host.loaded.items()}
 

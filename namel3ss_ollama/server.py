@@ -1,4 +1,4 @@
-"""One server, and what is known of it: its version, its models' windows, what it takes and what it ignores."""
+"""One server, and what is known about it: its version, its models' windows, what it accepts and ignores."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Server:
     """A server.
 
     Args:
-        client: Talks to it.
+        client: Its HTTP client.
 
     Attributes:
-        client: Talks to it.
-        version: Which version it is.
-        context_guard: Finds out when it cut a prompt.
-        fitting: What it takes no notice of, and what it has refused.
-        ignored: Options that it has not.
-        reload_guard: Finds out when it loads a model again.
+        client: Its HTTP client.
+        version: Its version.
+        context_guard: Detects cut prompts.
+        fitting: What it ignores, and what it has refused.
+        ignored: Options that it lacks.
+        reload_guard: Detects that it reloads a model.
     """
 
     def __init__(self, client: Client) -> None:
@@ -50,7 +50,7 @@ class Server:
         return self.client.url
 
     async def ask_quickly(self, ask: Callable[[Watch], Awaitable[T]], within: StreamConfig = _QUICK) -> T:
-        """Ask once, within seconds: for what is worth no long wait."""
+        """Ask once, within seconds, for information that is not worth a long wait."""
         watch = Watch(within, remedy=SILENT)
         try:
             return await ask(watch)
@@ -58,7 +58,7 @@ class Server:
             watch.close()
 
     async def window(self, model: str, watch: Watch) -> Window:
-        """The context window of a model, as far as the server tells of it."""
+        """The context window of a model, as far as the server reports it."""
         shown = await self.client.show(model, watch)
         running = await self.client.ps(watch)
         return window_of(model, shown, running)

@@ -1,4 +1,4 @@
-"""Which version a server is, asked for only where something depends on it, and at most once a minute."""
+"""The version of a server, looked up only if something depends on it, and at most once a minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ServerVersion"]
 
 logger = logging.getLogger("namel3ss_ollama")
 _HOLDS = 60.0
-"""Seconds for which a version, or not knowing it, is not asked for again: a server may be replaced by a newer one."""
+"""Seconds for which a look-up, or its failure, is cached: a server may be replaced by a newer one."""
 _EMBEDDED = "+embedded"
 
 
@@ -21,10 +21,10 @@ class ServerVersion:
 
     Args:
         look_up: Asks the server.
-        clock: The time in seconds, from any start.
+        clock: The time in seconds, from any origin.
 
     Attributes:
-        embedded: Whether it is the engine in a process, whose version is this package's and says nothing of Ollama's.
+        embedded: Whether it is an in-process engine, whose version is this package's, not Ollama's.
     """
 
     def __init__(self, look_up: Callable[[], Awaitable[str]], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,25 +37,25 @@ class ServerVersion:
 
     @property
     def text(self) -> str:
-        """The version, where the server reported it; else empty."""
+        """The version that the server reported; empty if unknown."""
         return ".".join(map(str, self._numbers)) if self._exact and self._numbers else ""
 
     async def ask(self) -> None:
-        """Make the version known, where the server tells it."""
+        """Look the version up, if necessary."""
         now = self._clock()
         if self._asked_at is not None and now - self._asked_at < _HOLDS:
             return
-        self._asked_at = now  # also where the time of the answer is up first
+        self._asked_at = now  # also if the time of the answer is up first
         try:
             self.learn(await self._look_up())
-        except Exception as error:  # whatever it is: it is not what the caller wants to know
-            logger.debug("the version of the server is not known: %s", error)
+        except Exception as error:  # any failure: the caller does not depend on it
+            logger.debug("the version of the server is unknown: %s", error)
 
     def learn(self, version: str) -> None:
-        """The server says that it is of that version.
+        """The server reports a version.
 
         Raises:
-            ValueError: The text is no version.
+            ValueError: The text is not a version.
         """
         found = numbers(version)
         self.embedded = version.endswith(_EMBEDDED)
@@ -63,12 +63,12 @@ class ServerVersion:
         self._asked_at = self._clock()
 
     def saw(self, version: str) -> None:
-        """The server did what it does from that version on."""
+        """The server behaved as it does since that version."""
         if not self.at_least(version):
             self._numbers, self._exact = numbers(version), False
 
     def at_least(self, version: str) -> bool:
-        """Whether the server is known to be of that version or a later one."""
+        """Whether the server is known to have that version or a later one."""
         return self._numbers is not None and self._numbers >= numbers(version)
 
     def before(self, version: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a server says when it cannot read the tool call that its model wrote. Plain functions over texts.
+"""The errors of a server that cannot parse the tool call that its model wrote. Pure functions over texts.
 
 The server asks the model for text and parses the calls in it. Where that fails, the text is lost: what is left is an
 error, which in some cases quotes the call.
@@ -30,11 +30,11 @@ _UNREAD = re.compile(
 
 
 class UnreadCall(NamedTuple):
-    """A tool call that a server could not read.
+    """A tool call that a server could not parse.
 
     Attributes:
-        reason: What the server says is wrong with it, without the call.
-        text: The call as the model wrote it; empty where the server does not quote it.
+        reason: The server's reason, without the call.
+        text: The call as the model wrote it; empty if the server does not quote it.
     """
 
     reason: str
@@ -42,7 +42,7 @@ class UnreadCall(NamedTuple):
 
 
 def unread_call(said: str) -> UnreadCall | None:
-    """The tool call that a server could not read, if that is what it says; None if it says something else."""
+    """The tool call that a server reports as unreadable; None for other errors."""
     said = said.strip()
     if _UNREAD.match(said) is None:
         return None

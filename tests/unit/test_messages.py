@@ -255,9 +255,9 @@ def test_one_recording_is_no_list(audio: Any) -> None:
 
 
 def test_neither_stands_in_the_place_of_the_other() -> None:
-    with pytest.raises(TypeError, match=r"^audio: expected Audio or what one can be made of, not Image"):
+    with pytest.raises(TypeError, match=r"^audio: expected Audio or its source, not Image"):
         encode_media(None, [Image(PICTURE)])
-    with pytest.raises(TypeError, match=r"^images: expected Image or what one can be made of, not Audio"):
+    with pytest.raises(TypeError, match=r"^images: expected Image or its source, not Audio"):
         encode_media([Audio(RECORDING)], None)
 
 

@@ -45,7 +45,7 @@ def test_where_a_text_is_cut(text: str, left: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a"])
 def test_what_is_too_short_is_not_cut(text: str) -> None:
-    with pytest.raises(ValueError, match="can't be cut"):
+    with pytest.raises(ValueError, match="cannot be split"):
         cut_in_two(text)
 
 

@@ -179,7 +179,7 @@ async def test_a_host_that_cannot_load_it_is_replaced_by_the_next(one, two) -> N
 
 async def test_too_few_hosts_have_it(provider, one, two) -> None:
     two.models.remove(MODEL)
-    with pytest.raises(ModelNotFoundError, match=f"on 2 hosts: those that are up and have it are {one.url};"):
+    with pytest.raises(ModelNotFoundError, match=f"on 2 hosts: those available with it are {one.url};"):
         await provider.preload(hosts=2)
     assert not paths(one, "/api/generate")
 
