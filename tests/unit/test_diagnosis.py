@@ -60,10 +60,10 @@ TABLE = [
     (404, 'model "nope" not found, try pulling it first', ModelNotFoundError, False, "`ollama pull nope`"),
     (404, "model 'nope' not found", ModelNotFoundError, False, "provider.pull_model()"),
     (400, "invalid character 'x' looking for beginning of value", BadRequestError, False, "400: invalid character"),
-    (400, '"all-minilm" does not support chat', BadRequestError, False, "choose a model that can"),
-    (400, "model does not support multimodal requests.", BadRequestError, False, "choose a model that can"),
+    (400, '"all-minilm" does not support chat', BadRequestError, False, "choose a model that supports it"),
+    (400, "model does not support multimodal requests.", BadRequestError, False, "choose a model that supports it"),
     (400, "Failed to load image or audio file", BadRequestError, False, "audio as WAV"),
-    (500, "audio input is not supported - hint: ...", BadRequestError, False, "choose a model that can"),
+    (500, "audio input is not supported - hint: ...", BadRequestError, False, "choose a model that supports it"),
     (
         500,
         "failed to process inputs: image: unknown format",
@@ -72,7 +72,7 @@ TABLE = [
         'capabilities "vision" and "audio"',
     ),
     (400, '"smollm" does not support tools', BadRequestError, False, "show_model()"),
-    (400, '"smollm" does not support thinking', BadRequestError, False, "choose a model that can"),
+    (400, '"smollm" does not support thinking', BadRequestError, False, "choose a model that supports it"),
     (500, 'option "temperature" must be of type float32', BadRequestError, False, "must be of type float32"),
     (
         503,
@@ -148,7 +148,7 @@ TABLE = [
     (418, None, BadRequestError, False, "the server refused the request (418)"),
     (301, None, BadRequestError, False, "redirects are not followed"),
     (308, None, BadRequestError, False, "set base_url"),
-    (407, "login", AuthenticationError, False, "the proxy before"),
+    (407, "login", AuthenticationError, False, "the proxy in front of"),
 ]
 
 
@@ -351,8 +351,8 @@ CUT = "peer closed connection without sending complete message body (incomplete 
         (httpx.ProxyError("x"), None, LLMConnectionError, True, f"through the proxy to {URL}"),
         (httpx.UnsupportedProtocol("x"), None, BadRequestError, False, "is not an address to send to"),
         (httpx.DecodingError("x"), None, MalformedResponseError, False, "does not decompress"),
-        (httpx.RemoteProtocolError(PEER_GONE), None, LLMConnectionError, True, "before anything of the answer"),
-        (httpx.RemoteProtocolError(CUT), None, LLMConnectionError, True, "before anything of the answer"),
+        (httpx.RemoteProtocolError(PEER_GONE), None, LLMConnectionError, True, "before any of the answer"),
+        (httpx.RemoteProtocolError(CUT), None, LLMConnectionError, True, "before any of the answer"),
         (httpx.ReadError(""), None, LLMConnectionError, True, "ReadError"),
         (httpx.ReadError("x"), ConnectionResetError("reset by peer"), LLMConnectionError, True, "reset by peer"),
         (httpx.WriteError("x"), None, LLMConnectionError, True, "Its log says more"),
@@ -388,7 +388,7 @@ def test_each_exception_of_a_transport_is_one_error(
 def test_what_is_not_http_is_neither_quoted_nor_kept(error: Exception) -> None:
     found = raised(error)
     assert type(found) is MalformedResponseError
-    assert f"what is not HTTP ({type(error).__name__})" in str(found)
+    assert f"data that is not HTTP ({type(error).__name__})" in str(found)
     assert "private" not in str(found)
     assert found.original_error is found.__cause__ is None
 

@@ -70,7 +70,7 @@ def test_transfers(said, remedy) -> None:
         ('option "temperatur" is not supported by the embedded engine', "did you mean temperature?"),
         ('option "zzz" is not supported by the embedded engine', "leave it out"),
         ("context is not supported by the embedded engine: use chat with the messages so far", ""),
-        ('"m" does not support tools', "choose a model that can"),
+        ('"m" does not support tools', "choose a model that supports it"),
         ("invalid JSON schema in format", "simplify"),
         ("something else", ""),
     ],

@@ -313,7 +313,7 @@ def test_the_two_names_of_one_option_are_one_over_layers_and_clash_within_one(
     first: str, second: str, one: int, other: int
 ) -> None:
     assert merge_options({first: one}, {second: other}) == {"num_predict": other}
-    with pytest.raises(TypeError, match="one option: give one of them"):
+    with pytest.raises(TypeError, match="the same option: give one of them"):
         merge_options({"max_tokens": one, "num_predict": other})
 
 

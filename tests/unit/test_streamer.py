@@ -95,7 +95,7 @@ def test_finishing_leaves_nothing() -> None:
 def test_a_line_over_the_limit_is_an_error_and_no_other_is(limit: int, data: bytes, cuts: list[int]) -> None:
     too_long = any(len(line) > limit for line in data.split(b"\n"))
     if too_long:
-        with pytest.raises(LineTooLongError, match=f"over {limit} bytes; raise max_line_bytes"):
+        with pytest.raises(LineTooLongError, match=f"more than {limit} bytes; raise max_line_bytes"):
             decode(cut(data, cuts), limit)
     else:
         assert decode(cut(data, cuts), limit) == data.split(b"\n")

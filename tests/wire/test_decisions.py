@@ -195,7 +195,7 @@ async def test_models_in_the_cloud(make: Any) -> None:
 
 async def test_a_body_that_something_between_finds_too_large(decider: OllamaProvider, newest: OllamaServer) -> None:
     newest.reply(path=PATH, body="<html><h1>413 Request Entity Too Large</h1></html>", status=413)
-    with pytest.raises(BadRequestError, match="send less at once, or raise the limit of the proxy in front of the server"):
+    with pytest.raises(BadRequestError, match="send less at once, or raise the limit of the proxy in front"):
         await decider.systemone("x", {"q": URGENT})
 
 
