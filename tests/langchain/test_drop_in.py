@@ -72,7 +72,7 @@ HISTORY = [
     ToolMessage("3", tool_call_id="1", name="add"),
     ChatMessage(role="user", content="c"),
 ]
-PICTURE = HumanMessage(
+WITH_IMAGE = HumanMessage(
     [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": f"data:image/png;base64,{PIXEL}"}]
 )
 
@@ -138,12 +138,12 @@ CASES: dict[str, Case] = {
         },
         {},
     ),
-    "a picture": (
+    "an image": (
         {},
-        lambda m: m.invoke([PICTURE]),
+        lambda m: m.invoke([WITH_IMAGE]),
         {
             "messages.0.content": "theirs begins with a line end",
-            "truncate": "a picture may be too long for the window, and that is to be noticed",
+            "truncate": "an image may be too long for the window, and that is to be noticed",
         },
         {},
     ),

@@ -418,8 +418,8 @@ def test_tokens_are_estimated_without_a_tokenizer() -> None:
     assert model.get_num_tokens("") == OllamaLLM(model="m").get_num_tokens("") == 0
     assert model.get_num_tokens_from_messages([HumanMessage("four words of text")]) > 6
     assert model.get_num_tokens_from_messages([]) == 0
-    picture = {"type": "image", "url": "http://pictures.test/cat.png"}  # it is not fetched
-    assert model.get_num_tokens_from_messages([HumanMessage(["What is it?", picture])]) > 100
+    image = {"type": "image", "url": "http://images.test/cat.png"}  # it is not fetched
+    assert model.get_num_tokens_from_messages([HumanMessage(["What is it?", image])]) > 100
     with pytest.raises(NotImplementedError):
         model.get_token_ids("text")
     exact = ChatOllama(model="m", custom_get_token_ids=lambda text: list(range(len(text))))

@@ -28,7 +28,7 @@ from namel3ss_ollama import Audio, Image
 from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
 
 Make = Callable[..., ChatOllama]
-BYTES = b"\x89PNG picture"
+BYTES = b"\x89PNG image"
 DATA = base64.b64encode(BYTES).decode()
 URL = "https://example.com/cat.png"
 RECORDING = encoded(wav(0.1))
@@ -191,14 +191,14 @@ async def test_addresses_are_fetched_only_when_switched_on(chat: Make, ollama_se
         chat("llava", image_loader=lambda _: "text").invoke([message])
 
 
-def picture(server: OllamaServer) -> HumanMessage:
-    """A message with the address of a picture that the server has."""
+def image_message(server: OllamaServer) -> HumanMessage:
+    """A message with the address of an image that the server serves."""
     server.reply("", path="/cat.png", body=BYTES, headers={"Content-Type": "image/png"})
     return HumanMessage(content=[{"type": "image", "url": f"{server.url}/cat.png"}])
 
 
 async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: OllamaServer) -> None:
-    message = picture(ollama_server)
+    message = image_message(ollama_server)
     model = chat("llava", allow_image_urls=True)
     for run in (
         lambda: asyncio.to_thread(model.invoke, [message]),
@@ -218,7 +218,7 @@ async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: Oll
 
 
 async def test_addresses_that_cannot_be_fetched(chat: Make, ollama_server: OllamaServer) -> None:
-    message = picture(ollama_server)
+    message = image_message(ollama_server)
     with pytest.raises(ValueError, match=f"over {len(BYTES) - 1} bytes"):
         chat("llava", allow_image_urls=True, max_image_bytes=len(BYTES) - 1).invoke([message])
     model = chat("llava", allow_image_urls=True)

@@ -29,7 +29,7 @@ SHAPE = "a model of 135 million parameters does not keep to a shape that only th
 
 
 class StandardChat(ChatModelIntegrationTests):
-    """What the API cannot do is off: addresses of pictures, documents, film. Pictures need a model that sees.
+    """What the API cannot do is off: addresses of images, documents, film. Images need a model that sees.
 
     Audio is off too: the model would have to hear, and the server to be newer than the 0.9.3 that was recorded. What
     that test sends is sent in test_messages.py.
@@ -147,12 +147,12 @@ class TestEmbeddingsReplayed(StandardEmbeddings):
 
 class TestChatScripted(ChatModelIntegrationTests):
     """Against each version of the test server, which answers as a model of more than 135 million parameters would: no
-    test is left out for the model's sake, pictures included (their content is put in the place of a download)."""
+    test is left out for the model's sake, images included (their content is put in the place of a download)."""
 
     @pytest.fixture(autouse=True, params=VERSIONS)
     def scripted(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        picture = httpx.Response(200, content=PIXEL, request=httpx.Request("GET", "http://nowhere.invalid"))
-        monkeypatch.setattr("langchain_tests.integration_tests.chat_models.httpx.get", lambda *_, **__: picture)
+        image = httpx.Response(200, content=PIXEL, request=httpx.Request("GET", "http://nowhere.invalid"))
+        monkeypatch.setattr("langchain_tests.integration_tests.chat_models.httpx.get", lambda *_, **__: image)
         with OllamaServer(models=None, version=request.param) as server:
             self.url = server.url
             rome = {"location": "San Francisco, CA"}

@@ -1,7 +1,7 @@
-"""Blocks of content, in the shapes of several vendors and of three versions of LangChain, as text, pictures and audio.
+"""Blocks of content, in the shapes of several vendors and of three versions of LangChain, as text, images and audio.
 
 One rule for all of them. Text in a block of any shape (a refusal, a document that is text, a search result) is text,
-a picture is a picture, and audio is audio. A block that has none of them is an error in what the model is asked (human,
+an image is an image, and audio is audio. A block that has none of them is an error in what the model is asked (human,
 system and tool messages), because the model would not see what it is asked about. It is left out of what a model said
 before, and so is audio there: it records what another provider did on its side. A marker that holds nothing (a cache
 point) is left out everywhere.
@@ -31,7 +31,7 @@ _MARKERS = frozenset({"cachePoint", "cache_point"})
 
 
 def read_content(message: str, content: Any, fetched: Fetched) -> tuple[str, list[Media]]:
-    """Text, pictures and audio of a message.
+    """Text, images and audio of a message.
 
     Args:
         message: What the message is called in an error.
@@ -51,7 +51,7 @@ def read_content(message: str, content: Any, fetched: Fetched) -> tuple[str, lis
 
 
 def read_answer_block(block: Any, texts: list[str], images: list[Image], fetched: Fetched) -> None:
-    """Text or picture of a block in what a model said; audio, and what Ollama has no place for, is left out."""
+    """Text or image of a block in what a model said; audio, and what Ollama has no place for, is left out."""
     media: list[Media] = []
     with contextlib.suppress(ValueError):
         _read_block("AIMessage", block, texts, media, fetched)
@@ -59,7 +59,7 @@ def read_answer_block(block: Any, texts: list[str], images: list[Image], fetched
 
 
 def media_addresses(content: Iterable[Any]) -> Iterator[tuple[str, Kind]]:
-    """The addresses of pictures and audio, those within the results of tools included."""
+    """The addresses of images and audio, those within the results of tools included."""
     for block in content:
         if isinstance(block, Mapping):
             with contextlib.suppress(ValueError):  # that is said, or the block left out, when it is read
@@ -120,9 +120,7 @@ def _read_unusual(message: str, block: Any, texts: list[str], media: list[Media]
             media += [_medium(kind, source, fetched) for kind, source in found]
         else:
             named = block.get("type") or next(iter(block), None)
-            raise ValueError(
-                f"messages: a block of type {named!r} in a {message}; Ollama takes text, pictures and audio"
-            )
+            raise ValueError(f"messages: a block of type {named!r} in a {message}; Ollama takes text, images and audio")
 
 
 def _normalised(block: Any) -> list[Mapping[str, Any]]:
@@ -134,7 +132,7 @@ def _normalised(block: Any) -> list[Mapping[str, Any]]:
 
 
 def _sources(block: Mapping[str, Any]) -> list[tuple[Kind, str | bytes]]:
-    """The picture or the audio of a block, as base64, a data URL, an address or bytes; none where it is neither."""
+    """The image or the audio of a block, as base64, a data URL, an address or bytes; none where it is neither."""
     if (source := _image_source(block)) is not None:
         return [(Image, source)]
     if (source := _audio_source(block)) is not None:
@@ -150,7 +148,7 @@ def _image_source(block: Mapping[str, Any]) -> str | bytes | None:
         if isinstance(value, str) and value:
             return value
         raise ValueError(f"messages: a block of type {kind!r} needs a string as its image_url, or as the url in it")
-    return _content_of(block, "image", "a picture")
+    return _content_of(block, "image", "an image")
 
 
 def _audio_source(block: Mapping[str, Any]) -> str | bytes | None:
@@ -187,7 +185,7 @@ def _is_address(source: str) -> bool:
 def _medium(kind: Kind, source: str | bytes, fetched: Fetched) -> Media:
     if isinstance(source, str) and _is_address(source):
         if source not in fetched:
-            what = "a picture" if kind is Image else "audio"
+            what = "an image" if kind is Image else "audio"
             raise ValueError(
                 f"messages: {what} given as an address; Ollama takes its content. Give it as base64, or "
                 "set allow_image_urls=True to have it fetched, or image_loader to a function that fetches it"

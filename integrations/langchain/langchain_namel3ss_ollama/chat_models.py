@@ -27,9 +27,9 @@ from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of
 from langchain_namel3ss_ollama.connection import has_several
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
+from langchain_namel3ss_ollama.images import Loader, aload_media, load_media
 from langchain_namel3ss_ollama.listeners import wants_tokens
 from langchain_namel3ss_ollama.messages import media_urls, to_core_messages
-from langchain_namel3ss_ollama.pictures import Loader, aload_media, load_media
 from langchain_namel3ss_ollama.profile import profile_of
 from langchain_namel3ss_ollama.settings import (
     CALL_FIELDS,
@@ -154,16 +154,16 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     an explicit False switches streaming off."""
 
     allow_image_urls: bool = False
-    """Whether pictures and audio that are given as http or https addresses are fetched. Otherwise an address is an
+    """Whether images and audio that are given as http or https addresses are fetched. Otherwise an address is an
     error: whoever writes the messages could make this machine ask any server that it can reach."""
 
     image_loader: Callable[[str], Any] | None = Field(default=None, exclude=True)
-    """Fetches a picture or audio that is given as an address, instead of the built-in way and whatever
+    """Fetches an image or audio that is given as an address, instead of the built-in way and whatever
     `allow_image_urls` says: a function of the address that returns bytes, an `Image` or an `Audio`, plain or
     `async`."""
 
     max_image_bytes: int = Field(default=20_000_000, gt=0)
-    """The most bytes of a picture or a recording that is fetched."""
+    """The most bytes of an image or a recording that is fetched."""
 
     @model_validator(mode="after")
     def _check_chat(self) -> Self:

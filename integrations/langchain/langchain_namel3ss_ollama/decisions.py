@@ -25,7 +25,7 @@ class OllamaDecisions(OllamaSettings, BaseDecisionModel):
     """A decision model on an Ollama server of 0.35.0 or newer: a `classifier` for LangChain's middleware.
 
     It takes the settings of the connection that `ChatOllama` takes, `keep_alive` and `extra_body`, but no runtime
-    options: there are none for these models. Pictures in the state go along for models that can see; a description
+    options: there are none for these models. Images in the state go along for models that can see; a description
     that is no text is sent as JSON.
 
     Example:

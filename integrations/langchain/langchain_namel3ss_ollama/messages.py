@@ -43,7 +43,7 @@ def to_core_messages(messages: Sequence[BaseMessage], fetched: Fetched | None = 
 
     Args:
         messages: What LangChain hands in.
-        fetched: The pictures and audio that are given as addresses.
+        fetched: The images and audio that are given as addresses.
 
     Raises:
         ValueError: A block that Ollama has no place for.
@@ -57,7 +57,7 @@ def to_core_messages(messages: Sequence[BaseMessage], fetched: Fetched | None = 
 
 
 def media_urls(messages: Iterable[BaseMessage]) -> dict[str, Kind]:
-    """The addresses of pictures and audio that would have to be fetched, with what is there."""
+    """The addresses of images and audio that would have to be fetched, with what is there."""
     found = [
         (address, kind)
         for message in messages
@@ -109,7 +109,7 @@ def _user(message: HumanMessage, fetched: Fetched) -> list[Message]:
 
 
 def _by_kind(media: Sequence[Media]) -> dict[str, Any]:
-    """Pictures and audio as keywords of a message."""
+    """Images and audio as keywords of a message."""
     images = [one for one in media if isinstance(one, Image)]
     return {"images": images, "audio": [one for one in media if isinstance(one, Audio)]}
 

@@ -22,7 +22,7 @@ def profile_of(
         window: The context window that requests have, in tokens; None where the server does not tell, and the longest
             that the model can have is taken.
         limit: The most tokens of an answer, if there is a limit.
-        image_urls: Whether pictures that are given as addresses get fetched.
+        image_urls: Whether images that are given as addresses get fetched.
     """
     able = frozenset(map(str, shown.get("capabilities") or ()))
     tools, vision = "tools" in able, "vision" in able

@@ -1,4 +1,4 @@
-"""Pictures and audio given as addresses, fetched by the user's own function or by the core: here is no HTTP."""
+"""Images and audio given as addresses, fetched by the user's own function or by the core: here is no HTTP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], 
 
     Args:
         messages: The messages.
-        loaders: What fetches a picture or audio, as bytes or as an `Image` or `Audio`; plain or `async`.
+        loaders: What fetches an image or audio, as bytes or as an `Image` or `Audio`; plain or `async`.
         limit: The most bytes of one.
 
     Raises:
@@ -57,7 +57,7 @@ async def _awaited(content: Awaitable[Any]) -> Any:
 
 def _checked(url: str, kind: Kind, content: Any, limit: int) -> Media:
     if not isinstance(content, (bytes, bytearray, kind)):
-        what = "a picture" if kind is Image else "audio"
+        what = "an image" if kind is Image else "audio"
         raise TypeError(f"image_loader: returned {type(content).__name__} for {what}, not bytes")
     medium = content if isinstance(content, (Image, Audio)) else kind(content)
     if medium.size > limit:
