@@ -56,7 +56,7 @@ MENDED = {
     "repr": "headers are in no repr and no to_dict",
     "stripped texts": "texts are embedded as they are",
     "unknown keywords": "an unknown keyword is an error",
-    "too long": "newer servers are asked to refuse a prompt that may not fit the window, as one with a picture, and a "
+    "too long": "newer servers are asked to refuse a prompt that may not fit the window, as one with an image, and a "
     "cut is noticed",
 }
 
@@ -74,7 +74,7 @@ def weather(city: str) -> str:
 
 
 TOOL = FunctionTool.from_defaults(weather)
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 ASK = [ChatMessage(role="system", content="Be kind."), ChatMessage(role="user", content="Say something.")]
 HISTORY = [
     ChatMessage(role="user", content="Weather in Rome?"),
@@ -190,8 +190,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.2, "additional_kwargs": {"temperature": 0.9, "num_ctx": 1024}},
     {"request_timeout": 20.0},
 ]
-PICTURED = [ChatMessage(role="user", blocks=[TextBlock(text="a"), TextBlock(text="b"), ImageBlock(image=PICTURE)])]
-CONVERSATIONS: list[list[ChatMessage]] = [ASK, PICTURED, HISTORY]
+WITH_IMAGE = [ChatMessage(role="user", blocks=[TextBlock(text="a"), TextBlock(text="b"), ImageBlock(image=IMAGE)])]
+CONVERSATIONS: list[list[ChatMessage]] = [ASK, WITH_IMAGE, HISTORY]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -210,14 +210,14 @@ def test_constructor_settings(server: OllamaServer, settings: dict[str, Any], wa
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("messages", CONVERSATIONS, ids=["text", "picture", "tools"])
+@pytest.mark.parametrize("messages", CONVERSATIONS, ids=["text", "image", "tools"])
 @pytest.mark.parametrize("keywords", [{}, {"think": True}, {"format": "json"}, {"format": {"type": "object"}}], ids=str)
 def test_messages_and_keywords(
     server: OllamaServer, messages: list[ChatMessage], keywords: dict[str, Any], way: Any
 ) -> None:
     server.reply(["{", "}"] if "format" in keywords else ["Good", " day"], thinking=["Let", " me"])
     results, (theirs, ours) = both(server, way(messages, **keywords))
-    mended = {"truncate": False} if messages is PICTURED else {}
+    mended = {"truncate": False} if messages is WITH_IMAGE else {}
     assert comparable(ours.payload) == {**comparable(theirs.payload), **mended}
     assert results[1] == results[0]
 
@@ -528,7 +528,7 @@ def test_mended_unknown_keywords(server: OllamaServer) -> None:
 
 @mends("too long")
 def test_mended_prompts_that_are_too_long(server: OllamaServer) -> None:
-    _, (theirs, ours) = both(server, lambda llm: llm.chat(PICTURED))
+    _, (theirs, ours) = both(server, lambda llm: llm.chat(WITH_IMAGE))
     assert ("truncate" in theirs.payload, ours.payload["truncate"]) == (False, False)
     long = [ChatMessage(role="user", content="word " * 1000)]
     cut, _ = both(server, lambda llm: llm.chat(long).raw.get("truncated_prompt"), context_window=512)

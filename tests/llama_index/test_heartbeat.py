@@ -51,8 +51,8 @@ async def _stream_complete(llm: Ollama, directory: Path) -> None:
         pass
 
 
-async def _picture(llm: Ollama, directory: Path) -> None:
-    path = directory / "picture.png"
+async def _image(llm: Ollama, directory: Path) -> None:
+    path = directory / "image.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
     await llm.achat([ChatMessage(role="user", blocks=[ImageBlock(path=path)])], model="llava")
 
@@ -75,7 +75,7 @@ CALLS: dict[str, Callable[[Ollama, Path], Awaitable[Any]]] = {
     "astream_chat": _stream,
     "acomplete": lambda llm, _: llm.acomplete("Say something."),
     "astream_complete": _stream_complete,
-    "picture": _picture,
+    "image": _image,
     "astructured_predict": lambda llm, _: llm.astructured_predict(City, PromptTemplate("x")),
     "astream_structured_predict": _objects,
     "aload": lambda llm, _: llm.aload(),

@@ -42,6 +42,7 @@ from llama_index.llms.namel3ss_ollama.connection import (
     refuse_hooks,
     unpickle,
 )
+from llama_index.llms.namel3ss_ollama.images import Media, fetch_media, need_reading, on_the_web
 from llama_index.llms.namel3ss_ollama.keywords import (
     CHAT_FIELDS,
     check_options,
@@ -51,7 +52,6 @@ from llama_index.llms.namel3ss_ollama.keywords import (
     take_options,
 )
 from llama_index.llms.namel3ss_ollama.messages import to_core
-from llama_index.llms.namel3ss_ollama.pictures import Media, fetch_media, need_reading, on_the_web
 from llama_index.llms.namel3ss_ollama.responses import GrowingAnswer, chat_response, completion_of
 from llama_index.llms.namel3ss_ollama.structured import StructuredOutputs, an_answer_came
 from llama_index.llms.namel3ss_ollama.tools import choice_of, definitions_of, force_single_tool_call, selections
@@ -141,9 +141,9 @@ class Ollama(StructuredOutputs):
         provider: An `OllamaProvider` to use, with its address, limits, retries and defaults.
         extra_body: Fields of the request beside the runtime options that have no keyword, such as those of a newer
             server; those of a call, or in `additional_kwargs`, win one by one.
-        allow_image_urls: Whether pictures and audio given as a URL are fetched, by this machine from any server it can
+        allow_image_urls: Whether images and audio given as a URL are fetched, by this machine from any server it can
             reach.
-        max_image_bytes: The most bytes of a picture or a recording that is fetched.
+        max_image_bytes: The most bytes of an image or a recording that is fetched.
         **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
             `pydantic_program_mode`, `rate_limiter`, ...; and runtime options (`top_p`, `seed`, `num_ctx`, ...), which
             are checked and kept in `additional_kwargs`.
@@ -186,7 +186,7 @@ class Ollama(StructuredOutputs):
         default=None, description="What to do when the server cut the prompt."
     )
     extra_body: dict[str, Any] | None = Field(default=None, description="Fields of the request without a keyword.")
-    allow_image_urls: bool = Field(default=False, description="Whether pictures and audio given as a URL are fetched.")
+    allow_image_urls: bool = Field(default=False, description="Whether images and audio given as a URL are fetched.")
     max_image_bytes: int = Field(default=20_000_000, gt=0, description="The most bytes of what is fetched.")
 
     _provider: OllamaProvider = PrivateAttr()

@@ -24,7 +24,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from llama_index.llms.namel3ss_ollama.pictures import Media, MediaBlock, data_url, held, web_address
+from llama_index.llms.namel3ss_ollama.images import Media, MediaBlock, data_url, held, web_address
 from namel3ss_ollama import Audio, Image, InvalidToolCall, name_tool_answers
 
 __all__ = ["to_core"]
@@ -46,10 +46,10 @@ def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Media]) -> li
 
     Args:
         messages: The conversation.
-        fetched: The pictures and audio on the web, by address.
+        fetched: The images and audio on the web, by address.
 
     Raises:
-        ValueError: A message has a block that the API cannot take, or a picture or audio that cannot be read.
+        ValueError: A message has a block that the API cannot take, or an image or audio that cannot be read.
     """
     translated = [_Translation(index, message, fetched).result() for index, message in enumerate(messages)]
     name_tool_answers(translated)
@@ -107,7 +107,7 @@ class _Translation:
             self._take(block.cited_content)
         elif not isinstance(block, CachePoint) and self._role != "assistant":
             name = type(block).__name__
-            raise ValueError(f"{self._where}: Ollama's API takes text, pictures and audio, not a block of type {name}")
+            raise ValueError(f"{self._where}: Ollama's API takes text, images and audio, not a block of type {name}")
 
     def _medium(self, block: MediaBlock, kind: type[Image] | type[Audio]) -> Media:
         content = held(block)
@@ -123,10 +123,10 @@ class _Translation:
             if url is None:
                 return kind(data_url(block))
             if url not in self._fetched:
-                what, name = ("picture", "image") if kind is Image else ("audio", "audio")
+                what = "image" if kind is Image else "audio"
                 raise ValueError(
                     f"the {what} is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
-                    f"bytes as {type(block).__name__}({name}=...)"
+                    f"bytes as {type(block).__name__}({what}=...)"
                 )
             return self._fetched[url]
         except (ValueError, OSError) as error:

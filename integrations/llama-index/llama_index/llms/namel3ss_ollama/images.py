@@ -1,4 +1,4 @@
-"""Where the pictures and the audio of LlamaIndex's messages are, and how what is on the web is fetched."""
+"""Where the images and the audio of LlamaIndex's messages are, and how what is on the web is fetched."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def held(block: MediaBlock) -> object:
 
 
 def web_address(block: MediaBlock) -> str | None:
-    """The address of a picture or audio that is on the web; None if it is in the block or in a file."""
+    """The address of an image or audio that is on the web; None if it is in the block or in a file."""
     url = str(block.url or "")
     on_web = url.lower().startswith(("http:", "https:"))
     return url if on_web and held(block) is None and block.path is None else None
 
 
 def data_url(block: MediaBlock) -> str:
-    """The data URL that a picture or audio is given as, or "".
+    """The data URL that an image or audio is given as, or "".
 
     Raises:
         ValueError: It is an address of another kind. A file is read only if it is given as a path.
@@ -51,12 +51,12 @@ def data_url(block: MediaBlock) -> str:
 
 
 def on_the_web(messages: Iterable[ChatMessage]) -> bool:
-    """Whether a message has a picture or audio that has to be fetched."""
+    """Whether a message has an image or audio that has to be fetched."""
     return any(web_address(block) for message in messages for block in _media(message))
 
 
 def need_reading(messages: Iterable[ChatMessage]) -> bool:
-    """Whether a message has a picture or audio whose bytes are in a file, so that reading it can take long."""
+    """Whether a message has an image or audio whose bytes are in a file, so that reading it can take long."""
     return any(
         not isinstance(held(block), bytes) and (held(block) or block.path) is not None
         for message in messages
@@ -65,10 +65,10 @@ def need_reading(messages: Iterable[ChatMessage]) -> bool:
 
 
 async def fetch_media(messages: Sequence[ChatMessage], max_bytes: int) -> dict[str, Media]:
-    """The pictures and audio of the messages that are on the web, by address; each is fetched once.
+    """The images and audio of the messages that are on the web, by address; each is fetched once.
 
     Raises:
-        ValueError: An address is none of http or https, what came is too large, or neither a picture nor audio.
+        ValueError: An address is none of http or https, what came is too large, or neither an image nor audio.
         LLMConnectionError, LLMTimeoutError: One could not be fetched.
     """
     fetched: dict[str, Media] = {}
@@ -86,7 +86,7 @@ async def fetch_media(messages: Sequence[ChatMessage], max_bytes: int) -> dict[s
 
 
 def _media(message: ChatMessage) -> Iterator[MediaBlock]:
-    """The pictures and audio of a message that go to the model; audio of an answer does not."""
+    """The images and audio of a message that go to the model; audio of an answer does not."""
     for block in _flat(message.blocks):
         if isinstance(block, ImageBlock) or (isinstance(block, AudioBlock) and message.role not in _OF_ANSWERS):
             yield block
