@@ -118,10 +118,10 @@ def test_a_state_of_messages(server: OllamaServer) -> None:
     ("request_", "message"),
     [
         (lambda: ask([{"type": "audio", "base64": "x"}]), "state: a block of type 'audio'"),
-        (lambda: ask({"type": "image", "url": "https://a/b.png"}), "state: an image given as an address"),
+        (lambda: ask({"type": "image", "url": "https://a/b.png"}), "state: an image given as a URL"),
         (
             lambda: ask(HumanMessage([{"type": "image_url", "image_url": {"url": "https://a/b.png"}}])),
-            "state: an image given as an address",
+            "state: an image given as a URL",
         ),
         (lambda: ask(" "), "state: is empty"),
         (lambda: ask("x", questions={}), "questions: there must be 1 to 64"),

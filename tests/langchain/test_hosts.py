@@ -224,7 +224,7 @@ def test_a_wrong_address_names_the_argument(cls: Any, where: Any, says: str) -> 
 
 
 def test_settings_that_do_not_go_together(urls: list[str]) -> None:
-    with pytest.raises(ValueError, match="userinfo: is of one address"):
+    with pytest.raises(ValueError, match="userinfo: is for a single address"):
         made(ChatOllama, urls, userinfo="user:word")
     shared = OllamaProvider("llama3.2", urls)
     for where in (None, urls, Hosts(urls), urls[0]):

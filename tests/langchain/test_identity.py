@@ -235,7 +235,7 @@ def test_client_kwargs_become_settings(ollama_server: OllamaServer) -> None:
     assert model._provider_for(sync=False) is not model._provider_for(sync=True)
     assert model._provider_for(sync=False)._defaults.config.chunk_timeout == 7
     assert model._provider_for(sync=False)._defaults.config.tool_call_timeout == 7
-    with pytest.raises(ValueError, match="'mounts' has no equal"):
+    with pytest.raises(ValueError, match="'mounts' is not supported"):
         ChatOllama(model="m", client_kwargs={"mounts": {}})
 
 
@@ -321,7 +321,7 @@ def test_other_names_of_fields_can_be_read_and_set() -> None:
     assert (model.model, model.model_name, model.num_predict, model.max_tokens) == ("m", "m", 5, 5)
     model.max_tokens, model.model_name = 6, "n"
     assert (model.num_predict, model.model) == (6, "n")
-    with pytest.raises(TypeError, match="max_tokens and num_predict are one setting"):
+    with pytest.raises(TypeError, match="max_tokens and num_predict are the same setting"):
         ChatOllama(model="m", max_tokens=5, num_predict=6)
     with pytest.raises(ValueError, match="model: is needed, unless a provider is given"):
         ChatOllama()

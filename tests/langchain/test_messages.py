@@ -136,7 +136,7 @@ async def test_audio_at_an_address(hears: Make, newer_server: OllamaServer) -> N
     newer_server.reply("", path="/a.wav", body=data, headers={"Content-Type": "audio/wav"})
     url = f"{newer_server.url}/a.wav"
     message = HumanMessage(content=[{"type": "text", "text": "What is said?"}, {"type": "audio", "url": url}])
-    with pytest.raises(ValueError, match=r"audio given as an address; .*allow_image_urls=True"):
+    with pytest.raises(ValueError, match=r"audio given as a URL, .*allow_image_urls=True"):
         hears().invoke([message])
     assert not newer_server.requests
     assert hears().get_num_tokens_from_messages([message]) > 100  # as ten seconds
@@ -243,9 +243,9 @@ async def collected(pieces: AsyncIterator[Any]) -> list[Any]:
     ("block", "named"),
     [
         ({"type": "audio", "base64": DATA, "mime_type": "audio/wav"}, "audio: the recording is neither WAV nor MP3"),
-        ({"type": "audio", "file_id": "1"}, "audio given as the id of a file"),
-        ({"type": "audio", "source_type": "id", "id": "1"}, "audio given as the id of a file"),
-        ({"type": "audio", "url": URL}, "audio given as an address; .*allow_image_urls=True"),
+        ({"type": "audio", "file_id": "1"}, "audio given as a file id"),
+        ({"type": "audio", "source_type": "id", "id": "1"}, "audio given as a file id"),
+        ({"type": "audio", "url": URL}, "audio given as a URL, .*allow_image_urls=True"),
         ({"type": "audio"}, "a block of type 'audio'"),
         ({"type": "input_audio", "input_audio": {"format": "wav"}}, "input_audio"),
         ({"type": "file", "base64": DATA, "mime_type": "application/pdf"}, "file"),

@@ -1,4 +1,4 @@
-"""Images and audio given as addresses, fetched by the user's own function or by the core: here is no HTTP."""
+"""Fetch images and audio given as URLs, with the user's own function or with the core: no HTTP here."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Loader = Callable[[str], Any]
 
 
 def load_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], limit: int) -> dict[str, Media]:
-    """What there is at each address in the messages.
+    """Fetch the media at each URL in the messages.
 
     Args:
         messages: The messages.
-        loaders: What fetches an image or audio, as bytes or as an `Image` or `Audio`; plain or `async`.
-        limit: The most bytes of one.
+        loaders: Functions, sync or async, that fetch an image or audio as bytes or as an `Image` or `Audio`.
+        limit: The maximum size of each, in bytes.
 
     Raises:
         TypeError: A loader returned something else.
-        ValueError: What came is larger than the limit, or no audio.
+        ValueError: The content is larger than the limit, or not audio.
     """
     media: dict[str, Media] = {}
     for url, kind in media_urls(messages).items():
@@ -40,7 +40,7 @@ def load_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], 
 
 
 async def aload_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], limit: int) -> dict[str, Media]:
-    """As `load_media`; a plain loader runs in a thread."""
+    """Async version of `load_media`; a sync loader runs in a thread."""
     media: dict[str, Media] = {}
     for url, kind in media_urls(messages).items():
         loader = loaders[kind]
