@@ -1,4 +1,4 @@
-"""What a model is: in a cache, serialised, copied, and without its secrets."""
+"""The identity of a model: as a cache key, serialised, copied, and without its secrets."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_cache_notices_a_changed_field(cls: Any, ollama_server: OllamaServer) 
 def test_copies_work(
     ollama_server: OllamaServer, cls: Any, way: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)  # a pickle holds no key
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)  # a pickle contains no key
     model = cls(model="llama3.2", base_url=ollama_server.url, retry=RetryPolicy.off(), api_key=SECRET)
     model.invoke("Hi")
     again = way(model)
@@ -280,7 +280,7 @@ def test_keep_alive(cls: Any, given: Any, sent: Any, ollama_server: OllamaServer
 
 
 class Named(ChatOllama):
-    """A subclass of a user's, with names of its own."""
+    """A user's subclass, with its own aliases."""
 
     temperature: float | None = Field(default=None, alias="heat")
     num_predict: int | None = Field(default=None, validation_alias=AliasChoices("max_tokens", "limit"))
@@ -289,7 +289,7 @@ class Named(ChatOllama):
 
 
 class Camel(ChatOllama):
-    """A subclass with a name of another style for every field."""
+    """A subclass with an alias for every field."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="allow")
 
@@ -402,7 +402,7 @@ async def test_the_context_window_of_a_profile(chat: Make, ollama_server: Ollama
     async def window(**arguments: Any) -> int:
         return int((await chat("llama3.2", **arguments).aload_profile())["max_input_tokens"])
 
-    assert await window() == 131072  # the longest, where nothing tells which
+    assert await window() == 131072  # the longest, if nothing says which
     assert await window(options={"num_ctx": 1024}) == 1024
     assert await window(num_ctx=1_000_000) == 131072
     async with OllamaProvider("llama3.2", ollama_server.url, num_ctx=2048) as provider:

@@ -1,4 +1,4 @@
-"""LangChain's messages as they go over the wire."""
+"""LangChain's messages as they are sent."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def test_pictures_in_every_shape(chat: Make, ollama_server: OllamaServer, block:
 
 @pytest.fixture
 def newer_server() -> Iterator[OllamaServer]:
-    """A server that knows audio, with a model that can hear."""
+    """A server that supports audio, with a model that does."""
     with OllamaServer([Model("gemma4:e2b", ("completion", "vision", "audio"))], version="0.33.0") as server:
         yield server
 
 
 @pytest.fixture
 def hears(chat: Make, newer_server: OllamaServer) -> Make:
-    """Models that can hear."""
+    """Models that support audio."""
     return partial(chat, "gemma4:e2b", base_url=newer_server.url)
 
 
@@ -366,7 +366,7 @@ OF_OTHERS: list[dict[str, Any]] = [
 def test_what_another_provider_did_is_left_out_of_its_answer(
     chat: Make, ollama_server: OllamaServer, block: dict[str, Any], version: str
 ) -> None:
-    # Once wrong: a fallback from a cloud model to Ollama died of its history
+    # Once wrong: a fallback from a cloud model to Ollama failed because of its history
     about = {"output_version": version} if version == "v1" else {}
     content = [{"type": "text", "text": "It is "}, block, {"type": "text", "text": "sunny."}]
     (answer,) = sent(ollama_server, chat(), AIMessage(content=content, response_metadata=about))
