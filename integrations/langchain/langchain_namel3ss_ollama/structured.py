@@ -139,10 +139,10 @@ def _metadata(generation: Generation) -> dict[str, Any]:
 
 def _cause(generation: Generation, info: Mapping[str, Any]) -> str:
     if info.get("done_reason") == "length":
-        return "; it was truncated by the token limit: raise max_tokens"
+        return "; it was cut by the token limit: raise max_tokens"
     thought = isinstance(generation, ChatGeneration) and generation.message.additional_kwargs.get("reasoning_content")
     if thought and not generation.text:
-        return "; the model wrote only its reasoning: pass reasoning=False, or ask again"
+        return "; the model wrote nothing but its reasoning: pass reasoning=False, or ask again"
     return f"; the finish reason is {info['done_reason']!r}" if info.get("done_reason") else ""
 
 
