@@ -1,4 +1,4 @@
-"""The event loop is never blocked: other tasks run while a slow server keeps an answer back.
+"""The event loop is never blocked: other tasks run while a slow server delays its answer.
 
 Two proofs. One needs no clock: while the server holds an answer, a task on the same loop has to get its turns, and
 only it lets the server go on; if the loop were blocked, the answer would never come. The other measures how long the

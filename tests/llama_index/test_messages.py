@@ -1,4 +1,4 @@
-"""LlamaIndex's messages into the core's, without a server unless an image is on the web."""
+"""Converting LlamaIndex's messages to the core's; only web images need a server."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_pictures_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: 
     for url in ("file:///etc/passwd", "ftp://127.0.0.1/x"):
         with pytest.raises(ValueError, match=r"messages\[0\]: .*http or https"):
             chat(url)
-    # A file is none on the web, whatever is switched on.
+    # A file URL is never fetched, even if fetching is enabled.
     for url, switched_on in (("file:///etc/passwd", False), ("file:///etc/passwd", True)):
         with pytest.raises(ValueError, match=r"messages\[0\]: .*ImageBlock\(path=\.\.\.\)") as caught:
             make_llm("llava", allow_image_urls=switched_on).chat([ChatMessage(blocks=[ImageBlock(url=url)])])
@@ -215,7 +215,7 @@ def test_what_the_api_cannot_take_is_refused_by_name(block: Any) -> None:
     messages = [ChatMessage(role="system", content="x"), ChatMessage(role="user", blocks=[block])]
     with pytest.raises(ValueError, match=rf"messages\[1\]: .*{type(block).__name__}"):
         core(*messages)
-    # In an answer it is what another provider's model made, and the conversation goes on here.
+    # In an assistant message, another provider's model produced it earlier in the conversation.
     answer = ChatMessage(role="assistant", blocks=[TextBlock(text="Listen:"), block])
     assert core(answer) == [{"role": "assistant", "content": "Listen:"}]
 
@@ -285,7 +285,7 @@ def test_tool_calls_and_their_answers() -> None:
                 ToolCallBlock(tool_call_id="call_1", tool_name="add", tool_kwargs={"a": 1}),
                 ToolCallBlock(tool_call_id="call_2", tool_name="mul", tool_kwargs='{"a": 2}'),
             ],
-            # Streamed answers have the calls here as well; they must not go out twice.
+            # Streamed answers have the calls here too; they must not be sent twice.
             additional_kwargs={"tool_calls": [{"id": "call_1", "function": {"name": "add", "arguments": {"a": 1}}}]},
         ),
         ChatMessage(role="tool", content="3", additional_kwargs={"tool_call_id": "call_2"}),
