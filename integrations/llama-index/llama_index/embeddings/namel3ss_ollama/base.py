@@ -51,7 +51,7 @@ _REFUSALS = (BadRequestError, ContextWindowExceededError, ServerError)
 _NAMES = {"batch_size": "embed_batch_size", "batch_chars": "max_batch_chars"}
 """Names in the core's errors, and what they are called here."""
 _HOOKS = {"_async_client": "pass provider=", "_client": "pass provider="}
-"""What llama-index-embeddings-ollama calls and subclasses may override, but nothing here calls."""
+"""Methods that subclasses may override in llama-index-embeddings-ollama, but that nothing calls here."""
 
 
 class BadInputError(BadRequestError):

@@ -81,7 +81,7 @@ _HOOKS = {
     "async_client": "pass provider=",
     "client": "pass provider=",
 }
-"""What llama-index-llms-ollama calls and subclasses may override, but nothing here calls."""
+"""Methods that subclasses may override in llama-index-llms-ollama, but that nothing calls here."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -337,7 +337,7 @@ class Ollama(StructuredOutputs):
         """Load the model now and ask for its context window; returns the LLM itself.
 
         Raises:
-            LLMError: The server or the model is not there.
+            LLMError: The server cannot be reached, or does not have the model.
         """
         run_sync(self.aload())
         return self
@@ -346,7 +346,7 @@ class Ollama(StructuredOutputs):
         """Async version of `load`.
 
         Raises:
-            LLMError: The server or the model is not there.
+            LLMError: The server cannot be reached, or does not have the model.
         """
         # Load first: newer servers report the window only of a loaded model.
         settings = self._one_layer({"keep_alive": self.keep_alive})

@@ -13,7 +13,7 @@ __all__ = ["Windows", "num_output"]
 _PATIENCE = 2.0
 """The timeout in seconds for requesting the context window after an answer, which happens once."""
 _SHARE = 8
-"""An answer is assumed to need at most one in this many of the window's tokens, or LlamaIndex's default."""
+"""An answer is assumed to need at most the window divided by this, or LlamaIndex's default."""
 
 
 def num_output(limit: object, window: int) -> int:
@@ -55,7 +55,7 @@ class Windows:
         """Ask for a model's window.
 
         Raises:
-            LLMError: The server or the model is not there.
+            LLMError: The server cannot be reached, or does not have the model.
         """
         window = await provider.context_window(model, num_ctx=num_ctx)
         if window is None:
