@@ -1,4 +1,4 @@
-"""What the examples share: where to ask, and which model."""
+"""What the examples share: the options for server and model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def parser(description: str | None, *, several: bool = False) -> argparse.Argume
     """The options that every example takes.
 
     Args:
-        description: What the example is.
-        several: Whether --base-url may be given several times; its value is a list then.
+        description: What the example does.
+        several: Whether --base-url may be repeated; its value is then a list.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    where = "where the server is, or embedded:// for a model in this process"
+    where = "the server's address, or embedded:// for a model in this process"
     if several:
-        made.add_argument("--base-url", action="append", help=f"{where}; give it again for each more server")
+        made.add_argument("--base-url", action="append", help=f"{where}; repeat it for several servers")
     else:
         made.add_argument("--base-url", help=where)
     made.add_argument("--model", default=os.environ.get("OLLAMA_MODEL", "smollm2:135m"), help="default: %(default)s")
@@ -30,7 +30,7 @@ def parser(description: str | None, *, several: bool = False) -> argparse.Argume
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run an example; what the model, the server or the arguments refuse is one line."""
+    """Run an example; errors of the model, the server or the arguments are printed as one line."""
     try:
         asyncio.run(main)
     except (LLMError, ValueError, ModuleNotFoundError) as error:
@@ -38,7 +38,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def pull_if_missing(provider: OllamaProvider, model: str | None = None) -> None:
-    """Download a model, the provider's by default, unless it is there."""
+    """Download a model, the provider's by default, unless the server has it."""
     try:
         await provider.show_model(model)
     except ModelNotFoundError:

@@ -1,6 +1,7 @@
-"""A stream that somebody stops: the connection closes at once, the server stops computing, the slot is free.
+"""Stop a stream early: the connection closes at once, the server stops generating, and the slot is free.
 
-Three ways: `stream.cancel()` from elsewhere, a deadline around the loop, and leaving the loop. What had come stays.
+There are three ways: `stream.cancel()` from elsewhere, a timeout around the loop, and leaving the loop. The text
+received so far stays available.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ async def cancelled_from_elsewhere(provider: OllamaProvider) -> None:
     async for _ in stream:
         seen += 1
         if seen == 5:
-            asyncio.get_running_loop().call_soon(stream.cancel)  # a button, another task, a signal's handler
+            asyncio.get_running_loop().call_soon(stream.cancel)  # or from a button, another task, a signal handler
     print(f"cancelled: end={stream.end!r}, {len(stream.text)} characters are kept")
 
 
@@ -33,7 +34,7 @@ async def stopped_by_a_deadline(provider: OllamaProvider) -> None:
             began.set()
 
     task = asyncio.create_task(read())
-    await began.wait()  # so that loading the model does not count
+    await began.wait()  # so that the timeout does not include loading the model
     try:
         await asyncio.wait_for(task, timeout=0.05)
     except asyncio.TimeoutError:

@@ -1,4 +1,4 @@
-"""What a provider does, watched three ways: its own numbers, the log, and OpenTelemetry where it is installed."""
+"""Monitor a provider in three ways: its own statistics, the log, and OpenTelemetry if it is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from namel3ss_ollama import LLMError, OllamaProvider
 
 
 def watch_with_opentelemetry() -> object | None:
-    """Have spans and metrics kept in memory; an application would export them. None where the SDK is not installed."""
+    """Keep metrics in memory; an application would export them. Returns None if the SDK is not installed."""
     try:
         from opentelemetry import metrics
         from opentelemetry.sdk.metrics import MeterProvider

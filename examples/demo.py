@@ -1,7 +1,7 @@
-"""One question each through the provider, a LangChain chain, and a LlamaIndex query engine over a few documents.
+"""Ask one question each with the provider, a LangChain chain, and a LlamaIndex query engine over a few documents.
 
-Where an Ollama server answers (at OLLAMA_BASE_URL, OLLAMA_HOST or http://localhost:11434), it is used, with
-OLLAMA_MODEL or the smallest model there that can chat. Where none does, a small model runs in this process.
+If an Ollama server answers (at OLLAMA_BASE_URL, OLLAMA_HOST or http://localhost:11434), it is used, with OLLAMA_MODEL
+or its smallest chat model. Otherwise a small model runs in this process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FACTS = [
 
 
 def find_models() -> tuple[str | None, str, str]:
-    """Where to ask, and the models to chat and to embed with."""
+    """The server's address, the chat model and the embedding model."""
     server = OllamaProvider(os.environ.get("OLLAMA_MODEL") or "any")
     if not run_sync(server.is_available()):
         print(f"No Ollama answers at {server.base_url}, so a model of 135 million parameters runs in this process.")
@@ -40,12 +40,12 @@ def find_models() -> tuple[str | None, str, str]:
 def fetch_weights() -> None:
     from namel3ss_ollama.cli.models import pull
 
-    print(f"Fetching its weights (98 MB), unless they are there: namel3ss-ollama models pull {SMALL} --embedded")
+    print(f"Downloading its weights (98 MB), unless they are cached: namel3ss-ollama models pull {SMALL} --embedded")
     pull(SMALL, embedded=True)
 
 
 def show(title: str, pieces: Iterable[str], provider: OllamaProvider) -> None:
-    """Print the pieces as they come, and what the provider measured."""
+    """Print the chunks as they arrive, and the provider's statistics."""
     print(f"\n{title}:", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)

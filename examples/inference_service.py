@@ -1,6 +1,6 @@
-"""A service that holds one provider open and works through batches in which some questions fail.
+"""A service that shares one provider between batches, in which some questions fail.
 
-The provider bounds what runs at once, over all batches; a failure is a result and stops nothing.
+The provider limits concurrency across all batches. A failure is a result, and does not stop the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class InferenceService:
             model,
             base_url,
             max_concurrent=4,
-            max_queue=1000,  # one more fails at once, rather than waiting without end
+            max_queue=1000,  # a full queue fails at once, rather than waiting forever
             retry=RetryPolicy(attempts=3),
             temperature=0,
             max_tokens=20,
@@ -37,7 +37,7 @@ class InferenceService:
             if isinstance(result, LLMError):
                 answers.append(f"({type(result).__name__})")
             elif isinstance(result, BaseException):
-                raise result  # no failure of the model's: a mistake in the program
+                raise result  # a bug in the program, not a failed request
             else:
                 answers.append(result.content)
         return answers

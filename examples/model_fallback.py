@@ -1,4 +1,4 @@
-"""Models in the order of preference: the next one is tried when one fails, and only for what another can mend."""
+"""Models in order of preference: if one fails, try the next, but only for errors that another model can avoid."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from namel3ss_ollama import BadRequestError, LLMError, LLMResponse, OllamaProvid
 
 
 async def first_that_answers(provider: OllamaProvider, models: Sequence[str], prompt: str) -> LLMResponse:
-    """The answer of the first model that gives one.
+    """The answer of the first model that succeeds.
 
     Raises:
-        LLMError: None did; this is the last one's error.
+        LLMError: All models failed; this is the last one's error.
     """
     failures: list[LLMError] = []
     for model in models:
         try:
             return await provider.agenerate(prompt, model=model, timeout=120.0)
         except BadRequestError:
-            raise  # the request itself is wrong, for every model
+            raise  # the request itself is wrong, for any model
         except LLMError as error:
             print(f"{model}: {type(error).__name__}: {error}")
             failures.append(error)

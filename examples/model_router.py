@@ -1,7 +1,7 @@
-"""Several models, each for what it is good at, load balanced: a router that looks at the question.
+"""Route each question to a model that suits it, with load balancing over several servers.
 
-One provider has all models and all servers. It knows which server has which model loaded, and gives each only as many
-requests as it has slots for; what one fails at, another does.
+One provider serves all models on all servers. It knows which server has which model loaded, sends each server only as
+many requests as it has slots, and retries a failed request on another server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def convert(amount: float, unit: str) -> str:
 
 
 class Router:
-    """Sends a question to the model for its kind, on the server that is best for it."""
+    """Sends a question to the model for its kind, on the best server for it."""
 
     def __init__(self, models: dict[str, str], base_url: Sequence[str] | None) -> None:
         self.models = models

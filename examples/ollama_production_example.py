@@ -1,4 +1,4 @@
-"""What a program in production does with a model, a function each.
+"""What a production program does with a model, one function each.
 
 python examples/ollama_production_example.py --list
 python examples/ollama_production_example.py streaming errors --base-url embedded://
@@ -16,28 +16,28 @@ from namel3ss_ollama import LLMConnectionError, LLMError, Message, ModelNotFound
 
 
 async def generation(provider: OllamaProvider) -> None:
-    """One question, one answer, and what it cost."""
+    """One question, one answer, and its token usage."""
     response = await provider.agenerate("What is the capital of France?", max_tokens=40)
     print(response.content)
     print(response.usage, response.finish_reason)
 
 
 async def streaming(provider: OllamaProvider) -> None:
-    """The answer as it comes, to a reader who is slower than the model.
+    """A streamed answer, and a consumer that is slower than the model.
 
-    The connection is read only as fast as the loop asks, and the reader's own time counts for no deadline but the
-    whole stream's.
+    The stream has backpressure: the connection is read only as fast as the loop consumes chunks. The time that the
+    consumer takes counts only towards `stream_timeout`.
     """
     config = StreamConfig(first_chunk_timeout=300.0, chunk_timeout=60.0, stream_timeout=600.0, max_chunks=30)
     stream = provider.stream_generate("Tell a short story about a lighthouse.", stream_config=config)
     async for chunk in stream:
         print(chunk.content, end="", flush=True)
-        await asyncio.sleep(0.01)  # a slow reader
+        await asyncio.sleep(0.01)  # a slow consumer
     print(f"\nended: {stream.end}, {len(stream.text)} characters")
 
 
 async def concurrency(provider: OllamaProvider) -> None:
-    """Many questions, as many at a time as `max_concurrent` says, the answers in the order of the questions."""
+    """Many questions, up to `max_concurrent` at a time, with the answers in the order of the questions."""
     countries = ["France", "Italy", "Spain", "Japan"]
     prompts = [f"What is the capital of {country}?" for country in countries]
     answers = await provider.agenerate_batch(prompts, return_exceptions=True, max_tokens=20)
@@ -46,7 +46,7 @@ async def concurrency(provider: OllamaProvider) -> None:
 
 
 async def system_prompts(provider: OllamaProvider) -> None:
-    """A system prompt, and a conversation that goes on."""
+    """A system prompt, and a conversation with several turns."""
     messages = [Message("system", "You answer in one short sentence."), Message("user", "What is Rome?")]
     answer = await provider.achat(messages, max_tokens=40)
     print(answer.content)
@@ -55,7 +55,7 @@ async def system_prompts(provider: OllamaProvider) -> None:
 
 
 async def errors(provider: OllamaProvider) -> None:
-    """What can go wrong says what it is and what to do; what had arrived is kept."""
+    """Errors say what happened and what to do, and keep the partial answer."""
     try:
         await provider.agenerate("Hello", model="no-such-model")
     except ModelNotFoundError as error:
@@ -69,18 +69,18 @@ async def errors(provider: OllamaProvider) -> None:
         await provider.agenerate("Count to a thousand.", timeout=0.001)
     except LLMError as error:
         print(f"{type(error).__name__}: {error}")
-        print("had arrived:", error.partial.content if error.partial else "nothing")
+        print("partial answer:", error.partial.content if error.partial else "none")
 
 
 async def code(provider: OllamaProvider) -> None:
-    """Code, cut off where the function ends."""
+    """Code completion, with stop sequences at the end of the function."""
     prompt = 'def add(a, b):\n    """Return the sum of two numbers."""\n'
     response = await provider.agenerate(prompt, raw=True, stop=["\ndef ", "\n\n\n"], max_tokens=40, temperature=0)
     print(prompt + response.content)
 
 
 async def models(provider: OllamaProvider) -> None:
-    """Which models there are, what they can do, and how to have one loaded beforehand."""
+    """Which models the server has, their capabilities, and how to load one in advance."""
     for model in await provider.list_models():
         shown = await provider.show_model(model["name"])
         print(model["name"], model["size"], shown.get("capabilities"))

@@ -1,4 +1,4 @@
-"""Several servers as one: a batch goes to all of them, and one that is down costs no answer.
+"""Several servers as one: a batch is spread over all of them, and one that is down costs no answer.
 
 python examples/several_hosts.py --base-url http://gpu1:11434 --base-url http://gpu2:11434
 """
@@ -13,7 +13,7 @@ from _common import parser, pull_if_missing, run
 from namel3ss_ollama import Host, Hosts, OllamaProvider
 
 DOWN = "http://127.0.0.1:9"
-"""Nothing listens there."""
+"""A port on which nothing listens."""
 
 
 async def main() -> None:
@@ -23,7 +23,7 @@ async def main() -> None:
     addresses = given.base_url or os.environ.get("OLLAMA_HOSTS", "http://localhost:11434").split(",")
     hosts = Hosts([DOWN, *(Host(address, slots=given.slots) for address in addresses)])
     async with OllamaProvider(given.model, hosts, temperature=0, max_tokens=20) as provider:
-        await provider.look_at_hosts()  # not needed: what is down would be noticed by the first request
+        await provider.look_at_hosts()  # optional: the first request would notice a server that is down
         await pull_if_missing(provider)
         countries = ["France", "Italy", "Spain", "Japan", "Norway", "Peru"]
         answers = await provider.agenerate_batch(f"What is the capital of {country}?" for country in countries)

@@ -1,4 +1,4 @@
-"""Fixtures of the adapter's tests: a server of ours, a real one, and what a real one said, told again.
+"""Fixtures of the adapter's tests: the test server, a real server, and replayed answers of a real server.
 
 Cassettes are recorded by `pytest tests/langchain --record` from the server at OLLAMA_BASE_URL.
 """
@@ -18,7 +18,7 @@ from namel3ss_ollama.testing import OllamaServer
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No tracing, nothing of the machine's settings, no waits between retries."""
+    """No tracing, no settings from the environment, no waits between retries."""
     for name in ("LC_OUTPUT_VERSION", "OLLAMA_BASE_URL", "OLLAMA_HOST", "OLLAMA_HOSTS", "OLLAMA_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
@@ -39,7 +39,7 @@ def chat(ollama_server: OllamaServer) -> Callable[..., ChatOllama]:
 
 @pytest.fixture
 def player(request: pytest.FixtureRequest) -> Iterator[OllamaProvider]:
-    """A provider that answers as a real server did when the test's cassette was recorded."""
+    """A provider that replays the answers of the real server from the test's cassette."""
     recording = request.config.getoption("--record")
     url = request.getfixturevalue("live_server") if recording else NOWHERE
     name = f"{request.cls.__name__ if request.cls else ''}-{request.node.name}"

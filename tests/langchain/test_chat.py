@@ -1,4 +1,4 @@
-"""Answers whole and in pieces, sync and async: what goes out, what comes back, who is told."""
+"""Answers and streams, sync and async: the requests, the responses, and the callbacks."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def test_the_connection_is_given_back_before_the_events_end(chat: Make, ollama_s
     stream = model.stream_events("Hi", version="v3")
     for event in stream:
         if event["event"] == "message-finish":
-            model.invoke("Hi")  # would wait for ever for the only slot
+            model.invoke("Hi")  # would wait forever for the only slot
     assert len(ollama_server.requests) == 2
 
 
@@ -409,7 +409,7 @@ async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(chat: Make, oll
         assert (whole.content, whole.chunk_position) == ("ab", "last")
         assert whole.response_metadata["done_reason"] == "max_chunks"
         assert whole.response_metadata["model_name"] == "llama3.2"
-    # The last line was read with the others, but nobody got it: its counters are not told.
+    # The last line was read with the others, but never yielded: its counters are not reported.
     ollama_server.fault("lines_in_one_chunk")
     model = chat(stream_config=StreamConfig(max_chunks=3))
     for pieces in (list(model.stream("Hi")), [p async for p in model.astream("Hi")]):
@@ -486,7 +486,7 @@ def test_two_runs_threads_and_a_running_loop(chat: Make, ollama_server: OllamaSe
     model = chat()
 
     async def both() -> list[Any]:
-        inside = model.invoke("Hi").content  # as in a notebook, whose loop runs already
+        inside = model.invoke("Hi").content  # as in a notebook, whose loop is already running
         return [inside, *(answer.content for answer in await model.abatch(["Hi", "Ho"]))]
 
     assert asyncio.run(both()) == ["Hi."] * 3

@@ -44,7 +44,7 @@ WAYS: dict[str, Callable[[ChatOllama, list[Any]], Coroutine[Any, Any, Any]]] = {
 def test_a_model_works_after_ten_loops_were_closed_by_hand(
     way: str, chat: Callable[..., ChatOllama], ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Once wrong: each took a slot with it, and with ten the next call waited for ever.
+    # Once wrong: each kept its slot, and after ten the next call waited forever.
     caplog.set_level(logging.INFO)
     gate = Gate()
     ollama_server.reply("one two three", contains="x", gates={1: gate})

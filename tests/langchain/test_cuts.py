@@ -1,4 +1,4 @@
-"""Chats, prompts and answers that are longer than the window are noticed, however asked, by old rules and new."""
+"""Chats, prompts and answers that exceed the context window are noticed, in every way to ask and on every server."""
 
 from __future__ import annotations
 

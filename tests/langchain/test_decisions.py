@@ -21,7 +21,7 @@ from namel3ss_ollama.testing import Model, OllamaServer, Reply, ToolCall
 PATH = "/v1/systemone"
 MODELS = [Model("nimble", ("decision",)), Model("clef", ("decision", "vision")), Model("small"), Model("large")]
 BETA = pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
-PICTURE = base64.b64encode(b"picture").decode()
+IMAGE = base64.b64encode(b"image").decode()
 
 
 def test_without_the_base_class_the_error_names_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,14 +94,12 @@ def test_a_state_of_messages(server: OllamaServer) -> None:
     call = {"name": "refund", "args": {"euros": 5}, "id": "1"}
     messages = [
         SystemMessage("Be kind."),
-        HumanMessage(
-            [{"type": "text", "text": "See:"}, {"type": "image", "base64": PICTURE, "mime_type": "image/png"}]
-        ),
+        HumanMessage([{"type": "text", "text": "See:"}, {"type": "image", "base64": IMAGE, "mime_type": "image/png"}]),
         AIMessage("", tool_calls=[call]),
         ToolMessage("done", tool_call_id="1", name="refund"),
     ]
-    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
-    state = {"messages": messages, "last": HumanMessage("Hi"), "more": [picture, 1, None, {"type": "file"}, "x"]}
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{IMAGE}"}}
+    state = {"messages": messages, "last": HumanMessage("Hi"), "more": [image, 1, None, {"type": "file"}, "x"]}
     make(server, model="clef").invoke(ask(state))
     assert server.requests[-1].payload["state"] == {
         "messages": [
@@ -113,17 +111,17 @@ def test_a_state_of_messages(server: OllamaServer) -> None:
         "last": {"role": "user", "content": "Hi"},
         "more": ["[image 2]", 1, None, {"type": "file"}, "x"],
     }
-    assert server.requests[-1].payload["images"] == [PICTURE, PICTURE]
+    assert server.requests[-1].payload["images"] == [IMAGE, IMAGE]
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
         (lambda: ask([{"type": "audio", "base64": "x"}]), "state: a block of type 'audio'"),
-        (lambda: ask({"type": "image", "url": "https://a/b.png"}), "state: a picture given as an address"),
+        (lambda: ask({"type": "image", "url": "https://a/b.png"}), "state: an image given as a URL"),
         (
             lambda: ask(HumanMessage([{"type": "image_url", "image_url": {"url": "https://a/b.png"}}])),
-            "state: a picture given as an address",
+            "state: an image given as a URL",
         ),
         (lambda: ask(" "), "state: is empty"),
         (lambda: ask("x", questions={}), "questions: there must be 1 to 64"),
@@ -132,8 +130,8 @@ def test_a_state_of_messages(server: OllamaServer) -> None:
             r"questions\['q'\]: Ollama has no box",
         ),
         (
-            lambda: ask("x", questions={"q": decisions.Noul(instructions=[{"type": "image", "base64": PICTURE}])}),
-            r"questions\['q'\]: a picture in a question",
+            lambda: ask("x", questions={"q": decisions.Noul(instructions=[{"type": "image", "base64": IMAGE}])}),
+            r"questions\['q'\]: an image in a question",
         ),
         (
             lambda: ask("x", questions={"q": decisions.Choice(instructions="Which?", criteria={"a": None})}),

@@ -1,8 +1,8 @@
-"""langchain-ollama's classes and ours, made from the same arguments, asked the same: what differs is written down here.
+"""langchain-ollama's classes and ours, with the same arguments and inputs: every difference is listed here.
 
-All of it is asked of each version of the test server.
+Each case runs against each version of the test server.
 
-A difference that is not in a list fails the test, and so does one that is in a list and is not there any more.
+A difference that is not in a list fails the test, and so does one that is in a list but no longer occurs.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-# What goes out: path in the body -> why it differs.
+# Requests: path in the body -> why it differs.
 BODY = {
     "stream": "true is the server's default, and what is not set is not sent",
     "options": "an empty object says nothing",
     "tools": "an empty list says nothing",
 }
-# What comes back: path in the message -> why it differs.
+# Responses: path in the message -> why it differs.
 RESULT = {
     "response_metadata.tokens_per_second": "new: follows from the counters",
     "response_metadata.prompt_tokens_per_second": "new: follows from the counters",
@@ -72,7 +72,7 @@ HISTORY = [
     ToolMessage("3", tool_call_id="1", name="add"),
     ChatMessage(role="user", content="c"),
 ]
-PICTURE = HumanMessage(
+WITH_IMAGE = HumanMessage(
     [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": f"data:image/png;base64,{PIXEL}"}]
 )
 
@@ -100,7 +100,7 @@ def whole(model: Any, *arguments: Any) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def collected() -> Iterator[None]:
-    """Theirs leaves its connections open; they are closed here, where no later test is blamed for that."""
+    """Theirs leaves its connections open; they are closed here, so that no later test is blamed for it."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -111,7 +111,7 @@ COUNTED = {
     *("usage_metadata.input_tokens", "usage_metadata.total_tokens"),
     *(f"response_metadata.{name}" for name in ("prompt_eval_count", "prompt_eval_duration", "total_duration")),
 }
-"""What differs where the definitions of tools do: they are counted, too."""
+"""The differences that follow from other tool definitions, which are counted as tokens too."""
 Case = tuple[dict[str, Any], Callable[[Any], Any], dict[str, str], dict[str, str]]
 CASES: dict[str, Case] = {
     "a text": ({}, lambda m: m.invoke("Hi"), {}, {}),
@@ -125,7 +125,7 @@ CASES: dict[str, Case] = {
     "structured output": ({}, lambda m: m.with_structured_output(Place).invoke("where"), {}, {}),
     "json mode": ({}, lambda m: m.with_structured_output(Place, method="json_mode").invoke("where"), {}, {}),
     "response format": ({}, lambda m: m.invoke("where", response_format={"type": "json_object"}), {}, {}),
-    # Here theirs has a fault that ours has not.
+    # A fault of theirs that ours does not have.
     "a history": (
         {},
         lambda m: m.invoke(HISTORY),
@@ -138,12 +138,12 @@ CASES: dict[str, Case] = {
         },
         {},
     ),
-    "a picture": (
+    "an image": (
         {},
-        lambda m: m.invoke([PICTURE]),
+        lambda m: m.invoke([WITH_IMAGE]),
         {
             "messages.0.content": "theirs begins with a line end",
-            "truncate": "a picture may be too long for the window, and that is to be noticed",
+            "truncate": "an image may be too long for the window, and that is to be noticed",
         },
         {},
     ),
@@ -288,7 +288,7 @@ def test_chat(name: str, version: str) -> None:
     )
     if their_body and isinstance(
         their_body.get("format"), dict
-    ):  # theirs goes out as it is, and some of it a server refuses
+    ):  # theirs is sent unchanged, and a server refuses some of it
         their_body["format"] = portable_schema(their_body["format"])
     assert set(differing(their_body, our_body)) - BODY.keys() == in_body.keys()
     counted = COUNTED if their_body != our_body and "tools" in our_body else set()
@@ -314,7 +314,7 @@ def test_text(arguments: dict[str, Any], ask: Callable[[Any], Any], version: str
     (their_body, their_result), (our_body, our_result) = both(
         lambda package, url: package.OllamaLLM(model="llama3.2", base_url=url, **arguments), ask, version
     )
-    # `format` too: an empty text says nothing.
+    # `format` too: an empty string means nothing.
     assert set(differing(their_body, our_body)) <= {*BODY, "format", "template", "system", "suffix", "raw"} - {
         name for name in ("system", "suffix", "raw") if name in our_body
     }
@@ -329,10 +329,10 @@ def test_embeddings(arguments: dict[str, Any], ask: Callable[[Any], Any], versio
         ask,
         version,
     )
-    # Theirs sends a null for each option that nobody set.
+    # Theirs sends null for each option that is not set.
     their_body["options"] = {name: value for name, value in their_body["options"].items() if value is not None}
     assert set(differing(their_body, our_body)) == ({"truncate"} if arguments else {"truncate", "options"})
-    if arguments and not DIMENSIONS.on(version):  # theirs hands out vectors of another size than was asked for
+    if arguments and not DIMENSIONS.on(version):  # theirs returns vectors of another size than requested
         assert isinstance(our_result, ours.OllamaMalformedResponseError)
     else:
         assert their_result == our_result

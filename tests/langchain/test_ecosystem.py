@@ -131,7 +131,7 @@ def test_a_cache_in_sqlite_with_two_models(chat: Make, ollama_server: OllamaServ
 
 
 class Tracer(BaseTracer):
-    """What LangSmith's tracer sees: whole runs."""
+    """What LangSmith's tracer sees: complete runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ async def test_an_agent_streams_in_every_mode(chat: Make, agent_server: OllamaSe
     start: Any = {"messages": [HumanMessage("The weather in Rome?")]}
     pieces = list(agent.stream(start, stream_mode="messages"))
     apieces = [piece async for piece in agent.astream(start, stream_mode="messages")]
-    # Before Python 3.11 an async node of LangGraph's does not pass its callbacks on to the model within.
+    # Before Python 3.11, an async LangGraph node does not pass its callbacks to the model inside it.
     for found in (pieces, apieces) if sys.version_info >= (3, 11) else (pieces,):
         texts = [m.text for m, about in found if isinstance(m, AIMessageChunk) and about["langgraph_node"] == "model"]
         assert [text for text in texts if text] == ["It", " is", " sunny."]
@@ -214,7 +214,7 @@ def test_an_agent_with_structured_output_calls_its_tools_too(chat: Make, ollama_
     model = chat()
     model.load_profile()
     agent = create_agent(model, [weather], response_format=Report)
-    # With structured output as a tool LangChain asks for "any" call, and a grammar makes that hold.
+    # For structured output with a tool, LangChain forces "any" call, which a grammar enforces.
     state = agent.invoke({"messages": [HumanMessage("The weather in Rome?")]})
     assert state["structured_response"] == Report(city="Rome", sunny=True)
     asked = [record.payload for record in ollama_server.requests if record.path == "/api/chat"]
@@ -232,7 +232,7 @@ def test_the_retry_middleware_knows_what_to_retry(chat: Make, ollama_server: Oll
     lost = create_agent(chat("nope", max_retries=0), [], middleware=[middleware])
     with pytest.raises(ModelNotFoundError):
         lost.invoke(start)
-    assert len(ollama_server.requests) == 3  # asked once: a model that is not there does not come by asking again
+    assert len(ollama_server.requests) == 3  # asked once: retrying does not help if the model is missing
 
 
 def test_a_store_retriever_and_an_answer(chat: Make, ollama_server: OllamaServer) -> None:

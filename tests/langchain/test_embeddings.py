@@ -1,4 +1,4 @@
-"""Vectors."""
+"""Embeddings."""
 
 from __future__ import annotations
 

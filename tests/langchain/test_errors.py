@@ -122,7 +122,7 @@ def test_nobody_there(chat: Make) -> None:
 
 
 def test_a_graph_tries_again_what_time_can_heal(ollama_server: OllamaServer, chat: Make) -> None:
-    # Once wrong: a timeout is an OSError, which LangGraph's default policy does not try again
+    # Once wrong: a timeout is an OSError, which LangGraph's default policy does not retry
     ollama_server.fault("stall_before_headers", times=1)
     config = StreamConfig(first_chunk_timeout=0.05)
     model = chat(max_retries=0, stream_config=config)

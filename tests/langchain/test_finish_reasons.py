@@ -1,4 +1,4 @@
-"""Why the model stopped, under the names of langchain-core 1.8.4, in every way to ask."""
+"""Finish reasons, under the names of langchain-core 1.8.4, in every way to ask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def of(metadata: dict[str, Any]) -> Reasons:
 
 
 def added(pieces: list[AIMessageChunk]) -> AIMessageChunk:
-    """The pieces as one, of which none but one says why."""
+    """The merged chunks, of which exactly one has the finish reason."""
     assert sum("finish_reason" in piece.response_metadata for piece in pieces) <= 1
     return pieces[0] + pieces[1:]
 
@@ -51,7 +51,7 @@ async def answers(model: Any) -> list[AIMessage]:
 
 
 async def streams_of_events(model: Any) -> list[tuple[list[Any], AIMessage]]:
-    """The protocol's events and the message that LangChain makes of them, from both ways to ask for them."""
+    """The protocol events and the message that LangChain builds from them, sync and async."""
     stream = model.stream_events("Hi", version="v3")
     events = await asyncio.to_thread(list, stream)
     astream = await model.astream_events("Hi", version="v3")

@@ -1,4 +1,4 @@
-"""Calls that cannot be made: the answer arrives, the flaw is kept beside it, and an agent hears of it and goes on."""
+"""Invalid tool calls: the answer arrives, the flaw is kept beside it, and an agent reports it to the model."""
 
 from __future__ import annotations
 

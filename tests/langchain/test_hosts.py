@@ -1,4 +1,4 @@
-"""Several hosts behind a model: where requests go, what answers say of it, and what of the hosts is kept and shown."""
+"""Several hosts behind a model: routing, the host in answers, and how hosts are stored and displayed."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def answers_of(model: Any) -> list[dict[str, Any]]:
     for pieces in (list(model.stream("Hi")), [piece async for piece in model.astream("Hi")]):
         whole_message: AIMessageChunk = pieces[0]
         for piece in pieces[1:]:
-            assert "host" not in whole_message.response_metadata  # once, or merging would write one after the other
+            assert "host" not in whole_message.response_metadata  # only once, because merging would concatenate them
             whole_message = whole_message + piece
         messages.append(whole_message)
     return [message.response_metadata for message in messages]
@@ -156,7 +156,7 @@ async def test_metadata_names_the_host(
     for metadata in await answers_of(made(cls, urls, **settings)):
         assert metadata["host"] == urls[2]
     for metadata in await answers_of(made(cls, urls[2], **settings)):
-        assert "host" not in metadata  # one server: there is nothing to tell
+        assert "host" not in metadata  # one server: nothing to report
 
 
 def test_an_answer_that_a_limit_cut_names_its_host(servers: list[OllamaServer], urls: list[str]) -> None:
@@ -224,7 +224,7 @@ def test_a_wrong_address_names_the_argument(cls: Any, where: Any, says: str) -> 
 
 
 def test_settings_that_do_not_go_together(urls: list[str]) -> None:
-    with pytest.raises(ValueError, match="userinfo: is of one address"):
+    with pytest.raises(ValueError, match="userinfo: is for a single address"):
         made(ChatOllama, urls, userinfo="user:word")
     shared = OllamaProvider("llama3.2", urls)
     for where in (None, urls, Hosts(urls), urls[0]):

@@ -1,4 +1,4 @@
-"""What a model is: in a cache, serialised, copied, and without its secrets."""
+"""The identity of a model: as a cache key, serialised, copied, and without its secrets."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_cache_notices_a_changed_field(cls: Any, ollama_server: OllamaServer) 
 def test_copies_work(
     ollama_server: OllamaServer, cls: Any, way: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)  # a pickle holds no key
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)  # a pickle contains no key
     model = cls(model="llama3.2", base_url=ollama_server.url, retry=RetryPolicy.off(), api_key=SECRET)
     model.invoke("Hi")
     again = way(model)
@@ -235,7 +235,7 @@ def test_client_kwargs_become_settings(ollama_server: OllamaServer) -> None:
     assert model._provider_for(sync=False) is not model._provider_for(sync=True)
     assert model._provider_for(sync=False)._defaults.config.chunk_timeout == 7
     assert model._provider_for(sync=False)._defaults.config.tool_call_timeout == 7
-    with pytest.raises(ValueError, match="'mounts' has no equal"):
+    with pytest.raises(ValueError, match="'mounts' is not supported"):
         ChatOllama(model="m", client_kwargs={"mounts": {}})
 
 
@@ -280,7 +280,7 @@ def test_keep_alive(cls: Any, given: Any, sent: Any, ollama_server: OllamaServer
 
 
 class Named(ChatOllama):
-    """A subclass of a user's, with names of its own."""
+    """A user's subclass, with its own aliases."""
 
     temperature: float | None = Field(default=None, alias="heat")
     num_predict: int | None = Field(default=None, validation_alias=AliasChoices("max_tokens", "limit"))
@@ -289,7 +289,7 @@ class Named(ChatOllama):
 
 
 class Camel(ChatOllama):
-    """A subclass with a name of another style for every field."""
+    """A subclass with an alias for every field."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="allow")
 
@@ -321,7 +321,7 @@ def test_other_names_of_fields_can_be_read_and_set() -> None:
     assert (model.model, model.model_name, model.num_predict, model.max_tokens) == ("m", "m", 5, 5)
     model.max_tokens, model.model_name = 6, "n"
     assert (model.num_predict, model.model) == (6, "n")
-    with pytest.raises(TypeError, match="max_tokens and num_predict are one setting"):
+    with pytest.raises(TypeError, match="max_tokens and num_predict are the same setting"):
         ChatOllama(model="m", max_tokens=5, num_predict=6)
     with pytest.raises(ValueError, match="model: is needed, unless a provider is given"):
         ChatOllama()
@@ -402,7 +402,7 @@ async def test_the_context_window_of_a_profile(chat: Make, ollama_server: Ollama
     async def window(**arguments: Any) -> int:
         return int((await chat("llama3.2", **arguments).aload_profile())["max_input_tokens"])
 
-    assert await window() == 131072  # the longest, where nothing tells which
+    assert await window() == 131072  # the longest, if nothing says which
     assert await window(options={"num_ctx": 1024}) == 1024
     assert await window(num_ctx=1_000_000) == 131072
     async with OllamaProvider("llama3.2", ollama_server.url, num_ctx=2048) as provider:
@@ -418,8 +418,8 @@ def test_tokens_are_estimated_without_a_tokenizer() -> None:
     assert model.get_num_tokens("") == OllamaLLM(model="m").get_num_tokens("") == 0
     assert model.get_num_tokens_from_messages([HumanMessage("four words of text")]) > 6
     assert model.get_num_tokens_from_messages([]) == 0
-    picture = {"type": "image", "url": "http://pictures.test/cat.png"}  # it is not fetched
-    assert model.get_num_tokens_from_messages([HumanMessage(["What is it?", picture])]) > 100
+    image = {"type": "image", "url": "http://images.test/cat.png"}  # it is not fetched
+    assert model.get_num_tokens_from_messages([HumanMessage(["What is it?", image])]) > 100
     with pytest.raises(NotImplementedError):
         model.get_token_ids("text")
     exact = ChatOllama(model="m", custom_get_token_ids=lambda text: list(range(len(text))))

@@ -49,7 +49,7 @@ async def test_prompts_run_at_once_and_in_order(llm: Any, ollama_server: OllamaS
     tokens = Tokens()
     result = await model.agenerate(["a", "b"], callbacks=[tokens])
     assert [g[0].text for g in result.generations] == ["<a>", "<b>"]
-    assert ["".join(told) for told in tokens.seen.values()] == ["<a>"]  # those of the first prompt, whose run it is
+    assert ["".join(told) for told in tokens.seen.values()] == ["<a>"]  # the run belongs to the first prompt
     assert [g[0].text for g in model.generate(["a", "b"], callbacks=[tokens]).generations] == ["<a>", "<b>"]
 
 
@@ -103,7 +103,7 @@ async def test_one_failure_ends_all(llm: Any, ollama_server: OllamaServer) -> No
 async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(
     llm: Any, ollama_server: OllamaServer, limit: int, text: str
 ) -> None:
-    # Once wrong: nothing told that the answer was cut, and where all of it was left out, IndexError was raised.
+    # Once wrong: nothing reported that the answer was truncated, and if all of it was dropped, IndexError was raised.
     ollama_server.reply(["a", "b", "c"], thinking=["t"] * 5)
     model = llm(reasoning=False, stream_config=StreamConfig(max_chunks=limit))
     for pieces in ([p async for p in model.astream("Hi")], list(model.stream("Hi"))):

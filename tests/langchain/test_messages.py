@@ -1,4 +1,4 @@
-"""LangChain's messages as they go over the wire."""
+"""LangChain's messages as they are sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from namel3ss_ollama import Audio, Image
 from namel3ss_ollama.testing import Model, OllamaServer, ToolCall
 
 Make = Callable[..., ChatOllama]
-BYTES = b"\x89PNG picture"
+BYTES = b"\x89PNG image"
 DATA = base64.b64encode(BYTES).decode()
 URL = "https://example.com/cat.png"
 RECORDING = encoded(wav(0.1))
@@ -95,14 +95,14 @@ def test_pictures_in_every_shape(chat: Make, ollama_server: OllamaServer, block:
 
 @pytest.fixture
 def newer_server() -> Iterator[OllamaServer]:
-    """A server that knows audio, with a model that can hear."""
+    """A server that supports audio, with a model that does."""
     with OllamaServer([Model("gemma4:e2b", ("completion", "vision", "audio"))], version="0.33.0") as server:
         yield server
 
 
 @pytest.fixture
 def hears(chat: Make, newer_server: OllamaServer) -> Make:
-    """Models that can hear."""
+    """Models that support audio."""
     return partial(chat, "gemma4:e2b", base_url=newer_server.url)
 
 
@@ -136,7 +136,7 @@ async def test_audio_at_an_address(hears: Make, newer_server: OllamaServer) -> N
     newer_server.reply("", path="/a.wav", body=data, headers={"Content-Type": "audio/wav"})
     url = f"{newer_server.url}/a.wav"
     message = HumanMessage(content=[{"type": "text", "text": "What is said?"}, {"type": "audio", "url": url}])
-    with pytest.raises(ValueError, match=r"audio given as an address; .*allow_image_urls=True"):
+    with pytest.raises(ValueError, match=r"audio given as a URL, .*allow_image_urls=True"):
         hears().invoke([message])
     assert not newer_server.requests
     assert hears().get_num_tokens_from_messages([message]) > 100  # as ten seconds
@@ -191,14 +191,14 @@ async def test_addresses_are_fetched_only_when_switched_on(chat: Make, ollama_se
         chat("llava", image_loader=lambda _: "text").invoke([message])
 
 
-def picture(server: OllamaServer) -> HumanMessage:
-    """A message with the address of a picture that the server has."""
+def image_message(server: OllamaServer) -> HumanMessage:
+    """A message with the address of an image that the server serves."""
     server.reply("", path="/cat.png", body=BYTES, headers={"Content-Type": "image/png"})
     return HumanMessage(content=[{"type": "image", "url": f"{server.url}/cat.png"}])
 
 
 async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: OllamaServer) -> None:
-    message = picture(ollama_server)
+    message = image_message(ollama_server)
     model = chat("llava", allow_image_urls=True)
     for run in (
         lambda: asyncio.to_thread(model.invoke, [message]),
@@ -218,7 +218,7 @@ async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: Oll
 
 
 async def test_addresses_that_cannot_be_fetched(chat: Make, ollama_server: OllamaServer) -> None:
-    message = picture(ollama_server)
+    message = image_message(ollama_server)
     with pytest.raises(ValueError, match=f"over {len(BYTES) - 1} bytes"):
         chat("llava", allow_image_urls=True, max_image_bytes=len(BYTES) - 1).invoke([message])
     model = chat("llava", allow_image_urls=True)
@@ -243,9 +243,9 @@ async def collected(pieces: AsyncIterator[Any]) -> list[Any]:
     ("block", "named"),
     [
         ({"type": "audio", "base64": DATA, "mime_type": "audio/wav"}, "audio: the recording is neither WAV nor MP3"),
-        ({"type": "audio", "file_id": "1"}, "audio given as the id of a file"),
-        ({"type": "audio", "source_type": "id", "id": "1"}, "audio given as the id of a file"),
-        ({"type": "audio", "url": URL}, "audio given as an address; .*allow_image_urls=True"),
+        ({"type": "audio", "file_id": "1"}, "audio given as a file id"),
+        ({"type": "audio", "source_type": "id", "id": "1"}, "audio given as a file id"),
+        ({"type": "audio", "url": URL}, "audio given as a URL, .*allow_image_urls=True"),
         ({"type": "audio"}, "a block of type 'audio'"),
         ({"type": "input_audio", "input_audio": {"format": "wav"}}, "input_audio"),
         ({"type": "file", "base64": DATA, "mime_type": "application/pdf"}, "file"),
@@ -366,7 +366,7 @@ OF_OTHERS: list[dict[str, Any]] = [
 def test_what_another_provider_did_is_left_out_of_its_answer(
     chat: Make, ollama_server: OllamaServer, block: dict[str, Any], version: str
 ) -> None:
-    # Once wrong: a fallback from a cloud model to Ollama died of its history
+    # Once wrong: a fallback from a cloud model to Ollama failed because of its history
     about = {"output_version": version} if version == "v1" else {}
     content = [{"type": "text", "text": "It is "}, block, {"type": "text", "text": "sunny."}]
     (answer,) = sent(ollama_server, chat(), AIMessage(content=content, response_metadata=about))

@@ -1,4 +1,4 @@
-"""What people build, with answers of a real server: replayed from cassettes, and live where a server is there."""
+"""What people build, with answers of a real server: replayed from cassettes, and live if a server is running."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore:.* is
 
 @pytest.fixture(params=["replayed", pytest.param("live", marks=pytest.mark.live)])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Makes models; live, their small copies, unless it takes some sense (`sensible`) to answer."""
+    """Makes models; live, their small copies, unless the answer needs a capable model (`sensible`)."""
     live = request.param == "live"
     provider = OllamaProvider("unset", request.getfixturevalue("copies")) if live else request.getfixturevalue("player")
 

@@ -29,10 +29,10 @@ SHAPE = "a model of 135 million parameters does not keep to a shape that only th
 
 
 class StandardChat(ChatModelIntegrationTests):
-    """What the API cannot do is off: addresses of pictures, documents, film. Pictures need a model that sees.
+    """What the API does not support is off: image URLs, documents, video. Images need a model with vision.
 
-    Audio is off too: the model would have to hear, and the server to be newer than the 0.9.3 that was recorded. What
-    that test sends is sent in test_messages.py.
+    Audio is off too: it needs a model with audio, and a server newer than the recorded 0.9.3. test_messages.py sends
+    what that test sends.
     """
 
     @property
@@ -67,7 +67,7 @@ class StandardChat(ChatModelIntegrationTests):
     def model_override_value(self) -> str:
         return "smollm2-think:135m"
 
-    # What follows asks for more than so small a model can do; TestChatScripted runs it all.
+    # The following tests ask for more than a model this small can do; TestChatScripted runs them all.
 
     @pytest.mark.xfail(reason=COUNTS, raises=AssertionError)
     def test_tool_calling(self, model: BaseChatModel) -> None:
@@ -81,7 +81,7 @@ class StandardChat(ChatModelIntegrationTests):
     def test_agent_loop(self, model: BaseChatModel) -> None:
         super().test_agent_loop(model)
 
-    # It writes other words than those it was given, or never comes to an end.
+    # It writes other words than those it was given, or never stops.
     @pytest.mark.xfail(reason=COUNTS, raises=(OllamaOutputError, AssertionError))
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
@@ -147,12 +147,12 @@ class TestEmbeddingsReplayed(StandardEmbeddings):
 
 class TestChatScripted(ChatModelIntegrationTests):
     """Against each version of the test server, which answers as a model of more than 135 million parameters would: no
-    test is left out for the model's sake, pictures included (their content is put in the place of a download)."""
+    test is left out for the model's sake, images included (their content is put in the place of a download)."""
 
     @pytest.fixture(autouse=True, params=VERSIONS)
     def scripted(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        picture = httpx.Response(200, content=PIXEL, request=httpx.Request("GET", "http://nowhere.invalid"))
-        monkeypatch.setattr("langchain_tests.integration_tests.chat_models.httpx.get", lambda *_, **__: picture)
+        image = httpx.Response(200, content=PIXEL, request=httpx.Request("GET", "http://nowhere.invalid"))
+        monkeypatch.setattr("langchain_tests.integration_tests.chat_models.httpx.get", lambda *_, **__: image)
         with OllamaServer(models=None, version=request.param) as server:
             self.url = server.url
             rome = {"location": "San Francisco, CA"}

@@ -1,4 +1,4 @@
-"""LangChain's own unit tests of integrations, with all that they can check switched on."""
+"""LangChain's own unit tests for integrations, with every check enabled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FROM_ENVIRONMENT = {"OLLAMA_HOST": "http://box:1234", "OLLAMA_API_KEY": "key"}
 class TestChatUnit(ChatModelUnitTests):
     @pytest.fixture(autouse=True)
     def let_it_be_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # test_serdes loads with allowed_objects="all", which lets in the classes of LangChain's own list alone.
+        # test_serdes loads with allowed_objects="all", which allows only the classes on LangChain's own list.
         path = tuple(ChatOllama.lc_id())
         module = importlib.import_module("langchain_core.load.load")
         monkeypatch.setattr(module, "_get_default_allowed_class_paths", lambda _mode: {path})

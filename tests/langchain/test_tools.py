@@ -1,4 +1,4 @@
-"""Tools, a choice that holds, and structured output."""
+"""Tools, an enforced `tool_choice`, and structured output."""
 
 from __future__ import annotations
 

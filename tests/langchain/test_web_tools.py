@@ -1,4 +1,4 @@
-"""The tools for the web: by a chat model's server or a provider's, in agents, and what they make of failures."""
+"""The web tools: with a chat model or a provider, in agents, and on failures."""
 
 from __future__ import annotations
 

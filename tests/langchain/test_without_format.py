@@ -1,4 +1,4 @@
-"""Structured output on servers that do not hold a model to a format, by each of LangChain's ways to ask."""
+"""Structured output on servers that ignore `format`, in each of LangChain's ways to ask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of the adapter's tests: a server of ours, a real one, and what a real one said, told again.
+"""Fixtures of the adapter's tests: the test server, a real server, and replayed answers of a real server.
 
 Cassettes are recorded by `pytest tests/llama_index --record -k replay` from the server at OLLAMA_BASE_URL.
 """
@@ -27,7 +27,7 @@ from namel3ss_ollama.testing import OllamaServer
 
 @pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but the loopback address: LlamaIndex would download tokenizers and corpora that it misses."""
+    """Only loopback connections: LlamaIndex would download missing tokenizers and corpora."""
     if request.node.get_closest_marker("live"):
         return
     real = socket.socket.connect
@@ -46,7 +46,7 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(autouse=True)
 def _loops_are_closed(request: pytest.FixtureRequest) -> Iterator[None]:
-    """LlamaIndex's synchronous methods run on the thread's event loop, and make one that nobody closes if need be."""
+    """LlamaIndex's synchronous methods run on the thread's event loop, or create one that is never closed."""
     if inspect.iscoroutinefunction(request.function):
         yield
         return
@@ -68,7 +68,7 @@ def _instant_retries() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _providers_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Closes what a test has made, on the loop of synchronous calls too; loops of its own close theirs themselves."""
+    """Closes the test's objects, on the loop of synchronous calls too; the test's own loops close their connections."""
     made: list[OllamaProvider] = []
     real = OllamaProvider.__init__
 
@@ -112,7 +112,7 @@ def sent(ollama_server: OllamaServer) -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def cassette(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a server that answers as a real one did when the test's cassette was recorded."""
+    """The address of a server that replays the answers of a real one from the test's cassette."""
     recording = request.config.getoption("--record")
     url = request.getfixturevalue("live_server") if recording else NOWHERE
     with played(request.node.name.removeprefix("test_"), folder="llama_index", recording=recording):

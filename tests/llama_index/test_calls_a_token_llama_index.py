@@ -1,4 +1,4 @@
-"""LlamaIndex's hot path keeps its shape: so many calls a token, and no more."""
+"""LlamaIndex's hot path keeps its shape: this many calls per token, and no more."""
 
 from __future__ import annotations
 

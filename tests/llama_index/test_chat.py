@@ -43,7 +43,7 @@ TEXT = "".join(TOKENS)
 
 
 def chats(llm: Ollama) -> list[ChatResponse]:
-    """The whole answer by each of the four ways."""
+    """The complete answer in each of the four ways."""
 
     async def asynchronously() -> list[ChatResponse]:
         streamed = [response async for response in await llm.astream_chat(ASK)]
@@ -88,7 +88,7 @@ def test_a_stream_has_exact_deltas_and_cumulative_messages(ollama_server: Ollama
     for response in responses:
         text += response.delta or ""
         assert response.message.content == text
-    # What was handed out does not change when the answer goes on.
+    # Yielded responses do not change as the answer continues.
     assert responses[0].message.blocks == [ThinkingBlock(content="Let"), TextBlock(text="")]
     assert responses[2].message.blocks == [ThinkingBlock(content="Let me"), TextBlock(text="Good")]
 
@@ -413,7 +413,7 @@ def test_max_concurrent_bounds_all_copies_together(ollama_server: OllamaServer, 
             futures = [pool.submit(one.complete, "hello") for one in copies]
             ollama_server.wait_for(lambda s: gate.waiting == 2)
             give_up = time.monotonic() + 10
-            while llm.provider.stats().queued < 2:  # nothing tells of that
+            while llm.provider.stats().queued < 2:  # nothing reports that
                 assert time.monotonic() < give_up
                 time.sleep(0.005)
             assert ollama_server.active_requests == 2

@@ -22,7 +22,7 @@ async def first_chunk(llm: Ollama, kept: list[Any]) -> str:
 
 
 async def one_of_two_fails(llm: Ollama, kept: list[Any]) -> str:
-    """As `run_jobs` leaves it: the other one is pending when the loop is closed."""
+    """Like `run_jobs`: the other task is pending when the loop is closed."""
 
     async def fail() -> None:
         while llm.provider.stats().running == 0:
@@ -30,7 +30,7 @@ async def one_of_two_fails(llm: Ollama, kept: list[Any]) -> str:
         raise LookupError
 
     task = asyncio.ensure_future(llm.acomplete("x"))
-    task._log_destroy_pending = False  # that is asyncio's own word on it
+    task._log_destroy_pending = False  # asyncio's own message about it
     kept.append(task)
     try:
         await asyncio.gather(task, fail())
@@ -52,7 +52,7 @@ async def test_an_llm_works_after_ten_loops_were_closed_by_hand(
     ollama_server: OllamaServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # Once wrong: each took a slot with it, or logged "Unclosed client session"; with ten the next call waited for ever.
+    # Once wrong: each kept its slot, or logged "Unclosed client session"; after ten the next call waited forever.
     caplog.set_level(logging.INFO)
     gate = Gate()
     ollama_server.reply("one two three", contains="x", gates={1: gate})

@@ -1,7 +1,7 @@
 """Ours in the place of llama-index-llms-ollama and llama-index-embeddings-ollama, on one server.
 
-The same calls on both, on each version of the server: equal requests and equal results, but for the mended faults in
-`MENDED`. Each of those has a test that shows the peer's way too, so that the list cannot go stale.
+The same calls on both, on each version of the server: equal requests and equal results, except for the fixed faults in
+`MENDED`. Each of those has a test that shows the peer's behaviour too, so that the list cannot go stale.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MENDED = {
     "repr": "headers are in no repr and no to_dict",
     "stripped texts": "texts are embedded as they are",
     "unknown keywords": "an unknown keyword is an error",
-    "too long": "newer servers are asked to refuse a prompt that may not fit the window, as one with a picture, and a "
+    "too long": "newer servers are asked to refuse a prompt that may not fit the window, as one with an image, and a "
     "cut is noticed",
 }
 
@@ -74,7 +74,7 @@ def weather(city: str) -> str:
 
 
 TOOL = FunctionTool.from_defaults(weather)
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 ASK = [ChatMessage(role="system", content="Be kind."), ChatMessage(role="user", content="Say something.")]
 HISTORY = [
     ChatMessage(role="user", content="Weather in Rome?"),
@@ -117,16 +117,16 @@ def both(server: OllamaServer, call: Callable[[Any], Any], **settings: Any) -> t
 
 
 def comparable(body: dict[str, Any]) -> dict[str, Any]:
-    """A request's body without what is mended, and without what says nothing."""
+    """A request's body without the fixed differences, and without empty values."""
     body = json.loads(json.dumps(body))
     body.pop("stream", None)
     options = {name: value for name, value in body.pop("options", {}).items() if value is not None}
     if options.get("num_ctx") == 131072:
         del options["num_ctx"]
     body["options"] = options
-    if isinstance(body.get("format"), dict):  # theirs goes out as it is, and some of it a server refuses
+    if isinstance(body.get("format"), dict):  # theirs is sent unchanged, and a server refuses some of it
         body["format"] = portable_schema(body["format"])
-    for tool in body.get("tools") or []:  # pydantic's titles, which ollama's package drops with all it doesn't know
+    for tool in body.get("tools") or []:  # pydantic's titles, which the ollama package drops with every unknown key
         for schema in tool["function"]["parameters"]["properties"].values():
             schema.pop("title", None)
     for message in body.get("messages", []):
@@ -190,8 +190,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.2, "additional_kwargs": {"temperature": 0.9, "num_ctx": 1024}},
     {"request_timeout": 20.0},
 ]
-PICTURED = [ChatMessage(role="user", blocks=[TextBlock(text="a"), TextBlock(text="b"), ImageBlock(image=PICTURE)])]
-CONVERSATIONS: list[list[ChatMessage]] = [ASK, PICTURED, HISTORY]
+WITH_IMAGE = [ChatMessage(role="user", blocks=[TextBlock(text="a"), TextBlock(text="b"), ImageBlock(image=IMAGE)])]
+CONVERSATIONS: list[list[ChatMessage]] = [ASK, WITH_IMAGE, HISTORY]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -210,14 +210,14 @@ def test_constructor_settings(server: OllamaServer, settings: dict[str, Any], wa
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("messages", CONVERSATIONS, ids=["text", "picture", "tools"])
+@pytest.mark.parametrize("messages", CONVERSATIONS, ids=["text", "image", "tools"])
 @pytest.mark.parametrize("keywords", [{}, {"think": True}, {"format": "json"}, {"format": {"type": "object"}}], ids=str)
 def test_messages_and_keywords(
     server: OllamaServer, messages: list[ChatMessage], keywords: dict[str, Any], way: Any
 ) -> None:
     server.reply(["{", "}"] if "format" in keywords else ["Good", " day"], thinking=["Let", " me"])
     results, (theirs, ours) = both(server, way(messages, **keywords))
-    mended = {"truncate": False} if messages is PICTURED else {}
+    mended = {"truncate": False} if messages is WITH_IMAGE else {}
     assert comparable(ours.payload) == {**comparable(theirs.payload), **mended}
     assert results[1] == results[0]
 
@@ -315,7 +315,7 @@ def test_embeddings(server: OllamaServer, settings: dict[str, Any]) -> None:
             for body in bodies:  # one text: a string there, a list of one here
                 body["input"] = [body["input"]] if isinstance(body["input"], str) else body["input"]
                 if cls is OllamaEmbedding:
-                    assert body.pop("truncate") is False  # what is too long is refused, and then found and named
+                    assert body.pop("truncate") is False  # a text that is too long is refused, then found and named
             seen.append((result, sorted(bodies, key=str)))
         assert seen[1][1] == seen[0][1]
         assert seen[1][0] == seen[0][0]
@@ -330,7 +330,7 @@ def test_every_parameter_and_method_is_there(theirs: Any, ours: Any) -> None:
     signature = inspect.signature(ours.__init__).parameters
     wanted = list(inspect.signature(theirs.__init__).parameters)
     assert [name for name in wanted if name not in signature] == []
-    # In the same order, for who passes them by position.
+    # In the same order, because they may be passed by position.
     positional = [n for n, p in signature.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
     assert positional == [name for name in wanted if name != "kwargs"]
     assert [name for name in dir(theirs) if not name.startswith("_") and not hasattr(ours, name)] == []
@@ -339,7 +339,7 @@ def test_every_parameter_and_method_is_there(theirs: Any, ours: Any) -> None:
     assert fields == set()
 
 
-# What is mended. In each test the peer first, so that it fails when the peer changes.
+# Fixed faults. Each test runs the peer first, so that it fails if the peer changes.
 
 _SHOWN: set[str] = set()
 T = TypeVar("T")
@@ -528,7 +528,7 @@ def test_mended_unknown_keywords(server: OllamaServer) -> None:
 
 @mends("too long")
 def test_mended_prompts_that_are_too_long(server: OllamaServer) -> None:
-    _, (theirs, ours) = both(server, lambda llm: llm.chat(PICTURED))
+    _, (theirs, ours) = both(server, lambda llm: llm.chat(WITH_IMAGE))
     assert ("truncate" in theirs.payload, ours.payload["truncate"]) == (False, False)
     long = [ChatMessage(role="user", content="word " * 1000)]
     cut, _ = both(server, lambda llm: llm.chat(long).raw.get("truncated_prompt"), context_window=512)

@@ -1,4 +1,4 @@
-"""Embeddings: all ways, batches, instructions, checks, a bad input among good ones."""
+"""Embeddings: all methods, batches, instructions, checks, and one bad input among good ones."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_dimensions_are_checked(ollama_server: OllamaServer) -> None:
     )
     embedding = OllamaEmbedding("all-minilm", ollama_server.url)
     embedding.get_text_embedding("a")
-    with pytest.raises(MalformedResponseError, match="3 dimensions, not of 2 as those before"):
+    with pytest.raises(MalformedResponseError, match="3 dimensions, not of 2 as before"):
         embedding.get_text_embedding("a")
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, dimensions=5)
     with pytest.raises(MalformedResponseError, match="2 dimensions, not of 5 as `dimensions` requires"):
@@ -204,7 +204,7 @@ def test_a_server_that_fails_is_no_bad_input(
     ollama_server: OllamaServer, sent: Sent, status: int, message: str, kind: type[Exception], temporary: bool,
     requests: list[int],
 ) -> None:  # fmt: skip
-    # Once wrong: the first text was blamed for what the server would have said of any.
+    # Once wrong: the first text was blamed for an error that any text would have caused.
     ollama_server.fault("status", status=status, message=message)
     with instant_retries(), pytest.raises(kind, match=message.rsplit(maxsplit=1)[-1]) as caught:
         OllamaEmbedding("all-minilm", ollama_server.url).get_text_embedding_batch(["a", "b", "c", "d"])

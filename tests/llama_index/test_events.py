@@ -1,4 +1,4 @@
-"""Instrumentation events, spans, the old callbacks and the token counter: each call is told of once."""
+"""Instrumentation events, spans, the old callbacks and the token counter: each call is reported once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Call = Callable[[Ollama], None]
 
 
 class Seen(BaseCallbackHandler):
-    """What the old callbacks are told."""
+    """What the old callbacks receive."""
 
     def __init__(self) -> None:
         super().__init__([], [])

@@ -1,4 +1,4 @@
-"""Calls that cannot be made: the answer arrives, the flaw is kept beside it, and an agent hears of it and goes on."""
+"""Invalid tool calls: the answer arrives, the flaw is kept beside it, and an agent reports it to the model."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_an_agent_hears_of_it_and_goes_on(
     results = [event async for event in handler.stream_events() if isinstance(event, ToolCallResult)]
     assert str(await handler) == "It is sunny."
     assert [result.tool_output.is_error for result in results] == [True, False]
-    assert ("no JSON object" if name else "without its name") in str(results[0].tool_output.content)
+    assert ("not a JSON object" if name else "without its name") in str(results[0].tool_output.content)
     for request in sent()[1:]:
         asked, answer = request["messages"][1:3]
         (given,) = asked["tool_calls"]

@@ -1,4 +1,4 @@
-"""The event loop is never blocked: other tasks run while a slow server keeps an answer back.
+"""The event loop is never blocked: other tasks run while a slow server delays its answer.
 
 Two proofs. One needs no clock: while the server holds an answer, a task on the same loop has to get its turns, and
 only it lets the server go on; if the loop were blocked, the answer would never come. The other measures how long the
@@ -51,8 +51,8 @@ async def _stream_complete(llm: Ollama, directory: Path) -> None:
         pass
 
 
-async def _picture(llm: Ollama, directory: Path) -> None:
-    path = directory / "picture.png"
+async def _image(llm: Ollama, directory: Path) -> None:
+    path = directory / "image.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
     await llm.achat([ChatMessage(role="user", blocks=[ImageBlock(path=path)])], model="llava")
 
@@ -75,7 +75,7 @@ CALLS: dict[str, Callable[[Ollama, Path], Awaitable[Any]]] = {
     "astream_chat": _stream,
     "acomplete": lambda llm, _: llm.acomplete("Say something."),
     "astream_complete": _stream_complete,
-    "picture": _picture,
+    "image": _image,
     "astructured_predict": lambda llm, _: llm.astructured_predict(City, PromptTemplate("x")),
     "astream_structured_predict": _objects,
     "aload": lambda llm, _: llm.aload(),

@@ -1,4 +1,4 @@
-"""Several hosts behind an LLM or an embedding: where requests go, what answers say of it, what is kept and shown."""
+"""Several hosts behind an LLM or embedding: routing, the host in answers, and how hosts are stored and displayed."""
 
 from __future__ import annotations
 

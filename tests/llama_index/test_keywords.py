@@ -1,4 +1,4 @@
-"""Keywords: what goes where, what is checked when, and what subclasses may override."""
+"""Keywords: where they are sent, when they are validated, and what subclasses may override."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_those_of_embeddings(ollama_server: OllamaServer, sent: Any) -> None:
 
 
 def test_they_are_the_cores_fields() -> None:
-    """Where the core learns of one, so does this."""
+    """A new option of the core must be added here too."""
     expected = {"extra_body", "format", "think", "keep_alive", "logprobs", "top_logprobs", "shift", "truncate"}
     assert expected == CHAT_FIELDS
     assert {"dimensions", "extra_body", "keep_alive", "on_truncation", "truncate"} == EMBED_FIELDS
@@ -167,7 +167,7 @@ def test_hooks_that_are_called(ollama_server: OllamaServer, sent: Any) -> None:
     "hook", ["_convert_to_ollama_messages", "_get_response_token_counts", "client", "async_client"]
 )
 def test_hooks_that_nothing_calls_are_refused(hook: str) -> None:
-    with pytest.raises(TypeError, match=rf"Mine\.{hook}: is called by nothing here.*; "):
+    with pytest.raises(TypeError, match=rf"Mine\.{hook}: is never called here.*; "):
         type("Mine", (Ollama,), {hook: lambda self: None, "__annotations__": {}})
 
 

@@ -1,4 +1,4 @@
-"""LlamaIndex's messages into the core's, without a server unless a picture is on the web."""
+"""Converting LlamaIndex's messages to the core's; only web images need a server."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from llama_index.core.schema import ImageDocument
 from media_files import encoded, wav
 
 from llama_index.llms.namel3ss_ollama import Ollama
+from llama_index.llms.namel3ss_ollama.images import need_reading
 from llama_index.llms.namel3ss_ollama.messages import to_core
-from llama_index.llms.namel3ss_ollama.pictures import need_reading
 from namel3ss_ollama import Audio, Image, LLMConnectionError
 from namel3ss_ollama.testing import Model, OllamaServer
 
-PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
-BASE64 = base64.b64encode(PICTURE).decode()
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
+BASE64 = base64.b64encode(IMAGE).decode()
 RECORDING = wav(0.1)
 
 
@@ -88,9 +88,9 @@ def test_a_message_without_blocks_has_no_text() -> None:
 @pytest.mark.parametrize(
     "block",
     [
-        ImageBlock(image=PICTURE),
+        ImageBlock(image=IMAGE),
         ImageBlock(image=BASE64.encode()),
-        ImageBlock(image=io.BytesIO(PICTURE)),
+        ImageBlock(image=io.BytesIO(IMAGE)),
         ImageBlock(url=f"data:image/png;base64,{BASE64}"),
     ],
     ids=["bytes", "base64", "buffer", "data URL"],
@@ -98,26 +98,26 @@ def test_a_message_without_blocks_has_no_text() -> None:
 def test_pictures(block: ImageBlock) -> None:
     for _ in range(2):  # a buffer can be read again
         assert core(ChatMessage(role="user", blocks=[TextBlock(text="See:"), block])) == [
-            {"role": "user", "content": "See:", "images": [Image(PICTURE)]}
+            {"role": "user", "content": "See:", "images": [Image(IMAGE)]}
         ]
 
 
 def test_pictures_in_files_and_documents(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
-    path.write_bytes(PICTURE)
+    path = tmp_path / "image.png"
+    path.write_bytes(IMAGE)
     message = ChatMessage(role="user", blocks=[CitableBlock(title="", source="", content=[ImageBlock(path=path)])])
     assert need_reading([message])
-    assert core(message)[0]["images"] == [Image(PICTURE)]
+    assert core(message)[0]["images"] == [Image(IMAGE)]
     legacy = ChatMessage(role="user", content="x", additional_kwargs={"images": [ImageDocument(image=BASE64)]})
-    assert core(legacy)[0]["images"] == [Image(PICTURE)]
+    assert core(legacy)[0]["images"] == [Image(IMAGE)]
     path.unlink()
     with pytest.raises(ValueError, match=r"messages\[0\]: images: cannot read"):
         core(message)
 
 
 def _on_the_web(server: OllamaServer) -> list[ChatMessage]:
-    """A conversation with a picture twice, once inside a document."""
-    server.reply("", path="/cat.png", body=PICTURE, headers={"Content-Type": "image/png"})
+    """A conversation with an image twice, once inside a document."""
+    server.reply("", path="/cat.png", body=IMAGE, headers={"Content-Type": "image/png"})
     server.models.add(Model("llava", ("completion", "vision")))
     block = ImageBlock(url=f"{server.url}/cat.png")
     document = CitableBlock(title="", source="", content=[block])
@@ -151,10 +151,10 @@ def test_a_picture_on_the_web_is_fetched_only_when_switched_on(
     assert ollama_server.requests == []
     run(allow_image_urls=True)
     assert [record.path for record in ollama_server.requests] == ["/cat.png", "/api/chat"]
-    picture = {"role": "user", "content": "", "images": [BASE64]}
-    assert sent()[0]["messages"] == [picture, picture]
-    with pytest.raises(ValueError, match=rf"messages\[0\]: .*over {len(PICTURE) - 1} bytes"):
-        run(allow_image_urls=True, max_image_bytes=len(PICTURE) - 1)
+    image = {"role": "user", "content": "", "images": [BASE64]}
+    assert sent()[0]["messages"] == [image, image]
+    with pytest.raises(ValueError, match=rf"messages\[0\]: .*over {len(IMAGE) - 1} bytes"):
+        run(allow_image_urls=True, max_image_bytes=len(IMAGE) - 1)
     assert len(sent()) == 1
 
 
@@ -172,7 +172,7 @@ def test_pictures_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: 
     for url in ("file:///etc/passwd", "ftp://127.0.0.1/x"):
         with pytest.raises(ValueError, match=r"messages\[0\]: .*http or https"):
             chat(url)
-    # A file is none on the web, whatever is switched on.
+    # A file URL is never fetched, even if fetching is enabled.
     for url, switched_on in (("file:///etc/passwd", False), ("file:///etc/passwd", True)):
         with pytest.raises(ValueError, match=r"messages\[0\]: .*ImageBlock\(path=\.\.\.\)") as caught:
             make_llm("llava", allow_image_urls=switched_on).chat([ChatMessage(blocks=[ImageBlock(url=url)])])
@@ -185,8 +185,8 @@ def test_pictures_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: 
 async def test_files_are_read_off_the_loop(
     ollama_server: OllamaServer, make_llm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = tmp_path / "picture.png"
-    path.write_bytes(PICTURE)
+    path = tmp_path / "image.png"
+    path.write_bytes(IMAGE)
     threads: list[threading.Thread] = []
     real = Path.read_bytes
 
@@ -215,7 +215,7 @@ def test_what_the_api_cannot_take_is_refused_by_name(block: Any) -> None:
     messages = [ChatMessage(role="system", content="x"), ChatMessage(role="user", blocks=[block])]
     with pytest.raises(ValueError, match=rf"messages\[1\]: .*{type(block).__name__}"):
         core(*messages)
-    # In an answer it is what another provider's model made, and the conversation goes on here.
+    # In an assistant message, another provider's model produced it earlier in the conversation.
     answer = ChatMessage(role="assistant", blocks=[TextBlock(text="Listen:"), block])
     assert core(answer) == [{"role": "assistant", "content": "Listen:"}]
 
@@ -232,8 +232,8 @@ def test_what_the_api_cannot_take_is_refused_by_name(block: Any) -> None:
 )
 def test_audio(block: AudioBlock) -> None:
     for _ in range(2):  # a buffer can be read again
-        assert core(ChatMessage(role="user", blocks=[TextBlock(text="Hear:"), block, ImageBlock(image=PICTURE)])) == [
-            {"role": "user", "content": "Hear:", "images": [Image(PICTURE)], "audio": [Audio(RECORDING)]}
+        assert core(ChatMessage(role="user", blocks=[TextBlock(text="Hear:"), block, ImageBlock(image=IMAGE)])) == [
+            {"role": "user", "content": "Hear:", "images": [Image(IMAGE)], "audio": [Audio(RECORDING)]}
         ]
 
 
@@ -248,7 +248,7 @@ def test_audio_of_an_answer_is_left_out(ollama_server: OllamaServer, make_llm: A
 @pytest.mark.parametrize(
     ("block", "what"),
     [
-        (AudioBlock(audio=PICTURE), "audio: the recording is neither WAV nor MP3"),
+        (AudioBlock(audio=IMAGE), "audio: the recording is neither WAV nor MP3"),
         (AudioBlock(url="data:audio/wav;base64,###"), "audio: the string is not base64"),
         (AudioBlock(url="file:///etc/passwd"), r"AudioBlock\(path=\.\.\.\)"),
         (AudioBlock(url="https://example.com/a.wav"), r"allow_image_urls=True, or its bytes as AudioBlock\(audio="),
@@ -285,7 +285,7 @@ def test_tool_calls_and_their_answers() -> None:
                 ToolCallBlock(tool_call_id="call_1", tool_name="add", tool_kwargs={"a": 1}),
                 ToolCallBlock(tool_call_id="call_2", tool_name="mul", tool_kwargs='{"a": 2}'),
             ],
-            # Streamed answers have the calls here as well; they must not go out twice.
+            # Streamed answers have the calls here too; they must not be sent twice.
             additional_kwargs={"tool_calls": [{"id": "call_1", "function": {"name": "add", "arguments": {"a": 1}}}]},
         ),
         ChatMessage(role="tool", content="3", additional_kwargs={"tool_call_id": "call_2"}),

@@ -76,10 +76,10 @@ def test_which_window_is_in_force(
     ollama_server: OllamaServer, length: int, parameters: str, num_ctx: int | None, expected: int
 ) -> None:
     ollama_server.models.add(Model("mine", context_length=length, parameters=parameters))
-    ollama_server.on(path="/api/ps").reply(json={"models": []})  # an older server does not tell what it runs with
+    ollama_server.on(path="/api/ps").reply(json={"models": []})  # an older server does not report what it runs with
     llm = Ollama("mine", ollama_server.url, context_window=num_ctx or -1)
     assert llm.load().metadata.context_window == expected
-    llm.context_window = 99  # set anew, it is what counts
+    llm.context_window = 99  # a new value applies
     assert llm.metadata.context_window == 99
 
 
@@ -168,7 +168,7 @@ def test_a_call_to_another_model_does_not_tell(ollama_server: OllamaServer, llm:
     assert sent("/api/show") == []
 
 
-# What engines make of it
+# What engines do with it
 
 
 @pytest.mark.parametrize("limit", [3000, 3700, 100_000])

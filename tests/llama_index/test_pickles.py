@@ -1,7 +1,7 @@
-"""Pickles: what comes out of one works, or says at its first use what it lacks; nothing that holds it loses it.
+"""Pickles: an unpickled object works, or says on first use what it lacks; no object that contains it loses it.
 
-That reading one never raises matters to `IngestionPipeline(num_workers=2)`: a worker would end there, the pool would
-make another, and wait for the lost task without end.
+Unpickling must never raise, because of `IngestionPipeline(num_workers=2)`: a worker would die, the pool would start
+another, and wait forever for the lost task.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_a_provider_that_cannot_be_pickled_is_named(ollama_server: OllamaServer)
     provider = OllamaProvider("llama3.2", ollama_server.url, proxy=f"http://user:{SECRET}@127.0.0.1:1")
     pickled = pickle.dumps(Ollama(provider=provider))
     assert SECRET not in pickled.decode("latin-1")
-    with pytest.raises(ValueError, match=r"out of a pickle.*a proxy's password"):
+    with pytest.raises(ValueError, match=r"unpickled.*a proxy's password"):
         pickle.loads(pickled).complete("a")
 
 

@@ -1,6 +1,6 @@
-"""What people build, with answers of a real server: replayed from cassettes, and live where a server is there.
+"""What people build, with answers of a real server: replayed from cassettes, and live if a server is running.
 
-The models are small: what comes is well-formed, whatever it says.
+The models are small: answers are well-formed, whatever they say.
 """
 
 # No `from __future__ import annotations`: LlamaIndex reads the annotations of tools and steps as they are.
@@ -49,9 +49,9 @@ Make = Callable[..., Any]
 
 @pytest.fixture(params=["replayed", pytest.param("live", marks=pytest.mark.live)])
 def make(request: pytest.FixtureRequest) -> Make:
-    """Makes LLMs and embeddings that talk to a real server, or to the cassette of what one said.
+    """Makes LLMs and embeddings that talk to a real server, or to its cassette.
 
-    Live, they are small copies of the models, unless it takes some sense (`sensible`) to answer.
+    Live, they are small copies of the models, unless the answer needs a capable model (`sensible`).
     """
     replayed = request.param == "replayed"
     url = request.getfixturevalue("cassette" if replayed else "copies")
@@ -116,10 +116,10 @@ def test_threads(make: Make) -> None:
 
 @pytest.mark.server_only("it tells the window that it runs with, as newer servers do")
 def test_the_window_and_a_missing_model(make: Make) -> None:
-    assert make(sensible=True).load().metadata.context_window == 3900  # this server does not tell what it runs with
+    assert make(sensible=True).load().metadata.context_window == 3900  # this server does not report what it runs with
     assert (
         make(context_window=10**6, sensible=True).load().metadata.context_window == 2048 * 4
-    )  # the model's own bounds it
+    )  # limited by the model's own
     with pytest.raises(ModelNotFoundError, match="ollama pull"):
         make("no-such-model").complete("Hello")
 
@@ -152,7 +152,7 @@ def test_structured_output(make: Make, mode: Any) -> None:
 
     assert all(isinstance(one, City) for one in asyncio.run(asynchronously()))
     if mode == PydanticProgramMode.DEFAULT:
-        with pytest.raises(StructuredOutputError, match=r"no City.*cut by the token limit"):
+        with pytest.raises(StructuredOutputError, match=r"not a valid City.*cut by the token limit"):
             llm.structured_predict(City, prompt, {"max_tokens": 3}, country="Italy")
 
 
@@ -217,7 +217,7 @@ def test_routing_and_evaluation(make: Make, index: VectorStoreIndex) -> None:
     engine = index.as_query_engine(llm=llm, similarity_top_k=1)
     tools = [QueryEngineTool.from_defaults(engine, name="cities", description="About cities")]
     router = RouterQueryEngine.from_defaults(tools, llm=llm, selector=PydanticSingleSelector.from_defaults(llm=llm))
-    # So small a model may choose what there is not; that it chooses in the right form is what counts.
+    # A model this small may choose something that does not exist; the test checks the form of its choice.
     with contextlib.suppress(IndexError):
         assert str(router.query("Capital of Italy?"))
     result = FaithfulnessEvaluator(llm=llm).evaluate(query="?", response="Rome.", contexts=["Rome is in Italy."])

@@ -1,4 +1,4 @@
-"""Structured output in all modes and ways."""
+"""Structured output in all modes, and with all methods."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MODES = [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION, PydanticProg
 
 
 def ways(llm: Ollama, cls: type[Any] = Album, **settings: Any) -> list[Callable[[], list[Any]]]:
-    """The objects that come out, by each of the four ways."""
+    """The resulting objects, in each of the four ways."""
 
     async def read() -> list[Any]:
         return [one async for one in await llm.astream_structured_predict(cls, PROMPT, settings, topic="blue")]
@@ -159,7 +159,7 @@ def test_an_invalid_answer_is_an_error_that_names_the_class_and_keeps_the_text(
 ) -> None:
     ollama_server.reply(text)
     for way in ways(make_llm(pydantic_program_mode=mode)):
-        with pytest.raises(StructuredOutputError, match="no Album") as caught:
+        with pytest.raises(StructuredOutputError, match="not a valid Album") as caught:
             way()
         assert isinstance(caught.value, (LLMError, ValueError))
         assert caught.value.text == text
@@ -170,7 +170,7 @@ def test_an_invalid_answer_is_an_error_that_names_the_class_and_keeps_the_text(
 def test_an_invalid_call_is_an_error_that_names_the_class(ollama_server: OllamaServer, make_llm: Any) -> None:
     ollama_server.reply(tool_calls=[ToolCall("Album", {"name": "Blue"})])
     for way in ways(make_llm(pydantic_program_mode=PydanticProgramMode.FUNCTION)):
-        with pytest.raises(StructuredOutputError, match="no Album") as caught:
+        with pytest.raises(StructuredOutputError, match="not a valid Album") as caught:
             way()
         assert "Blue" in caught.value.text or "songs" in caught.value.text
 
@@ -180,7 +180,7 @@ def test_a_cut_answer_is_an_error_that_says_so(ollama_server: OllamaServer, make
     cut = '{"name": "Album", "arguments": {"name"' if mode == PydanticProgramMode.FUNCTION else JSON[:40]
     ollama_server.reply([cut], done_reason="length")
     for way in ways(make_llm(pydantic_program_mode=mode)):
-        with pytest.raises(StructuredOutputError, match=r"no Album.*cut by the token limit") as caught:
+        with pytest.raises(StructuredOutputError, match=r"not a valid Album.*cut by the token limit") as caught:
             way()
         assert caught.value.text == cut
 

@@ -48,7 +48,7 @@ Ways = Callable[..., list[ChatResponse]]
 
 
 def ways(llm: Ollama, **settings: Any) -> list[ChatResponse]:
-    """The answer by each of the four ways."""
+    """The answer in each of the four ways."""
     arguments: dict[str, Any] = {"tools": TOOLS, "user_msg": "1+2?", **settings}
 
     async def asynchronously() -> list[ChatResponse]:
@@ -137,7 +137,7 @@ def test_force_single_tool_call() -> None:
 def test_a_forced_call_is_forced(
     ollama_server: OllamaServer, make_llm: Any, sent: Any, settings: dict[str, Any], names: list[str]
 ) -> None:
-    # The test server holds to `format`, as the real one does by its grammar.
+    # The test server obeys `format`, as a real one does with its grammar.
     for response in ways(make_llm(json_mode=True), **settings):
         selection = make_llm().get_tool_calls_from_response(response)[0]
         assert selection.tool_name == names[0]
@@ -199,7 +199,7 @@ def test_arguments_in_a_string_are_read_broken_ones_are_an_error(ollama_server: 
     for response in ways(llm):
         block = next(block for block in response.message.blocks if isinstance(block, ToolCallBlock))
         assert block.tool_kwargs == '{"a": '
-        with pytest.raises(OutputValidationError, match=r"'add'.*no JSON object") as caught:
+        with pytest.raises(OutputValidationError, match=r"'add'.*not a JSON object") as caught:
             llm.get_tool_calls_from_response(response)
         assert caught.value.text == '{"a": '
 
@@ -229,7 +229,7 @@ def test_a_round_with_a_tool(ollama_server: OllamaServer, llm: Ollama, sent: Any
 def test_what_goes_into_a_history_has_its_calls_in_blocks_alone(
     ollama_server: OllamaServer, llm: Ollama, forced: bool
 ) -> None:
-    """Other integrations take what is beside them for calls in a form of their own, and send it twice or as it is."""
+    """Other integrations read what is beside the blocks as calls of their own, and send them twice or unchanged."""
     if not forced:
         ollama_server.reply(["Let me see."], tool_calls=TWO[:1])
     for response in ways(llm, tool_required=forced):

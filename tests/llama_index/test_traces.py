@@ -1,4 +1,4 @@
-"""OpenTelemetry's spans of LlamaIndex's calls: in the caller's trace, and none where they are switched off."""
+"""OpenTelemetry spans of LlamaIndex's calls: in the caller's trace, and none if disabled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAYS = ["chat", "stream_chat", "achat", "astream_chat", "astream_complete"]
 
 
 async def ask(llm: Ollama, way: str) -> Any:
-    """Call within a span of the application; what comes of it is read after that span."""
+    """Call inside a span of the application, and read the result after that span."""
     with trace.get_tracer("app").start_as_current_span("request") as outer:
         result = getattr(llm, way)("hi" if way.endswith("complete") else ASK)
         result = await result if way.startswith("a") else result

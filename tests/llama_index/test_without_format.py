@@ -1,4 +1,4 @@
-"""Structured output on servers that do not hold a model to a format, by each of LlamaIndex's ways to ask."""
+"""Structured output on servers that ignore `format`, in each of LlamaIndex's ways to ask."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_json_in_thinking(ollama_server: OllamaServer, make_llm: Any, how: str) 
 )
 def test_the_error_says_what_was_tried(ollama_server: OllamaServer, llm: Ollama, how: str, said: str) -> None:
     ollama_server.reply(PROSE)
-    with pytest.raises(StructuredOutputError, match=f"no Place.*{said}") as caught:
+    with pytest.raises(StructuredOutputError, match=f"not a valid Place.*{said}") as caught:
         predicted(llm, how)
     assert caught.value.text == PROSE
 

@@ -1,7 +1,7 @@
 """Ollama for LangChain: chat models, text models, embeddings and decision models, on the namel3ss-ollama core.
 
-The classes take the arguments of langchain-ollama's classes of the same names. `OllamaDecisions` is imported when it is
-asked for, and is not in `__all__`: it needs langchain-core 1.8, the others 1.6.
+The classes take the arguments of the langchain-ollama classes of the same names. `OllamaDecisions` is imported lazily
+and is not in `__all__`: it needs langchain-core 1.8, the other classes 1.6.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""Arguments of tool calls, as text and back.
+"""Arguments of tool calls, to JSON text and back.
 
-A chunk of a message carries the arguments of a call as JSON text, and LangChain reads that text leniently: it closes
-what is open and takes the result for a valid call. Arguments that came broken must not become valid that way, so text
-that would is put into a JSON string, which no reader takes for arguments, and taken out of it again on the way back.
+A message chunk carries the arguments of a tool call as JSON text, and LangChain parses that text leniently: it closes
+open brackets and treats the result as a valid call. Malformed arguments must not become valid that way. Text that would
+is wrapped in a JSON string, which no parser accepts as arguments, and unwrapped on the way back.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from namel3ss_ollama import InvalidToolCall, ToolCall
 __all__ = ["BrokenCall", "broken_text", "json_arguments", "original_arguments", "sealed_arguments"]
 
 BrokenCall: TypeAlias = ToolCall | InvalidToolCall
-"""A call that may not be possible to make."""
+"""A tool call that may be invalid."""
 
 
 def broken_text(call: BrokenCall) -> str | None:
-    """What was not understood of a call; None where all was."""
+    """The text of a call that could not be parsed; None for a valid call."""
     return call.invalid_arguments if isinstance(call, ToolCall) else call.text
 
 
@@ -31,12 +31,12 @@ def json_arguments(arguments: Mapping[str, Any]) -> str:
 
 
 def sealed_arguments(text: str) -> str:
-    """Broken arguments, so that they stay broken."""
+    """Malformed arguments, wrapped so that no parser repairs them."""
     return to_json(text).decode() if text.lstrip().startswith("{") else text
 
 
 def original_arguments(text: str) -> str:
-    """Broken arguments as they came."""
+    """Malformed arguments as the model wrote them."""
     if not text.startswith('"'):
         return text
     try:

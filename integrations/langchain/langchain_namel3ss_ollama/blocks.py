@@ -1,10 +1,9 @@
-"""Blocks of content, in the shapes of several vendors and of three versions of LangChain, as text, pictures and audio.
+"""Content blocks of several providers and of three versions of LangChain, converted to text, images and audio.
 
-One rule for all of them. Text in a block of any shape (a refusal, a document that is text, a search result) is text,
-a picture is a picture, and audio is audio. A block that has none of them is an error in what the model is asked (human,
-system and tool messages), because the model would not see what it is asked about. It is left out of what a model said
-before, and so is audio there: it records what another provider did on its side. A marker that holds nothing (a cache
-point) is left out everywhere.
+One rule covers all of them. Text in a block of any shape (a refusal, a text document, a search result) is text, an
+image is an image, and audio is audio. A block without any of these raises in human, system and tool messages, because
+the model would not see what it is asked about. In AI messages it is dropped, and so is audio: there it records what
+another provider did on its side. A marker without content (a cache point) is dropped everywhere.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ Fetched = Mapping[str, Media]
 SILENT = frozenset(
     {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "function_call", "input_json_delta"}
 )
-"""Blocks that repeat what the message's `tool_calls` say."""
+"""Block types that repeat the message's `tool_calls`."""
 _MARKERS = frozenset({"cachePoint", "cache_point"})
 
 
 def read_content(message: str, content: Any, fetched: Fetched) -> tuple[str, list[Media]]:
-    """Text, pictures and audio of a message.
+    """Text, images and audio of a message.
 
     Args:
-        message: What the message is called in an error.
+        message: The name of the message in errors.
         content: Its content: text, or a list of blocks.
-        fetched: What is given as addresses.
+        fetched: The media given as URLs, by URL.
 
     Raises:
-        ValueError: A block that Ollama has no place for.
+        ValueError: A block has content that Ollama does not support.
     """
     if isinstance(content, str):
         return content, []
@@ -51,7 +50,7 @@ def read_content(message: str, content: Any, fetched: Fetched) -> tuple[str, lis
 
 
 def read_answer_block(block: Any, texts: list[str], images: list[Image], fetched: Fetched) -> None:
-    """Text or picture of a block in what a model said; audio, and what Ollama has no place for, is left out."""
+    """Read text or an image from a block of an AI message; audio and unsupported content are dropped."""
     media: list[Media] = []
     with contextlib.suppress(ValueError):
         _read_block("AIMessage", block, texts, media, fetched)
@@ -59,14 +58,14 @@ def read_answer_block(block: Any, texts: list[str], images: list[Image], fetched
 
 
 def media_addresses(content: Iterable[Any]) -> Iterator[tuple[str, Kind]]:
-    """The addresses of pictures and audio, those within the results of tools included."""
+    """The URLs of images and audio, including those in tool results."""
     for block in content:
         if isinstance(block, Mapping):
-            with contextlib.suppress(ValueError):  # that is said, or the block left out, when it is read
+            with contextlib.suppress(ValueError):  # reading the block raises this, or drops the block
                 for kind, source in _sources(block):
                     if isinstance(source, str) and _is_address(source):
                         yield source, kind
-            if isinstance(block.get("content"), list):  # a tool's result may hold some
+            if isinstance(block.get("content"), list):  # a tool result may have some
                 yield from media_addresses(block["content"])
 
 
@@ -88,14 +87,14 @@ def _read_block(message: str, block: Any, texts: list[str], media: list[Media], 
 
 
 def _text_in(block: Mapping[str, Any]) -> str | None:
-    """The text that a block holds; None when it holds none."""
+    """The text of a block; None if it has none."""
     kind = block.get("type")
     if kind in {"text", "input_text", "output_text"}:
-        return str(block.get("text") or "")  # some vendors write null for an empty one
+        return str(block.get("text") or "")  # some providers write null for an empty text
     for name in ("text", "refusal"):
         if isinstance(value := block.get(name), str):
             return value
-    if kind is None and block.keys() == {"json"}:  # what a tool said, as Bedrock has it
+    if kind is None and block.keys() == {"json"}:  # Bedrock's form of a tool result
         return to_json(block["json"]).decode()
     if kind not in {"document", "search_result"}:
         return None
@@ -112,7 +111,7 @@ def _text_in(block: Mapping[str, Any]) -> str | None:
 
 
 def _read_unusual(message: str, block: Any, texts: list[str], media: list[Media], fetched: Fetched) -> None:
-    """A block of a shape that LangChain may know."""
+    """Read a block of a shape that LangChain may know how to normalise."""
     for known in _normalised(block):
         if (text := _text_in(known)) is not None:
             texts.append(text)
@@ -120,21 +119,19 @@ def _read_unusual(message: str, block: Any, texts: list[str], media: list[Media]
             media += [_medium(kind, source, fetched) for kind, source in found]
         else:
             named = block.get("type") or next(iter(block), None)
-            raise ValueError(
-                f"messages: a block of type {named!r} in a {message}; Ollama takes text, pictures and audio"
-            )
+            raise ValueError(f"messages: a block of type {named!r} in a {message}; Ollama takes text, images and audio")
 
 
 def _normalised(block: Any) -> list[Mapping[str, Any]]:
-    """A block as LangChain's normaliser has it; as it is where that does not know what to make of it."""
+    """A block as LangChain normalises it; unchanged if LangChain cannot."""
     try:
         return cast("list[Mapping[str, Any]]", HumanMessage(content=[block]).content_blocks) or [block]
-    except Exception:  # it takes for granted that known blocks have all their keys
+    except Exception:  # LangChain assumes that blocks of known types have all their keys
         return [block]
 
 
 def _sources(block: Mapping[str, Any]) -> list[tuple[Kind, str | bytes]]:
-    """The picture or the audio of a block, as base64, a data URL, an address or bytes; none where it is neither."""
+    """The image or audio of a block, as base64, a data URL, a URL or bytes; empty for other blocks."""
     if (source := _image_source(block)) is not None:
         return [(Image, source)]
     if (source := _audio_source(block)) is not None:
@@ -150,11 +147,11 @@ def _image_source(block: Mapping[str, Any]) -> str | bytes | None:
         if isinstance(value, str) and value:
             return value
         raise ValueError(f"messages: a block of type {kind!r} needs a string as its image_url, or as the url in it")
-    return _content_of(block, "image", "a picture")
+    return _content_of(block, "image", "an image")
 
 
 def _audio_source(block: Mapping[str, Any]) -> str | bytes | None:
-    if block.get("type") == "input_audio":  # as OpenAI has it
+    if block.get("type") == "input_audio":  # OpenAI's form
         value = block.get("input_audio")
         value = value.get("data") if isinstance(value, Mapping) else value
         if isinstance(value, str) and value:
@@ -164,7 +161,7 @@ def _audio_source(block: Mapping[str, Any]) -> str | bytes | None:
 
 
 def _content_of(block: Mapping[str, Any], kind: str, what: str) -> str | bytes | None:
-    """The content of a block of a kind, or of Google's `media` with a MIME type of that kind."""
+    """The content of a block of type `kind`, or of a Google `media` block with a MIME type of that kind."""
     if block.get("type") == "media" and str(block.get("mime_type", "")).startswith(f"{kind}/"):
         value = block.get("data")
         return value if isinstance(value, (str, bytes)) else None
@@ -176,7 +173,7 @@ def _content_of(block: Mapping[str, Any], kind: str, what: str) -> str | bytes |
         if isinstance(value := place.get(name), (str, bytes)) and value:
             return value
     if block.get("file_id") or (block.get("id") and block.get("source_type") == "id"):
-        raise ValueError(f"messages: {what} given as the id of a file; Ollama stores none, give its content")
+        raise ValueError(f"messages: {what} given as a file id; Ollama stores no files, pass the content")
     return None
 
 
@@ -187,10 +184,10 @@ def _is_address(source: str) -> bool:
 def _medium(kind: Kind, source: str | bytes, fetched: Fetched) -> Media:
     if isinstance(source, str) and _is_address(source):
         if source not in fetched:
-            what = "a picture" if kind is Image else "audio"
+            what = "an image" if kind is Image else "audio"
             raise ValueError(
-                f"messages: {what} given as an address; Ollama takes its content. Give it as base64, or "
-                "set allow_image_urls=True to have it fetched, or image_loader to a function that fetches it"
+                f"messages: {what} given as a URL, but Ollama takes only its content; pass it as base64, set "
+                "allow_image_urls=True to have it fetched, or set image_loader to a function that fetches it"
             )
         return fetched[source]
     return kind(source)

@@ -1,4 +1,4 @@
-"""`ChatOllama`: a chat model of LangChain's that talks through the core."""
+"""`ChatOllama`: a LangChain chat model on the namel3ss-ollama core."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from langchain_namel3ss_ollama.chunks import PROVIDER, ChunkMaker, generation_of
 from langchain_namel3ss_ollama.connection import has_several
 from langchain_namel3ss_ollama.errors import translated
 from langchain_namel3ss_ollama.events import EventMaker
+from langchain_namel3ss_ollama.images import Loader, aload_media, load_media
 from langchain_namel3ss_ollama.listeners import wants_tokens
 from langchain_namel3ss_ollama.messages import media_urls, to_core_messages
-from langchain_namel3ss_ollama.pictures import Loader, aload_media, load_media
 from langchain_namel3ss_ollama.profile import profile_of
 from langchain_namel3ss_ollama.settings import (
     CALL_FIELDS,
@@ -70,13 +70,13 @@ _OF_A_CALL = OPTION_FIELDS | CALL_FIELDS | {
     "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "strict", "stream",
 }  # fmt: skip
 _TRACED = "ls_structured_output_format"
-"""What LangChain takes out of the keywords of a call for its tracers."""
+"""The keyword that LangChain takes out of a call for its tracers."""
 _NOT_FETCHED: dict[Kind, Image | Audio] = {
     Image: Image(b"\x89PNG"),
-    # Ten seconds, of a WAV with a low byte rate in its header.
+    # Ten seconds: a WAV file whose header gives a low byte rate.
     Audio: Audio(b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\0\0\0\0\xe8\x03\0\0" + bytes(10_000)),
 }
-"""Stands for what is counted without being fetched."""
+"""Placeholders for media that are counted without being fetched."""
 _FORMAT_AND_TOOLS = (
     "format (or response_format) and tools are both given: the grammar of the format leaves the model no way to call a "
     "tool; use a tool for the format too (ToolStrategy in agents, method='function_calling'), or a tool_choice"
@@ -84,7 +84,7 @@ _FORMAT_AND_TOOLS = (
 
 
 class _Call(NamedTuple):
-    """A call as the core takes it."""
+    """A call with the arguments that the core takes."""
 
     provider: OllamaProvider
     model: str
@@ -94,21 +94,21 @@ class _Call(NamedTuple):
     settings: dict[str, Any]
 
     def wanted(self) -> WantedCalls:
-        """Which calls of tools are passed on, for one answer."""
+        """A filter for the tool calls of one answer."""
         return WantedCalls(stand_ins=self.stand_ins, most=self.most_calls)
 
     def events(self, message_id: str) -> EventMaker:
-        """What makes the events of the answer."""
+        """A maker for the events of the answer."""
         calls = self.wanted()
         return EventMaker(
             message_id, self.model, reasoning=self.reasoning, calls=calls, hosts=has_several(self.provider)
         )
 
     def unfit(self, error: LLMError) -> LLMResponse:
-        """The answer in a failure that is about nothing but its format: the parser behind the model judges it.
+        """The answer of an error that concerns only its format, which the output parser then checks.
 
         Raises:
-            LLMError: It is another failure; as LangChain's too.
+            LLMError: Any other error, as one of LangChain's `ModelError` classes too.
         """
         response = unfit_answer(error) if "format" in self.settings else None
         if response is None:
@@ -119,8 +119,8 @@ class _Call(NamedTuple):
 class ChatOllama(OllamaSettings, BaseChatModel):
     """A chat model on an Ollama server; a drop-in for `langchain_ollama.ChatOllama`.
 
-    All parameters are keywords; the fields below and those of `OllamaSettings` say what there is. What is not set is
-    not sent. Any of the model's settings can be given per call too (`model.invoke(..., temperature=0)`), or bound.
+    All parameters are keyword-only: the fields below and those of `OllamaSettings`. What is not set is not sent. You
+    can also pass any model setting per call (`model.invoke(..., temperature=0)`), or bind it.
 
     Example:
         ```python
@@ -136,34 +136,34 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     """
 
     reasoning: bool | str | None = None
-    """Whether a model that can shall think first: True, False, or a level that it has, such as "low", "medium", "high"
-    or "max"; None leaves it to the model. What it thinks is in `additional_kwargs["reasoning_content"]`, or in blocks
-    of the content with `output_version="v1"`."""
+    """Whether a model that supports it thinks before it answers: True, False, or one of its levels, such as "low",
+    "medium", "high" or "max". None leaves it to the model. The reasoning is in
+    `additional_kwargs["reasoning_content"]`, or in content blocks with `output_version="v1"`."""
 
     format: Literal["", "json"] | dict[str, Any] | None = None
-    """"json", or a JSON schema that the answer has to hold to."""
+    """"json", or a JSON schema that the answer must match."""
 
     logprobs: bool | None = None
-    """Whether the answer's tokens come with their log probabilities (newer servers)."""
+    """Whether to return the log probabilities of the answer's tokens (newer servers)."""
 
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    """How many alternatives each token comes with; switches `logprobs` on."""
+    """How many alternatives to return for each token, with their log probabilities; enables `logprobs`."""
 
     streaming: bool = False
-    """Whether `invoke` always streams inside. By default it does where a callback has an `on_llm_new_token` of its own;
-    an explicit False switches streaming off."""
+    """Whether `invoke` always streams internally. By default it does if a callback overrides `on_llm_new_token`; an
+    explicit False disables that."""
 
     allow_image_urls: bool = False
-    """Whether pictures and audio that are given as http or https addresses are fetched. Otherwise an address is an
-    error: whoever writes the messages could make this machine ask any server that it can reach."""
+    """Whether to fetch images and audio given as http or https URLs. Otherwise a URL raises `ValueError`: whoever
+    writes the messages could make this machine send requests to any server it can reach (server-side request
+    forgery)."""
 
     image_loader: Callable[[str], Any] | None = Field(default=None, exclude=True)
-    """Fetches a picture or audio that is given as an address, instead of the built-in way and whatever
-    `allow_image_urls` says: a function of the address that returns bytes, an `Image` or an `Audio`, plain or
-    `async`."""
+    """A function, sync or async, that fetches an image or audio: it takes the URL and returns bytes, an `Image` or an
+    `Audio`. It replaces the built-in download, whatever `allow_image_urls` is."""
 
     max_image_bytes: int = Field(default=20_000_000, gt=0)
-    """The most bytes of a picture or a recording that is fetched."""
+    """The maximum size of a fetched image or recording, in bytes."""
 
     @model_validator(mode="after")
     def _check_chat(self) -> Self:
@@ -197,17 +197,17 @@ class ChatOllama(OllamaSettings, BaseChatModel):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """The environment variable that a serialised model gets its key from."""
+        """The environment variable that a deserialised model reads its API key from."""
         return {"api_key": "OLLAMA_API_KEY"}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """True: `langchain_core.load` can make it again."""
+        """True: `langchain_core.load` can restore it."""
         return True
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        """What a cache knows the model by: its fields as they are now, and what a shared provider adds."""
-        self.__dict__.pop("_serialized", None)  # LangChain keeps what was true at the first call
+        """The cache key of the model: its current fields, and the defaults of a shared provider."""
+        self.__dict__.pop("_serialized", None)  # LangChain caches the fields at the first call
         known = super()._get_llm_string(stop=stop, **kwargs)
         return f"{known}---{defaults}" if (defaults := self._shared_defaults()) else known
 
@@ -234,13 +234,13 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> bool:
-        """Whether an answer is streamed inside `invoke`; LangChain's own rule knows only its own listeners."""
+        """Whether `invoke` streams internally; LangChain's own rule knows only its own handlers."""
         if super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs):
             return True
         return wants_tokens(run_manager) and not self._streaming_disabled(**kwargs)
 
     def _request(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> _Call:
-        """What LangChain hands to a method, as the core takes it.
+        """Convert the arguments of a LangChain method to a call of the core.
 
         Raises:
             TypeError, ValueError: An argument is unknown or wrong.
@@ -265,10 +265,10 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             if choice is None and form is not None:
                 warnings.warn(_FORMAT_AND_TOOLS, UserWarning, stacklevel=2)
             elif choice != "none" and not {"format", "response_format"} & given.keys():
-                form = None  # that of the constructor gives way to the call that is forced
+                form = None  # a forced call wins over the constructor's format
         if form is not None:
             settings["format"] = form
-        # A forced call answers a program's question; nobody would ask the model again.
+        # A forced call answers a program, not an agent loop that could ask the model again.
         stand_ins = "tools" in settings and "tool_choice" not in settings and in_graph()
         most_calls = _most_calls(given.get("parallel_tool_calls"))
         return _Call(self._provider_for(sync=True), model, thinks is not False, stand_ins, most_calls, settings)
@@ -341,7 +341,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         try:
             return await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
         except asyncio.CancelledError as error:
-            # LangChain reports every failure but this one, and the run would stay open in its tracers.
+            # LangChain reports every error but this one, so the run would stay open in tracers.
             if run_manager is not None:
                 await run_manager.on_llm_error(error, response=LLMResult(generations=[[]]))
             raise
@@ -357,7 +357,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         v1 = self.output_version == "v1"
         return ChunkMaker(v1=v1, reasoning=call.reasoning, calls=call.wanted(), hosts=has_several(call.provider))
 
-    # Streams. LangChain calls the callbacks for what these yield; they must not.
+    # Streams. LangChain calls the callbacks for every yielded chunk; these methods must not.
 
     def _stream(
         self,
@@ -406,7 +406,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[MessagesData]:
-        """The protocol events of an answer, without a message object a token."""
+        """The protocol events of an answer, without a message object per token."""
         call = self._request(stop, kwargs)
         maker = call.events(_message_id(run_manager))
         try:
@@ -425,7 +425,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[MessagesData]:
-        """As `_stream_chat_model_events`."""
+        """Async version of `_stream_chat_model_events`."""
         call = self._request(stop, kwargs)._replace(provider=self._provider_for(sync=False))
         maker = call.events(_message_id(run_manager))
         try:
@@ -450,30 +450,30 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools that it may call.
+        """Bind tools that the model may call.
 
         Args:
-            tools: All that `convert_to_openai_tool` takes: functions, pydantic classes, LangChain's tools, schemas.
-            tool_choice: Which must be called: None or "auto" (the model decides), "none", "any", "required" or True
-                (some tool), a tool's name, or OpenAI's or Anthropic's dict of one. A grammar holds the model to it.
+            tools: Anything that `convert_to_openai_tool` takes: functions, pydantic classes, LangChain tools, schemas.
+            tool_choice: Which tool must be called: None or "auto" (the model decides), "none", "any", "required" or
+                True (any tool), a tool's name, or its dict in OpenAI's or Anthropic's form. A grammar enforces it.
             strict: Passed to `convert_to_openai_tool`.
-            parallel_tool_calls: False for at most one call an answer: of several that the model makes the first is
-                kept. A server cannot be asked for that.
-            **kwargs: Settings of a call, bound too.
+            parallel_tool_calls: False for at most one call per answer: if the model makes several, only the first is
+                kept. The server has no such setting.
+            **kwargs: Settings of a call, which are bound too.
 
         Raises:
-            ValueError: `tool_choice` names no tool, or a tool is one that another provider runs on its side.
-            TypeError: A keyword is none that a call takes (the message names the nearest).
+            ValueError: `tool_choice` names no tool, or a tool is a built-in tool of another provider.
+            TypeError: A keyword is unknown (the message names the nearest).
         """
         reject_unknown(kwargs, _OF_A_CALL | {_TRACED}, f"{type(self).__name__}.bind_tools")
         if parallel_tool_calls is not None:
-            _most_calls(parallel_tool_calls)  # a wrong one is an error here, not at the first call
+            _most_calls(parallel_tool_calls)  # so that a wrong one raises here, not at the first call
             kwargs["parallel_tool_calls"] = parallel_tool_calls
         for tool in tools:
             _refuse_foreign(tool)
         definitions = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice is not None:
-            core_tool_choice(tool_choice, definitions)  # a wrong one is an error here, not at the first call
+            core_tool_choice(tool_choice, definitions)  # so that a wrong one raises here, not at the first call
             kwargs["tool_choice"] = tool_choice
         return super().bind(tools=definitions, **kwargs)
 
@@ -486,20 +486,20 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """The model with answers of a given shape.
+        """Make the model answer in a given schema.
 
         Args:
             schema: A pydantic class (answers are its instances), a TypedDict class, a JSON schema or an OpenAI
                 function (answers are dicts).
-            method: "json_schema" holds the model to the schema by a grammar; "function_calling" makes it call a tool
-                of that shape, by a grammar too; "json_mode" asks for any JSON, and the prompt must say which.
-            include_raw: Whether to answer with a dict of "raw" (the message), "parsed" and "parsing_error" instead.
+            method: "json_schema" enforces the schema with a grammar; "function_calling" forces a call of a tool with
+                that schema, with a grammar too; "json_mode" asks for any JSON, so the prompt must describe it.
+            include_raw: Whether to return a dict of "raw" (the message), "parsed" and "parsing_error" instead.
             strict: Passed to `convert_to_openai_tool` with "function_calling"; a grammar is strict anyway.
-            **kwargs: None are known.
+            **kwargs: Not supported; any keyword raises.
 
         Raises:
-            ValueError: An argument is wrong. At the call: `OutputParserException` for an answer that is not whole or
-                does not fit; never a None in silence.
+            ValueError: An argument is wrong. The returned runnable raises `OutputParserException` for an answer that
+                is incomplete or invalid; it never returns None instead.
         """
         if kwargs:
             raise ValueError(f"with_structured_output got unexpected arguments: {', '.join(sorted(kwargs))}")
@@ -524,7 +524,7 @@ class ChatOllama(OllamaSettings, BaseChatModel):
             llm = self.bind(format="json", ls_structured_output_format=traced)
             parser = json_parser(schema)
         else:
-            raise ValueError(f"method: {method!r} is none of 'json_schema', 'function_calling', 'json_mode'")
+            raise ValueError(f"method: expected 'json_schema', 'function_calling' or 'json_mode', not {method!r}")
         if not include_raw:
             return llm | parser
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
@@ -535,11 +535,11 @@ class ChatOllama(OllamaSettings, BaseChatModel):
     # The model itself
 
     def load_profile(self) -> ModelProfile:
-        """Ask the server what the model can do, and keep it as `profile`."""
+        """Ask the server for the model's capabilities and context window, and store them as `profile`."""
         return run_sync(self._load_profile(self._provider_for(sync=True)))
 
     async def aload_profile(self) -> ModelProfile:
-        """As `load_profile`."""
+        """Async version of `load_profile`."""
         return await self._load_profile(self._provider_for(sync=False))
 
     async def _load_profile(self, provider: OllamaProvider) -> ModelProfile:
@@ -554,29 +554,29 @@ class ChatOllama(OllamaSettings, BaseChatModel):
         return self.profile
 
     def get_num_tokens(self, text: str) -> int:
-        """How many tokens a text has: an estimate that is learnt from answers, unless `custom_get_token_ids` is set.
+        """The number of tokens of a text: an estimate from past answers, unless `custom_get_token_ids` is set.
 
-        No tokenizer is downloaded, nothing is sent. `provider.acount_tokens` asks the server.
+        No tokenizer is downloaded and no request is sent. `provider.acount_tokens` asks the server.
         """
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         return self._provider_for(sync=True).count_tokens(text, model=self.model)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """What `custom_get_token_ids` says.
+        """The token ids that `custom_get_token_ids` returns.
 
         Raises:
-            NotImplementedError: It is not set; Ollama's API tells no ids.
+            NotImplementedError: It is not set; Ollama's API returns no token ids.
         """
         if self.custom_get_token_ids is None:
-            raise NotImplementedError("Ollama tells no token ids; set custom_get_token_ids, or use get_num_tokens")
+            raise NotImplementedError("Ollama returns no token ids; set custom_get_token_ids, or use get_num_tokens")
         return self.custom_get_token_ids(text)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """How many tokens messages have, with the tools: an estimate that is learnt from answers.
+        """The number of tokens of messages and tools: an estimate from past answers.
 
-        It includes what the model's template puts around messages, so `trim_messages(token_counter=model)` keeps a
-        conversation inside the context window. Exact for a conversation that the model has answered.
+        It includes what the model's template adds to messages, so `trim_messages(token_counter=model)` keeps a
+        conversation inside the context window. It is exact for a conversation that the model has answered.
         """
         if not messages:
             return 0
@@ -588,18 +588,18 @@ class ChatOllama(OllamaSettings, BaseChatModel):
 
 
 def _most_calls(parallel: object) -> int | None:
-    """How many calls of tools an answer may have, by `parallel_tool_calls`."""
+    """The maximum number of tool calls per answer; None for no limit."""
     if parallel is not None and not isinstance(parallel, bool):
         raise TypeError(f"parallel_tool_calls: expected True or False, not {parallel!r}")
     return 1 if parallel is False else None
 
 
 def _refuse_foreign(tool: Any) -> None:
-    """Refuse a tool that another provider runs, which LangChain would make a function without parameters of."""
+    """Refuse a built-in tool of another provider, which LangChain would convert to a function without parameters."""
     if isinstance(tool, Mapping) and not {"function", "parameters", "input_schema", "properties"} & tool.keys():
         kind = tool.get("type", "function")
         if kind not in {"function", "object", "custom"}:
-            raise ValueError(f"tools: {kind!r:.40} is a tool that another provider runs; Ollama takes functions")
+            raise ValueError(f"tools: {kind!r:.40} is a built-in tool of another provider; Ollama takes functions")
 
 
 def _is_definition(tool: Any) -> bool:

@@ -1,14 +1,14 @@
-"""The core's chunks and responses as LangChain's messages.
+"""Convert the core's chunks and responses to LangChain messages.
 
-A token's chunk is the hot path. Its two pydantic objects are made without validation, which for this shape - text and
-nothing else - has nothing to check; a test holds that they equal what the constructors make. Everything else (calls,
-reasoning, the last chunk) goes through the constructors.
+The chunk of a token is the hot path. Its two pydantic objects are built without validation, which has nothing to check
+for this shape (text and nothing else); a test asserts that they equal what the constructors build. Everything else
+(tool calls, reasoning, the last chunk) goes through the constructors.
 
-Where things go on the wire of LangChain:
-- the last chunk alone has usage, the metadata and `chunk_position`: chunks are merged by adding and concatenating;
-- reasoning is `additional_kwargs["reasoning_content"]`, or with `output_version="v1"` a block of the content;
-- every tool call has an index of its own. In v0 they begin at 1000, because LangChain numbers the blocks of content
-  from 0 and merges what has equal numbers; in v1 the content's blocks are numbered here.
+Where LangChain expects things:
+- only the last chunk has usage, metadata and `chunk_position`: merging chunks adds and concatenates their fields;
+- reasoning is `additional_kwargs["reasoning_content"]`, or with `output_version="v1"` a content block;
+- every tool call has its own index. In v0 the indices begin at 1000, because LangChain numbers content blocks from 0
+  and merges blocks with equal indices; in v1 the content blocks are numbered here.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def _text_chunk(text: str) -> ChatGenerationChunk:
 
 
 class ChunkMaker:
-    """Makes the chunks of one answer.
+    """Builds the chunks of one answer.
 
     Args:
         v1: Whether content is a list of blocks (`output_version="v1"`).
-        reasoning: Whether the model's reasoning is passed on.
-        calls: Which calls of tools are passed on; all by default.
-        hosts: Whether there are several, so that the metadata names the one that answered.
+        reasoning: Whether to pass on the model's reasoning.
+        calls: Which tool calls to pass on; all by default.
+        hosts: Whether there are several hosts, so that the metadata names the one that answered.
     """
 
     __slots__ = ("_block", "_calls", "_hosts", "_index", "_reasoning", "_v1", "_wanted", "finished")
@@ -85,7 +85,7 @@ class ChunkMaker:
         self.finished = False
 
     def chunk(self, chunk: StreamChunk) -> ChatGenerationChunk | None:
-        """LangChain's chunk; None where there is nothing to pass on."""
+        """The LangChain chunk; None if there is nothing to pass on."""
         if (
             chunk.response is None
             and not (chunk.thinking or chunk.tool_calls or chunk.invalid_tool_calls or (self._v1 and chunk.content))
@@ -103,11 +103,11 @@ class ChunkMaker:
         return ChatGenerationChunk(message=message, generation_info=info)
 
     def cut(self, response: LLMResponse, model: str) -> ChatGenerationChunk:
-        """The last chunk of an answer that a limit of the caller's ended before the model did."""
+        """The last chunk of an answer that the caller's limit ended before the model finished."""
         return self.last(ended_by_limit(response), model)
 
     def last(self, response: LLMResponse, model: str) -> ChatGenerationChunk:
-        """The last chunk of an answer whose text was passed on."""
+        """The last chunk of an answer whose text was passed on already."""
         return self._last("", "", (), response, None, model=model)
 
     def _last(
@@ -122,7 +122,7 @@ class ChunkMaker:
         self.finished = True
         message = self._message(content, thinking, calls, last=True, usage=usage_of(response))
         info = metadata_of(response, model, hosts=self._hosts)
-        info["logprobs"] = logprobs  # those of the other chunks came with them
+        info["logprobs"] = logprobs  # earlier chunks had their own
         return ChatGenerationChunk(message=message, generation_info=info)
 
     def _message(
@@ -163,7 +163,7 @@ class ChunkMaker:
     def _blocks(
         self, content: str, thinking: str, calls: Sequence[BrokenCall]
     ) -> tuple[list[dict[str, Any]], list[ToolCallChunk]]:
-        """The blocks of a chunk, numbered: text that goes on has the number of the text before it."""
+        """The blocks of a chunk with their indices: text that continues a block has the index of that block."""
         blocks: list[dict[str, Any]] = []
         chunks: list[ToolCallChunk] = []
         if thinking:
@@ -171,7 +171,7 @@ class ChunkMaker:
         if content:
             blocks.append({"type": "text", "text": content, "index": self._numbered("text")})
         for call in calls:
-            self._block = ""  # no two calls are one block
+            self._block = ""  # every call is a block of its own
             chunk = self._call(call, self._numbered("call"))
             chunks.append(chunk)
             if broken_text(call) is None:
@@ -188,14 +188,14 @@ class ChunkMaker:
 
 
 def ended_by_limit(partial: LLMResponse) -> LLMResponse:
-    """What there is of an answer that `max_chunks` ended, which no server has a word for."""
+    """The answer so far, marked as ended by `max_chunks`, for which servers have no `done_reason`."""
     return replace(partial, metadata={**partial.metadata, "done_reason": _LIMIT_OF_CHUNKS})
 
 
 def unfit_answer(error: LLMError) -> LLMResponse | None:
-    """The answer that an error says to be no JSON, for the parser behind it to judge; None where it is none.
+    """The answer of an error about its format, for the output parser to check; None for any other error.
 
-    What was tried is in its metadata, as "format_error".
+    Its metadata describes the attempts as "format_error".
     """
     if not isinstance(error, OutputValidationError) or error.response is None:
         return None
@@ -206,10 +206,10 @@ def unfit_answer(error: LLMError) -> LLMResponse | None:
 def generation_of(
     response: LLMResponse, *, v1: bool, reasoning: bool, calls: WantedCalls | None = None, hosts: bool = False
 ) -> ChatGeneration:
-    """A whole answer.
+    """A complete answer.
 
     Args:
-        response: The core's.
+        response: The core's response.
         v1: As for `ChunkMaker`.
         reasoning: As for `ChunkMaker`.
         calls: As for `ChunkMaker`.
@@ -246,7 +246,7 @@ def _finished_blocks(response: LLMResponse, thinking: str, calls: Sequence[Broke
 
 
 def finished_call(call: BrokenCall) -> dict[str, Any]:
-    """The block of a call, or of one that came broken."""
+    """The block of a tool call, valid or invalid."""
     if isinstance(call, ToolCall) and call.error is None:
         return {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}
     return cast("dict[str, Any]", _invalid(call))
@@ -258,7 +258,7 @@ def _invalid(call: BrokenCall) -> InvalidToolCall:
 
 
 def usage_of(response: LLMResponse) -> UsageMetadata | None:
-    """The tokens; None where the server counted none at all, as for a request that only loads a model."""
+    """The token usage; None if the server sent no counts, as for a request that only loads a model."""
     if "prompt_eval_count" not in response.metadata and "eval_count" not in response.metadata:
         return None
     usage = response.usage
@@ -269,17 +269,17 @@ def usage_of(response: LLMResponse) -> UsageMetadata | None:
     }
     if usage.cached_tokens is not None:
         counts["input_token_details"] = {"cache_read": usage.cached_tokens}
-    # Not by its constructor: langchain-core 1.8 takes NotRequired from where mypy, which checks for 3.10, finds none.
+    # Cast, because langchain-core 1.8 imports NotRequired from where mypy, which checks for 3.10, does not find it.
     return cast("UsageMetadata", counts)
 
 
 def metadata_of(response: LLMResponse, model: str = "", *, hosts: bool = False) -> dict[str, Any]:
-    """What goes into `response_metadata`, under langchain-ollama's names.
+    """The `response_metadata`, under langchain-ollama's names.
 
     Args:
-        response: The core's.
-        model: The model that was asked, where the server named none.
-        hosts: Whether there are several, so that "host" says which one answered.
+        response: The core's response.
+        model: The requested model, for responses in which the server does not name it.
+        hosts: Whether there are several hosts, so that "host" names the one that answered.
     """
     name = response.model or model
     metadata = {"model": name, "model_name": name, "model_provider": PROVIDER, "done": True, **response.metadata}
@@ -295,10 +295,10 @@ def metadata_of(response: LLMResponse, model: str = "", *, hosts: bool = False) 
 
 
 def finish_of(response: LLMResponse) -> dict[str, str]:
-    """Why the model stopped, under the names that langchain-core reads from 1.8.4 on; empty where no reason was given.
+    """The finish reason, under the names that langchain-core 1.8.4 and newer read; empty if the server sent none.
 
-    `finish_reason` is the server's `done_reason`. `normalized_finish_reason` is one of langchain-core's words:
-    "tool_call" where the model calls tools, for which the server has no reason but "stop".
+    `finish_reason` is the server's `done_reason`. `normalized_finish_reason` is one of langchain-core's values:
+    "tool_call" for an answer with tool calls, for which the server sends "stop".
     """
     reason = response.metadata.get("done_reason")
     if not isinstance(reason, str) or not reason:

@@ -1,7 +1,7 @@
-"""From the fields of a model to the provider that it talks through.
+"""Build the provider that a model uses from the model's fields.
 
-langchain-ollama hands `client_kwargs` to httpx clients. Here they become the settings of the core that mean the same;
-what has no such setting is an error that names the way to have it, never ignored.
+langchain-ollama passes `client_kwargs` to httpx clients. Here they become the equivalent settings of the core. A
+keyword without an equivalent is never ignored: it raises an error that says what to use instead.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MAX_CONCURRENT = 10
 
 
 def split_userinfo(url: str) -> tuple[str, str | None]:
-    """An address without its `user:password@`, and that part as it stood."""
+    """Split `user:password@` off an address; returns the address and the credentials as written."""
     scheme, separator, rest = url.rpartition("://")
     authority, slash, path = rest.partition("/")
     userinfo, at, host = authority.rpartition("@")
@@ -47,10 +47,10 @@ def split_userinfo(url: str) -> tuple[str, str | None]:
 
 
 def read_where(given: Any) -> str | Hosts | None:
-    """A `base_url` as its field has it: several addresses are a `Hosts`, from lists and from what was serialised.
+    """Convert a `base_url` to its field's type: several addresses, as a list or serialised, become a `Hosts`.
 
     Raises:
-        ValueError: It is no address, and no list of some.
+        ValueError: It is neither an address nor a list of addresses.
     """
     if given is None or isinstance(given, (str, Hosts)):
         return given
@@ -59,12 +59,12 @@ def read_where(given: Any) -> str | Hosts | None:
         raise ValueError(f"base_url: expected an address, or {several}, not {type(given).__name__}")
     try:
         return Hosts.from_dict(given) if isinstance(given, Mapping) else Hosts(given)
-    except (TypeError, ValueError) as error:  # pydantic lets the former through as it is
+    except (TypeError, ValueError) as error:  # pydantic does not wrap a TypeError
         raise ValueError(f"base_url: {error}") from None
 
 
 def written_where(where: str | Hosts | None) -> Any:
-    """A `base_url` in the types of JSON, without what is secret in a `Hosts`."""
+    """Convert a `base_url` to JSON types, without the secrets of a `Hosts`."""
     return where.to_dict() if isinstance(where, Hosts) else where
 
 
@@ -73,7 +73,7 @@ def _secret(value: SecretStr | str | None) -> SecretStr | None:
 
 
 class ConnectionFields(BaseModel):
-    """The fields that say where the server is and how it is talked to."""
+    """The fields for the server's address and the connection to it."""
 
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
@@ -83,64 +83,63 @@ class ConnectionFields(BaseModel):
     )
 
     model: str = ""
-    """The model's name, such as "llama3.2"; may be left out where `provider` is given."""
+    """The model's name, such as "llama3.2"; optional if `provider` is given."""
 
     base_url: Annotated[Where | None, PlainValidator(read_where), PlainSerializer(written_where)] = None
-    """Where the server is; None or "" for OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
-    http://localhost:11434. A `user:password@` in it is taken out and kept in `userinfo`. Several addresses (a list of
-    them or of `Host`, or a `Hosts`) are several servers: each request goes to the one that is best for it, and to
-    another if that fails. They are kept as a `Hosts`, and serialised without keys and passwords."""
+    """The server's address; None or "" for OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+    http://localhost:11434. A `user:password@` in it is moved to `userinfo`. Several addresses (a list of strings or
+    `Host`, or a `Hosts`) are several servers: each request goes to the best one for it, and to another if that fails.
+    They are stored as a `Hosts`, and serialised without keys and passwords."""
 
     userinfo: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """The `user:password` for a server that wants one, as it stood in `base_url`."""
+    """The `user:password` for basic authentication, as written in `base_url`."""
 
     api_key: Annotated[SecretStr | str | None, AfterValidator(_secret)] = Field(default=None, repr=False)
-    """Sent as a bearer token; else OLLAMA_API_KEY. A text becomes a `SecretStr`."""
+    """Sent as a bearer token; OLLAMA_API_KEY by default. A string becomes a `SecretStr`."""
 
     headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    """More headers for every request."""
+    """Additional headers for every request."""
 
     timeout: float | None = None
-    """A bound on each whole call, retries and waits included, in seconds."""
+    """The maximum duration of each call in seconds, including retries and waits."""
 
     max_retries: int | None = Field(default=None, ge=0)
-    """How often a failed request is sent again; else as `retry` says."""
+    """How often to retry a failed request; overrides the number of attempts in `retry`."""
 
     retry: RetryPolicy | None = Field(default=None, exclude=True)
-    """When and how often a failed request is sent again."""
+    """When and how often to retry a failed request."""
 
     max_concurrent: int | None = 10
-    """How many requests run at once; the others wait. None for no bound, which is the default with several hosts: their
-    slots are one."""
+    """How many requests run at once; the others wait. None for no limit, which is the default with several hosts: their
+    slots are the limit."""
 
     stream_config: StreamConfig | None = Field(default=None, exclude=True)
-    """Deadlines and limits of each request."""
+    """Timeouts and limits of each request."""
 
     on_truncation: str | None = None
-    """What to do when the server cut the prompt to its context window: "warn" (the default), "error" or "ignore"."""
+    """What to do if the server truncates the prompt to its context window: "warn" (default), "error" or "ignore"."""
 
     provider: OllamaProvider | None = Field(default=None, exclude=True)
-    """A provider to use instead of one made from the fields above: what it was made with holds (address, key, bounds,
-    retries), its options count where neither this object nor the call sets one, and models that share one share its
-    connections and its bound on concurrency. It goes along when the object is pickled, but not when it is
-    serialised."""
+    """A provider to use instead of one built from the fields above. Its own address, key, limits and retries apply, and
+    its options are the defaults for what neither this object nor the call sets. Models that share a provider share its
+    connections and its concurrency limit. It is pickled with the object, but not serialised."""
 
     client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
     """langchain-ollama's way to set `headers`, `timeout`, `auth`, `verify`, `cert`, `proxy` and `trust_env`."""
 
     sync_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
-    """The same, for synchronous calls only."""
+    """Like `client_kwargs`, for synchronous calls only."""
 
     async_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
-    """The same, for asynchronous calls only."""
+    """Like `client_kwargs`, for asynchronous calls only."""
 
     def policy_of_provider(self) -> str | None:
-        """What a provider of this object's own does about truncation; None for the default."""
+        """The `on_truncation` of a provider that this object builds; None for the default."""
         return self.on_truncation
 
 
 def address_of(provider: OllamaProvider) -> str | list[str]:
-    """The address of a provider's server, or those of several."""
+    """The address of a provider's server, or a list for several."""
     return list(provider.addresses) if has_several(provider) else provider.base_url
 
 
@@ -150,15 +149,15 @@ def has_several(provider: OllamaProvider) -> bool:
 
 
 def key_in_environment() -> str | None:
-    """The key that OLLAMA_API_KEY holds, if any."""
+    """The API key in OLLAMA_API_KEY, if any."""
     return os.environ.get("OLLAMA_API_KEY", "").strip() or None
 
 
 def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
-    """Refuse what a shared provider was made with already.
+    """Refuse connection settings beside a shared provider, which has its own.
 
     Raises:
-        ValueError: A connection setting is given that would not count.
+        ValueError: A connection setting is given that would have no effect.
     """
     wrong = [name for name in _OF_A_PROVIDER if given.get(name)]
     where = given.get("base_url")
@@ -173,14 +172,14 @@ def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
 
 
 def connect(settings: ConnectionFields, extra: Mapping[str, Any] | None) -> OllamaProvider:
-    """The provider that a model's fields describe. Nothing is sent or opened.
+    """Build a provider from a model's fields. No connection is opened.
 
     Args:
         settings: The model.
         extra: `sync_client_kwargs` or `async_client_kwargs`.
 
     Raises:
-        TypeError, ValueError: A value is wrong, or `client_kwargs` has what cannot be had this way.
+        TypeError, ValueError: A value is wrong, or a keyword in `client_kwargs` is not supported.
     """
     given = {**(settings.client_kwargs or {}), **(extra or {})}
     headers = {**_headers(given.pop("headers", None)), **(settings.headers or {})}
@@ -193,16 +192,16 @@ def connect(settings: ConnectionFields, extra: Mapping[str, Any] | None) -> Olla
     if given:
         name = next(iter(given))
         raise ValueError(
-            f"client_kwargs: {name!r} has no equal here; make the client yourself and share it: "
+            f"client_kwargs: {name!r} is not supported here; create the HTTP client yourself and pass it: "
             "provider=OllamaProvider(..., http_client=httpx.AsyncClient(...))"
         )
     retry = settings.retry
     if settings.max_retries is not None:
         retry = replace(retry or RetryPolicy(), attempts=settings.max_retries + 1)
-    key = settings.api_key  # a text where it was set after the constructor
+    key = settings.api_key  # a string if it was set after construction
     key = key.get_secret_value() if isinstance(key, SecretStr) else key
     if key == key_in_environment():
-        key = None  # the core reads it there, and a password in the environment's address before it
+        key = None  # the core reads it there, and prefers a password in the address from the environment
     policy = settings.policy_of_provider()
     made: dict[str, Any] = {"on_truncation": policy} if policy is not None else {}
     return OllamaProvider(
@@ -220,25 +219,25 @@ def connect(settings: ConnectionFields, extra: Mapping[str, Any] | None) -> Olla
 
 
 def _with_userinfo(where: Where | None, userinfo: SecretStr | None) -> Where | None:
-    """The address with its user and password.
+    """Put user and password back into the address.
 
     Raises:
-        ValueError: There are several.
+        ValueError: There are several addresses.
     """
     if userinfo is None:
         return where
     url = read_where(where)
     if isinstance(url, Hosts):
-        raise ValueError("userinfo: is of one address; write user:password@ into each of several in base_url")
+        raise ValueError("userinfo: is for a single address; with several, write user:password@ into each in base_url")
     scheme, separator, rest = (url or "localhost").rpartition("://")
     return f"{scheme}{separator}{userinfo.get_secret_value()}@{rest}"
 
 
 def _headers(given: Any) -> dict[str, str]:
-    """Headers as httpx takes them: a mapping or pairs, of texts or bytes. Several of one name are one, with commas.
+    """Read headers as httpx takes them: a mapping or pairs of str or bytes. Repeated names are joined with commas.
 
     Raises:
-        TypeError: They are neither.
+        TypeError: They are neither a mapping nor pairs.
     """
     pairs = given.items() if isinstance(given, Mapping) else given or ()
     if not isinstance(pairs, Iterable) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
@@ -258,7 +257,7 @@ def _basic(auth: Any) -> str:
 
 
 def _with_timeout(config: StreamConfig, timeout: Any) -> StreamConfig:
-    """What httpx calls a timeout: a bound on connecting, and on each wait for more."""
+    """Apply an httpx timeout: its connect timeout, and its read timeout for each wait for data."""
     connect_timeout = getattr(timeout, "connect", timeout)
     read = getattr(timeout, "read", timeout)
     if isinstance(timeout, (tuple, list)):

@@ -1,4 +1,4 @@
-"""`OllamaDecisions`: typed questions to a decision model. Its base class came with langchain-core 1.8."""
+"""`OllamaDecisions`: typed questions to a decision model. Its base class is new in langchain-core 1.8."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _OF_A_CALL = ("extra_body", "keep_alive", "timeout")
 class OllamaDecisions(OllamaSettings, BaseDecisionModel):
     """A decision model on an Ollama server of 0.35.0 or newer: a `classifier` for LangChain's middleware.
 
-    It takes the settings of the connection that `ChatOllama` takes, `keep_alive` and `extra_body`, but no runtime
-    options: there are none for these models. Pictures in the state go along for models that can see; a description
-    that is no text is sent as JSON.
+    It takes the connection settings of `ChatOllama`, `keep_alive` and `extra_body`, but no runtime options: these
+    models have none. Images in the state are sent along, for models with vision. A description that is not a string is
+    sent as JSON.
 
     Example:
         ```python
@@ -54,12 +54,12 @@ class OllamaDecisions(OllamaSettings, BaseDecisionModel):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """The environment variable that a serialised model gets its key from."""
+        """The environment variable that a deserialised model reads its API key from."""
         return {"api_key": "OLLAMA_API_KEY"}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """True: `langchain_core.load` can make it again."""
+        """True: `langchain_core.load` can restore it."""
         return True
 
     def _classify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
@@ -72,8 +72,8 @@ class OllamaDecisions(OllamaSettings, BaseDecisionModel):
         """The answers to questions.
 
         Raises:
-            TypeError, ValueError: State or questions are such that Ollama has no place for them; nothing was sent.
-            LLMError: The server failed; of a class that is one of LangChain's `ModelError` too.
+            TypeError, ValueError: Ollama does not support the state or a question; no request was sent.
+            LLMError: The request failed; the class is one of LangChain's `ModelError` classes too.
         """
         content, images = read_state(state)
         asked = {name: read_question(name, question) for name, question in questions.items()}

@@ -1,4 +1,4 @@
-"""`OllamaEmbeddings`: vectors of texts."""
+"""`OllamaEmbeddings`: text embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from namel3ss_ollama import LLMError, run_sync
 __all__ = ["OllamaEmbeddings"]
 
 _OF_EMBED = frozenset({"extra_body", "keep_alive", "timeout"})
-"""Settings of the core's `embed` that are no runtime options."""
+"""Settings of the core's `embed` that are not runtime options."""
 
 
 class OllamaEmbeddings(OllamaSettings, Embeddings):
@@ -30,47 +30,48 @@ class OllamaEmbeddings(OllamaSettings, Embeddings):
     """
 
     dimensions: int | None = Field(default=None, ge=1)
-    """How long the vectors shall be, for models that can choose."""
+    """The dimensions of the vectors, for models that support several."""
 
     truncate: bool | None = None
-    """Sent as it is: True has the server cut texts that are too long, without a word; False makes them an error."""
+    """Sent unchanged: True makes the server truncate texts that are too long, silently; False makes it refuse them."""
 
     on_truncation: Literal["warn", "error", "ignore", "split"] | None = None
-    """What becomes of a text that does not fit the context window. "warn" (the default): its beginning is embedded and
-    a warning is logged; "error"; "ignore"; "split": it is embedded in pieces, and its vector is their mean."""
+    """What to do with a text that exceeds the context window. "warn" (the default) embeds its beginning and logs a
+    warning; "error" raises; "ignore" embeds its beginning silently; "split" embeds it in pieces and averages their
+    vectors."""
 
     batch_size: int = Field(default=64, ge=1)
-    """How many texts go into one request; requests run at once as `max_concurrent` lets them."""
+    """How many texts to send per request; up to `max_concurrent` requests run at once."""
 
     query_instruction: str = ""
-    """Put before each query, for models that want to be told which it is."""
+    """A prefix for each query, for models that distinguish queries from documents."""
 
     document_instruction: str = ""
-    """Put before each document."""
+    """A prefix for each document."""
 
     def policy_of_provider(self) -> str | None:
-        """None: each call says what it does about truncation."""
+        """None: each call passes its own `on_truncation`."""
         return None
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """The vectors of texts, in their order; no request for no texts.
+        """The vectors of texts, in order; an empty list sends no request.
 
         Raises:
-            LLMError: The server failed; of a class that is one of LangChain's `ModelError` too. `index` says on which
-                text, where it is one text's fault.
+            LLMError: The request failed; the class is one of LangChain's `ModelError` classes too. If one text caused
+                it, `index` is that text's position.
         """
         return run_sync(self._embed([self.document_instruction + text for text in texts], sync=True))
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a text that is searched for."""
+        """The vector of a search query."""
         return run_sync(self._embed([self.query_instruction + text], sync=True))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """As `embed_documents`."""
+        """Async version of `embed_documents`."""
         return await self._embed([self.document_instruction + text for text in texts], sync=False)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """As `embed_query`."""
+        """Async version of `embed_query`."""
         return (await self._embed([self.query_instruction + text], sync=False))[0]
 
     async def _embed(self, texts: list[str], *, sync: bool) -> list[list[float]]:
@@ -80,7 +81,7 @@ class OllamaEmbeddings(OllamaSettings, Embeddings):
         extra = settings.pop("options", {})
         options = {name: settings.pop(name) for name in list(settings) if name not in _OF_EMBED}
         for name in ("stream_config", "on_truncation"):
-            options.pop(name, None)  # of the provider; embeddings have no stream
+            options.pop(name, None)  # the provider's; embeddings have no stream
         try:
             response = await self._provider_for(sync=sync).embed(
                 texts,

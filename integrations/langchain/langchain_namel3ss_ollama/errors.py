@@ -1,9 +1,9 @@
-"""The core's errors as LangChain's.
+"""Error classes that are both the core's and LangChain's.
 
-LangChain acts on the kinds of failure it knows (`ModelError`): its retry middleware tries again what is retryable, its
-summarization reacts to a context that is full. So each error of the core that leaves the adapter is of a class that is
-both: `except LLMError` and `except ModelRateLimitError` hold alike; `partial`, `status_code` and the rest are there.
-The original is its `__cause__`.
+LangChain handles the errors it knows (`ModelError`): its retry middleware retries the retryable ones, its summarization
+reacts to a full context window. So each core error that leaves the adapter has a class that inherits from both:
+`except LLMError` and `except ModelRateLimitError` both catch it, and it keeps `partial`, `status_code` and the other
+attributes. The original error is its `__cause__`.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ __all__ = [
 
 
 class OllamaError(LLMError, langchain.ModelError):
-    """A failure of no particular kind."""
+    """An error without a more specific class."""
 
 
 class OllamaAuthenticationError(AuthenticationError, langchain.ModelAuthenticationError):
-    """The server wants a key, or another one (401)."""
+    """The API key is missing or wrong (401)."""
 
 
 class OllamaPermissionDeniedError(AuthenticationError, langchain.ModelPermissionDeniedError):
-    """The key does not allow this (403)."""
+    """The API key lacks permission for this request (403)."""
 
 
 class OllamaInvalidRequestError(BadRequestError, langchain.ModelInvalidRequestError):
-    """The server refused the request as it is."""
+    """The server rejected the request as invalid."""
 
 
 class OllamaModelNotFoundError(ModelNotFoundError, langchain.ModelNotFoundError):
@@ -81,54 +81,54 @@ class OllamaRateLimitError(ServerBusyError, langchain.ModelRateLimitError):
 
 
 class OllamaBusyError(ServerBusyError, langchain.ModelAPIError):
-    """The server takes no more for now (503)."""
+    """The server is overloaded (503)."""
 
 
 class OllamaQuotaError(QuotaExceededError, langchain.ModelRateLimitError):
-    """A quota is used up; trying again soon will not help."""
+    """A quota is used up; retrying soon will not help."""
 
     is_retryable = False
 
 
 class OllamaQueueFullError(QueueFullError, langchain.ModelRateLimitError):
-    """Too many calls wait on this side already (`max_queue`, `queue_timeout`)."""
+    """Too many calls are waiting in the client, or a call waited too long (`max_queue`, `queue_timeout`)."""
 
 
 class OllamaConnectionError(LLMConnectionError, langchain.ModelConnectionError, ConnectionError):
-    """No connection to the server; a `ConnectionError`, as langchain-ollama raises one."""
+    """No connection to the server; also a `ConnectionError`, which langchain-ollama raises."""
 
 
 class OllamaTimeoutError(LLMTimeoutError, langchain.ModelTimeoutError, ConnectionError):
-    """A deadline passed.
+    """A timeout expired.
 
-    A `TimeoutError`, and a `ConnectionError` too: LangGraph's `RetryPolicy` tries again what is one, and no other
-    `OSError`.
+    It is a `TimeoutError`, and a `ConnectionError` too: that is the only `OSError` that LangGraph's `RetryPolicy`
+    retries.
     """
 
 
 class OllamaStreamInterruptedError(StreamInterruptedError, langchain.ModelConnectionError):
-    """The answer ended before the model was done."""
+    """The answer broke off before the model finished."""
 
 
 class OllamaServerError(ServerError, langchain.ModelAPIError):
-    """The server failed, or the model's runner did; retryable when that can heal."""
+    """The server or its model runner failed; retryable if the failure may be temporary."""
 
 
 class OllamaToolCallParseError(ToolCallParseError, langchain.ModelAPIError):
-    """The server could not read the tool call that its model wrote; another attempt brings another call."""
+    """The server could not parse the model's tool call; a retry gives a new call."""
 
 
 class OllamaMalformedResponseError(MalformedResponseError, langchain.ModelAPIError):
-    """What came is not what an Ollama server sends."""
+    """The response is not one that an Ollama server sends."""
 
     is_retryable = False
 
 
 class OllamaOutputError(OutputValidationError, langchain.ModelError):
-    """A forced tool call did not come out whole."""
+    """A forced tool call is missing or incomplete."""
 
 
-# In this order: the first that the error is an instance of counts.
+# The first match is used, so the order matters.
 _CLASSES: tuple[tuple[type[LLMError], type[LLMError]], ...] = (
     (LLMConnectionError, OllamaConnectionError),
     (LLMTimeoutError, OllamaTimeoutError),
@@ -149,11 +149,11 @@ _BY_STATUS: dict[int, type[LLMError]] = {403: OllamaPermissionDeniedError, 429: 
 
 
 class ErrorResponse:
-    """What LangChain's tracers read of an error: the status, and a body with the message and what had arrived.
+    """What LangChain's tracers read from an error: the status, and a body with the message and the partial answer.
 
     Attributes:
-        status_code: The HTTP status, where one failed.
-        headers: None are kept.
+        status_code: The HTTP status, if there was an error response.
+        headers: Always empty.
         text: The error's message.
     """
 
@@ -169,12 +169,12 @@ class ErrorResponse:
         }
 
     def json(self) -> dict[str, Any]:
-        """The message and, where something had arrived, that."""
+        """The message and, if any of the answer was received, the partial answer."""
         return {"error": self.text, "partial": self._partial} if self._partial else {"error": self.text}
 
 
 def translated(error: LLMError) -> LLMError:
-    """The error as one of LangChain's too. Raise it `from` the original."""
+    """Convert an error to one that is LangChain's too. Raise it `from` the original."""
     if isinstance(error, langchain.ModelError):
         return error
     cls: type[LLMError] = OllamaError
@@ -187,7 +187,7 @@ def translated(error: LLMError) -> LLMError:
     made = cls.__new__(cls, *error.args)
     made.args = error.args
     made.__dict__.update(error.__dict__)
-    if "response" not in made.__dict__:  # an OutputValidationError has the core's
+    if "response" not in made.__dict__:  # an OutputValidationError has the core's response
         made.__dict__["response"] = ErrorResponse(error)
     if isinstance(made, OllamaServerError):
         made.__dict__["is_retryable"] = error.temporary

@@ -1,8 +1,8 @@
-"""The core's chunks as LangChain's protocol events (`stream_events(version="v3")`), without messages in between.
+"""Convert the core's chunks to LangChain's protocol events (`stream_events(version="v3")`), without messages between.
 
-A message is its blocks one after the other: reasoning, text, calls. A block begins when something of its kind comes
-and is finished when something of another kind does. `message-finish` comes when the answer is whole and the
-connection given back, because whoever reads the events stops there.
+A message is a sequence of blocks: reasoning, text, tool calls. A block starts with the first content of its kind and
+finishes when content of another kind arrives. `message-finish` is emitted once the answer is complete and the
+connection released, because consumers stop reading there.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Event = dict[str, Any]
 
 
 class EventMaker:
-    """Makes the events of one answer.
+    """Builds the events of one answer.
 
     Args:
-        message_id: The id that the message gets.
-        model: The model that was asked.
-        reasoning: Whether the model's reasoning is passed on.
+        message_id: The id of the message.
+        model: The requested model.
+        reasoning: Whether to pass on the model's reasoning.
         calls: As for `ChunkMaker`.
         hosts: As for `ChunkMaker`.
     """
@@ -73,10 +73,10 @@ class EventMaker:
             self._response = chunk.response
 
     def finish(self, partial: LLMResponse) -> Iterator[MessagesData]:
-        """The events of the end.
+        """The closing events.
 
         Args:
-            partial: What came, for an answer that a limit of the caller's ended before the model did.
+            partial: The answer so far, used if the caller's limit ended it before the model finished.
         """
         if not self._started:
             yield self._start()

@@ -1,4 +1,4 @@
-"""Whether anybody listens for tokens: an answer that nobody watches is made without a message a token."""
+"""Whether a callback handler listens for tokens: without one, no message per token is built."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["wants_tokens"]
 
 _CLASSES = (BaseCallbackHandler, AsyncCallbackHandler, BaseTracer, AsyncBaseTracer)
 _SILENT = {None, *(cls.on_llm_new_token for cls in _CLASSES)}
-"""What a handler that does not care for tokens has as its method."""
+"""The `on_llm_new_token` of handlers that ignore tokens."""
 
 
 def wants_tokens(run_manager: Any) -> bool:
-    """Whether a handler has a method for tokens of its own, rather than the one that LangChain's classes come with.
+    """Whether a handler overrides `on_llm_new_token`.
 
     Args:
-        run_manager: The run's, or None.
+        run_manager: The run manager, or None.
     """
     handlers = run_manager.handlers if run_manager is not None else ()
     return any(not handler.ignore_llm and _method(handler) not in _SILENT for handler in handlers)

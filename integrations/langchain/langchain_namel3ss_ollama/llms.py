@@ -1,4 +1,4 @@
-"""`OllamaLLM`: text in, text out, by way of /api/generate."""
+"""`OllamaLLM`: text completion with /api/generate."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class OllamaLLM(OllamaSettings, BaseLLM):
     """
 
     reasoning: bool | str | None = None
-    """As in `ChatOllama`; what the model thinks is in `generation_info["thinking"]`."""
+    """As in `ChatOllama`; the reasoning is in `generation_info["thinking"]`."""
 
     format: str | dict[str, Any] = ""
-    """"json", or a JSON schema that the answer has to hold to."""
+    """"json", or a JSON schema that the answer must match."""
 
     @model_validator(mode="after")
     def _check_llm(self) -> Self:
@@ -80,12 +80,12 @@ class OllamaLLM(OllamaSettings, BaseLLM):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """The environment variable that a serialised model gets its key from."""
+        """The environment variable that a deserialised model reads its API key from."""
         return {"api_key": "OLLAMA_API_KEY"}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """True: `langchain_core.load` can make it again."""
+        """True: `langchain_core.load` can restore it."""
         return True
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -100,7 +100,7 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         return params
 
     def _request(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
-        """Whether reasoning is passed on, and the settings of the call as the core takes them."""
+        """Whether to pass on reasoning, and the settings of the call for the core."""
         reject_unknown(kwargs, _OF_A_CALL, type(self).__name__)
         given = normalised(kwargs)
         settings = self._settings_of_call(given, stop)
@@ -121,7 +121,7 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         **kwargs: Any,
     ) -> LLMResult:
         if wants_tokens(run_manager):
-            # The run manager is that of the first prompt, so the callbacks are for its tokens alone.
+            # The run manager belongs to the first prompt, so only that prompt's tokens go to the callbacks.
             first = _whole(list(self._stream(prompts[0], stop, run_manager, **kwargs)))
             prompts = prompts[1:]
         else:
@@ -157,7 +157,7 @@ class OllamaLLM(OllamaSettings, BaseLLM):
     async def _answers(
         self, provider: OllamaProvider, prompts: list[str], thinks: bool, settings: dict[str, Any]
     ) -> list[list[Generation]]:
-        """The answers to prompts, as many at once as the provider lets."""
+        """The answers to prompts, as many at once as the provider allows."""
         if not prompts:
             return []
         try:
@@ -167,7 +167,7 @@ class OllamaLLM(OllamaSettings, BaseLLM):
         hosts = has_several(provider)
         return [[Generation(text=r.content, generation_info=_info(r, thinks, hosts))] for r in responses]
 
-    # In a BaseLLM the streams call the callbacks themselves.
+    # Unlike in a chat model, the streams of a BaseLLM call the callbacks themselves.
 
     def _stream(
         self,
@@ -221,7 +221,7 @@ class OllamaLLM(OllamaSettings, BaseLLM):
             raise translated(error) from error
 
     def get_num_tokens(self, text: str) -> int:
-        """How many tokens a text has: an estimate that is learnt from answers, unless `custom_get_token_ids` is set."""
+        """The number of tokens of a text: an estimate from past answers, unless `custom_get_token_ids` is set."""
         if self.custom_get_token_ids is not None:
             return len(self.custom_get_token_ids(text))
         return self._provider_for(sync=True).count_tokens(text, model=self.model)
@@ -231,7 +231,7 @@ def _chunk(piece: StreamChunk, thinks: bool, hosts: bool) -> GenerationChunk | N
     info: dict[str, Any] = {}
     if piece.response is not None:
         info = metadata_of(piece.response, hosts=hosts)
-        info["logprobs"] = None  # those of each piece come with it
+        info["logprobs"] = None  # each piece has its own
     if piece.thinking and thinks:
         info["thinking"] = piece.thinking
     if piece.logprobs is not None:
@@ -242,7 +242,7 @@ def _chunk(piece: StreamChunk, thinks: bool, hosts: bool) -> GenerationChunk | N
 
 
 def _cut(partial: LLMResponse, model: str, hosts: bool) -> GenerationChunk:
-    """The last chunk of an answer that a limit of the caller's ended before the model did."""
+    """The last chunk of an answer that the caller's limit ended before the model finished."""
     info = {**metadata_of(ended_by_limit(partial), model, hosts=hosts), "logprobs": None}
     return GenerationChunk(text="", generation_info=info)
 

@@ -1,7 +1,7 @@
-"""LangChain's messages as the core takes them.
+"""Convert LangChain messages to the core's.
 
-`blocks.py` says what becomes of the content; here are roles, results of tools, and what a model said before: its calls
-and its reasoning. Nothing that is handed in is changed.
+`blocks.py` converts the content; this module converts roles, tool results, and the tool calls and reasoning of AI
+messages. The input is never modified.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def to_core_messages(messages: Sequence[BaseMessage], fetched: Fetched | None = 
     """The messages of a request.
 
     Args:
-        messages: What LangChain hands in.
-        fetched: The pictures and audio that are given as addresses.
+        messages: The messages from LangChain.
+        fetched: The images and audio given as URLs, by URL.
 
     Raises:
-        ValueError: A block that Ollama has no place for.
-        TypeError: Not one of LangChain's messages.
+        ValueError: A block has content that Ollama does not support.
+        TypeError: An item is not a LangChain message.
     """
     converted: list[Message] = []
     stand_ins = names_of_stand_ins(messages)
@@ -57,13 +57,13 @@ def to_core_messages(messages: Sequence[BaseMessage], fetched: Fetched | None = 
 
 
 def media_urls(messages: Iterable[BaseMessage]) -> dict[str, Kind]:
-    """The addresses of pictures and audio that would have to be fetched, with what is there."""
+    """The URLs of images and audio to fetch, each with its kind."""
     found = [
         (address, kind)
         for message in messages
         if isinstance(message.content, list)
         for address, kind in media_addresses(message.content)
-        if kind is Image or not isinstance(message, AIMessage)  # audio of an answer is left out
+        if kind is Image or not isinstance(message, AIMessage)  # audio in an AI message is dropped
     ]
     return dict(found)
 
@@ -90,7 +90,7 @@ def _convert(message: BaseMessage, fetched: Fetched, stand_ins: Container[str]) 
 
 
 def _user(message: HumanMessage, fetched: Fetched) -> list[Message]:
-    """A user's turn; results of tools that stand in it, as Anthropic has them, become turns of their own before it."""
+    """A user message; tool results inside it (Anthropic's form) become tool messages before it."""
     if isinstance(message.content, str):
         return [Message("user", message.content)]
     kind = type(message).__name__
@@ -109,7 +109,7 @@ def _user(message: HumanMessage, fetched: Fetched) -> list[Message]:
 
 
 def _by_kind(media: Sequence[Media]) -> dict[str, Any]:
-    """Pictures and audio as keywords of a message."""
+    """Images and audio as keyword arguments of a `Message`."""
     images = [one for one in media if isinstance(one, Image)]
     return {"images": images, "audio": [one for one in media if isinstance(one, Audio)]}
 
@@ -129,14 +129,14 @@ def _assistant(message: AIMessage, fetched: Fetched, stand_ins: Container[str]) 
         else:
             read_answer_block(block, texts, images, fetched)
     more = message.additional_kwargs
-    text = "".join(texts) or _said_elsewhere(more)  # the pieces of one answer
+    text = "".join(texts) or _said_elsewhere(more)  # blocks are pieces of one text
     thinking = more.get("reasoning_content")
     thinking = thinking if isinstance(thinking, str) and thinking else "".join(thoughts)
     return Message("assistant", text, images, thinking=thinking or None, tool_calls=calls, invalid_tool_calls=nameless)
 
 
 def _calls(message: AIMessage, stand_ins: Container[str]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """The calls of an answer, and those that name no tool."""
+    """The tool calls of an AI message, and those that name no tool."""
     calls: list[ToolCall] = []
     nameless: list[InvalidToolCall] = []
     for call in message.tool_calls:
@@ -154,14 +154,14 @@ def _calls(message: AIMessage, stand_ins: Container[str]) -> tuple[list[ToolCall
 
 
 def _said_elsewhere(more: Mapping[str, Any]) -> str:
-    """The text of an answer that OpenAI's class keeps outside the content: a refusal, what was said in audio."""
+    """Text that OpenAI's class keeps outside the content: a refusal, or the transcript of audio."""
     audio = more.get("audio")
     text = more.get("refusal") or (audio.get("transcript") if isinstance(audio, Mapping) else None)
     return text if isinstance(text, str) else ""
 
 
 def _thought(block: Mapping[str, Any]) -> str:
-    """What a model thought, in the shapes of several vendors."""
+    """The text of a reasoning block, in the forms of several providers."""
     for name in ("reasoning", "thinking", "reasoning_content", "text", "content"):
         value = block.get(name)
         if isinstance(value, str) and value:
@@ -170,12 +170,12 @@ def _thought(block: Mapping[str, Any]) -> str:
             return _thought(value)
         if isinstance(value, list):
             return "\n".join(_thought(part) for part in value if isinstance(part, Mapping))
-    summary = block.get("summary")  # as OpenAI has it
+    summary = block.get("summary")  # OpenAI's form
     return _thought({"text": summary}) if summary else ""
 
 
 def _call_in_block(block: Mapping[str, Any]) -> ToolCall | None:
-    """The call that stands in a block alone, as it does in messages that were put together by hand."""
+    """The tool call of a block that is not in `tool_calls`, as in messages written by hand."""
     arguments = block.get("input") if block.get("type") == "tool_use" else block.get("args")
     if not isinstance(arguments, Mapping) or not block.get("name"):
         return None

@@ -1,4 +1,4 @@
-"""What a model can do, as LangChain's profile."""
+"""A model's capabilities as a LangChain profile."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def profile_of(
 
     Args:
         model: Its name.
-        shown: What `/api/show` says.
-        window: The context window that requests have, in tokens; None where the server does not tell, and the longest
-            that the model can have is taken.
-        limit: The most tokens of an answer, if there is a limit.
-        image_urls: Whether pictures that are given as addresses get fetched.
+        shown: The response of `/api/show`.
+        window: The context window of requests, in tokens; None if the server does not report it, in which case the
+            length that the model was trained for is used.
+        limit: The maximum number of tokens of an answer, if any.
+        image_urls: Whether images given as URLs are fetched.
     """
     able = frozenset(map(str, shown.get("capabilities") or ()))
     tools, vision = "tools" in able, "vision" in able
@@ -44,8 +44,8 @@ def profile_of(
         "tool_choice": tools,
         "tool_call_streaming": tools,
         "temperature": True,
-        # An agent that has tools asks for structured output by a schema where this is true, and the grammar of a
-        # schema leaves the model no way to call a tool. Where it is false the agent uses a tool for it, which works.
+        # If this is true, an agent with tools sends a schema for structured output, and the grammar of a schema keeps
+        # the model from calling a tool. If it is false, the agent uses a tool for structured output, which works.
         "structured_output": not tools,
     }
     if (longest := window or _trained(shown)) is not None:

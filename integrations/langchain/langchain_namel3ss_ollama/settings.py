@@ -1,8 +1,7 @@
-"""What the classes are made with: the fields, how they become a provider, and how a call's own settings win.
+"""The fields that the classes share, how they become a provider, and how the settings of a call override them.
 
-The names are langchain-ollama's, LangChain's and the core's. Nothing here talks to a server but
-`validate_model_on_init`, which exists to do so. The core checks all values; it is made to do that at construction, so
-that a wrong one is an error there and not at the first call.
+The names are langchain-ollama's, LangChain's and the core's. Only `validate_model_on_init` sends requests. The core
+validates all values, and is made to do so at construction: a wrong value raises there, not at the first call.
 """
 
 from __future__ import annotations
@@ -38,121 +37,120 @@ __all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reje
 ALIASES = {"model_name": "model", "max_tokens": "num_predict"}
 _PASS_ON = "options={...} passes on runtime options without a keyword, extra_body={...} other fields of the request"
 CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_config", "on_truncation", "extra_body"})
-"""Settings that are not runtime options, and that a call of any kind may override under the same name."""
+"""Settings that are not runtime options, and that any call may override under the same name."""
 
 
 class OllamaSettings(ConnectionFields):
     """The fields that the classes share."""
 
     validate_model_on_init: bool = False
-    """Whether the constructor asks the server if it has the model."""
+    """Whether the constructor checks that the server has the model."""
 
     keep_alive: int | float | str | None = None
-    """How long the model stays loaded afterwards: "5m", seconds, 0, -1."""
+    """How long the model stays loaded after a request: "5m", seconds, 0 to unload it at once, or -1 for good."""
 
     options: dict[str, Any] | None = None
-    """Runtime options that have no field here."""
+    """Runtime options without a field of their own."""
 
     extra_body: dict[str, Any] | None = None
-    """Fields of the request beside the runtime options that have no field here, such as those of a newer server."""
+    """Request fields, other than runtime options, without a field of their own, such as those of a newer server."""
 
     stop: list[str] | str | None = None
-    """Texts that end the answer. A call's own replace these."""
+    """Stop sequences: strings that end the answer. Those of a call replace these."""
 
     num_predict: int | None = None
-    """The most tokens of an answer; `max_tokens` is another name for it."""
+    """The maximum number of tokens of an answer; `max_tokens` is an alias."""
 
     temperature: float | None = None
-    """How freely tokens are drawn: 0 takes the likeliest, higher values even the chances out."""
+    """The sampling temperature: 0 always picks the most likely token, higher values make answers more varied."""
 
     top_k: int | None = None
-    """Draw from so many of the likeliest tokens."""
+    """Sample from this many of the most likely tokens."""
 
     top_p: float | None = None
-    """Draw from the likeliest tokens that together have this probability, from 0 to 1."""
+    """Sample from the most likely tokens whose probabilities add up to this, from 0 to 1."""
 
     min_p: float | None = None
-    """Leave out tokens whose probability is below this share of the likeliest one's, from 0 to 1."""
+    """Exclude tokens whose probability is below this fraction of the most likely token's, from 0 to 1."""
 
     typical_p: float | None = None
-    """Prefer tokens that are as surprising as is typical of the text, up to this probability in all; 1 switches it
-    off."""
+    """Locally typical sampling: sample from the most typical tokens whose probabilities add up to this; 1 disables
+    it."""
 
     tfs_z: float | None = None
-    """Tail-free sampling: below 1 it cuts off unlikely tokens. Newer servers take no notice."""
+    """Tail-free sampling: values below 1 cut off unlikely tokens. Newer servers ignore it."""
 
     repeat_last_n: int | None = None
-    """How many tokens back a repetition counts as one; 0 for none, -1 for all of the context window."""
+    """How many of the last tokens to check for repetition; 0 disables the check, -1 uses the entire context window."""
 
     repeat_penalty: float | None = None
-    """How much a repeated token is held against the model; 1 for not at all."""
+    """How strongly to penalise repeated tokens; 1 disables the penalty."""
 
     presence_penalty: float | None = None
-    """What is taken off a token that has occurred, however often."""
+    """The penalty for a token that has occurred, no matter how often."""
 
     frequency_penalty: float | None = None
-    """What is taken off a token for each time that it has occurred."""
+    """The penalty for a token for each time it has occurred."""
 
     penalize_newline: bool | None = None
-    """Whether line ends count as repetitions too. Newer servers take no notice."""
+    """Whether newlines count as repetitions too. Newer servers ignore it."""
 
     mirostat: int | None = None
-    """Sampling that steers towards a level of surprise: 0 for off, 1 or 2 for its versions. Newer servers take no
-    notice."""
+    """Mirostat sampling, which targets a perplexity: 0 disables it, 1 or 2 is the version. Newer servers ignore it."""
 
     mirostat_eta: float | None = None
-    """How fast Mirostat corrects itself. Newer servers take no notice."""
+    """The learning rate of Mirostat. Newer servers ignore it."""
 
     mirostat_tau: float | None = None
-    """The level of surprise that Mirostat steers towards; lower is more focused. Newer servers take no notice."""
+    """The target entropy of Mirostat; lower is more focused. Newer servers ignore it."""
 
     seed: int | None = None
-    """Makes answers repeatable: the same seed and request, the same answer."""
+    """The random seed: the same seed and request give the same answer."""
 
     num_keep: int | None = None
-    """How many tokens at the start of the prompt stay when the context window overflows."""
+    """How many tokens at the start of the prompt to keep when the context window overflows."""
 
     num_ctx: int | None = None
-    """The context window in tokens: prompt and answer together. Another value reloads the model."""
+    """The context window in tokens, for prompt and answer together. Another value reloads the model."""
 
     num_batch: int | None = None
-    """How many tokens of the prompt are computed at once."""
+    """How many prompt tokens to process at once."""
 
     num_gpu: int | None = None
-    """How many layers run on the GPU; -1 lets the server decide."""
+    """How many layers to offload to the GPU; -1 lets the server decide."""
 
     main_gpu: int | None = None
-    """The number of the GPU that holds what is not spread over several."""
+    """The index of the GPU for whatever is not split across several."""
 
     num_thread: int | None = None
-    """How many threads compute on the CPU; 0 lets the server decide."""
+    """How many CPU threads to use; 0 lets the server decide."""
 
     numa: bool | None = None
-    """Whether memory is placed for machines of several NUMA nodes. Newer servers take no notice."""
+    """Whether to optimise memory placement for several NUMA nodes. Newer servers ignore it."""
 
     low_vram: bool | None = None
-    """Whether to spare the GPU's memory. Newer servers take no notice."""
+    """Whether to use less GPU memory. Newer servers ignore it."""
 
     use_mmap: bool | None = None
-    """Whether the model's file is mapped into memory rather than read."""
+    """Whether to memory-map the model file instead of reading it."""
 
     use_mlock: bool | None = None
-    """Whether the model is kept from being swapped out. Newer servers take no notice."""
+    """Whether to lock the model in memory, so that it is not swapped out. Newer servers ignore it."""
 
     vocab_only: bool | None = None
-    """Whether only the vocabulary is loaded, without the weights. Newer servers take no notice."""
+    """Whether to load only the vocabulary, without the weights. Newer servers ignore it."""
 
     draft_num_predict: int | None = None
-    """How many tokens a model's draft model writes ahead, for the model to check at once (newer servers)."""
+    """How many tokens the draft model proposes at a time in speculative decoding (newer servers)."""
 
-    if TYPE_CHECKING:  # other names of fields, which the constructor takes
+    if TYPE_CHECKING:  # aliases of fields, which the constructor takes
         max_tokens: int | None = None
-        """Another name of `num_predict`."""
+        """An alias of `num_predict`."""
 
         model_name: str | None = None
-        """Another name of `model`."""
+        """An alias of `model`."""
 
-    else:  # and which can be read and set; no properties, since a subclass may have fields of these names
+    else:  # readable and writable too; not properties, since a subclass may have fields of these names
 
         def __getattr__(self, name):
             return getattr(self, ALIASES[name]) if name in ALIASES else super().__getattr__(name)
@@ -162,7 +160,7 @@ class OllamaSettings(ConnectionFields):
                 value = read_where(value)  # a list would be serialised with its passwords
             super().__setattr__(name if name in type(self).model_fields else ALIASES.get(name, name), value)
 
-    # The provider made from the fields, with the values it was made from: a changed field makes a new one.
+    # The provider built from the fields, with the values it was built from: a changed field builds a new one.
     _own: tuple[Any, OllamaProvider] | None = PrivateAttr(default=None)
     _own_sync: tuple[Any, OllamaProvider] | None = PrivateAttr(default=None)
 
@@ -203,7 +201,7 @@ class OllamaSettings(ConnectionFields):
             self.max_concurrent = None
             provider = self._provider_for(sync=False)
         self._provider_for(sync=True)
-        # The core checks what it is made with; this one is made for that alone.
+        # The core validates its arguments; this instance exists only for that.
         OllamaProvider(self.model, provider.base_url, **self._defaults_to_check())
         if self.validate_model_on_init:
             found = run_sync(provider.preflight(self.model, capabilities=()))
@@ -225,7 +223,7 @@ class OllamaSettings(ConnectionFields):
         return checked
 
     def _provider_for(self, *, sync: bool) -> OllamaProvider:
-        """The provider of synchronous or of asynchronous calls: mostly the same one."""
+        """The provider for synchronous or asynchronous calls, usually the same one."""
         if self.provider is not None:
             return self.provider
         extra = self.sync_client_kwargs if sync else self.async_client_kwargs
@@ -241,7 +239,7 @@ class OllamaSettings(ConnectionFields):
         return made[1]
 
     def _made_from(self, extra: Mapping[str, Any] | None) -> tuple[Any, ...]:
-        """The values that a provider of this object's own is made from."""
+        """The values that this object's own provider is built from."""
         return (
             self.model, self.base_url, self.userinfo, self.api_key, _copied(self.headers), self.timeout,
             self.max_retries, self.retry, self.max_concurrent, self.stream_config, self.on_truncation,
@@ -253,15 +251,15 @@ class OllamaSettings(ConnectionFields):
         values = self.__dict__
         options = {name: value for name in OPTION_FIELDS if (value := values[name]) is not None}
         if not options.get("stop", True):
-            del options["stop"]  # an empty list says nothing
+            del options["stop"]  # an empty list is as good as none
         return options
 
     def _settings_of_call(self, given: Mapping[str, Any], stop: list[str] | None) -> dict[str, Any]:
-        """What a provider's method takes: the fields, and over them what the call gives. None does not count.
+        """The keywords for a provider's method: the fields, overridden by the call. None means not given.
 
         Args:
-            given: The call's own runtime options, `options` and names of `CALL_FIELDS`.
-            stop: The call's stop texts; they replace the field's, an empty list all of them.
+            given: The call's runtime options, `options` and `CALL_FIELDS`.
+            stop: The call's stop sequences; they replace those of the field, an empty list removes them.
         """
         options = _one_layer({name: given[name] for name in given if name in OPTION_FIELDS}, given.get("options"))
         if stop is not None:
@@ -278,16 +276,16 @@ class OllamaSettings(ConnectionFields):
         if "keep_alive" not in settings and self.keep_alive is not None:
             settings["keep_alive"] = self.keep_alive
         extra = settings.get("extra_body", {})
-        if self.extra_body and isinstance(extra, Mapping):  # the core refuses what is none
+        if self.extra_body and isinstance(extra, Mapping):  # the core rejects anything else
             settings["extra_body"] = {**self.extra_body, **extra}
-        if self.provider is not None:  # one of our own was made with these
+        if self.provider is not None:  # our own provider was built with these
             for name in ("timeout", "stream_config", "on_truncation"):
                 if name not in settings and (value := getattr(self, name)) is not None:
                     settings[name] = value
         return settings
 
     def _identity(self) -> dict[str, Any]:
-        """What tells this object's answers from another's; nothing secret."""
+        """The settings that affect answers, for caches and tracers; no secrets."""
         identity: dict[str, Any] = {"model": self.model, "base_url": address_of(self._provider_for(sync=False))}
         identity.update(sorted(self._runtime_options().items()))
         if self.options:
@@ -299,23 +297,23 @@ class OllamaSettings(ConnectionFields):
         return identity
 
     def _shared_defaults(self) -> dict[str, Any]:
-        """What a shared provider sets where neither this object nor the call does."""
+        """The options of a shared provider, which apply where neither this object nor the call sets them."""
         if self.provider is None:
             return {}
         defaults = {name: value for name, value in sorted(self.provider.options.items()) if value is not None}
         form = defaults.get("format")
-        if not isinstance(form, (str, Mapping, type(None))):  # a type's name tells less than its schema
+        if not isinstance(form, (str, Mapping, type(None))):  # a schema identifies a type better than its name
             adapter = form if isinstance(form, TypeAdapter) else TypeAdapter(form)
             defaults["format"] = adapter.json_schema()
         return defaults
 
     @property
     def lc_attributes(self) -> dict[str, Any]:
-        """What is serialised in another form than the field has: several addresses."""
+        """The fields that serialise to a different type: several addresses."""
         return {"base_url": written_where(where)} if isinstance(where := self.base_url, Hosts) else {}
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What is pickled: the fields without secrets, and the providers by the core's rules about them."""
+        """Pickle the fields without secrets, and the providers as the core pickles them."""
         state = super().__getstate__()
         fields = {**state["__dict__"], "api_key": None, "userinfo": None}
         if isinstance(where := fields["base_url"], Hosts):
@@ -326,7 +324,7 @@ class OllamaSettings(ConnectionFields):
         return {**state, "__dict__": fields, "__pydantic_private__": private}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """The providers come out of the pickle with the credentials of this environment, and are used as they are."""
+        """Restore the fields and the providers, which take their credentials from the environment of this process."""
         super().__setstate__(state)
         if self.provider is None:
             private = state["__pydantic_private__"]
@@ -343,7 +341,7 @@ OPTION_FIELDS: frozenset[str] = frozenset(OllamaSettings.model_fields) - _NOT_OP
 
 
 def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Refuse keywords that nobody knows.
+    """Reject unknown keywords.
 
     Raises:
         TypeError: Names the first unknown keyword and the nearest known one.
@@ -357,12 +355,12 @@ def reject_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
 
 
 def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A call's keywords, with `max_tokens` and the like under the one name and without those that are None."""
+    """A call's keywords with aliases such as `max_tokens` resolved, and without those that are None."""
     return _with_aliases({name: value for name, value in given.items() if value is not None})
 
 
 def _names_in_constructor(cls: type[BaseModel]) -> dict[str, str]:
-    """The names under which a class takes its fields, each with the field; a subclass of a user's may have aliases."""
+    """The keywords of a constructor, each with its field; a user's subclass may have aliases."""
     fields = cls.model_fields
     names = dict(zip(fields, fields, strict=True))
     for name, field in fields.items():
@@ -371,14 +369,14 @@ def _names_in_constructor(cls: type[BaseModel]) -> dict[str, str]:
         for alias in (field.alias, field.validation_alias):
             for choice in alias.choices if isinstance(alias, AliasChoices) else [alias]:
                 if isinstance(choice, AliasPath):
-                    names[str(choice.path[0])] = str(choice.path[0])  # pydantic finds the field within
+                    names[str(choice.path[0])] = str(choice.path[0])  # pydantic follows the rest of the path
                 elif choice is not None:
                     names.setdefault(choice, name)
     return names
 
 
 def _reject_flags(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
-    """Refuse True and False where a number belongs: pydantic would make 1 and 0 of them.
+    """Reject True and False for numbers: pydantic would convert them to 1 and 0.
 
     Raises:
         TypeError: Names the field.
@@ -397,13 +395,13 @@ def _with_aliases(given: Mapping[str, Any], aliases: Mapping[str, str] = ALIASES
             value = values.pop(alias)
             if value is not None:
                 if values.get(name) is not None:
-                    raise TypeError(f"{alias} and {name} are one setting: give one of them")
+                    raise TypeError(f"{alias} and {name} are the same setting; pass only one of them")
                 values[name] = value
     return values
 
 
 def _copied(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy, so that a change within the dict is noticed."""
+    """A copy to compare with, so that a change inside the dict is detected."""
     return {
         name: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, list) else value
         for name, value in (given or {}).items()

@@ -1,9 +1,9 @@
-"""Calls that stand in for those that cannot be made, so that an agent hears of them and goes on.
+"""Stand-ins for invalid tool calls, so that an agent reports them to the model and continues.
 
-A graph (`create_agent`, LangGraph's `ToolNode`) looks at `tool_calls` alone: a turn with nothing but invalid calls ends
-it, with an empty last message. So within a graph each invalid call gets a valid one beside it, with its id, without
-arguments, and with a name that no tool has and that says what is wrong. The graph answers it with an error that
-quotes the name, and asks the model again. On the way back the stand-in is left out, for the invalid call is there.
+A graph (`create_agent`, LangGraph's `ToolNode`) reads only `tool_calls`: a turn with nothing but invalid calls ends it,
+with an empty last message. So inside a graph each invalid call gets a valid stand-in, with the same id, no arguments,
+and a name that no tool has and that describes the error. The graph answers it with an error that quotes the name, and
+asks the model again. In the next request the stand-in is dropped, because the invalid call is sent.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["WantedCalls", "in_graph", "names_of_stand_ins", "stand_in"]
 
 
 class WantedCalls:
-    """Which calls of tools are passed on, of one answer that comes in pieces or as a whole.
+    """Selects the tool calls of one answer to pass on, for a stream or a complete response.
 
     Args:
-        stand_ins: Whether calls that cannot be made get others that stand in for them.
-        most: How many calls are passed on, stand-ins apart; None for all.
+        stand_ins: Whether to add a stand-in for each invalid call.
+        most: How many calls to pass on, not counting stand-ins; None for all.
     """
 
     __slots__ = ("_left", "_stand_ins")
@@ -34,7 +34,7 @@ class WantedCalls:
         self._left = most
 
     def of(self, answer: StreamChunk | LLMResponse) -> list[BrokenCall]:
-        """The calls of a piece; behind each that cannot be made, if asked for, its stand-in."""
+        """The calls of a chunk or response, each invalid one followed by its stand-in if enabled."""
         made: tuple[BrokenCall, ...] = (*answer.tool_calls, *answer.invalid_tool_calls)
         found = made[: self._left]
         if self._left is not None:
@@ -48,17 +48,17 @@ class WantedCalls:
 
 
 def in_graph() -> bool:
-    """Whether a node of a LangGraph graph runs the model."""
+    """Whether the model runs inside a node of a LangGraph graph."""
     return "langgraph_node" in (ensure_config().get("metadata") or {})
 
 
 def stand_in(call: BrokenCall) -> ToolCall:
-    """The call that stands in for one that cannot be made."""
+    """The stand-in for an invalid call."""
     return ToolCall(_name(call.name if isinstance(call, ToolCall) else None), {}, call.id)
 
 
 def names_of_stand_ins(messages: Iterable[BaseMessage]) -> set[str]:
-    """The names of all stand-ins that messages may hold."""
+    """The names of all stand-ins that may be in the messages."""
     return {
         _name(call.get("name"))
         for message in messages

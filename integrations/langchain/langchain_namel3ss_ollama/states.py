@@ -1,7 +1,7 @@
-"""What LangChain asks of decision models, as the core takes it: states with messages and pictures in them, questions.
+"""Convert LangChain's input for decision models to the core's: states with messages and images in them, and questions.
 
-A message is an object of its role, its text, its calls and the name of its tool; what a model thought is left out.
-Pictures go along beside the state, in their order, and "[image 1]" stands where the first of them was.
+A message becomes an object with its role, text, tool calls and tool name; reasoning is dropped. Images are sent beside
+the state, in order, and "[image 1]" takes the place of the first one.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from namel3ss_ollama import Image, Message
 
 __all__ = ["read_question", "read_state"]
 
-_PICTURES = frozenset({"image", "image_url", "input_image"})
-_NO_PICTURES = frozenset({"audio", "video", "file"})
+_IMAGES = frozenset({"image", "image_url", "input_image"})
+_OTHER_MEDIA = frozenset({"audio", "video", "file"})
 _HELD_BY = ("base64", "data", "url", "file_id", "source", "image_url")
-"""The keys under which a block has its media."""
+"""The keys of a block's media."""
 
 
 def read_state(state: Any) -> tuple[Any, list[Image]]:
-    """A state as text or JSON, and the pictures in it.
+    """A state as text or JSON, and the images in it.
 
     Raises:
-        ValueError: A block that Ollama has no place for.
-        TypeError: Not one of LangChain's messages.
+        ValueError: A block has content that Ollama does not support.
+        TypeError: An item is not a LangChain message.
     """
     images: list[Image] = []
     return _read(state, images), images
 
 
 def read_question(name: str, question: BaseModel) -> dict[str, Any]:
-    """A question as it is sent; a description that is no text becomes its JSON.
+    """The request body of a question; a description that is not a string is sent as JSON.
 
     Raises:
-        ValueError: It asks for a box, or has a picture in it, neither of which Ollama answers.
+        ValueError: It asks for a box or contains an image; Ollama supports neither.
     """
     asked: dict[str, Any] = question.model_dump(exclude_none=True)
     if asked["type"] == "box":
         raise ValueError(f"questions[{name!r}]: Ollama has no box questions; ask a Choice, a Noul or a Score")
     images: list[Image] = []
     instructions = _read(asked["instructions"], images)
-    criteria: Any = getattr(question, "criteria", None)  # as given: an option without a description is None there
+    criteria: Any = getattr(question, "criteria", None)  # not from the dump, which drops options without a description
     if isinstance(criteria, BaseModel):
         criteria = criteria.model_dump(exclude_none=True)
     criteria = _read(criteria, images)
     if images:
-        raise ValueError(f"questions[{name!r}]: a picture in a question; Ollama takes them in the state alone")
+        raise ValueError(f"questions[{name!r}]: an image in a question; Ollama takes images only in the state")
     if isinstance(criteria, dict):
         criteria = {option: _text(said) for option, said in cast("dict[str, Any]", criteria).items()}
     elif isinstance(criteria, list):
@@ -89,7 +89,7 @@ def _messages(messages: Sequence[BaseMessage], images: list[Image]) -> list[dict
 
 def _message(message: Message, images: list[Image]) -> dict[str, Any]:
     if message.audio:
-        raise ValueError("state: audio in a message; Ollama's decision models take text and pictures")
+        raise ValueError("state: audio in a message; Ollama's decision models take text and images")
     said: dict[str, Any] = {"role": message.role}
     said["content"] = "\n".join(filter(None, [message.content, *_placed(message.images, images)]))
     if message.tool_calls:
@@ -103,27 +103,27 @@ def _message(message: Message, images: list[Image]) -> dict[str, Any]:
 
 
 def _is_media(value: Mapping[str, Any]) -> bool:
-    """Whether it is a block of a picture or the like, and no object that happens to have a type."""
-    return value.get("type") in _PICTURES | _NO_PICTURES and any(value.get(name) for name in _HELD_BY)
+    """Whether it is a media block, not just an object with a `type`."""
+    return value.get("type") in _IMAGES | _OTHER_MEDIA and any(value.get(name) for name in _HELD_BY)
 
 
 def _media(block: Mapping[str, Any], images: list[Image]) -> str:
-    if block["type"] in _NO_PICTURES:
-        raise ValueError(f"state: a block of type {block['type']!r}; Ollama's decision models take text and pictures")
+    if block["type"] in _OTHER_MEDIA:
+        raise ValueError(f"state: a block of type {block['type']!r}; Ollama's decision models take text and images")
     _refuse_addresses(address for address, _ in media_addresses([block]))
-    text, pictures = read_content("state", [block], {})
-    return "\n".join(filter(None, [text, *_placed(pictures, images)]))
+    text, media = read_content("state", [block], {})
+    return "\n".join(filter(None, [text, *_placed(media, images)]))
 
 
-def _placed(pictures: Iterable[Any], images: list[Image]) -> list[str]:
-    """Put pictures to the others; what stands in their places."""
+def _placed(media: Iterable[Any], images: list[Image]) -> list[str]:
+    """Append media to `images`; return the placeholders for them."""
     places: list[str] = []
-    for picture in pictures:
-        images.append(picture if isinstance(picture, Image) else Image(picture))
+    for image in media:
+        images.append(image if isinstance(image, Image) else Image(image))
         places.append(f"[image {len(images)}]")
     return places
 
 
 def _refuse_addresses(addresses: Iterable[str]) -> None:
     if any(True for _ in addresses):
-        raise ValueError("state: a picture given as an address; Ollama takes its content. Give it as base64")
+        raise ValueError("state: an image given as a URL, but Ollama takes only its content; pass it as base64")

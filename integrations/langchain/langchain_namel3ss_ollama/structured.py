@@ -1,7 +1,7 @@
-"""Structured output: the parsers behind `with_structured_output`, none of which ends in a silent None.
+"""Structured output: the parsers behind `with_structured_output`, which never return None silently.
 
-LangChain's parsers complete JSON that was cut, and yield nothing where a stream ends without an object. Here an answer
-that is not whole, or no object at all, is an `OutputParserException` that says what to do.
+LangChain's parsers complete truncated JSON, and yield nothing if a stream ends without an object. Here an incomplete
+answer, or one without an object, raises an `OutputParserException` that says what to do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def format_of(schema: Any) -> dict[str, Any]:
     """The JSON schema to send for a schema of any kind.
 
     Args:
-        schema: A pydantic class, a TypedDict class, a JSON schema, or a function's definition as OpenAI has it.
+        schema: A pydantic class, a TypedDict class, a JSON schema, or a function definition in OpenAI's form.
     """
     if is_pydantic_class(schema):
         found: dict[str, Any] = schema.model_json_schema() if issubclass(schema, BaseModel) else schema.schema()
@@ -52,10 +52,10 @@ def format_of(schema: Any) -> dict[str, Any]:
 
 
 def response_format(value: Any) -> Any:
-    """What OpenAI's `response_format` is as Ollama's `format`; None for plain text.
+    """Convert OpenAI's `response_format` to Ollama's `format`; None for plain text.
 
     Raises:
-        ValueError: It is none that is known.
+        ValueError: The form is unknown.
     """
     if is_pydantic_class(value):
         return format_of(value)
@@ -77,16 +77,16 @@ def response_format(value: Any) -> Any:
 
 
 class _Whole:
-    """Holds a parser to its word: a whole object, or an error."""
+    """Makes a parser return a complete object, or raise."""
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """As the parser does; never None for a whole answer."""
+        """Parse like the base class, but raise instead of returning None for a complete answer."""
         result = [self._cleaned(result[0])]
         if not partial:
             self._check(result[0])
         value = super().parse_result(result, partial=partial)  # type: ignore[misc] # a mixin: a parser comes next
         if value is None and not partial:
-            raise OutputParserException(f"the answer holds no object{_reason(result[0])}", llm_output=result[0].text)
+            raise OutputParserException(f"the answer contains no object{_reason(result[0])}", llm_output=result[0].text)
         return value
 
     def _cleaned(self, generation: Generation) -> Generation:
@@ -143,53 +143,53 @@ def _cause(generation: Generation, info: Mapping[str, Any]) -> str:
     thought = isinstance(generation, ChatGeneration) and generation.message.additional_kwargs.get("reasoning_content")
     if thought and not generation.text:
         return "; the model wrote nothing but its reasoning: pass reasoning=False, or ask again"
-    return f"; the model ended it with {info['done_reason']!r}" if info.get("done_reason") else ""
+    return f"; the finish reason is {info['done_reason']!r}" if info.get("done_reason") else ""
 
 
 class _WholeJson(_Whole):
     def _cleaned(self, generation: Generation) -> Generation:
-        """Without reasoning that the model wrote into its text."""
+        """Strip reasoning that the model wrote into its text."""
         found = json_in(generation.text)
         return generation if found == generation.text else generation.model_copy(update={"text": found})
 
     def _check(self, generation: Generation) -> None:
-        """Refuse JSON that was cut: LangChain's parser would close its brackets."""
+        """Reject truncated JSON: LangChain's parser would close its brackets."""
         text = generation.text.strip()
         if not text or text.startswith(("{", "[")) or _metadata(generation).get("format_error"):
             try:
                 from_json(text)
             except ValueError as error:
-                # Where it breaks is told, what it says is in `llm_output` alone.
+                # The message gives the position; the text itself is only in `llm_output`.
                 raise OutputParserException(
-                    f"the answer is no whole JSON ({error}){_reason(generation)}", llm_output=generation.text
+                    f"the answer is not complete JSON ({error}){_reason(generation)}", llm_output=generation.text
                 ) from None
 
 
 class WholeJsonParser(_WholeJson, JsonOutputParser):
-    """JSON of no particular class."""
+    """Parses JSON without a class."""
 
 
 class WholePydanticParser(_WholeJson, PydanticOutputParser):  # type: ignore[type-arg] # of any class
-    """JSON of a pydantic class."""
+    """Parses JSON into a pydantic class."""
 
 
 class WholeKeyToolParser(_Whole, JsonOutputKeyToolsParser):
-    """The arguments of a call of one tool."""
+    """Returns the arguments of a call of one tool."""
 
 
 class WholePydanticToolParser(_Whole, PydanticToolsParser):
-    """The arguments of a call of one tool, as an instance of its class."""
+    """Returns the arguments of a call of one tool as an instance of its class."""
 
 
 def json_parser(schema: Any) -> JsonOutputParser:
-    """The parser of an answer that is JSON."""
+    """The parser for a JSON answer."""
     if is_pydantic_class(schema):
         return WholePydanticParser(pydantic_object=schema)
     return WholeJsonParser()
 
 
 def tool_parser(schema: Any, name: str) -> Any:
-    """The parser of an answer that is a call of the tool `name`."""
+    """The parser for an answer that calls the tool `name`."""
     if is_pydantic_class(schema):
         return WholePydanticToolParser(tools=[schema], first_tool_only=True)
     return WholeKeyToolParser(key_name=name, first_tool_only=True)

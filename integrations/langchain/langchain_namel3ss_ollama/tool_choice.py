@@ -1,4 +1,4 @@
-"""LangChain's forms of `tool_choice` as the core's: None, "none", "required" or a tool's name."""
+"""Convert LangChain's forms of `tool_choice` to the core's: None, "none", "required" or a tool's name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def core_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]] = ()) -> st
     """The core's form.
 
     Args:
-        choice: None or "auto" (the model decides), "none", "any", "required" or True (some tool), a tool's name, or a
-            dict as OpenAI (`{"type": "function", "function": {"name": ...}}`) or Anthropic (`{"type": "tool", "name":
-            ...}`) have it.
-        tools: The tools' definitions; a name must be one of theirs.
+        choice: None or "auto" (the model decides), "none", "any", "required" or True (any tool), a tool's name, or a
+            dict in the form of OpenAI (`{"type": "function", "function": {"name": ...}}`) or Anthropic
+            (`{"type": "tool", "name": ...}`).
+        tools: The definitions of the tools that a name may refer to.
 
     Raises:
-        ValueError: It is none of these, or names no tool.
+        ValueError: It is none of these, or names an unknown tool.
     """
     if isinstance(choice, Mapping):
         function = choice.get("function")
@@ -39,6 +39,6 @@ def core_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]] = ()) -> st
 
 
 def tool_name(tool: Mapping[str, Any]) -> str:
-    """The name in a tool's definition, in either of the two forms."""
+    """The name in a tool definition, in either of the two forms."""
     function = tool.get("function")
     return str((function if isinstance(function, Mapping) else tool).get("name"))

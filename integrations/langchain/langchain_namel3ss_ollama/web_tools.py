@@ -1,4 +1,4 @@
-"""Tools that search the web and read its pages, by the server of a model or of a provider."""
+"""Tools that search the web and fetch pages, through the server of a model or provider."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ Found = tuple[str, Any]
 def web_search_tool(source: OllamaSettings | OllamaProvider, *, max_results: int | None = None) -> BaseTool:
     """A tool `web_search` that a model calls with a `query`.
 
-    Its content is text; the results as dicts are the artifact of its message. What the model gets wrong is answered
-    with an error message. What keeps the server from answering is raised.
+    The tool message's content is text; its artifact is the list of results as dicts. An argument that the model gets
+    wrong is answered with an error message. A failed request raises.
 
     Args:
-        source: A `ChatOllama`, or an `OllamaProvider`: its server is asked, as `OllamaProvider.web_search` says.
-        max_results: How many results there may be, up to 10; the service's default is 5.
+        source: A `ChatOllama` or an `OllamaProvider` whose server is asked, as described in
+            `OllamaProvider.web_search`.
+        max_results: The maximum number of results, up to 10; the service's default is 5.
 
     Raises:
         TypeError: `source` is neither.
@@ -47,7 +48,7 @@ def web_search_tool(source: OllamaSettings | OllamaProvider, *, max_results: int
 
 
 def web_fetch_tool(source: OllamaSettings | OllamaProvider) -> BaseTool:
-    """A tool `web_fetch` that a model calls with a `url`; as `web_search_tool`, with one page as its artifact.
+    """A tool `web_fetch` that a model calls with a `url`; like `web_search_tool`, with one page as its artifact.
 
     Raises:
         TypeError: `source` is neither a model nor a provider.
@@ -78,7 +79,7 @@ def _tool(function: Callable[..., Found], coroutine: Callable[..., Awaitable[Fou
 
 
 def _providers(source: OllamaSettings | OllamaProvider) -> Callable[[bool], OllamaProvider]:
-    """The provider of synchronous calls for True, that of asynchronous ones for False."""
+    """A function that returns the provider for synchronous calls (True) or asynchronous ones (False)."""
     if isinstance(source, OllamaProvider):
         return lambda sync: source
     if isinstance(source, OllamaSettings):

@@ -1,8 +1,8 @@
 """`OllamaEmbedding`: embeddings for LlamaIndex on the namel3ss-ollama core.
 
-LlamaIndex cuts texts into batches of `embed_batch_size` and hands over all of them at once; how many are sent at a
-time is the provider's `max_concurrent`. A batch is cut further where its texts are long. The core finds the text that a
-server refuses; here its error becomes one that holds the text.
+LlamaIndex splits texts into batches of `embed_batch_size` and passes all of them at once; the provider's
+`max_concurrent` limits how many are sent at a time. A batch of long texts is split further. The core finds the text
+that a server refuses; here its error becomes one with the text.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ __all__ = ["BadInputError", "OllamaEmbedding", "TooLongInputError"]
 
 _TRANSPORT = ("verify", "cert", "proxy", "trust_env")
 _REFUSALS = (BadRequestError, ContextWindowExceededError, ServerError)
-"""What may be one text's fault."""
+"""Errors that a single text may cause."""
 _NAMES = {"batch_size": "embed_batch_size", "batch_chars": "max_batch_chars"}
-"""Names in the core's errors that are others here."""
+"""Names in the core's errors, and what they are called here."""
 _HOOKS = {"_async_client": "pass provider=", "_client": "pass provider="}
-"""What llama-index-embeddings-ollama calls and subclasses may override; nothing here would call it."""
+"""Methods that subclasses may override in llama-index-embeddings-ollama, but that nothing calls here."""
 
 
 class BadInputError(BadRequestError):
@@ -59,57 +59,57 @@ class BadInputError(BadRequestError):
 
     Attributes:
         text: The text.
-        index: Where it is in its batch, from 0.
+        index: Its position in the batch, from 0.
     """
 
     text: str = ""
 
 
 class TooLongInputError(BadInputError, ContextWindowExceededError):
-    """A text of a batch does not fit the context window, and is not to be cut."""
+    """A text of a batch exceeds the context window, and must not be truncated."""
 
 
 class OllamaEmbedding(BaseEmbedding):
     """An embedding model on an Ollama server.
 
-    Nothing is sent or opened at construction. An object works from any thread and any event loop.
+    The constructor opens no connection. You can use an object from any thread and any event loop.
 
     Args:
         model_name: The model's name; that of `provider` by default.
-        base_url: Where the server is; else OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
-            http://localhost:11434. Several addresses (a list of them or of `Host`, or a `Hosts`) are several servers:
-            each request goes to the one that is best for it, and to another if that fails. They are kept as a `Hosts`.
-        embed_batch_size: How many texts go into one request, up to 2048.
+        base_url: The server's address; by default OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+            http://localhost:11434. Several addresses (a list of strings or `Host`, or a `Hosts`) are several servers:
+            each request goes to the best one for it, and to another if that fails. They are stored as a `Hosts`.
+        embed_batch_size: How many texts to send per request, up to 2048.
         ollama_additional_kwargs: Runtime options (`num_ctx`, ...). Request fields among them (`truncate`, `dimensions`,
-            `keep_alive`) go where they belong.
-        query_instruction: Put before each query, with a blank between.
-        text_instruction: Put before each text, with a blank between.
-        callback_manager: LlamaIndex's.
+            `keep_alive`) are sent as such.
+        query_instruction: A prefix for each query, separated by a space.
+        text_instruction: A prefix for each text, separated by a space.
+        callback_manager: LlamaIndex's callback manager.
         client_kwargs: `headers`, `timeout` (seconds or an `httpx.Timeout`), `verify`, `cert`, `proxy` and `trust_env`,
-            as of an HTTP client; for compatibility.
+            as for an HTTP client; for compatibility.
         keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
-        dimensions: How long the vectors shall be, for models that can choose.
-        truncate: Sent as it is: True has the server cut texts that are too long, without a word; False makes them an
-            error. By default `on_truncation` decides.
-        on_truncation: What becomes of a text that does not fit the context window: "warn" (its beginning is embedded, a
-            warning is logged), "error", "ignore", or "split" (it is embedded in pieces, and its vector is their mean).
-            By default as the provider says: "warn".
-        extra_body: Fields of the request that have no keyword, such as those of a newer server.
-        max_batch_chars: How many characters go into one request; a longer text goes alone.
-        headers: More headers for every request; in no repr, event or `to_dict`.
-        api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
-        max_concurrent: How many requests run at once; None for no bound. 10 by default; with several hosts, their
+        dimensions: The dimensions of the vectors, for models that support several.
+        truncate: Sent unchanged: True makes the server truncate texts that are too long, silently; False makes it
+            refuse them. By default `on_truncation` decides.
+        on_truncation: What to do with a text that exceeds the context window: "warn" (embed its beginning, log a
+            warning), "error", "ignore", or "split" (embed it in pieces and average their vectors). By default the
+            provider's setting: "warn".
+        extra_body: Request fields without a keyword, such as those of a newer server.
+        max_batch_chars: How many characters to send per request; a longer text is sent alone.
+        headers: Additional headers for every request; not in reprs, events or `to_dict`.
+        api_key: Sent as `Authorization: Bearer`; OLLAMA_API_KEY by default. Not in reprs, events or `to_dict`.
+        max_concurrent: How many requests run at once; None for no limit. 10 by default; with several hosts, their
             slots.
-        retry: How often and when a failed request is sent again.
-        request_timeout: How long the server may say nothing, in seconds; short for a `stream_config`.
-        stream_config: Deadlines of each request.
+        retry: When and how often to retry a failed request.
+        request_timeout: The timeout in seconds for each wait for the server; short for a `stream_config`.
+        stream_config: Timeouts of each request.
         provider: An `OllamaProvider` to use, with its address, limits and retries.
         **kwargs: The fields of LlamaIndex's embeddings: `num_workers`, `embeddings_cache`, `rate_limiter`; and runtime
-            options (`num_ctx`, ...), which are checked and kept in `ollama_additional_kwargs`.
+            options (`num_ctx`, ...), which are validated and stored in `ollama_additional_kwargs`.
 
     Raises:
         TypeError: A keyword is unknown.
-        ValueError: A value cannot be right.
+        ValueError: A value is invalid.
 
     Example:
         ```python
@@ -118,46 +118,46 @@ class OllamaEmbedding(BaseEmbedding):
         ```
     """
 
-    base_url: WhereField = Field(default=None, description="Where the server is, or several are.", frozen=True)
+    base_url: WhereField = Field(default=None, description="The address of the server, or of several.", frozen=True)
     model_name: str = Field(description="The Ollama model to use.")
     embed_batch_size: int = Field(
-        default=DEFAULT_EMBED_BATCH_SIZE, description="How many texts go into one request.", gt=0, le=2048
+        default=DEFAULT_EMBED_BATCH_SIZE, description="How many texts to send per request.", gt=0, le=2048
     )
     ollama_additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="Runtime options.")
-    query_instruction: str | None = Field(default=None, description="Put before each query.")
-    text_instruction: str | None = Field(default=None, description="Put before each text.")
+    query_instruction: str | None = Field(default=None, description="A prefix for each query.")
+    text_instruction: str | None = Field(default=None, description="A prefix for each text.")
     keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
-    dimensions: int | None = Field(default=None, description="How long the vectors shall be.", gt=0)
-    truncate: bool | None = Field(default=None, description="Whether a text that is too long is cut or refused.")
+    dimensions: int | None = Field(default=None, description="The dimensions of the vectors.", gt=0)
+    truncate: bool | None = Field(default=None, description="Whether a text that is too long is truncated or refused.")
     on_truncation: Literal["warn", "error", "ignore", "split"] | None = Field(
-        default=None, description="What becomes of a text that does not fit the context window."
+        default=None, description="What to do with a text that exceeds the context window."
     )
-    extra_body: dict[str, Any] | None = Field(default=None, description="Fields of the request without a keyword.")
-    max_batch_chars: int = Field(default=200_000, description="How many characters go into one request.", gt=0)
+    extra_body: dict[str, Any] | None = Field(default=None, description="Request fields without a keyword.")
+    max_batch_chars: int = Field(default=200_000, description="How many characters to send per request.", gt=0)
     headers: dict[str, str] | None = Field(
-        default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
+        default=None, description="Additional headers for every request.", exclude=True, repr=False, frozen=True
     )
-    api_key: str | None = Field(default=None, description="A bearer key.", exclude=True, repr=False, frozen=True)
+    api_key: str | None = Field(default=None, description="A bearer token.", exclude=True, repr=False, frozen=True)
     max_concurrent: int | None = Field(
         default=MAX_CONCURRENT, description="How many requests run at once.", frozen=True
     )
-    retry: RetryPolicy | None = Field(default=None, description="When failed requests are sent again.", frozen=True)
+    retry: RetryPolicy | None = Field(default=None, description="When failed requests are retried.", frozen=True)
     request_timeout: float | None = Field(
-        default=None, description="Seconds that the server may say nothing.", frozen=True
+        default=None, description="The timeout for each wait for the server, in seconds.", frozen=True
     )
-    stream_config: StreamConfig | None = Field(default=None, description="Deadlines of each request.", frozen=True)
+    stream_config: StreamConfig | None = Field(default=None, description="Timeouts of each request.", frozen=True)
     client_kwargs: dict[str, Any] | None = Field(
-        default=None, description="As of an HTTP client.", exclude=True, repr=False, frozen=True
+        default=None, description="As for an HTTP client.", exclude=True, repr=False, frozen=True
     )
 
     _provider: OllamaProvider = PrivateAttr()
     _refusal: str | None = PrivateAttr(default=None)
-    """Why nothing can be sent; out of a pickle that could not hold the provider."""
+    """Why no request can be sent, if a pickle could not contain the provider."""
     _lengths: dict[tuple[str, int | None], int] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse hooks that nothing calls."""
+        """Refuse hooks that are never called."""
         super().__pydantic_init_subclass__(**kwargs)
         refuse_hooks(cls, _HOOKS)
 
@@ -189,7 +189,7 @@ class OllamaEmbedding(BaseEmbedding):
     ) -> None:
         options = {**take_options(kwargs, type(self).model_fields), **(ollama_additional_kwargs or {})}
         split(options, EMBED_FIELDS, "ollama_additional_kwargs")
-        hint = "runtime options go into ollama_additional_kwargs={...}, what else a provider takes into provider=..."
+        hint = "runtime options go into ollama_additional_kwargs={...}, other settings of a provider into provider=..."
         reject_unknown(kwargs, type(self).model_fields, type(self).__name__, hint)
         if model_name is None and provider is not None:
             model_name = provider.model
@@ -233,22 +233,22 @@ class OllamaEmbedding(BaseEmbedding):
             retry=self.retry,
             **more,
         )
-        # Without the credentials that an address may hold: this field is shown.
+        # Without the credentials that an address may contain: this field is displayed.
         self.__dict__["base_url"] = self._provider.where
         self.__dict__["max_concurrent"] = bound_of(self._provider, max_concurrent)
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What is pickled: the provider, by the core's rules about secrets, and the other fields."""
+        """Pickle the provider, as the core pickles it (without secrets), and the other fields."""
         return pickled(super().__getstate__(), self._provider, self._refusal)
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """As `unpickle`."""
+        """Restore the state with `unpickle`."""
         unpickle(self, state, ("max_concurrent", "retry", "request_timeout", "stream_config"))
         self._refusal = state["refusal"]
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex's serialization and traces know; that of the class this one replaces."""
+        """The name in LlamaIndex's serialization and traces: that of the class this one replaces."""
         return "OllamaEmbedding"
 
     @property
@@ -256,20 +256,20 @@ class OllamaEmbedding(BaseEmbedding):
         """The provider that does the work.
 
         Raises:
-            ValueError: This object comes out of a pickle, which could not hold the provider.
+            ValueError: The object was unpickled, and the pickle could not contain the provider.
         """
         if self._refusal is not None:
-            raise ValueError(f"this {type(self).__name__} comes out of a pickle: {self._refusal}")
+            raise ValueError(f"this {type(self).__name__} was unpickled without its provider: {self._refusal}")
         return self._provider
 
-    # Vectors of texts as they are
+    # Vectors of unformatted texts
 
     def get_general_text_embedding(self, texts: str) -> list[float]:
         """The vector of a text, without an instruction."""
         return run_sync(self.aget_general_text_embedding(texts))
 
     async def aget_general_text_embedding(self, prompt: str) -> list[float]:
-        """As `get_general_text_embedding`."""
+        """Async version of `get_general_text_embedding`."""
         return (await self.aget_general_text_embeddings([prompt]))[0]
 
     def get_general_text_embeddings(self, texts: list[str]) -> list[list[float]]:
@@ -277,13 +277,13 @@ class OllamaEmbedding(BaseEmbedding):
         return run_sync(self.aget_general_text_embeddings(texts))
 
     async def aget_general_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        """As `get_general_text_embeddings`.
+        """Async version of `get_general_text_embeddings`.
 
         Raises:
-            TooLongInputError: A text does not fit the context window, and is not to be cut.
+            TooLongInputError: A text exceeds the context window, and must not be truncated.
             BadInputError: The server refuses one of several texts.
-            MalformedResponseError: It sent vectors of another number or length than it should.
-            LLMError: It failed.
+            MalformedResponseError: The server sent vectors of the wrong number or length.
+            LLMError: The request failed.
         """
         if not texts:
             return []
@@ -291,7 +291,7 @@ class OllamaEmbedding(BaseEmbedding):
         self._check_lengths(vectors)
         return vectors
 
-    # What is sent of a query or text; subclasses may override it, as they may with llama-index-embeddings-ollama.
+    # The text to send for a query or text; subclasses may override it, as with llama-index-embeddings-ollama.
 
     def _format_query(self, query: str) -> str:
         return _instructed(self.query_instruction, query)
@@ -347,11 +347,11 @@ class OllamaEmbedding(BaseEmbedding):
             raise _bad_input(texts[error.index], error.index, error) from error
 
     def _check_lengths(self, vectors: list[list[float]]) -> None:
-        """Refuse vectors that don't go with each other, or with those that came before: an index cannot hold them."""
+        """Reject vectors of different lengths, or of another length than earlier ones: an index cannot store them."""
         known = self._lengths.setdefault((self.model_name, self.dimensions), self.dimensions or len(vectors[0]))
         for vector in vectors:
             if len(vector) != known:
-                wanted = "as `dimensions` says" if self.dimensions else "as those before"
+                wanted = "as `dimensions` says" if self.dimensions else "as before"
                 raise MalformedResponseError(
                     f"{self.model_name} sent a vector of {len(vector)} dimensions, not of {known} {wanted}"
                 )
@@ -369,12 +369,12 @@ def _instructed(instruction: str | None, text: str) -> str:
 
 
 def _of_client(client_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an HTTP client's keywords a provider has.
+    """The keywords of an HTTP client that a provider supports.
 
     Raises:
-        TypeError: One is none of these.
+        TypeError: A keyword is not supported.
     """
     known = ("headers", "timeout", *_TRANSPORT)
-    hint = f"known are {', '.join(known)}; for more pass provider=OllamaProvider(...)"
+    hint = f"known are {', '.join(known)}; for others pass provider=OllamaProvider(...)"
     reject_unknown(client_kwargs, known, "client_kwargs", hint)
     return {name: value for name, value in client_kwargs.items() if value is not None}

@@ -1,8 +1,8 @@
 """`Ollama`: an LLM for LlamaIndex on the namel3ss-ollama core.
 
-What goes over the wire, when it is tried again and how long it may take is the core's. Here LlamaIndex's calls become
-the core's and its answers LlamaIndex's. LlamaIndex's decorators emit its events and callbacks, once for each call:
-`complete` and its siblings don't go through `chat`, which would emit them twice and count tokens twice.
+Requests, retries and timeouts are the core's. This module converts LlamaIndex's calls to the core's, and the core's
+answers to LlamaIndex's. LlamaIndex's decorators emit its events and callbacks, once per call: `complete` and its
+siblings don't go through `chat`, which would emit them twice and count tokens twice.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from llama_index.llms.namel3ss_ollama.connection import (
     refuse_hooks,
     unpickle,
 )
+from llama_index.llms.namel3ss_ollama.images import Media, fetch_media, need_reading, on_the_web
 from llama_index.llms.namel3ss_ollama.keywords import (
     CHAT_FIELDS,
     check_options,
@@ -51,7 +52,6 @@ from llama_index.llms.namel3ss_ollama.keywords import (
     take_options,
 )
 from llama_index.llms.namel3ss_ollama.messages import to_core
-from llama_index.llms.namel3ss_ollama.pictures import Media, fetch_media, need_reading, on_the_web
 from llama_index.llms.namel3ss_ollama.responses import GrowingAnswer, chat_response, completion_of
 from llama_index.llms.namel3ss_ollama.structured import StructuredOutputs, an_answer_came
 from llama_index.llms.namel3ss_ollama.tools import choice_of, definitions_of, force_single_tool_call, selections
@@ -74,19 +74,19 @@ if TYPE_CHECKING:
 __all__ = ["Ollama", "force_single_tool_call"]
 
 _NAMES = {"preload()": "load()"}
-"""Names in the core's errors that are others here."""
+"""Names in the core's errors, and what they are called here."""
 _HOOKS = {
     "_convert_to_ollama_messages": "change the messages before chat and its siblings",
     "_get_response_token_counts": "read response.raw['usage']",
     "async_client": "pass provider=",
     "client": "pass provider=",
 }
-"""What llama-index-llms-ollama calls and subclasses may override; nothing here would call it."""
+"""Methods that subclasses may override in llama-index-llms-ollama, but that nothing calls here."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _chat(method: F) -> F:
-    """LlamaIndex's events and callbacks around a method that keeps its type, which their decorator does not."""
+    """Emit LlamaIndex's events and callbacks around a method, and keep its type, which their decorator loses."""
     return cast(F, llm_chat_callback()(method))
 
 
@@ -95,7 +95,7 @@ def _completion(method: F) -> F:
 
 
 class _Ask(NamedTuple):
-    """A call, ready for the core."""
+    """A call with the arguments that the core takes."""
 
     messages: list[dict[str, Any]]
     settings: dict[str, Any]
@@ -105,52 +105,51 @@ class _Ask(NamedTuple):
 class Ollama(StructuredOutputs):
     """A model on an Ollama server.
 
-    Nothing is sent or opened at construction, and nothing by `metadata`. An object works from any thread and any
-    event loop. Every keyword of a call wins over what is set here: `temperature`, `options`, `stop`, `think`,
+    Neither the constructor nor `metadata` opens a connection or sends a request. You can use an object from any thread
+    and any event loop. The keywords of a call override what is set here: `temperature`, `options`, `stop`, `think`,
     `format`, `model`, `max_tokens` and all other keywords of `OllamaProvider.achat`.
 
     Args:
         model: The model's name; that of `provider` by default.
-        base_url: Where the server is; else OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
-            http://localhost:11434. Several addresses (a list of them or of `Host`, or a `Hosts`) are several servers:
-            each request goes to the one that is best for it, and to another if that fails. They are kept as a `Hosts`.
+        base_url: The server's address; by default OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+            http://localhost:11434. Several addresses (a list of strings or `Host`, or a `Hosts`) are several servers:
+            each request goes to the best one for it, and to another if that fails. They are stored as a `Hosts`.
         temperature: The sampling temperature.
-        context_window: The context window in tokens, sent as `num_ctx`. Not set (-1), nothing is sent and the
-            server's own holds; `metadata` learns it by `load()`, `aload()` or the first answer. Query engines, chat
-            engines and memories read it when they are made.
-        request_timeout: How long the server may say nothing, in seconds, before the first piece of an answer and
-            between two; short for a `stream_config`. By default the core's deadlines hold.
+        context_window: The context window in tokens, sent as `num_ctx`. By default (-1) it is not sent and the server's
+            own applies, which `metadata` has after `load()`, `aload()` or the first answer. Query engines, chat engines
+            and memories read it when they are constructed.
+        request_timeout: The timeout in seconds for the first chunk of an answer and between two chunks; short for a
+            `stream_config`. By default the core's timeouts apply.
         prompt_key: Not used; for compatibility.
-        json_mode: Whether answers have to be JSON.
-        additional_kwargs: More runtime options (`top_p`, `seed`, `stop`, ...). They go out as they are; request fields
-            among them (`format`, `think`, `keep_alive`, ...) go where they belong.
+        json_mode: Whether answers must be JSON.
+        additional_kwargs: More runtime options (`top_p`, `seed`, `stop`, ...), sent unchanged. Request fields among
+            them (`format`, `think`, `keep_alive`, ...) are sent as such.
         client: An `ollama.Client` whose address and headers to use; for compatibility.
-        async_client: As `client`.
+        async_client: Like `client`.
         is_function_calling_model: Whether the model can call tools.
         keep_alive: How long the model stays loaded: "5m", seconds, 0, or -1 for good.
-        thinking: Whether, or how much, the model thinks before it answers: True, False, or a level that it has, such
-            as "low", "medium", "high" or "max".
-        headers: More headers for every request; in no repr, event or `to_dict`.
-        api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY. In no repr, event or `to_dict`.
-        max_tokens: The most tokens of an answer, sent as `num_predict`.
-        max_concurrent: How many requests run at once; None for no bound. 10 by default; with several hosts, their
+        thinking: Whether, or how much, the model thinks before it answers: True, False, or one of its levels, such as
+            "low", "medium", "high" or "max".
+        headers: Additional headers for every request; not in reprs, events or `to_dict`.
+        api_key: Sent as `Authorization: Bearer`; OLLAMA_API_KEY by default. Not in reprs, events or `to_dict`.
+        max_tokens: The maximum number of tokens of an answer, sent as `num_predict`.
+        max_concurrent: How many requests run at once; None for no limit. 10 by default; with several hosts, their
             slots.
-        retry: How often and when a failed request is sent again.
-        stream_config: Deadlines and limits of each request.
-        on_truncation: What to do when the server cut the prompt to its context window: "warn", "error", "ignore".
+        retry: When and how often to retry a failed request.
+        stream_config: Timeouts and limits of each request.
+        on_truncation: What to do if the server truncates the prompt to its context window: "warn", "error", "ignore".
         provider: An `OllamaProvider` to use, with its address, limits, retries and defaults.
-        extra_body: Fields of the request beside the runtime options that have no keyword, such as those of a newer
-            server; those of a call, or in `additional_kwargs`, win one by one.
-        allow_image_urls: Whether pictures and audio given as a URL are fetched, by this machine from any server it can
-            reach.
-        max_image_bytes: The most bytes of a picture or a recording that is fetched.
+        extra_body: Request fields, other than runtime options, without a keyword, such as those of a newer server.
+            Merged with those of a call or in `additional_kwargs`, which win.
+        allow_image_urls: Whether to fetch images and audio given as URLs, from any server that this machine can reach.
+        max_image_bytes: The maximum size of a fetched image or recording, in bytes.
         **kwargs: The fields of LlamaIndex's LLMs: `callback_manager`, `system_prompt`, `output_parser`,
             `pydantic_program_mode`, `rate_limiter`, ...; and runtime options (`top_p`, `seed`, `num_ctx`, ...), which
-            are checked and kept in `additional_kwargs`.
+            are validated and stored in `additional_kwargs`.
 
     Raises:
         TypeError: A keyword is unknown.
-        ValueError: A value cannot be right.
+        ValueError: A value is invalid.
 
     Example:
         ```python
@@ -159,13 +158,13 @@ class Ollama(StructuredOutputs):
         ```
     """
 
-    base_url: WhereField = Field(default=None, description="Where the server is, or several are.", frozen=True)
+    base_url: WhereField = Field(default=None, description="The address of the server, or of several.", frozen=True)
     model: str = Field(description="The Ollama model to use.")
     temperature: float | None = Field(default=None, description="The temperature to use for sampling.")
     context_window: int = Field(default=-1, description="The context window in tokens; -1 for the server's own.")
-    request_timeout: float | None = Field(default=None, description="Seconds that the server may say nothing.")
+    request_timeout: float | None = Field(default=None, description="The timeout for each chunk, in seconds.")
     prompt_key: str = Field(default="prompt", description="Not used.")
-    json_mode: bool = Field(default=False, description="Whether answers have to be JSON.")
+    json_mode: bool = Field(default=False, description="Whether answers must be JSON.")
     additional_kwargs: dict[str, Any] = Field(default_factory=dict, description="More runtime options.")
     is_function_calling_model: bool = Field(default=True, description="Whether the model can call tools.")
     keep_alive: float | str | None = Field(default=None, description="How long the model stays loaded.")
@@ -173,30 +172,30 @@ class Ollama(StructuredOutputs):
         default=None, description="Whether, or how much, the model thinks before it answers."
     )
     headers: dict[str, str] | None = Field(
-        default=None, description="More headers for every request.", exclude=True, repr=False, frozen=True
+        default=None, description="Additional headers for every request.", exclude=True, repr=False, frozen=True
     )
-    api_key: str | None = Field(default=None, description="A bearer key.", exclude=True, repr=False, frozen=True)
-    max_tokens: int | None = Field(default=None, description="The most tokens of an answer.")
+    api_key: str | None = Field(default=None, description="A bearer token.", exclude=True, repr=False, frozen=True)
+    max_tokens: int | None = Field(default=None, description="The maximum number of tokens of an answer.")
     max_concurrent: int | None = Field(
         default=MAX_CONCURRENT, description="How many requests run at once.", frozen=True
     )
-    retry: RetryPolicy | None = Field(default=None, description="When failed requests are sent again.", frozen=True)
-    stream_config: StreamConfig | None = Field(default=None, description="Deadlines and limits of each request.")
+    retry: RetryPolicy | None = Field(default=None, description="When failed requests are retried.", frozen=True)
+    stream_config: StreamConfig | None = Field(default=None, description="Timeouts and limits of each request.")
     on_truncation: Literal["warn", "error", "ignore"] | None = Field(
-        default=None, description="What to do when the server cut the prompt."
+        default=None, description="What to do if the server truncates the prompt."
     )
-    extra_body: dict[str, Any] | None = Field(default=None, description="Fields of the request without a keyword.")
-    allow_image_urls: bool = Field(default=False, description="Whether pictures and audio given as a URL are fetched.")
-    max_image_bytes: int = Field(default=20_000_000, gt=0, description="The most bytes of what is fetched.")
+    extra_body: dict[str, Any] | None = Field(default=None, description="Request fields without a keyword.")
+    allow_image_urls: bool = Field(default=False, description="Whether to fetch images and audio given as URLs.")
+    max_image_bytes: int = Field(default=20_000_000, gt=0, description="The maximum size of a fetched file, in bytes.")
 
     _provider: OllamaProvider = PrivateAttr()
     _refusal: str | None = PrivateAttr(default=None)
-    """Why nothing can be sent; out of a pickle that could not hold the provider."""
+    """Why no request can be sent, if a pickle could not contain the provider."""
     _windows: Windows = PrivateAttr(default_factory=Windows)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse hooks that nothing calls."""
+        """Refuse hooks that are never called."""
         super().__pydantic_init_subclass__(**kwargs)
         refuse_hooks(cls, _HOOKS)
 
@@ -230,7 +229,7 @@ class Ollama(StructuredOutputs):
         **kwargs: Any,
     ) -> None:
         options = {**take_options(kwargs, type(self).model_fields), **(additional_kwargs or {})}
-        hint = "runtime options go into additional_kwargs={...}, what else a provider takes into provider=..."
+        hint = "runtime options go into additional_kwargs={...}, other settings of a provider into provider=..."
         reject_unknown(kwargs, type(self).model_fields, type(self).__name__, hint)
         base_url, headers = _of_client(client if client is not None else async_client, base_url, headers)
         if model is None and provider is not None:
@@ -269,26 +268,26 @@ class Ollama(StructuredOutputs):
             api_key=api_key,
             headers=headers,
             max_concurrent=max_concurrent,
-            # Out of `to_dict` it comes as a dict, and the field has made a policy of it.
+            # From `to_dict` it comes as a dict, which the field has converted to a policy.
             retry=self.retry,
         )
-        # Without the credentials that an address may hold: this field is shown.
+        # Without the credentials that an address may contain: this field is displayed.
         self.__dict__["base_url"] = self._provider.where
         self.__dict__["max_concurrent"] = bound_of(self._provider, max_concurrent)
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What is pickled: the provider, by the core's rules about secrets, and the other fields."""
+        """Pickle the provider, as the core pickles it (without secrets), and the other fields."""
         return {**pickled(super().__getstate__(), self._provider, self._refusal), "windows": self._windows.known}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """As `unpickle`."""
+        """Restore the state with `unpickle`."""
         unpickle(self, state, ("max_concurrent", "retry"))
         self._refusal = state["refusal"]
         self._windows = Windows(state["windows"])
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex's serialization and traces know; that of the class this one replaces."""
+        """The name in LlamaIndex's serialization and traces: that of the class this one replaces."""
         return "Ollama_llm"
 
     @property
@@ -296,15 +295,15 @@ class Ollama(StructuredOutputs):
         """The provider that does the work.
 
         Raises:
-            ValueError: This object comes out of a pickle, which could not hold the provider.
+            ValueError: The object was unpickled, and the pickle could not contain the provider.
         """
         if self._refusal is not None:
-            raise ValueError(f"this {type(self).__name__} comes out of a pickle: {self._refusal}")
+            raise ValueError(f"this {type(self).__name__} was unpickled without its provider: {self._refusal}")
         return self._provider
 
     @property
     def client(self) -> OllamaProvider:
-        """The provider; it is for synchronous code too."""
+        """The provider, which works in synchronous code too."""
         return self.provider
 
     @property
@@ -312,14 +311,14 @@ class Ollama(StructuredOutputs):
         """The provider."""
         return self.provider
 
-    # What is known of the model
+    # What is known about the model
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What LlamaIndex sizes prompts and memory by. Never any I/O.
+        """What LlamaIndex sizes prompts and memory by, without any I/O.
 
-        `num_output` is at most an eighth of the window, or 256, whatever `num_predict` is: LlamaIndex takes it away
-        from the room for a prompt.
+        `num_output` is at most an eighth of the window, or 256, whatever `num_predict` is, because LlamaIndex subtracts
+        it from the room for a prompt.
         """
         window = self.get_context_window()
         return LLMMetadata(
@@ -331,25 +330,25 @@ class Ollama(StructuredOutputs):
         )
 
     def get_context_window(self) -> int:
-        """The context window in tokens, as far as it is known. Never any I/O; see `load`."""
+        """The context window in tokens, as far as it is known, without any I/O; see `load`."""
         return self._windows.get(self.model, self._num_ctx())
 
     def load(self) -> Self:
-        """Load the model now and learn its context window; returns the LLM itself.
+        """Load the model now and ask for its context window; returns the LLM itself.
 
         Raises:
-            LLMError: The server or the model is not there.
+            LLMError: The server cannot be reached, or does not have the model.
         """
         run_sync(self.aload())
         return self
 
     async def aload(self) -> Self:
-        """As `load`.
+        """Async version of `load`.
 
         Raises:
-            LLMError: The server or the model is not there.
+            LLMError: The server cannot be reached, or does not have the model.
         """
-        # Loading first: newer servers tell only of a loaded model with which window it runs.
+        # Load first: newer servers report the window only of a loaded model.
         settings = self._one_layer({"keep_alive": self.keep_alive})
         known = ("options", "keep_alive", *RuntimeOptions.__annotations__)
         await self.provider.preload(self.model, **{name: settings[name] for name in known if name in settings})
@@ -357,7 +356,7 @@ class Ollama(StructuredOutputs):
         return self
 
     def _option(self, *names: str) -> Any:
-        """A runtime option as it will be sent, by its names, the provider's included."""
+        """A runtime option as it will be sent, including the provider's defaults, by its names."""
         own = split(self._model_kwargs, CHAT_FIELDS)[1]
         defaults = self._provider.options
         for options in (own, defaults, defaults.get("options") or {}):
@@ -367,10 +366,10 @@ class Ollama(StructuredOutputs):
         return None
 
     def tokenizer(self, text: str) -> list[int]:
-        """As many numbers as a text has tokens, about: for `Settings.tokenizer`, `ChatMemoryBuffer` and the like.
+        """A list as long as a text has tokens, for `Settings.tokenizer`, `ChatMemoryBuffer` and the like.
 
-        The estimate of the provider, learnt from the counts in the model's answers. Nothing is sent or downloaded, and
-        the numbers are no ids: Ollama tells none.
+        The count is the provider's estimate, calibrated on the token usage of past answers. Nothing is sent or
+        downloaded, and the numbers are not token ids, which Ollama does not return.
         """
         return list(range(self.provider.count_tokens(text, model=self.model)))
 
@@ -379,13 +378,13 @@ class Ollama(StructuredOutputs):
         return asked if isinstance(asked, int) else None
 
     def _wants_window(self, ask: _Ask) -> bool:
-        """Whether the window is to be asked for after this answer; True once a model."""
+        """Whether to ask for the window after this answer; True once per model."""
         return ask.settings["model"] == self.model and self._windows.wanted(self.model, self._num_ctx())
 
     # From LlamaIndex's calls to the core's
 
     def _options(self) -> dict[str, Any]:
-        """Runtime options that are fields here."""
+        """The runtime options that are fields."""
         return {
             "temperature": self.temperature,
             "num_ctx": self.context_window if self.context_window > 0 else None,
@@ -394,13 +393,13 @@ class Ollama(StructuredOutputs):
 
     @property
     def _model_kwargs(self) -> dict[str, Any]:
-        """The runtime options of every call; a subclass may override it, as it may with llama-index-llms-ollama."""
+        """The runtime options of every call; subclasses may override it, as with llama-index-llms-ollama."""
         fields = {name: value for name, value in self._options().items() if value is not None}
         return {**fields, **self.additional_kwargs}
 
     def _one_layer(self, call: Mapping[str, Any]) -> dict[str, Any]:
         extra = dict(self._model_kwargs)
-        # What is as the fields say goes as keywords, which the core checks.
+        # Values that equal the fields are passed as keywords, which the core validates.
         fields = {
             name: extra.pop(name)
             for name, value in self._options().items()
@@ -427,16 +426,16 @@ class Ollama(StructuredOutputs):
         call = dict(kwargs)
         parallel = call.pop("allow_parallel_tool_calls", True)
         choice = choice_of(call.pop("tool_choice", None), required=bool(call.pop("tool_required", False)))
-        if (headers := call.pop("extra_headers", None)) is not None:  # as of OpenAI's package
+        if (headers := call.pop("extra_headers", None)) is not None:  # a keyword of LlamaIndex's OpenAI package
             call["headers"] = {**call["headers"], **headers} if call.get("headers") else headers
         settings = self._one_layer(call)
         settings.setdefault("model", self.model)
         extra = settings.get("extra_body", {})
-        if self.extra_body and isinstance(extra, Mapping):  # the core refuses what is none
+        if self.extra_body and isinstance(extra, Mapping):  # the core rejects anything else
             settings["extra_body"] = {**self.extra_body, **extra}
         forced = choice not in (None, "auto", "none")
         if forced and call.get("format") is None:
-            settings.pop("format", None)  # a forced call is a format of its own
+            settings.pop("format", None)  # a forced call has its own format
         for name, value in (
             ("tool_choice", choice),
             ("think", self.thinking),
@@ -459,8 +458,8 @@ class Ollama(StructuredOutputs):
             await self._windows.learn_quietly(self.provider, self.model)
         return chat_response(response, single_call=ask.single_call, hosts=has_several(self.provider))
 
-    # The core's stream is made when the method is called, so that what is wrong with the arguments comes out there, and
-    # its span belongs to the trace of the call; the request is sent at the first step.
+    # The core's stream is created when the method is called, so that invalid arguments raise there, and its span
+    # belongs to the trace of the call. The request is sent on the first iteration.
 
     def _stream(self, ask: _Ask) -> ChatResponseGen:
         return self._read(ask, self.provider.stream(ask.messages, **ask.settings))
@@ -513,57 +512,57 @@ class Ollama(StructuredOutputs):
 
     @_chat
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """The next turn of a conversation.
+        """Answer a conversation.
 
         Args:
             messages: The conversation.
             **kwargs: `tools`, `tool_choice`, `tool_required`, `allow_parallel_tool_calls`, and all keywords of
-                `OllamaProvider.achat`; they win over what the LLM was made with.
+                `OllamaProvider.achat`; they override the settings of the LLM.
 
         Raises:
-            LLMError: What kept the answer from coming.
-            TypeError, ValueError: An argument is wrong; nothing was sent.
+            LLMError: The request failed.
+            TypeError, ValueError: An argument is wrong; no request was sent.
         """
         return run_sync(self._answer(self._ask(messages, kwargs)))
 
     @_chat
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """As `chat`."""
+        """Async version of `chat`."""
         return await self._answer(await self._aask(messages, kwargs))
 
     @_chat
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """As `chat`, as it comes: each response has the whole message so far and in `delta` what is new.
+        """Like `chat`, as a stream: each response has the entire message so far, and the new text in `delta`.
 
-        `additional_kwargs["thinking_delta"]` is what is new of the thinking. `logprobs` are those of the delta, in
-        the last response those of all tokens.
+        `additional_kwargs["thinking_delta"]` is the new part of the reasoning. `logprobs` are those of the delta; in
+        the last response, those of all tokens.
         """
         return self._stream(self._ask(messages, kwargs))
 
     @_chat
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """As `stream_chat`: `async for response in await llm.astream_chat(messages)`."""
+        """Async version of `stream_chat`: `async for response in await llm.astream_chat(messages)`."""
         return self._astream(await self._aask(messages, kwargs))
 
     @_completion
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """The answer to a prompt, sent as a user's message.
+        """Answer a prompt, which is sent as a user message.
 
         Args:
             prompt: The text.
-            formatted: Whether the text is the prompt as it is; if not, `completion_to_prompt` makes the prompt of it.
-            **kwargs: As those of `chat`.
+            formatted: Whether the prompt is sent unchanged; if not, `completion_to_prompt` is applied first.
+            **kwargs: As for `chat`.
         """
         return completion_of(run_sync(self._answer(self._ask(self._prompt(prompt, formatted), kwargs))))
 
     @_completion
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """As `complete`."""
+        """Async version of `complete`."""
         return completion_of(await self._answer(self._ask(self._prompt(prompt, formatted), kwargs)))
 
     @_completion
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """As `complete`, as it comes."""
+        """Like `complete`, as a stream."""
         responses = self._stream(self._ask(self._prompt(prompt, formatted), kwargs))
 
         def completions() -> CompletionResponseGen:
@@ -574,7 +573,7 @@ class Ollama(StructuredOutputs):
 
     @_completion
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """As `stream_complete`: `async for response in await llm.astream_complete(prompt)`."""
+        """Async version of `stream_complete`: `async for response in await llm.astream_complete(prompt)`."""
         responses = self._astream(self._ask(self._prompt(prompt, formatted), kwargs))
 
         async def completions() -> CompletionResponseAsyncGen:
@@ -603,7 +602,7 @@ class Ollama(StructuredOutputs):
         return {
             "messages": messages,
             "tools": definitions_of(tools) or None,
-            # LlamaIndex checks only answers that come whole; passed on, it holds in streams too.
+            # LlamaIndex itself applies it only to complete answers; passed on, it applies to streams too.
             "allow_parallel_tool_calls": allow_parallel_tool_calls,
             **kwargs,
             "tool_choice": choice_of(kwargs.get("tool_choice"), required=tool_required),
@@ -612,14 +611,14 @@ class Ollama(StructuredOutputs):
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """The tools that a response asks to run.
+        """The tool calls of a response.
 
-        Without `error_on_no_tool_call`, as agents have it, a call that cannot be made asks for a tool that does not
-        exist, whose name says what is wrong; an agent tells the model so and goes on.
+        Without `error_on_no_tool_call`, which agents set to False, an invalid call becomes a call of a tool that does
+        not exist, whose name describes the error; an agent reports it to the model and continues.
 
         Raises:
-            ValueError: There are none, and `error_on_no_tool_call`.
-            OutputValidationError: A call cannot be made, and `error_on_no_tool_call`.
+            ValueError: There are no tool calls, and `error_on_no_tool_call` is true.
+            OutputValidationError: A tool call is invalid, and `error_on_no_tool_call` is true.
         """
         calls = selections(response, strict=error_on_no_tool_call or self._calls_must_be_valid)
         if not calls and error_on_no_tool_call:
@@ -630,14 +629,14 @@ class Ollama(StructuredOutputs):
 def _of_client(
     client: Any, base_url: Where | None, headers: dict[str, str] | None
 ) -> tuple[Where | None, dict[str, str] | None]:
-    """Address and headers of an `ollama.Client` or `AsyncClient`, where they are not given."""
+    """Take address and headers from an `ollama.Client` or `AsyncClient`, unless they are given."""
     inner = getattr(client, "_client", None)
     if client is None:
         return base_url, headers
     if inner is None or not hasattr(inner, "base_url"):
         raise TypeError(f"client: expected an ollama.Client, not {type(client).__name__}; or pass provider=...")
     if headers is None:
-        # Those that every client of that package sends are not the user's.
+        # Not the headers that every client of that package sends.
         usual = {"accept", "accept-encoding", "connection", "content-type", "user-agent"}
         headers = {name: value for name, value in inner.headers.items() if name.lower() not in usual} or None
     return (str(inner.base_url) if base_url is None else base_url), headers

@@ -1,7 +1,7 @@
-"""What the LLM and the embeddings share: how they come to a provider, keep it in a pickle, and word its timeouts.
+"""What the LLM and the embeddings share: building a provider, pickling it, and rewording its timeout errors.
 
-A provider is cheap, opens nothing when made and works on any event loop, so one is made with each object. Keys and
-headers go into it and into fields that no repr, `to_dict` or event shows.
+A provider is cheap, opens no connection at construction and works on any event loop, so each object builds its own.
+Keys and headers are stored in it and in fields that no repr, `to_dict` or event includes.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Where = str | Sequence[Host | str] | Hosts
 """One server's address, or several."""
 
 MAX_CONCURRENT = 10
-"""How many requests run at once on one server unless another number is given; that of the core."""
+"""The default number of concurrent requests to one server, the same as the core's."""
 UNSET: Any = object()
-"""A `max_concurrent` that is not given: None has a meaning, and 10 is another bound than several hosts have."""
+"""A `max_concurrent` that is not given: None means no limit, and 10 is not the default for several hosts."""
 _SECRET = frozenset({"api_key", "base_url", "client_kwargs", "headers"})
-"""Fields that hold secrets or may; the provider has them."""
+"""Fields that may contain secrets; the provider has them."""
 _SILENCES = ("first_chunk_timeout", "chunk_timeout", "tool_call_timeout")
-"""The core's deadlines that advice may name, and that are one here."""
+"""The core's timeouts that its error messages may name, and that `request_timeout` sets together here."""
 
 
 def _read_where(given: Any) -> str | Hosts | None:
-    """A `base_url` as its field has it: several addresses are a `Hosts`, from lists and from what `to_dict` wrote.
+    """Convert a `base_url` to its field's type: several addresses, as a list or from `to_dict`, become a `Hosts`.
 
     Raises:
-        ValueError: It is no address, and no list of some.
+        ValueError: It is neither an address nor a list of addresses.
     """
     if given is None or isinstance(given, (str, Hosts)):
         return given
@@ -56,7 +56,7 @@ def _read_where(given: Any) -> str | Hosts | None:
         raise ValueError(f"base_url: expected an address, or {several}, not {type(given).__name__}")
     try:
         return Hosts.from_dict(given) if isinstance(given, Mapping) else Hosts(given)
-    except (TypeError, ValueError) as error:  # pydantic lets the former through as it is
+    except (TypeError, ValueError) as error:  # pydantic does not wrap a TypeError
         raise ValueError(f"base_url: {error}") from None
 
 
@@ -70,16 +70,16 @@ WhereField = Annotated[
     PlainSerializer(_written_where),
     WithJsonSchema({"anyOf": [{"type": kind} for kind in ("string", "array", "object", "null")]}),
 ]
-"""The field `base_url`: an address as text, several as `Hosts`, which are written without keys and passwords."""
+"""The type of `base_url`: a string, or a `Hosts` for several, which is serialised without keys and passwords."""
 
 
 def has_several(provider: OllamaProvider) -> bool:
-    """Whether a provider has several hosts, so that answers name the one that they are from."""
+    """Whether a provider has several hosts, so that answers name theirs."""
     return len(provider.addresses) > 1
 
 
 def bound_of(provider: OllamaProvider, max_concurrent: int | None) -> int | None:
-    """The field `max_concurrent`: what is given, else the core's default, which with several hosts is their slots."""
+    """The value of the field `max_concurrent`: as given, else the core's default, which is None with several hosts."""
     if max_concurrent is not UNSET:
         return max_concurrent
     return None if provider.hosts() else MAX_CONCURRENT
@@ -96,13 +96,12 @@ def connect(
     retry: RetryPolicy | None,
     **more: Any,
 ) -> OllamaProvider:
-    """A provider of these settings, or the one that is given.
+    """Build a provider from these settings, or return the one that is given.
 
     Raises:
-        ValueError: The model or the address cannot be right, or settings are given together with a provider that has
-            its own.
+        ValueError: The model or the address is invalid, or settings are given beside a provider, which has its own.
     """
-    base_url = base_url or None  # an empty one is what an environment variable that is not set comes to
+    base_url = base_url or None  # empty if it comes from an environment variable that is not set
     if provider is None:
         if model is None:
             raise ValueError("model: is needed, unless a provider is given")
@@ -125,15 +124,15 @@ def connect(
 
 
 def pickled(state: Mapping[Any, Any], provider: OllamaProvider, refusal: str | None) -> dict[Any, Any]:
-    """What is pickled of an object: its fields without secrets, and the provider by the core's rules about them.
+    """The state to pickle: the fields without secrets, and the provider as the core pickles it.
 
-    A provider that cannot be pickled does not keep the object from it: whatever holds the object would lose it, since
-    LlamaIndex drops in silence what raises. It is the object out of the pickle that refuses to work, and says why.
+    An object is pickled even if its provider cannot be: LlamaIndex silently drops what raises here. Instead, the
+    unpickled object raises on its first use, and says why.
 
     Args:
         state: What pydantic would pickle.
-        provider: The object's.
-        refusal: Why the object itself, out of a pickle, refuses to work; None if it doesn't.
+        provider: The object's provider.
+        refusal: Why the object, itself unpickled, cannot be used; None if it can.
     """
     fields = {name: value for name, value in state["__dict__"].items() if name not in _SECRET}
     kept: OllamaProvider | tuple[str, str | Hosts] = provider
@@ -148,12 +147,12 @@ def pickled(state: Mapping[Any, Any], provider: OllamaProvider, refusal: str | N
 
 
 def unpickle(component: Any, state: Mapping[Any, Any], settled: Iterable[str]) -> None:
-    """Make an object anew out of what was pickled; LlamaIndex's own way would go on with half of one where that fails.
+    """Restore an object from its pickled state; LlamaIndex's own way would keep a half-restored one on failure.
 
     Args:
         component: The object.
-        state: What `pickled` made.
-        settled: Fields that the provider was made with.
+        state: The result of `pickled`.
+        settled: Fields that the provider was built from.
     """
     fields = dict(state["__dict__"])
     known = {name: fields.pop(name) for name in settled if name in fields}
@@ -169,15 +168,15 @@ def unpickle(component: Any, state: Mapping[Any, Any], settled: Iterable[str]) -
 
 
 def deadlines(request_timeout: Any, config: StreamConfig | None, name: str = "request_timeout") -> StreamConfig | None:
-    """The deadlines of a request: `request_timeout` is how long the server may say nothing, as with httpx.
+    """The timeouts of a request: `request_timeout` limits each wait for data, as in httpx.
 
     Args:
         request_timeout: Seconds, an `httpx.Timeout`, or a tuple as httpx takes it; None if it is not set.
-        config: The user's own deadlines, which exclude the former.
-        name: What it is called, for errors.
+        config: The user's own timeouts, which exclude `request_timeout`.
+        name: The name of `request_timeout` in errors.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: It has another type.
         ValueError: It is not above zero, or both are given.
     """
     if request_timeout is None:
@@ -207,12 +206,12 @@ def _seconds(value: Any, name: str) -> float | None:
 
 
 def in_words_of(names: Mapping[str, str], error: LLMTimeoutError, *, one_deadline: bool) -> LLMTimeoutError:
-    """The error, with advice in the names that its reader has.
+    """Reword the advice of an error with LlamaIndex's names; returns the error.
 
     Args:
-        names: Theirs, by the core's.
-        error: The core's; it is changed.
-        one_deadline: Whether `request_timeout` stands for the core's several deadlines.
+        names: The names in LlamaIndex, by the core's.
+        error: The core's error, which is modified.
+        one_deadline: Whether `request_timeout` sets all of the core's timeouts.
     """
     words = {**names, **(dict.fromkeys(_SILENCES, "request_timeout") if one_deadline else {})}
     pattern = "|".join(rf"(?<![\w.]){re.escape(word)}" for word in sorted(words, key=len, reverse=True))
@@ -225,13 +224,11 @@ def in_words_of(names: Mapping[str, str], error: LLMTimeoutError, *, one_deadlin
 
 
 def refuse_hooks(cls: type, hooks: Mapping[str, str]) -> None:
-    """Refuse a subclass that overrides what the class that this one replaces calls, and this one does not.
+    """Refuse a subclass that overrides a hook of the replaced class that nothing here calls.
 
     Raises:
-        TypeError: Names the hook and what to override instead.
+        TypeError: Names the hook and what to do instead.
     """
     for name, instead in hooks.items():
         if name in vars(cls):
-            raise TypeError(
-                f"{cls.__name__}.{name}: is called by nothing here, so overriding it has no effect; {instead}"
-            )
+            raise TypeError(f"{cls.__name__}.{name}: is never called here, so overriding it has no effect; {instead}")

@@ -1,7 +1,7 @@
-"""From the keywords of LlamaIndex's users to those of the core: runtime options, request fields, unknown names.
+"""Convert LlamaIndex keywords to the core's: runtime options, request fields, unknown names.
 
-`additional_kwargs` is where users of llama-index-llms-ollama put runtime options. What is a field of the request rather
-than an option (`format`, `think`, `keep_alive`, ...) goes where it belongs; what has another place is refused by name.
+`additional_kwargs` is where users of llama-index-llms-ollama put runtime options. A request field among them (`format`,
+`think`, `keep_alive`, ...) is sent as such; a name that belongs elsewhere raises.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["CHAT_FIELDS", "EMBED_FIELDS", "check_options", "one_layer", "reject_
 
 _OPTIONS = frozenset(RuntimeOptions.__annotations__)
 CHAT_FIELDS = frozenset(CallOptions.__annotations__) - _OPTIONS - {"options"}
-"""Fields of a chat's request that are no runtime options."""
+"""Fields of a chat request that are not runtime options."""
 EMBED_FIELDS = frozenset({"dimensions", "extra_body", "keep_alive", "on_truncation", "truncate"})
-"""Those of a request for embeddings."""
+"""The same for an embedding request."""
 _ELSEWHERE = {
     "api_key": "api_key= of the constructor",
     "base_url": "base_url= of the constructor",
@@ -40,21 +40,21 @@ _ELSEWHERE = {
     "tool_choice": "tool_choice= of a call",
     "tools": "tools= of a call",
 }
-"""What is no runtime option, and what to use instead; a server would take no notice of it."""
+"""Names that are not runtime options, so that a server would ignore them, and what to use instead."""
 
 
 def split(
     extra: Mapping[str, Any], fields: Collection[str], where: str = "additional_kwargs"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Request fields and runtime options out of `additional_kwargs`.
+    """Split `additional_kwargs` into request fields and runtime options.
 
     Args:
-        extra: The user's; an `options` in it counts as if its items stood beside it.
+        extra: The user's keywords; the items of an `options` in it are treated as keywords too.
         fields: The names of request fields.
-        where: What it is called, for errors.
+        where: The name of `extra` in errors.
 
     Raises:
-        TypeError: It is no mapping, or an `options` in it is none.
+        TypeError: It is not a mapping, or an `options` in it is not.
         ValueError: A name belongs elsewhere.
     """
     if not isinstance(extra, Mapping):
@@ -67,17 +67,17 @@ def split(
         if name in fields:
             continue
         if name in _ELSEWHERE or name in CHAT_FIELDS:
-            advice = f"use {_ELSEWHERE[name]}" if name in _ELSEWHERE else "a request for embeddings has no such field"
+            advice = f"use {_ELSEWHERE[name]}" if name in _ELSEWHERE else "an embedding request has no such field"
             raise ValueError(f"{where}: {name!r} is not a runtime option; {advice}")
     request = {name: value for name, value in given.items() if name in fields}
     return request, {_sent(name): value for name, value in given.items() if name not in fields}
 
 
 def take_options(keywords: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Take the runtime options out of a constructor's keywords, but for those that are fields, and check them.
+    """Pop the runtime options from a constructor's keywords, except those that are fields, and validate them.
 
     Raises:
-        TypeError, ValueError: A value cannot be right.
+        TypeError, ValueError: A value is invalid.
     """
     taken = {name: keywords.pop(name) for name in list(keywords) if name in _OPTIONS and name not in known}
     check_options(taken)
@@ -85,10 +85,10 @@ def take_options(keywords: dict[str, Any], known: Collection[str]) -> dict[str, 
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Have the core look at options before any request; what it checks them with is dropped.
+    """Validate options before any request, with a provider that is then discarded.
 
     Raises:
-        TypeError, ValueError: A value cannot be right.
+        TypeError, ValueError: A value is invalid.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if given:
@@ -98,16 +98,16 @@ def check_options(options: Mapping[str, Any]) -> None:
 def one_layer(
     fields: Mapping[str, Any], extra: Mapping[str, Any], call: Mapping[str, Any], request_fields: Collection[str]
 ) -> dict[str, Any]:
-    """Runtime options of an object and a call's keywords as one set of keywords, the call's winning.
+    """Merge an object's runtime options with a call's keywords, which win.
 
     Args:
-        fields: Options that are fields of the object; checked by the core. One that is None leaves the provider's own.
-        extra: `additional_kwargs`: its options go out as they are, and win over `fields`.
-        call: The keywords of a call, an `options` among them maybe.
-        request_fields: As of `split`.
+        fields: Options that are fields of the object, validated by the core. None keeps the provider's own value.
+        extra: `additional_kwargs`: its options are sent unchanged, and win over `fields`.
+        call: The keywords of a call, which may include `options`.
+        request_fields: As in `split`.
 
     Raises:
-        TypeError, ValueError: As `split`.
+        TypeError, ValueError: As in `split`.
     """
     request, extra = split(extra, request_fields)
     own = dict(call.get("options") or {})
@@ -129,7 +129,7 @@ def _sent(name: str) -> str:
 
 
 def reject_unknown(given: Iterable[str], known: Iterable[str], where: str, hint: str) -> None:
-    """Refuse keywords that nobody knows; pydantic would drop them without a word.
+    """Reject unknown keywords, which pydantic would silently drop.
 
     Raises:
         TypeError: Names the first one and the nearest known one.

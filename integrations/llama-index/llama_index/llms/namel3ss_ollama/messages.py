@@ -1,8 +1,8 @@
-"""LlamaIndex's messages into the core's: roles, blocks, tool calls, old forms. Input is never changed.
+"""Convert LlamaIndex messages to the core's: roles, blocks, tool calls, legacy forms. The input is never modified.
 
-The text blocks of a message go out as one text without anything between them, as all of LlamaIndex's integrations
-do. What the API can't take is refused by name rather than left out; but for audio or documents in an answer, which
-another provider's model made in a conversation that goes on here.
+The text blocks of a message are concatenated without a separator, as in all LlamaIndex integrations. Content that the
+API does not support raises rather than being dropped, except for audio or documents in assistant messages: another
+provider's model produced them earlier in the conversation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from llama_index.llms.namel3ss_ollama.pictures import Media, MediaBlock, data_url, held, web_address
+from llama_index.llms.namel3ss_ollama.images import Media, MediaBlock, data_url, held, web_address
 from namel3ss_ollama import Audio, Image, InvalidToolCall, name_tool_answers
 
 __all__ = ["to_core"]
@@ -42,14 +42,14 @@ _ROLES = {
 
 
 def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Media]) -> list[dict[str, Any]]:
-    """The messages as the core takes them.
+    """Convert messages to the core's.
 
     Args:
         messages: The conversation.
-        fetched: The pictures and audio on the web, by address.
+        fetched: The images and audio given as web URLs, by URL.
 
     Raises:
-        ValueError: A message has a block that the API cannot take, or a picture or audio that cannot be read.
+        ValueError: A message has a block that the API does not support, or an image or audio that cannot be read.
     """
     translated = [_Translation(index, message, fetched).result() for index, message in enumerate(messages)]
     name_tool_answers(translated)
@@ -57,7 +57,7 @@ def to_core(messages: Sequence[ChatMessage], fetched: Mapping[str, Media]) -> li
 
 
 class _Translation:
-    """One message on its way."""
+    """The conversion of one message."""
 
     def __init__(self, index: int, message: ChatMessage, fetched: Mapping[str, Media]) -> None:
         self._where = f"messages[{index}]"
@@ -74,7 +74,7 @@ class _Translation:
         role = self._role = _ROLES.get(message.role, str(message.role.value))
         for block in message.blocks:
             self._take(block)
-        if not self._calls:  # streamed and older answers have the calls here as well
+        if not self._calls:  # streamed and older answers have the calls here too
             self._calls = [self._legacy_call(call) for call in message.additional_kwargs.get("tool_calls") or ()]
         result: dict[str, Any] = {"role": role, "content": "".join(self._texts)}
         if self._thoughts:
@@ -107,13 +107,13 @@ class _Translation:
             self._take(block.cited_content)
         elif not isinstance(block, CachePoint) and self._role != "assistant":
             name = type(block).__name__
-            raise ValueError(f"{self._where}: Ollama's API takes text, pictures and audio, not a block of type {name}")
+            raise ValueError(f"{self._where}: Ollama's API takes text, images and audio, not a block of type {name}")
 
     def _medium(self, block: MediaBlock, kind: type[Image] | type[Audio]) -> Media:
         content = held(block)
         try:
             if isinstance(content, bytes):
-                return kind(content.decode("ascii"))  # the block has made it base64
+                return kind(content.decode("ascii"))  # the block has encoded it as base64
             if isinstance(content, IOBase):
                 content.seek(0)
                 return kind(content.read())
@@ -123,17 +123,17 @@ class _Translation:
             if url is None:
                 return kind(data_url(block))
             if url not in self._fetched:
-                what, name = ("picture", "image") if kind is Image else ("audio", "audio")
+                what = "image" if kind is Image else "audio"
                 raise ValueError(
-                    f"the {what} is on the web, and fetching it is switched off; pass allow_image_urls=True, or its "
-                    f"bytes as {type(block).__name__}({name}=...)"
+                    f"the {what} is a web URL, and fetching is disabled; pass allow_image_urls=True, or its "
+                    f"bytes as {type(block).__name__}({what}=...)"
                 )
             return self._fetched[url]
         except (ValueError, OSError) as error:
             raise ValueError(f"{self._where}: {error}") from error
 
     def _legacy_call(self, call: Any) -> InvalidToolCall | dict[str, Any]:
-        """A call out of `additional_kwargs`: a dict in the shape of OpenAI, Ollama and others, or an SDK's object."""
+        """A tool call in `additional_kwargs`: a dict in the form of OpenAI, Ollama and others, or an SDK object."""
         if not isinstance(call, Mapping) and hasattr(call, "model_dump"):
             call = call.model_dump()
         function = call.get("function") or call if isinstance(call, Mapping) else None
@@ -152,12 +152,12 @@ class _Translation:
 
 
 def _call(call_id: Any, name: str, arguments: Any) -> InvalidToolCall | dict[str, Any]:
-    """A call; with text alone where the model named no tool."""
+    """A tool call; an invalid one if the model named no tool."""
     if name or not isinstance(arguments, str):
         return {"id": call_id, "function": {"name": name, "arguments": arguments}}
     return InvalidToolCall(arguments, str(call_id or ""))
 
 
 def _first(values: Mapping[str, Any], *names: str) -> Any:
-    """The value under the first of these names that has one."""
+    """The first value under these names that is not None."""
     return next((values[name] for name in names if values.get(name) is not None), None)

@@ -1,10 +1,10 @@
-"""The core's answers into LlamaIndex's: whole ones, and those that grow.
+"""Convert the core's answers to LlamaIndex responses: complete ones and streams.
 
-Each item of a stream carries the whole message so far, as LlamaIndex asks for, and the text that is new. Nothing
-that was handed out is changed later: blocks are shared between items only where they don't grow any more.
+Each item of a stream carries the entire message so far, as LlamaIndex requires, and the new text as its delta. An item
+is never modified after it was yielded: items share only blocks that no longer grow.
 
-A token's response is the hot path. Where it is text and nothing else, there is nothing for pydantic to check, and its
-objects are made without; a test holds that they equal what the constructors make.
+The response of a token is the hot path. If it is only text, pydantic has nothing to validate, so its objects are built
+without validation; a test asserts that they equal what the constructors build.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _set = object.__setattr__
 
 
 def chat_response(response: LLMResponse, *, single_call: bool, hosts: bool = False) -> ChatResponse:
-    """A whole answer.
+    """A complete answer.
 
     Args:
-        response: The core's.
-        single_call: Whether only the first tool call counts.
-        hosts: Whether there are several, so that `raw["host"]` names the one that answered.
+        response: The core's response.
+        single_call: Whether to keep only the first tool call.
+        hosts: Whether there are several hosts, so that `raw["host"]` names the one that answered.
     """
     calls: Sequence[AnyCall] = (*response.tool_calls, *response.invalid_tool_calls)
     if single_call:
@@ -73,9 +73,10 @@ class GrowingAnswer:
     """A streamed answer: chunks in, responses out.
 
     Args:
-        single_call: Whether only the first tool call counts.
-        for_program: Whether a program of LlamaIndex reads it, which takes the text for the object without its key.
-        hosts: As for `chat_response`; it is in the last response.
+        single_call: Whether to keep only the first tool call.
+        for_program: Whether a LlamaIndex program reads it; without the `tool_calls` key, that would parse the text as
+            the object.
+        hosts: As for `chat_response`; the host is in the last response.
     """
 
     __slots__ = (
@@ -102,7 +103,7 @@ class GrowingAnswer:
         self._last: ChatResponse | None = None
 
     def add(self, chunk: StreamChunk) -> ChatResponse:
-        """The answer with this chunk."""
+        """The answer so far, including this chunk."""
         if chunk.content:
             self._text += chunk.content
         if chunk.thinking:
@@ -124,7 +125,7 @@ class GrowingAnswer:
             logprobs = chunk.response.logprobs
         elif "logprobs" in raw:
             logprobs = chunk.logprobs
-        # LlamaIndex's agents read the blocks, its streaming programs look for this key.
+        # LlamaIndex's agents read the blocks, its streaming programs read this key.
         settled = chunk.response is not None and not chunk.tool_calls and not self._for_program
         extra = {"tool_calls": self._plain_calls} if self._calls and not settled else {}
         response = ChatResponse(
@@ -138,10 +139,10 @@ class GrowingAnswer:
         return response
 
     def settled(self) -> ChatResponse | None:
-        """One more response, if the last one has the key that programs look for: the same without it.
+        """One more response if the last one has the `tool_calls` key of programs: the same without it.
 
-        The last message of a stream goes into histories, and other integrations take what is under that key for calls
-        in a form of their own, beside the blocks.
+        The last message of a stream goes into chat histories, and other integrations read that key as tool calls in a
+        form of their own, beside the blocks.
         """
         if self._last is None or self._for_program:
             return None
@@ -157,7 +158,7 @@ class GrowingAnswer:
     def _add_calls(self, calls: Sequence[AnyCall]) -> None:
         if self._single_call:
             calls = calls[: 1 - len(self._calls)]
-        # New lists: those that were handed out stay as they were.
+        # New lists, because responses that were yielded share the old ones.
         self._calls = [*self._calls, *(_call_block(call) for call in calls)]
         self._plain_calls = [*self._plain_calls, *(_plain_call(call) for call in calls)]
 
@@ -175,7 +176,7 @@ def _text_response(text: str, chunk: StreamChunk) -> ChatResponse:
 
 
 def _unchecked(cls: type[M], fields: dict[str, Any], given: set[str]) -> M:
-    """`cls(...)` at a fraction of the time."""
+    """`cls(...)` without validation, in a fraction of the time."""
     made = cls.__new__(cls)
     _set(made, "__dict__", fields)
     _set(made, "__pydantic_fields_set__", given)
@@ -185,7 +186,7 @@ def _unchecked(cls: type[M], fields: dict[str, Any], given: set[str]) -> M:
 
 
 def completion_of(response: ChatResponse) -> CompletionResponse:
-    """The completion that a chat's answer is."""
+    """Convert a chat response to a completion."""
     return CompletionResponse(
         text=response.message.content or "",
         delta=response.delta,
@@ -206,7 +207,7 @@ def _plain_call(call: AnyCall) -> dict[str, Any]:
 
 
 def _name_and_arguments(call: AnyCall) -> tuple[str, dict[str, Any] | str]:
-    """Arguments that are no object are text; what names no tool is all text, under an empty name."""
+    """Invalid arguments are text; a call without a tool name is all text, with an empty name."""
     if isinstance(call, InvalidToolCall):
         return "", call.text
     return call.name, dict(call.arguments) if call.invalid_arguments is None else call.invalid_arguments
@@ -223,7 +224,7 @@ def _add_totals(raw: dict[str, Any], response: LLMResponse, hosts: bool) -> None
 
 
 def _logprobs(tokens: Iterable[Mapping[str, Any]] | None) -> list[list[LogProb]] | None:
-    """A list for each token: the one that was chosen, then the others that were likely."""
+    """A list for each token: the chosen token, then its likely alternatives."""
     if tokens is None:
         return None
     return [

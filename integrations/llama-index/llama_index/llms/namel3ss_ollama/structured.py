@@ -1,10 +1,9 @@
-"""Structured output: the four methods of LlamaIndex's LLMs, with a grammar where it is left to the LLM.
+"""Structured output: the four methods of LlamaIndex's LLMs, with a grammar where LlamaIndex leaves it to the LLM.
 
-In `PydanticProgramMode.DEFAULT` the class's JSON schema goes along as `format`, and the server decodes nothing else; in
-`LLM` the prompt says what is wanted, in LlamaIndex's words. The other modes are LlamaIndex's own programs; a tool call
-that stands for the object is forced, also in streams, where LlamaIndex itself would leave it to the model. Whichever
-way, an answer that is cut or not valid ends in `StructuredOutputError`, and a stream that ends has ended in a valid
-object.
+In `PydanticProgramMode.DEFAULT` the class's JSON schema is sent as `format`, and the server can decode nothing else; in
+`LLM` the prompt describes the schema, in LlamaIndex's words. The other modes use LlamaIndex's own programs. The tool
+call for the object is forced, also in streams, where LlamaIndex itself would leave it to the model. In every mode, a
+truncated or invalid answer raises `StructuredOutputError`, and a stream that finishes has yielded a valid object.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ __all__ = ["StructuredOutputError", "StructuredOutputs", "an_answer_came"]
 
 dispatcher = get_dispatcher(__name__)
 _answers: ContextVar[list[None] | None] = ContextVar("_answers", default=None)
-"""Of the program that runs: an item for each answer."""
+"""For the running program: an item per answer received."""
 _PARSE_AGAIN = 128
 
 
 class StructuredOutputError(OutputValidationError, ValueError):
-    """The answer is no object of the class that was asked for; `text` has it as the model wrote it.
+    """The answer is not an object of the requested class; `text` is the answer as the model wrote it.
 
-    It is the core's error, and a `ValueError` as LlamaIndex's programs raise it.
+    It is a core error, and also a `ValueError`, which LlamaIndex's programs raise.
     """
 
 
 class StructuredOutputs(FunctionCallingLLM):
-    """What an LLM needs to answer in objects; `chat` and its siblings come from the subclass."""
+    """Adds structured output to an LLM; the subclass provides `chat` and its siblings."""
 
     _calls_must_be_valid: bool = PrivateAttr(default=False)
-    """Whether a call that cannot be made is an error even where none is needed."""
+    """Whether an invalid tool call raises even if no tool call is required."""
 
     def structured_predict(
         self,
@@ -61,17 +60,17 @@ class StructuredOutputs(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Model:
-        """The answer to a prompt as an object.
+        """Answer a prompt with an object.
 
         Args:
             output_cls: A pydantic class.
-            prompt: The prompt's template.
+            prompt: The prompt template.
             llm_kwargs: Keywords for `chat`.
-            **prompt_args: What the template needs.
+            **prompt_args: The variables of the template.
 
         Raises:
-            StructuredOutputError: The answer is no such object.
-            LLMError: What kept the answer from coming.
+            StructuredOutputError: The answer is not such an object.
+            LLMError: The request failed.
         """
         dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
@@ -93,7 +92,7 @@ class StructuredOutputs(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Model:
-        """As `structured_predict`."""
+        """Async version of `structured_predict`."""
         dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
         )
@@ -103,7 +102,7 @@ class StructuredOutputs(FunctionCallingLLM):
         else:
             template: BasePromptTemplate = prompt
             if self.pydantic_program_mode == PydanticProgramMode.FUNCTION:
-                # LlamaIndex's program forgets the system prompt where it is asynchronous and does not stream.
+                # LlamaIndex's program ignores the system prompt in asynchronous calls without streaming.
                 template = ChatPromptTemplate(self._extend_messages(prompt.format_messages(llm=self, **prompt_args)))
                 prompt_args = {}
             program = self._program(output_cls, template)
@@ -119,10 +118,10 @@ class StructuredOutputs(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Model | FlexibleModel, None, None]:
-        """The answer to a prompt as an object that grows: partial ones, and at last a valid one.
+        """Answer a prompt with an object, as a stream: partial objects, and finally a valid one.
 
         Arguments and errors are those of `structured_predict`. A partial object has the class's fields as attributes,
-        None where nothing has come yet, and is of the class itself as soon as it is valid.
+        None for those not yet received, and is an instance of the class itself as soon as it is valid.
         """
         dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
@@ -141,7 +140,7 @@ class StructuredOutputs(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
-        """As `stream_structured_predict`: `async for object in await llm.astream_structured_predict(...)`."""
+        """Async version: `async for object in await llm.astream_structured_predict(...)`."""
 
         async def gen() -> AsyncGenerator[Model | FlexibleModel, None]:
             dispatcher.event(
@@ -156,7 +155,7 @@ class StructuredOutputs(FunctionCallingLLM):
 
         return gen()
 
-    # LlamaIndex's own streams, and its StructuredLLM, come through these two as well.
+    # LlamaIndex's own streams, and its StructuredLLM, use these two methods too.
 
     def _structured_stream_call(
         self,
@@ -211,7 +210,7 @@ class StructuredOutputs(FunctionCallingLLM):
         llm_kwargs: dict[str, Any] | None,
         prompt_args: dict[str, Any],
     ) -> _Plan[Model] | None:
-        """What to ask, and how to read the answer; None where that is up to a program of LlamaIndex's."""
+        """What to send, and how to parse the answer; None if a LlamaIndex program does that."""
         if self.pydantic_program_mode == PydanticProgramMode.DEFAULT:
             keywords = {**(llm_kwargs or {}), "format": output_cls.model_json_schema()}
             messages = self._get_messages(prompt, **prompt_args)
@@ -227,27 +226,27 @@ class StructuredOutputs(FunctionCallingLLM):
     def _program(
         self, output_cls: type[Model], prompt: BasePromptTemplate, **settings: Any
     ) -> BasePydanticProgram[Model]:
-        # Copies: programs write into the prompt that they are given, and in a stream a broken call is none to them.
+        # Copies: programs modify the prompt that they are given, and in a stream they ignore an invalid call.
         llm = self.model_copy()
         llm._calls_must_be_valid = True
         mode = self.pydantic_program_mode
         return get_program_for_llm(output_cls, prompt.model_copy(), llm, pydantic_program_mode=mode, **settings)
 
     def _forcing(self) -> dict[str, Any]:
-        """What makes a program force its call in a stream, where LlamaIndex does not."""
+        """Settings that make a program force its tool call in a stream, where LlamaIndex does not."""
         return {"tool_choice": "required"} if self.pydantic_program_mode == PydanticProgramMode.FUNCTION else {}
 
 
 @dataclass(frozen=True)
 class _Plan(Generic[Model]):
-    """How to come to an object without a program.
+    """How to get an object without a program.
 
     Attributes:
         output_cls: Its class.
-        messages: What to ask.
+        messages: The messages to send.
         keywords: The keywords of the call.
-        parse: Makes the object of the answer's text; raises `ValueError`.
-        in_text: Whether other text may stand around the object.
+        parse: Converts the answer's text to the object; raises `ValueError`.
+        in_text: Whether other text may surround the object.
     """
 
     output_cls: type[Model]
@@ -257,10 +256,10 @@ class _Plan(Generic[Model]):
     in_text: bool
 
     def result(self, response: ChatResponse | None) -> Model:
-        """The object that an answer is.
+        """Parse an answer.
 
         Raises:
-            StructuredOutputError: It is none.
+            StructuredOutputError: It is not an object of the class.
         """
         text = (response.message.content if response else None) or ""
         try:
@@ -279,7 +278,7 @@ class _Plan(Generic[Model]):
 
     def _failure(self, text: str, response: ChatResponse | None, error: ValueError) -> StructuredOutputError:
         raw = response.raw if response is not None and isinstance(response.raw, dict) else {}
-        places = "the whole"
+        places = "the top level"
         if isinstance(error, ValidationError):
             places = ", ".join(sorted({".".join(map(str, e["loc"])) or places for e in error.errors()})[:5])
         thought = response is not None and any(isinstance(b, ThinkingBlock) for b in response.message.blocks)
@@ -292,32 +291,34 @@ class _Plan(Generic[Model]):
         else:
             why = "what the model wrote is in `text`"
         return StructuredOutputError(
-            f"the answer is no {self.output_cls.__name__} (at {places}); {why}", original_error=error, text=text
+            f"the answer is not a valid {self.output_cls.__name__} (at {places}); {why}",
+            original_error=error,
+            text=text,
         )
 
 
 def _of_class(output_cls: type[Model], result: Any) -> Model:
-    """What a program came to.
+    """Check the result of a program.
 
     Raises:
-        StructuredOutputError: It is no object of the class.
+        StructuredOutputError: It is not an object of the class.
     """
     if isinstance(result, output_cls):
         return result
     kind = "nothing" if result is None else f"a {type(result).__name__}"
     text = result.model_dump_json() if isinstance(result, BaseModel) else ""
-    raise StructuredOutputError(f"the answer is no {output_cls.__name__}: the model's came out as {kind}", text=text)
+    raise StructuredOutputError(f"the answer is not a valid {output_cls.__name__}: it was parsed as {kind}", text=text)
 
 
 def an_answer_came() -> None:
-    """Note, for the program that runs if one does, that its LLM has answered: what fails now is about the answer."""
+    """Record, for the running program if any, that its LLM has answered: later errors concern the answer."""
     answers = _answers.get()
     if answers is not None:
         answers.append(None)
 
 
 class _Naming:
-    """Lets what LlamaIndex's programs say of an answer out as one error that names the class; others pass."""
+    """Converts errors of LlamaIndex's programs about an answer to one error that names the class; others pass."""
 
     def __init__(self, output_cls: type[BaseModel]) -> None:
         self._output_cls = output_cls
@@ -332,8 +333,8 @@ class _Naming:
             raise _named(self._output_cls, error) from error
         if isinstance(error, (ValueError, TypeError)) and self._came:
             raise StructuredOutputError(
-                f"the answer is no {self._output_cls.__name__}; LlamaIndex's words for it, the answer among them, are "
-                "in `text`",
+                f"the answer is not a valid {self._output_cls.__name__}; LlamaIndex's error message, which quotes the "
+                "answer, is in `text`",
                 original_error=error,
                 text=str(error),
             ) from None
@@ -341,7 +342,7 @@ class _Naming:
 
 @contextmanager
 def _naming_cut_answers(output_cls: type[BaseModel]) -> Generator[None, None, None]:
-    """As `_Naming`, around a program that streams: of an answer that is no such object it says nothing by itself."""
+    """Like `_Naming`, for a program that streams, which does not itself report an invalid answer."""
     try:
         yield
     except OutputValidationError as error:
@@ -350,7 +351,7 @@ def _naming_cut_answers(output_cls: type[BaseModel]) -> Generator[None, None, No
 
 @contextmanager
 def _naming_unfit_answers(output_cls: type[BaseModel]) -> Generator[None, None, None]:
-    """As `_naming_cut_answers`, around the LLM itself; without the cause, as for an answer that is read here."""
+    """Like `_naming_cut_answers`, for the LLM itself; without the cause, as for an answer that is parsed here."""
     try:
         yield
     except StructuredOutputError:
@@ -361,7 +362,7 @@ def _naming_unfit_answers(output_cls: type[BaseModel]) -> Generator[None, None, 
 
 def _named(output_cls: type[BaseModel], error: OutputValidationError) -> StructuredOutputError:
     return StructuredOutputError(
-        f"the answer is no {output_cls.__name__}: {error.message}",
+        f"the answer is not a valid {output_cls.__name__}: {error.message}",
         original_error=error,
         text=error.text,
         response=error.response,
@@ -369,10 +370,10 @@ def _named(output_cls: type[BaseModel], error: OutputValidationError) -> Structu
 
 
 class _GrowingObject(Generic[Model]):
-    """The object so far, out of a text that grows.
+    """The object so far, from a growing text.
 
-    The text is parsed anew each time, so the longer it is the more has to come first: the work stays in proportion to
-    the answer's length, and a stream of short objects still gives one a token.
+    Each update parses the text from the beginning, so a longer text needs more new characters before the next update:
+    the total work stays linear in the length, and a stream of short objects still yields one per token.
     """
 
     def __init__(self, plan: _Plan[Model]) -> None:
@@ -382,7 +383,7 @@ class _GrowingObject(Generic[Model]):
         self._value: Any = None
 
     def add(self, response: ChatResponse) -> Model | FlexibleModel | None:
-        """The object, where it is another one than before; else None."""
+        """The object if it has changed; otherwise None."""
         text = response.message.content or ""
         if (len(text) - self._length) * _PARSE_AGAIN <= len(text):
             return None

@@ -1,4 +1,4 @@
-"""Tools: LlamaIndex's into what the core takes, the model's calls into what LlamaIndex runs."""
+"""Convert LlamaIndex tools to the core's, and the model's tool calls to LlamaIndex's."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["choice_of", "definitions_of", "force_single_tool_call", "selections"
 
 
 def definitions_of(tools: Sequence[BaseTool]) -> list[dict[str, Any]]:
-    """The tools' definitions; names and schemas as LlamaIndex makes them."""
+    """The tools' definitions, with names and schemas as LlamaIndex generates them."""
     return [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
 
 
 def choice_of(tool_choice: Any, *, required: bool) -> str | None:
-    """The core's `tool_choice` out of the forms that LlamaIndex and its users know.
+    """Convert the forms of `tool_choice` that LlamaIndex and its users know to the core's.
 
     Args:
         tool_choice: None, "auto", "none", "required", "any", a tool's name, or OpenAI's
             `{"type": "function", "function": {"name": ...}}`.
-        required: Whether a tool has to be called when nothing else is said.
+        required: Whether a tool must be called if `tool_choice` is None or "auto".
 
     Raises:
         ValueError: It is none of these.
@@ -44,7 +44,7 @@ def choice_of(tool_choice: Any, *, required: bool) -> str | None:
 
 
 def force_single_tool_call(response: ChatResponse) -> None:
-    """Keep the first tool call of a response and drop the others, in both places that hold them."""
+    """Keep only the first tool call of a response, in both places that have them."""
     message = response.message
     calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
     if len(calls) > 1:
@@ -55,15 +55,15 @@ def force_single_tool_call(response: ChatResponse) -> None:
 
 
 def selections(response: ChatResponse, *, strict: bool) -> list[ToolSelection]:
-    """The tools that a response asks to run.
+    """The tool calls of a response.
 
     Args:
         response: The answer.
-        strict: Whether a call that cannot be made is an error. Otherwise it is the selection of a tool that does not
-            exist, whose name says what is wrong: an agent answers that with an error, and asks the model again.
+        strict: Whether an invalid call raises. Otherwise it becomes the selection of a tool that does not exist, whose
+            name describes the error: an agent answers it with an error, and asks the model again.
 
     Raises:
-        OutputValidationError: A call cannot be made, and that is an error.
+        OutputValidationError: A call is invalid, and `strict` is true.
     """
     blocks = (block for block in response.message.blocks if isinstance(block, ToolCallBlock))
     return [_selection(call, index, strict) for index, call in enumerate(blocks)]
@@ -73,13 +73,13 @@ def _selection(call: ToolCallBlock, index: int, strict: bool) -> ToolSelection:
     call_id = call.tool_call_id or f"{call.tool_name or 'unknown'}_{index}"
     if call.tool_name and isinstance(call.tool_kwargs, dict):
         return ToolSelection(tool_id=call_id, tool_name=call.tool_name, tool_kwargs=call.tool_kwargs)
-    # ToolSelection would turn text into no arguments at all, and the tool would run with its defaults.
+    # ToolSelection would convert text to empty arguments, and the tool would run with its defaults.
     problem = (
-        f"{call.tool_name!r} with arguments that are no JSON object" if call.tool_name else "a tool without its name"
+        f"{call.tool_name!r} with arguments that are not a JSON object" if call.tool_name else "a tool without its name"
     )
     if not strict:
         return ToolSelection(tool_id=call_id, tool_name=problem, tool_kwargs={})
     text = call.tool_kwargs if isinstance(call.tool_kwargs, str) else ""
     raise OutputValidationError(
-        f"the model called {problem} ({len(text)} characters, in `text`); ask again, or take a larger model", text=text
+        f"the model called {problem} ({len(text)} characters, in `text`); ask again, or use a larger model", text=text
     )

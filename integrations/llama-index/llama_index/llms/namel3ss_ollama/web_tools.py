@@ -1,4 +1,4 @@
-"""Tools that search the web and read its pages, by the server of an LLM or of a provider."""
+"""Tools that search the web and fetch pages, through the server of an LLM or provider."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def web_search_tool(source: Ollama | OllamaProvider, *, max_results: int | None 
     """A tool `web_search` that an LLM calls with a `query`; its output is text.
 
     Args:
-        source: An `Ollama`, or an `OllamaProvider`: its server is asked, as `OllamaProvider.web_search` says.
-        max_results: How many results there may be, up to 10; the service's default is 5.
+        source: An `Ollama` or an `OllamaProvider` whose server is asked, as described in `OllamaProvider.web_search`.
+        max_results: The maximum number of results, up to 10; the service's default is 5.
 
     Raises:
         TypeError: `source` is neither.

@@ -1,4 +1,4 @@
-"""Pictures and audio given as addresses, fetched by the user's own function or by the core: here is no HTTP."""
+"""Fetch images and audio given as URLs, with the user's own function or with the core: no HTTP here."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Loader = Callable[[str], Any]
 
 
 def load_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], limit: int) -> dict[str, Media]:
-    """What there is at each address in the messages.
+    """Fetch the media at each URL in the messages.
 
     Args:
         messages: The messages.
-        loaders: What fetches a picture or audio, as bytes or as an `Image` or `Audio`; plain or `async`.
-        limit: The most bytes of one.
+        loaders: Functions, sync or async, that fetch an image or audio as bytes or as an `Image` or `Audio`.
+        limit: The maximum size of each, in bytes.
 
     Raises:
         TypeError: A loader returned something else.
-        ValueError: What came is larger than the limit, or no audio.
+        ValueError: The content is larger than the limit, or not audio.
     """
     media: dict[str, Media] = {}
     for url, kind in media_urls(messages).items():
@@ -40,7 +40,7 @@ def load_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], 
 
 
 async def aload_media(messages: Sequence[BaseMessage], loaders: Mapping[Kind, Loader], limit: int) -> dict[str, Media]:
-    """As `load_media`; a plain loader runs in a thread."""
+    """Async version of `load_media`; a sync loader runs in a thread."""
     media: dict[str, Media] = {}
     for url, kind in media_urls(messages).items():
         loader = loaders[kind]
@@ -57,7 +57,7 @@ async def _awaited(content: Awaitable[Any]) -> Any:
 
 def _checked(url: str, kind: Kind, content: Any, limit: int) -> Media:
     if not isinstance(content, (bytes, bytearray, kind)):
-        what = "a picture" if kind is Image else "audio"
+        what = "an image" if kind is Image else "audio"
         raise TypeError(f"image_loader: returned {type(content).__name__} for {what}, not bytes")
     medium = content if isinstance(content, (Image, Audio)) else kind(content)
     if medium.size > limit:

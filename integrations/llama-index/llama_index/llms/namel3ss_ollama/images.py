@@ -1,4 +1,4 @@
-"""Where the pictures and the audio of LlamaIndex's messages are, and how what is on the web is fetched."""
+"""Find the images and audio in LlamaIndex messages, and fetch those given as web URLs."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _OF_ANSWERS = frozenset({MessageRole.ASSISTANT, MessageRole.CHATBOT, MessageRole
 
 
 def held(block: MediaBlock) -> object:
-    """What a block holds itself: bytes in base64, a file object, or None."""
+    """The content inside a block: bytes in base64, a file object, or None."""
     return block.image if isinstance(block, ImageBlock) else block.audio
 
 
 def web_address(block: MediaBlock) -> str | None:
-    """The address of a picture or audio that is on the web; None if it is in the block or in a file."""
+    """The http or https URL of an image or audio; None if the content is in the block or in a file."""
     url = str(block.url or "")
     on_web = url.lower().startswith(("http:", "https:"))
     return url if on_web and held(block) is None and block.path is None else None
 
 
 def data_url(block: MediaBlock) -> str:
-    """The data URL that a picture or audio is given as, or "".
+    """The data URL of an image or audio, or "" if it has no URL.
 
     Raises:
-        ValueError: It is an address of another kind. A file is read only if it is given as a path.
+        ValueError: It is another kind of URL. A file is read only if it is given as a path.
     """
     url = str(block.url or "")
     scheme = url.partition(":")[0].lower() if ":" in url else ""
@@ -51,12 +51,12 @@ def data_url(block: MediaBlock) -> str:
 
 
 def on_the_web(messages: Iterable[ChatMessage]) -> bool:
-    """Whether a message has a picture or audio that has to be fetched."""
+    """Whether any message has an image or audio that has to be fetched."""
     return any(web_address(block) for message in messages for block in _media(message))
 
 
 def need_reading(messages: Iterable[ChatMessage]) -> bool:
-    """Whether a message has a picture or audio whose bytes are in a file, so that reading it can take long."""
+    """Whether any message has an image or audio in a file, which may be slow to read."""
     return any(
         not isinstance(held(block), bytes) and (held(block) or block.path) is not None
         for message in messages
@@ -65,11 +65,11 @@ def need_reading(messages: Iterable[ChatMessage]) -> bool:
 
 
 async def fetch_media(messages: Sequence[ChatMessage], max_bytes: int) -> dict[str, Media]:
-    """The pictures and audio of the messages that are on the web, by address; each is fetched once.
+    """Fetch the images and audio given as web URLs, by URL; each URL is fetched once.
 
     Raises:
-        ValueError: An address is none of http or https, what came is too large, or neither a picture nor audio.
-        LLMConnectionError, LLMTimeoutError: One could not be fetched.
+        ValueError: A URL is not http or https, or the content is too large, or neither an image nor audio.
+        LLMConnectionError, LLMTimeoutError: A URL could not be fetched.
     """
     fetched: dict[str, Media] = {}
     for index, message in enumerate(messages):
@@ -86,7 +86,7 @@ async def fetch_media(messages: Sequence[ChatMessage], max_bytes: int) -> dict[s
 
 
 def _media(message: ChatMessage) -> Iterator[MediaBlock]:
-    """The pictures and audio of a message that go to the model; audio of an answer does not."""
+    """The images and audio of a message that are sent to the model; audio in an assistant message is not."""
     for block in _flat(message.blocks):
         if isinstance(block, ImageBlock) or (isinstance(block, AudioBlock) and message.role not in _OF_ANSWERS):
             yield block
