@@ -8,20 +8,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from recipe_pages import blocks, load, write
+from recipe_pages import PAGES, blocks, load, write
 
 from namel3ss_ollama import ModelNotFoundError, instant_retries
-from namel3ss_ollama.testing import Fault, Gate, OllamaServer, Reply, ToolCall
+from namel3ss_ollama.address import resolve_address
+from namel3ss_ollama.testing import Fault, Gate, OllamaServer, Record, Reply, ToolCall
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +172,10 @@ def test_celery(ollama_server: OllamaServer, tasks: ModuleType) -> None:
     with worker.start_worker(tasks.app, pool="threads", concurrency=2, perform_ping_check=False):
         results = [tasks.summarize.delay(text) for text in ("Once upon a time", "And then")]
         assert [result.get(timeout=30)["summary"] for result in results] == ["It was a long day."] * 2
-    assert sorted(request.text.splitlines()[-1] for request in ollama_server.requests) == ["And then", "Once upon a time"]
+    assert sorted(request.text.splitlines()[-1] for request in ollama_server.requests) == [
+        "And then",
+        "Once upon a time",
+    ]
 
 
 def test_celery_retries_what_time_heals(ollama_server: OllamaServer, tasks: ModuleType) -> None:
@@ -279,5 +287,257 @@ def test_deepagents(
     assert [request.model for request in ollama_server.requests if request.path == "/api/chat"] == [
         "qwen3", "llama3.2", "llama3.2", "qwen3", "qwen3",
     ]  # fmt: skip
-    windows = {request.payload["options"]["num_ctx"] for request in ollama_server.requests if request.path == "/api/chat"}
+    windows = {
+        request.payload["options"]["num_ctx"] for request in ollama_server.requests if request.path == "/api/chat"
+    }
     assert windows == {32_768, 16_384}
+
+
+# A workflow of LlamaIndex's
+
+
+def test_llama_index_workflow(
+    ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ollama_server.on(contains="exaggeration").reply('{"good": false, "reason": "No chair is magic."}', times=1).reply(
+        '{"good": true, "reason": ""}'
+    )
+    ollama_server.on(contains="Mind this: No chair is magic.").reply(["A", " chair."])
+    ollama_server.reply(["A", " magic", " chair."])
+    load("llamaindex-workflow.md", "workflow.py", "__main__")
+    assert capsys.readouterr().out == "A magic chair.A chair.\nresult: A chair.\n"
+    assert sum(request.path == "/api/chat" for request in ollama_server.requests) == 4
+
+
+# RAG over a folder
+
+WORDS = ["lighthouse", "bakery", "library"]
+
+
+@pytest.mark.parametrize(
+    ("title", "needs"), [("rag_llama_index.py", "llama_index.core"), ("rag_langchain.py", "langchain_text_splitters")]
+)
+def test_rag(
+    ollama_server: OllamaServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    title: str,
+    needs: str,
+) -> None:
+    pytest.importorskip(needs)
+    monkeypatch.chdir(tmp_path)
+    texts = ["The lighthouse was painted red in 1921.", "The bakery sells rye bread.", "The library opens at nine."]
+    for word, text in zip(WORDS, texts, strict=True):
+        file = tmp_path / "notes" / f"{word}.md"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+
+    def vectors(record: Record) -> Reply:
+        asked = record.payload["input"]
+        asked = [asked] if isinstance(asked, str) else asked
+        return Reply(embeddings=[[1.0 + 9 * (word in text.lower()) for word in WORDS] for text in asked])
+
+    ollama_server.models.add("nomic-embed-text")
+    ollama_server.reply(vectors, path="/api/embed")
+    ollama_server.reply(["In", " 1921", "."])
+    embedded = []
+    for _ in range(2):
+        run_program("rag.md", monkeypatch, "notes", "When was the lighthouse painted?", title=title)
+        answer, sources = capsys.readouterr().out.strip().splitlines()
+        assert answer == "In 1921."
+        assert sources.startswith("from: lighthouse.md")
+        embedded.append(sum(request.path == "/api/embed" for request in ollama_server.requests))
+    assert embedded == [2, 3]  # the files once, and each question
+    assert "painted red in 1921" in ollama_server.requests[-1].text
+
+
+# MCP
+
+
+def test_mcp(
+    ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("mcp.server.fastmcp")  # with `capfd`: the server's process gets what is stderr by then
+    pytest.importorskip("langchain_mcp_adapters")
+    write("mcp.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ollama_server.sequence(Reply(tool_calls=[ToolCall("forecast", {"city": "Rome", "days": 2})]), "No umbrella.")
+    run_program("mcp.md", monkeypatch, "Do I need an umbrella in Rome?")
+    assert capfd.readouterr().out == "No umbrella.\n"
+    first, second = (request.payload for request in ollama_server.requests if request.path == "/api/chat")
+    assert first["tools"][0]["function"]["parameters"]["required"] == ["city"]
+    assert "Rome: sunny for 2 day(s)" in second["messages"][-1]["content"]
+
+
+# OpenTelemetry
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, dict[str, list[bytes]]]]:
+    """What receives OTLP over HTTP: its address, and the bodies by path."""
+    received: dict[str, list[bytes]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.setdefault(self.path, []).append(body)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", received
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_opentelemetry(ollama_server: OllamaServer, tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    write("opentelemetry.md", tmp_path)
+    ollama_server.reply(["Good", " day", "."])
+    with receiver() as (url, received):
+        environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
+        program = subprocess.run(
+            [sys.executable, "app.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+    assert (program.returncode, program.stdout, program.stderr) == (0, "Good day.\n", "")
+    (traces,) = map(ExportTraceServiceRequest.FromString, received["/v1/traces"])
+    spans = {span.name: span for span in traces.resource_spans[0].scope_spans[0].spans} | {
+        span.name: span for span in traces.resource_spans[0].scope_spans[-1].spans
+    }
+    asked = spans["text_completion llama3.2"]
+    assert asked.parent_span_id == spans["greeting"].span_id
+    measured = ExportMetricsServiceRequest.FromString(received["/v1/metrics"][-1])
+    names = {metric.name for scope in measured.resource_metrics[0].scope_metrics for metric in scope.metrics}
+    assert {"llm.streaming.success", "gen_ai.client.token.usage"} <= names
+    resource = {attribute.key for attribute in measured.resource_metrics[0].resource.attributes}
+    assert {"service.name", "service.instance.id"} <= resource
+
+
+ALL_THAT_IS_MEASURED = """
+from opentelemetry import metrics
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import generate_latest
+
+metrics.set_meter_provider(MeterProvider([PrometheusMetricReader()]))
+from namel3ss_ollama import LLMError, OllamaProvider, StreamConfig, instant_retries
+
+with OllamaProvider("llama3.2") as provider, instant_retries():
+    provider.generate("retry")
+    for prompt in ("fine", "broken", "silent"):
+        try:
+            list(provider.stream(prompt, stream_config=StreamConfig(chunk_timeout=0.05)))
+        except LLMError:
+            pass
+    for chunk in provider.stream("left"):
+        break
+    try:
+        provider.generate("Hello", model="no-such-model")
+    except LLMError:
+        pass
+    provider.stats()
+print(generate_latest().decode())
+"""
+DASHBOARD = PAGES / "assets" / "grafana-dashboard.json"
+
+
+def test_the_dashboard_shows_what_is_measured(ollama_server: OllamaServer) -> None:
+    pytest.importorskip("opentelemetry.exporter.prometheus")
+    from prometheus_client.parser import text_string_to_metric_families
+
+    ollama_server.reply(["one ", "two ", "three"])
+    ollama_server.fault("status", contains="retry", status=503, times=1)
+    ollama_server.fault("cut", contains="broken", at_token=1)
+    ollama_server.fault("stall_mid_stream", contains="silent", at_token=1)
+    program = [sys.executable, "-c", ALL_THAT_IS_MEASURED]
+    text = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True).stdout
+    labels: dict[str, set[str]] = {}
+    bounds: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+            bounds.setdefault(sample.name, set()).add(sample.labels.get("le", ""))
+    board = json.loads(DASHBOARD.read_text("utf-8"))
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert len(expressions) > 10
+    for expression in expressions:
+        found = re.findall(r"\b((?:llm|gen_ai)_\w+)\{([^}]*)\}", expression)
+        assert found, expression
+        for name, selectors in found:
+            assert name in labels, expression
+            used = set(re.findall(r"(\w+)[=!]~?\"", selectors))
+            for group in re.findall(r"\bby \(([^)]*)\)", expression):
+                used |= set(group.split(", "))
+            assert used <= labels[name], expression
+            if name.endswith("_seconds_bucket"):
+                assert {"0.32", "2.56", "40.96"} <= bounds[
+                    name
+                ]  # finer than the SDK's, so that quantiles mean something
+    (variable,) = [v for v in board["templating"]["list"] if v["name"] == "model"]
+    name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+    assert label in labels[name]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+def test_the_collector_hands_on_what_it_receives() -> None:
+    yaml = pytest.importorskip("yaml")
+    collector = yaml.safe_load(blocks("opentelemetry.md")["collector.yaml"])
+    for pipeline in collector["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= set(collector[kind])
+    port = collector["exporters"]["prometheus"]["endpoint"].rpartition(":")[2]
+    (scraped,) = yaml.safe_load(blocks("opentelemetry.md")["prometheus.yaml"])["scrape_configs"]
+    assert scraped["static_configs"] == [{"targets": [f"collector:{port}"]}]
+
+
+# Docker Compose
+
+
+def test_compose() -> None:
+    """The files agree with each other and with the application; Docker itself is not run."""
+    yaml = pytest.importorskip("yaml")
+    files = blocks("compose.md")
+    composed = yaml.safe_load(files["compose.yaml"])
+    services = composed["services"]
+    for service in services.values():
+        assert set(service.get("depends_on", ())) <= set(services)
+        assert ("image" in service) != ("build" in service)
+        for volume in service.get("volumes", ()):
+            assert volume.split(":")[0] in composed["volumes"]
+    assert "ports" not in services["ollama"]
+    assert urlsplit(resolve_address(None, services["app"]["environment"]).url).hostname in services
+    assert set(yaml.safe_load(files["compose.gpu.yaml"])["services"]) <= set(services)
+    model = re.search(r'OllamaProvider\("([^"]+)", max_concurrent=(\d+)', blocks("fastapi.md")["app.py"])
+    assert model is not None
+    assert services["pull"]["entrypoint"][-1] == model[1]
+    assert services["ollama"]["environment"]["OLLAMA_NUM_PARALLEL"] == model[2]
+    (command,) = re.findall(r"^CMD (.+)$", files["Dockerfile"], re.MULTILINE)
+    assert json.loads(command)[:2] == ["uvicorn", "app:app"]
+    inside = services["app"]["ports"][0].rpartition(":")[2]
+    assert json.loads(command)[json.loads(command).index("--port") + 1] == inside
+
+
+# All pages
+
+
+def test_each_page_is_listed_and_run() -> None:
+    index = (PAGES / "index.md").read_text("utf-8")
+    pages = {path.name for path in PAGES.glob("*.md")} - {"index.md"}
+    assert set(re.findall(r"\]\((\w[\w-]*\.md)\)", index)) == pages
+    tests = Path(__file__).read_text("utf-8")
+    for page in pages:
+        assert f'"{page}"' in tests
+        text = (PAGES / page).read_text("utf-8")
+        assert len(blocks(page)) == text.count("```") // 2, f"{page}: a block without a title is not run"
