@@ -58,7 +58,7 @@ _BOUNDARIES: Mapping[str, Sequence[float]] = {
     "{token}": [4**power for power in range(14)],
     "{token}/s": [2**power for power in range(13)],
 }
-"""The buckets of histograms, by unit. The SDK's defaults suit milliseconds: most times in seconds would be in one bucket.
+"""The buckets of histograms, by unit. The SDK's defaults suit milliseconds: most times in seconds would be in one.
 Those of durations and of tokens are the ones that the semantic conventions name."""
 
 

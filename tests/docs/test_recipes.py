@@ -114,11 +114,20 @@ async def test_fastapi_stops_the_model_when_the_client_hangs_up(ollama_server: O
 # Streamlit
 
 
-def test_streamlit_chats(ollama_server: OllamaServer) -> None:
-    testing = pytest.importorskip("streamlit.testing.v1", exc_type=ImportError)
+@pytest.fixture
+def chat_page() -> Any:
+    """The page with a provider of its own: Streamlit caches it for the process, and with it the server's address."""
+    testing = pytest.importorskip("streamlit.testing.v1")
+    import streamlit
+
+    streamlit.cache_resource.clear()
+    return testing.AppTest.from_string(blocks("streamlit.md")["app.py"], default_timeout=30)
+
+
+def test_streamlit_chats(ollama_server: OllamaServer, chat_page: Any) -> None:
     ollama_server.fault("cut", contains="fail", at_token=1)
     ollama_server.sequence("Hello to you.", "Rome.")
-    app = testing.AppTest.from_string(blocks("streamlit.md")["app.py"], default_timeout=30).run()
+    app = chat_page.run()
     for text in ("Good morning", "Please fail", "The capital of Italy?"):
         app.chat_input[0].set_value(text).run()
         assert not app.exception
@@ -133,6 +142,31 @@ def test_streamlit_chats(ollama_server: OllamaServer) -> None:
     chats = [request.payload["messages"] for request in ollama_server.requests]
     assert [message["content"] for message in chats[-1]] == ["Good morning", "Hello to you.", "The capital of Italy?"]
     assert len({request.connection for request in ollama_server.requests}) < len(chats)  # one provider, kept
+
+
+def test_streamlit_stops_the_model_when_it_is_interrupted(
+    ollama_server: OllamaServer, chat_page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamlit.runtime.scriptrunner import ScriptRunner
+
+    runners = []
+    start = ScriptRunner.start
+    monkeypatch.setattr(ScriptRunner, "start", lambda self: (runners.append(self), start(self)))
+    held, never = Gate(), Gate()
+    ollama_server.reply(["Good", " day", "."], gates={1: held, 2: never})
+
+    def press_stop() -> None:
+        ollama_server.wait_for(lambda _: held.waiting == 1, timeout=30)
+        runners[-1].request_stop()
+        held.open()
+
+    app = chat_page.run()
+    button = threading.Thread(target=press_stop)
+    button.start()
+    app.chat_input[0].set_value("Good morning").run()
+    button.join()
+    ollama_server.wait_for(lambda s: s.active_requests == 0, timeout=30)
+    assert [(r.outcome, r.tokens_sent) for r in ollama_server.requests] == [("client_closed", 2)]
 
 
 # Jupyter
@@ -262,7 +296,7 @@ def test_langgraph_goes_on_where_it_stopped(
     with pytest.raises(SystemExit, match="Run it again"):
         run_program("langgraph.md", monkeypatch, "anna", "How is the weather in Rome?")
     run_program("langgraph.md", monkeypatch, "anna", "And is that warm?")
-    assert capsys.readouterr().out.split() == "[looking up Rome] Sunny. Yes, it is.".split()
+    assert capsys.readouterr().out.split("\n") == ["[looking up Rome]", "Sunny.", "Yes, it is.", ""]
 
 
 # deepagents
