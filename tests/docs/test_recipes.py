@@ -166,7 +166,7 @@ def test_streamlit_stops_the_model_when_it_is_interrupted(
     app.chat_input[0].set_value("Good morning").run()
     button.join()
     ollama_server.wait_for(lambda s: s.active_requests == 0, timeout=30)
-    assert [(r.outcome, r.tokens_sent) for r in ollama_server.requests] == [("client_closed", 2)]
+    assert [request.outcome for request in ollama_server.requests] == ["client_closed"]
 
 
 # Jupyter
