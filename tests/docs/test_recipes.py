@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -177,10 +178,25 @@ def test_jupyter(ollama_server: OllamaServer) -> None:
     nbclient = pytest.importorskip("nbclient")
     from nbformat.v4 import new_code_cell, new_notebook
 
-    ollama_server.on(contains="rivers").reply("Po, Tiber, Arno")
+    ollama_server.on(contains="rivers").reply("Po, Tiber, Arno", times=1)
+    ollama_server.on(contains="rivers").reply(["Po"], gates={1: Gate()})
     ollama_server.on(contains="Norway?").reply("Oslo")
-    cells = [new_code_cell(code) for title, code in blocks("jupyter.md").items() if title.startswith("Cell")]
-    notebook = nbclient.NotebookClient(new_notebook(cells=cells), timeout=60).execute()
+    codes = blocks("jupyter.md")
+    cells = [new_code_cell(code) for code in codes.values()]
+    cells.append(new_code_cell(codes["Cell 2"], metadata={"tags": ["raises-exception"]}))  # and after the last cell
+    client = nbclient.NotebookClient(new_notebook(cells=cells), timeout=60)
+
+    def interrupt() -> None:
+        ollama_server.wait_for(lambda s: s.requests and s.requests[-1].tokens_sent == 1 and s.active_requests, 60)
+        os.kill(client.km.provisioner.pid, signal.SIGINT)
+
+    user = threading.Thread(target=interrupt)
+    user.start()
+    notebook = client.execute()
+    user.join()
+    error = notebook.cells.pop().outputs[-1]
+    assert error.ename in ("KeyboardInterrupt", "CancelledError")
+    assert ollama_server.requests[-1].outcome == "client_closed"
     printed = ["".join(output.text for output in cell.outputs) for cell in notebook.cells]
     assert {output.name for cell in notebook.cells for output in cell.outputs} == {"stdout"}
     assert printed[1] == "Po, Tiber, Arno"
@@ -342,6 +358,23 @@ def test_llama_index_workflow(
     load("llamaindex-workflow.md", "workflow.py", "__main__")
     assert capsys.readouterr().out == "A magic chair.A chair.\nresult: A chair.\n"
     assert sum(request.path == "/api/chat" for request in ollama_server.requests) == 4
+
+
+async def test_llama_index_workflow_that_is_cancelled(ollama_server: OllamaServer) -> None:
+    from llama_index.core.workflow.errors import WorkflowCancelledByUser
+
+    gate = Gate()
+    ollama_server.reply(["A", " chair."], gates={1: gate})
+    recipe = load("llamaindex-workflow.md", "workflow.py")
+    llm = recipe.Ollama("llama3.2")
+    handler = recipe.Describe(llm).run(product="a chair")
+    await ollama_server.wait_for_async(lambda _: gate.waiting == 1)
+    await handler.cancel_run()
+    await ollama_server.wait_for_async(lambda s: s.active_requests == 0)
+    assert [request.outcome for request in ollama_server.requests] == ["client_closed"]
+    with pytest.raises(WorkflowCancelledByUser):
+        await handler
+    await llm.provider.aclose()
 
 
 # RAG over a folder
