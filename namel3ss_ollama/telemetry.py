@@ -53,6 +53,14 @@ _REQUEST_ATTRIBUTES = {
     "presence_penalty": "gen_ai.request.presence_penalty",
 }
 
+_BOUNDARIES: Mapping[str, Sequence[float]] = {
+    "s": [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92],
+    "{token}": [4**power for power in range(14)],
+    "{token}/s": [2**power for power in range(13)],
+}
+"""The buckets of histograms, by unit. The SDK's defaults suit milliseconds: most times in seconds would be in one.
+Those of durations and of tokens are the ones that the semantic conventions name."""
+
 
 @dataclass(slots=True)
 class HostStats:
@@ -495,7 +503,9 @@ def _instruments() -> _Instruments | None:
             return meter.create_counter(name, unit=unit, description=what)
 
         def histogram(name: str, what: str, unit: str = "s") -> Histogram:
-            return meter.create_histogram(name, unit=unit, description=what)
+            return meter.create_histogram(
+                name, unit=unit, description=what, explicit_bucket_boundaries_advisory=_BOUNDARIES[unit]
+            )
 
         return _Instruments(
             current=context.get_current,

@@ -482,6 +482,25 @@ def test_a_whole_answer_has_no_metrics_of_streams(seen: Seen, clock: Clock) -> N
 # Without OpenTelemetry
 
 
+def test_histograms_have_buckets_that_suit_their_units(
+    sdk: tuple[InMemorySpanExporter, InMemoryMetricReader], clock: Clock
+) -> None:
+    """With the SDK's own buckets, of which the first ends at 5, quantiles of most times would be a guess."""
+    telemetry = Telemetry(URL)
+    telemetry.end(stream(clock, telemetry), "success", usage=USAGE, response=answer())
+    data = sdk[1].get_metrics_data()
+    assert data is not None
+    measured = [m for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics]
+    bounds = {m.name: m.data.data_points[0].explicit_bounds for m in measured if hasattr(m.data.data_points[0], "sum")}
+    for name, value in (
+        ("gen_ai.client.operation.duration", 2.5),
+        ("gen_ai.client.token.usage", 1000),
+        ("llm.tokens_per_second", 40),
+    ):
+        assert sum(bound < value for bound in bounds[name]) >= 5, name
+        assert any(bound > 20 * value for bound in bounds[name]), name
+
+
 @pytest.mark.usefixtures("without_opentelemetry")
 def test_without_opentelemetry_the_numbers_are_there_all_the_same(clock: Clock) -> None:
     assert module._instruments() is None
