@@ -60,7 +60,9 @@ def main() -> None:
     async def tagged(ids: Series, texts: Series) -> list[dict[str, Any]]:
         keys = ids.to_pylist()
         journal = work / "journals" / f"{keys[0]}.db"
-        batch = functools.partial(provider_of(*settings).batch, texts.to_pylist(), ids=keys, journal=journal, system=QUESTION)
+        batch = functools.partial(
+            provider_of(*settings).batch, texts.to_pylist(), ids=keys, journal=journal, system=QUESTION
+        )
         report = await asyncio.to_thread(batch)  # not on Daft's event loop: nothing closes connections there
         return [
             {

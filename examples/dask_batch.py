@@ -4,13 +4,13 @@ python examples/dask_batch.py --base-url http://gpu1:11434 --base-url http://gpu
 
 It needs Dask: pip install "dask[bag]"
 
-Each partition has a journal of its own, named after its first row. What a killed run had answered is found again as long
-as the table and the number of partitions stay the same; a row that moves to another partition is asked again.
+Each partition has a journal of its own, named after its first row. What a killed run had answered is found again as
+long as the table and the number of partitions stay the same; a row that moves to another partition is asked again.
 
-Each process has one provider, whose slots its partitions share. By default there is one process: a thread that waits for
-a model needs no CPU. Processes (--scheduler processes, or the workers of a cluster) don't know of each other, so divide
-the hosts' slots by their number, and end all of them before you go on: a journal that is in use is an error. On a
-cluster, put `tagged` and `provider_of` into a module that the workers can import.
+Each process has one provider, whose slots its partitions share. By default there is one process: a thread that waits
+for a model needs no CPU. Processes (--scheduler processes, or the workers of a cluster) don't know of each other, so
+divide the hosts' slots by their number, and end all of them before you go on: a journal that is in use is an error. On
+a cluster, put `tagged` and `provider_of` into a module that the workers can import.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Fields read out of 10,000 texts by one host or several, and a table of what came. After a kill, the same command goes on.
+"""Fields read out of 10,000 texts, and a table of what came. After a kill, the same command goes on.
 
 python examples/extraction_batch.py --base-url http://gpu1:11434 --base-url http://gpu2:11434 --slots 4
+
+On a terminal, a bar shows how far it is; it needs rich: pip install rich
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
@@ -36,7 +39,7 @@ class Review(BaseModel):
 def texts(number: int) -> Iterator[str]:
     """So many texts, no two of them alike. Yours come out of a file or a database, one by one as here."""
     kinds = itertools.cycle(itertools.product(STORIES, PRODUCTS))
-    for order, (story, product) in zip(range(number), kinds):
+    for order, (story, product) in zip(range(number), kinds, strict=False):
         yield f"Order {order}. {story.format(product)}"
 
 
@@ -56,7 +59,7 @@ def show(report: BatchReport) -> None:
     for kind, count in failures.most_common():
         print(f"{'failed':10} {kind:20} {count:8,}")
     rows, seconds = report.answered + report.failed, max(report.seconds, 1e-9)
-    print(f"{report.answered:,} answered, {report.failed:,} failed, {report.skipped:,} had been answered before")
+    print(f"{report.answered:,} answered, {report.failed:,} failed; {report.skipped:,} were done before this run")
     print(f"{rows / seconds:,.1f} rows/s, {report.tokens / seconds:,.0f} tokens/s")
     for host, share in report.by_host.items():
         print(f"{host}: {share.rows:,} rows, {share.tokens:,} tokens")
@@ -71,8 +74,10 @@ async def main() -> None:
     addresses = given.base_url or os.environ.get("OLLAMA_HOSTS", "http://localhost:11434").split(",")
     hosts = Hosts([Host(address, slots=given.slots) for address in addresses])
     slots = given.slots * len(addresses)
+    for address in addresses:
+        async with OllamaProvider(given.model, address) as one:  # a model is pulled to one server at a time
+            await pull_if_missing(one)
     async with OllamaProvider(given.model, hosts, max_concurrent=slots, temperature=0, max_tokens=100) as provider:
-        await pull_if_missing(provider)
         report = await provider.agenerate_batch(
             texts(given.rows),
             system="Read the customer's review and fill in the fields.",
@@ -84,4 +89,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main())
+    try:
+        run(main())
+    except KeyboardInterrupt:
+        sys.exit("\nwhat was answered is kept; the same command goes on from there")
