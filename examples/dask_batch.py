@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @functools.cache
 def provider_of(model: str, addresses: tuple[str, ...], slots: int) -> OllamaProvider:
-    """The provider of this process. It cannot be sent to another one, so each makes its own."""
+    """The provider of this process. A copy for each partition, pickled by Dask, would have slots of its own."""
     hosts = Hosts([Host(address, slots=slots) for address in addresses])
     return OllamaProvider(model, hosts, max_concurrent=slots * len(addresses), temperature=0, max_tokens=5)
 
