@@ -63,7 +63,7 @@ else
 endif
 
 test-ray: $(RAY)/.ready ## run the tests of the package for Ray, with a real local Ray
-	$(RAY)/bin/python -m pytest tests/ray --show-capture=no $(ARGS)
+	$(RAY)/bin/python -m pytest tests/ray tests/docs/test_batch_page.py::test_ray_data --show-capture=no $(ARGS)
 
 # Without the conformance suites, which follow the newest version, and without what is about processes and bounds.
 floors: $(FLOORS)/.ready ## run the adapters' tests on the lowest versions that the packages ask for

@@ -21,6 +21,12 @@ PARTS = ["generation", "streaming", "concurrency", "system_prompts", "errors", "
 PRINTS = {
     "cancellable_stream": ["cancelled: end='cancelled'", "left: end='cancelled', slots taken: 0"],
     "custom_monitoring": ["answers: 2, failures: 1, retries: 0", "llm.generation.success", "gen_ai.client.token.usage"],
+    "extraction_batch": [
+        "\nwants      ",
+        "2 answered, 0 failed; 0 were done before this run\n",
+        " rows/s, ",
+        ": 2 rows, ",
+    ],
     "inference_service": ["3 answers, 1 failed, ", "['(ModelNotFoundError)']"],
     "model_fallback": ["a-model-that-is-not-there: ModelNotFoundError", "smollm2:135m: The capital of France is Paris"],
     "model_router": ["[talk] ", "The capital of France is Paris", "[tools] ", "convert({'amount': "],
@@ -31,6 +37,9 @@ PRINTS = {
     ],
     "ollama_production_example": [*(f"== {part}" for part in PARTS), "model not found: ", "no connection: cannot"],
 }
+ARGUMENTS = {"extraction_batch": ["--rows", "2", "--journal", "{folder}/run.db"]}
+# Run against the test server in test_batch_examples.py and in tests/ray.
+ENGINES = {"daft_batch", "dask_batch", "ray_batch"}
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -64,12 +73,13 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def test_none_is_missed() -> None:
     files = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert files == {*PRINTS, "demo", "_common"}
+    assert files == {*PRINTS, *ENGINES, "demo", "_common"}
 
 
 @pytest.mark.parametrize("example", PRINTS)
-def test_example(example: str, address: str) -> None:
-    printed = run(example, "--base-url", address)
+def test_example(example: str, address: str, tmp_path: Path) -> None:
+    arguments = [argument.format(folder=tmp_path) for argument in ARGUMENTS.get(example, [])]
+    printed = run(example, "--base-url", address, *arguments)
     for expected in PRINTS[example]:
         assert expected in printed
 

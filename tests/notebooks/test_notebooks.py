@@ -15,7 +15,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 200_000  # bytes
 SILENT = ("import os", "from llama_index.core import Document", "await provider.aclose()")
 """How the cells begin that print nothing."""
-SERVED = {"06_several_hosts"}
+SERVED = {"06_several_hosts", "07_batches"}
 """Notebooks that bring the servers of `namel3ss_ollama.testing`, and need no model."""
 
 
@@ -35,7 +35,7 @@ def code_cells(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_there_are_six() -> None:
+def test_there_are_seven() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "01_quickstart",
         "02_langchain",
@@ -43,6 +43,7 @@ def test_there_are_six() -> None:
         "04_agents_with_streaming",
         "05_choosing_concurrency",
         "06_several_hosts",
+        "07_batches",
     ]
 
 
@@ -58,7 +59,7 @@ def test_it_is_stored_with_outputs_and_nothing_else(path: Path) -> None:
         assert cell.outputs or cell.source.startswith(SILENT), cell.source
         names = [output.name for output in cell.outputs if output.output_type == "stream"]
         assert len(names) == len(set(names)), "run notebooks/execute.py: a stream is stored in pieces"
-    if path.stem in ("01_quickstart", "03_llama_index_rag", "05_choosing_concurrency", "06_several_hosts"):
+    if path.stem in ("01_quickstart", "03_llama_index_rag", "05_choosing_concurrency", *SERVED):
         assert "image/png" in text
 
 
@@ -79,8 +80,18 @@ def test_it_runs(path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ran(path)
 
 
+def printed_by(notebook: Any) -> str:
+    return "".join(o.text for cell in code_cells(notebook) for o in cell.outputs if o.output_type == "stream")
+
+
 @pytest.mark.timeout(120)
 def test_no_answer_is_lost_with_a_host() -> None:
-    cells = code_cells(ran(FOLDER / "06_several_hosts.ipynb"))
-    printed = [output.text for cell in cells for output in cell.outputs if output.output_type == "stream"]
-    assert any(text.startswith("48 answers, 0 failed\n") for text in printed), printed
+    printed = printed_by(ran(FOLDER / "06_several_hosts.ipynb"))
+    assert "\n48 answers, 0 failed\n" in printed, printed
+
+
+@pytest.mark.timeout(120)
+def test_a_batch_that_was_ended_goes_on() -> None:
+    printed = printed_by(ran(FOLDER / "07_batches.ipynb"))
+    assert "cancelled, with at least half of the rows done: True\nrows with an answer: 120\n" in printed, printed
+    assert "the second run asked the rest: True\nasked twice no more than were under way: True\n" in printed, printed

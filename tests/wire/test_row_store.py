@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from namel3ss_ollama import Journal, JournalError, Known, OllamaProvider, Outcome, RowId
+from namel3ss_ollama import Journal, JournalError, Known, OllamaProvider, Outcome, RowId, read_journal
 from namel3ss_ollama.testing import OllamaServer
 
 
@@ -67,3 +68,16 @@ def test_a_journal_in_use_is_waited_for_no_longer_than_that(tmp_path: Path) -> N
     ):
         Journal(tmp_path / "a.db", "answers", "m", wait=0.01)
     Journal(tmp_path / "a.db", "answers", "m", wait=0.01).close()
+
+
+async def test_batches_at_once_share_an_open_journal(ollama_server: OllamaServer, tmp_path: Path) -> None:
+    async def ask(part: int) -> int:
+        ids = [f"{part}-{number}" for number in range(5)]
+        return (await provider.agenerate_batch(ids, ids=ids, journal=journal)).answered
+
+    async with OllamaProvider("llama3.2", ollama_server.url) as provider:
+        for expected in (5, 0):
+            with Journal(tmp_path / "a.db", "answers", "llama3.2") as journal:
+                assert await asyncio.gather(*(ask(part) for part in range(4))) == [expected] * 4
+                assert journal.outcome("1-2") is not None
+    assert sorted(str(row.id) for row in read_journal(tmp_path / "a.db")) == [f"{n // 5}-{n % 5}" for n in range(20)]
