@@ -1,7 +1,7 @@
 """Use Ollama from Python: `OllamaProvider` and what goes in and comes out of it.
 
-The names are those of `namel3ss_ollama.api`, which is imported when the first of them is asked for. So the command can
-see to Ctrl-C before it begins with half a second of imports.
+The public names are listed in `namel3ss_ollama.api`, which is imported on first use. This lets the command install its
+Ctrl-C handler before half a second of imports.
 """
 
 TYPE_CHECKING = False  # as in `typing`, whose import is not needed for that

@@ -1,4 +1,4 @@
-"""The account at ollama.com behind a server or a key, and what it has used. Objects come back as they are sent."""
+"""The ollama.com account behind a server or an API key, and its usage. Objects are returned as they are sent."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BALANCE = Endpoint(
 
 
 class Account(Asking):
-    """What a provider knows of its account; see `OllamaProvider` for how to make one."""
+    """The account methods of a provider; construct an `OllamaProvider` to use them."""
 
     async def account(self) -> Json:
-        """The account that the server is signed in with, or that the key is of: id, email, name, plan.
+        """The account that the server is signed in to, or that owns the API key: id, email, name, plan.
 
         Raises:
             AuthenticationError: The server is not signed in (the message says how to), or the key is wrong.
@@ -34,7 +34,7 @@ class Account(Asking):
         return await self._ask_endpoint(_ME)
 
     async def server_status(self) -> Json:
-        """Whether a server's cloud features are off, and what says so: `{"cloud": {"disabled": ..., "source": ...}}`.
+        """Whether the cloud features are disabled, and by what: `{"cloud": {"disabled": ..., "source": ...}}`.
 
         The source is "none", "env", "config" or "both".
 
@@ -51,15 +51,15 @@ class Account(Asking):
         scope: UsageScope | None = None,
         group_by: Literal["model"] | None = None,
     ) -> Json:
-        """What the account has used of the cloud: requests, tokens and US dollars, in `totals` and by hour or day.
+        """The account's cloud usage: requests, tokens and US dollars, as `totals` and per hour or day.
 
         Args:
-            range: How far back: "24h", "7d" (the service's default) or "30d".
-            scope: Whose use: "self" (the service's default), or "team" for administrators of one.
-            group_by: "model" for the same of each model.
+            range: How far to look back: "24h", "7d" (the service's default) or "30d".
+            scope: Whose usage: "self" (the service's default), or "team" for team administrators.
+            group_by: "model" to break the figures down by model.
 
         Raises:
-            ValueError: An argument is none of these; nothing was sent.
+            ValueError: An argument has another value; nothing was sent.
             AuthenticationError: The server is not signed in, or the key is missing or wrong.
             BadRequestError: The server has no such endpoint (Ollama before 0.40.6).
             LLMError: The server failed.
@@ -75,15 +75,15 @@ class Account(Asking):
         return await self._ask_endpoint(_USAGE, query=f"?{urlencode(query)}" if query else "")
 
     async def balance(self) -> Json:
-        """What is left of the account's plan (`included`) and of bought credits (`purchased`), in US dollars.
+        """The remaining balance of the account's plan (`included`) and of its credits (`purchased`), in US dollars.
 
-        Plans with limits of a session and a week have the percentages that remain, and when they are reset. The service
-        answers ten times a minute.
+        For plans with session and weekly limits, the remaining percentages and when they reset. The service allows ten
+        requests a minute.
 
         Raises:
             AuthenticationError: The key is missing or wrong.
             BadRequestError: The server has no such endpoint: ollama.com has.
-            ServerBusyError: Asked too often; `retry_after` has the seconds to wait.
+            ServerBusyError: Too many requests; `retry_after` is the wait in seconds.
             LLMError: The server failed.
         """
         return await self._ask_endpoint(_BALANCE)

@@ -1,8 +1,8 @@
 """Where the server is: the rules that turn a `base_url` or OLLAMA_HOST into an address. Plain functions.
 
 OLLAMA_HOST follows Ollama's own rules (envconfig of its sources): scheme, port, path and brackets are all
-optional, a port that is no number falls back to the default, a bind address means the loopback one.
-A `base_url` given in code follows the same rules but for the last mercy: what is malformed there is an error.
+optional, a malformed port falls back to the default, and a bind address stands for the loopback address.
+A `base_url` given in code follows the same rules, except that a malformed one is an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server's address, its credentials apart from it.
+    """A server's address, with its credentials kept separately.
 
     Attributes:
         url: Scheme, host, port and path prefix, without a trailing slash and without credentials.
@@ -39,7 +39,7 @@ class Address:
 
     @property
     def url_with_credentials(self) -> str:
-        """The URL as it could be given, with user and password if there are any."""
+        """The URL including user and password, if there are any."""
         if self.user is None:
             return self.url
         scheme, _, rest = self.url.partition("://")
@@ -47,7 +47,7 @@ class Address:
 
 
 def resolve_address(base_url: str | None, environ: Mapping[str, str]) -> Address:
-    """The address in force: `base_url`, else OLLAMA_BASE_URL, else OLLAMA_HOST, else localhost:11434.
+    """The effective address: `base_url`, else OLLAMA_BASE_URL, else OLLAMA_HOST, else localhost:11434.
 
     Raises:
         ValueError: The `base_url` (or OLLAMA_BASE_URL) is malformed; the message names which.
@@ -68,8 +68,8 @@ def parse_address(text: str, name: str = "base_url", *, lenient: bool = False) -
     Args:
         text: `host`, `host:port`, `:port`, `http://host`, an IPv6 address with or without brackets, each
             with or without a path and `user:password@`; or `embedded://`, the engine in this process.
-        name: What to call the argument in an error.
-        lenient: Take the default port for a malformed one, as Ollama does with OLLAMA_HOST.
+        name: The argument's name, for error messages.
+        lenient: Replace a malformed port with the default one, as Ollama does for OLLAMA_HOST.
 
     Raises:
         ValueError: The address is malformed.
@@ -125,7 +125,7 @@ def _split_port(hostport: str, default: int, name: str, lenient: bool) -> tuple[
         return "127.0.0.1", port
     if _is_ip(host):
         ip = ipaddress.ip_address(host)
-        if ip.is_unspecified:  # an address to bind, not one to connect to
+        if ip.is_unspecified:  # an address to bind to, not to connect to
             host = "127.0.0.1" if ip.version == 4 else "::1"
         return (host if ip.version == 4 else f"[{host}]"), port
     if not _is_host_name(host):
@@ -162,5 +162,5 @@ def _is_ip(text: str) -> bool:
 
 
 def _is_host_name(text: str) -> bool:
-    # Names with other letters go out in their ASCII form (IDNA), which the HTTP layer makes.
+    # The HTTP layer encodes names with non-ASCII letters (IDNA).
     return all(c.isalnum() or c in "-._~" for c in text)

@@ -1,10 +1,10 @@
-"""httpx over aiohttp, by httpx-aiohttp, with a few things changed.
+"""httpx over aiohttp, by httpx-aiohttp, with a few changes.
 
-When a connection breaks, aiohttp's reader raises at once and keeps what had arrived but was not read yet to itself;
-here that comes first, so that no text is lost to an unlucky moment. A session holds no cookies and no bound of its own
-on connections: how many there are is the limiter's business. A request goes straight to the transport: what httpx
-does around that costs a fifth of a short answer. aiohttp resends nothing by itself: a request that failed on a pooled
-connection is a `StaleConnectionError`, and what is sent again is the client's decision.
+When a connection breaks, aiohttp's reader raises at once and drops what it had received but not yet returned; here
+the received data is returned first, so that no text is lost. A session keeps no cookies and does not limit the number
+of connections: that is the limiter's job. Requests go straight to the transport: httpx's own layers cost a fifth of a
+short answer. aiohttp never resends a request: one that failed on a pooled connection raises `StaleConnectionError`, and
+the client decides whether to send it again.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from namel3ss_ollama.pooling import (
 __all__ = ["AiohttpClient"]
 
 _LARGE_BODY = 1024 * 1024
-"""Bytes of a body that aiohttp wants to get as a file, to write it in pieces."""
+"""Bodies of more bytes are handed to aiohttp as a file, which it writes in pieces."""
 _LONGEST_HEADER = 64 * 1024
-"""Bytes of a header; aiohttp's 8 KiB are less than some gateways send, in cookies and policies."""
+"""Bytes in a header. Some gateways send more than aiohttp's default of 8 KiB, in cookies and policies."""
 _FEW = 256
-"""How many addresses and timeouts are kept as objects."""
+"""How many parsed addresses and timeouts are cached."""
 _connecting: ContextVar[list[bool]] = ContextVar("namel3ss_ollama_connecting")
-"""Filled when the request of this task makes a connection, rather than taking one from the pool."""
+"""Filled when this task's request opens a connection instead of taking one from the pool."""
 
 
 class AiohttpClient(HttpxAiohttpClient):
     """An `httpx.AsyncClient` over aiohttp.
 
     Attributes:
-        survives_cancellation: Whether a request may be cancelled any number of times and leaves no connection open.
+        survives_cancellation: Whether cancelling a request several times leaves no connection open.
     """
 
     survives_cancellation = True
 
-    # What httpx calls these with is passed on, whatever it is; hence the looser signatures.
+    # Whatever httpx passes is passed on; hence the looser signatures.
     def _init_transport(self, **options: Any) -> httpx.AsyncBaseTransport:  # type: ignore[override] # see above
         return _Transport(**options)
 
@@ -73,12 +73,12 @@ class AiohttpClient(HttpxAiohttpClient):
         headers: Mapping[str, str],
         timeout: httpx.Timeout,
     ) -> httpx.Request:
-        """A request, without httpx's merging of parameters, cookies and base URLs, of which there are none here."""
+        """A request, built without merging parameters, cookies and base URLs: this client has none."""
         extensions = {"timeout": timeout.as_dict()}
         return httpx.Request(method, _parsed(url), headers=headers, content=content, extensions=extensions)
 
     async def send(self, request: httpx.Request, **_: Any) -> httpx.Response:
-        """Send without httpx's rounds of authentication, redirects and cookies, of which there are none here."""
+        """Send without httpx's handling of authentication, redirects and cookies: this client uses none."""
         if self.is_closed:
             raise RuntimeError("the client is closed")
         response = await self._transport_for_url(request.url).handle_async_request(request)
@@ -86,7 +86,7 @@ class AiohttpClient(HttpxAiohttpClient):
         return response
 
     def abort(self) -> None:
-        """Close without waiting, also after the event loop was closed."""
+        """Close without waiting; works after the event loop was closed, too."""
         self._state = ClientState.CLOSED
         for transport in (self._transport, *self._mounts.values()):
             if isinstance(transport, _Transport):
@@ -111,7 +111,7 @@ class _Transport(AiohttpTransport):
         connect = request.extensions.get("timeout", {}).get("connect")
         headers, proxy_headers = _headers(request, self.proxy)
         connecting: list[bool] = []
-        _connecting.set(connecting)  # not reset: a coroutine that is being destroyed is in another context
+        _connecting.set(connecting)  # not reset: a coroutine being destroyed runs in another context
         try:
             with map_aiohttp_exceptions():
                 response = await self.client.request(
@@ -158,7 +158,7 @@ _BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
 def _headers(request: httpx.Request, proxy: httpx.Proxy | None) -> tuple[httpx.Headers, httpx.Headers | None]:
-    """The headers for the server and for the proxy, which gets the former too where there is no tunnel."""
+    """The headers for the server and for the proxy; without a tunnel the proxy gets the server's headers, too."""
     if proxy is None:
         return request.headers, None
     if proxy.raw_auth is None:
@@ -181,10 +181,10 @@ def _body(request: httpx.Request) -> Any:
 
 
 class _Connection(Connection):
-    """A request's hold on a connection that is closed, rather than complained about, when it is dropped."""
+    """A request's hold on a connection, closed without a warning when it is dropped."""
 
     def __del__(self, _warnings: Any = None) -> None:
-        with contextlib.suppress(RuntimeError):  # of an event loop that is closed
+        with contextlib.suppress(RuntimeError):  # of a closed event loop
             self.close()
 
 
@@ -217,7 +217,7 @@ class _Connector(aiohttp.TCPConnector):
         return self._loop.is_closed()
 
     def keep(self, connection: Any) -> None:
-        """Keep a connection's transport, which aiohttp is about to forget, until the event loop has closed it."""
+        """Keep the transport of a connection that aiohttp is about to forget, until the event loop has closed it."""
         transport = bare_transport(getattr(connection, "transport", None))
         if transport is not None:
             self._closing.add(transport)
@@ -225,7 +225,7 @@ class _Connector(aiohttp.TCPConnector):
                 self._loop.call_soon(self._loop.call_soon, self._closing.discard, transport)
 
     def abort(self) -> None:
-        """Close all connections without waiting; again if the event loop was closed before it got to it."""
+        """Close all connections without waiting; may be called again if the event loop was closed before it did so."""
         for pool in self._conns.values():
             for protocol, _ in pool:
                 self.keep(protocol)
@@ -238,7 +238,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _Stream(ReadableBody):
-    """A response's body; `read` spares what an iterator costs for each read."""
+    """A response's body; `read` avoids the cost of an iterator for each read."""
 
     def __init__(self, response: aiohttp.ClientResponse, connector: _Connector) -> None:
         self._response = response

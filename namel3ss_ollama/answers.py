@@ -1,11 +1,11 @@
-"""An answer as it grows: lines in, chunks and at last a whole response out. No I/O.
+"""An answer as it grows: lines in, chunks and finally a complete response out. No I/O.
 
 The endpoints differ in where a line keeps its text (`message.content` or `response`), nothing else. A line costs
-one pass: `absorb` only collects (for calls that want the whole), `chunks` makes one small object a line.
+one pass: `absorb` only collects (for calls that return a complete response), `chunk` makes one small object a line.
 
-When a tool call was forced by a grammar, the text of the answer is that call, or will be: it is held back, and
-comes out as a tool call at the end, whichever way the server returned it. Where a format was asked for, reasoning that
-the model writes before its JSON is reasoning, and no part of the text.
+When a grammar forces a tool call, the text of the answer is that call: it is held back and becomes a tool call at the
+end, in whichever form the server returned it. Where a format was requested, reasoning that the model writes before its
+JSON counts as reasoning, not as text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOT_METADATA = frozenset({"message", "response", "thinking", "tool_calls", "log
 
 
 class ServerReportedError(Exception):
-    """A line `{"error": ...}` in the stream; the client turns it into the LLMError it stands for."""
+    """A line `{"error": ...}` in the stream; the client turns it into the corresponding LLMError."""
 
 
 class Answer:
@@ -39,12 +39,12 @@ class Answer:
 
     Args:
         kind: Which endpoint answers.
-        forced: The names of the tools of which one must be called, when a grammar enforces that.
+        forced: The names of the tools, one of which must be called, when a grammar enforces that.
         parameters: The schemas of the tools' arguments.
-        formatted: Whether a format was asked for, so that the answer is JSON.
+        formatted: Whether a format was requested, so that the answer is JSON.
 
     Attributes:
-        earlier: How many tokens of it came before the server that ends it had it to go on with.
+        earlier: How many of its tokens were generated before another server resumed it.
     """
 
     __slots__ = (
@@ -89,17 +89,17 @@ class Answer:
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        """The text so far, as it came."""
+        """The text so far, as the pieces that arrived."""
         return tuple(self._parts)
 
     @property
     def thinks(self) -> bool:
-        """Whether any reasoning has come."""
+        """Whether any reasoning has arrived."""
         return bool(self._thoughts)
 
     @property
     def held_text(self) -> str:
-        """What was held back of a forced call so far."""
+        """The text held back so far because a call was forced."""
         return "".join(self._held)
 
     def absorb(self, lines: Iterable[dict[str, Any]]) -> bool:
@@ -108,7 +108,7 @@ class Answer:
         Raises:
             ServerReportedError: The server reports an error in the stream.
             MalformedResponseError: A line is not of the endpoint's shape.
-            OutputValidationError: A forced tool call did not come out.
+            OutputValidationError: The forced tool call is missing or incomplete.
         """
         for line in lines:
             content, thinking, calls = self._read(line)
@@ -125,7 +125,7 @@ class Answer:
         return False
 
     def chunk(self, line: dict[str, Any]) -> StreamChunk:
-        """The chunk of a line. The answer does not grow by it until `deliver`.
+        """The chunk of a line. It becomes part of the answer with `deliver`.
 
         Raises:
             As `absorb`.
@@ -136,7 +136,7 @@ class Answer:
         return StreamChunk(content, thinking, _valid(calls), line, None, _invalid(calls))
 
     def deliver(self, chunk: StreamChunk) -> None:
-        """The chunk goes to the caller: it is part of the answer from now on."""
+        """The chunk goes to the caller and becomes part of the answer."""
         if chunk.content:
             self._parts.append(chunk.content)
         if chunk.thinking:
@@ -206,7 +206,7 @@ class Answer:
         return content, thinking, tuple(map(self._typed, calls))
 
     def _typed(self, call: AnyCall) -> AnyCall:
-        """A call with its arguments in the types that its tool's schema wants."""
+        """A call with its arguments converted to the types of its tool's schema."""
         if not isinstance(call, ToolCall) or (schema := self._parameters.get(call.name)) is None:
             return call
         arguments = unwrapped(call.arguments, schema)
@@ -227,7 +227,7 @@ class Answer:
         return content, thinking + thought
 
     def _forced_calls(self, calls: tuple[AnyCall, ...], reason: str) -> tuple[AnyCall, ...]:
-        """The calls that come out with the last line, when a call was forced."""
+        """The calls that the last line completes, when a call was forced."""
         if not self._forced_seen:
             self._forced_seen = calls = (self._call_in_text(reason),)
             self._check_names(calls)
@@ -243,11 +243,11 @@ class Answer:
                 )
 
     def _call_in_text(self, reason: str) -> ToolCall:
-        """The forced call that the server returned as text, or took for thinking where there is no text."""
+        """The forced call, from the text, or from the thinking where there is no text."""
         held, thoughts = self.held_text, "".join(self._forced_thoughts)
         text = thoughts if thoughts and not held.strip() else held
         try:
-            value = read_json(json_in(text) if text is held else text)  # thoughts may hold a draft of a call
+            value = read_json(json_in(text) if text is held else text)  # reasoning may contain a draft of a call
             if not {"name", "arguments"} <= value.keys():
                 raise ValueError("no call")
             call = read_tool_call(value, id_of(value) or new_call_id())
@@ -261,17 +261,17 @@ class Answer:
             if reason == "length":
                 advice = "it was cut by the token limit: raise max_tokens"
             elif not held and self._splitter is not None and self._splitter.state == "inside":
-                advice = "the model began to think and did not end: pass think=False"
+                advice = "the model did not finish thinking: pass think=False"
             else:
                 advice = "the server did not hold to `format`"
             raise OutputValidationError(
-                f"the forced tool call did not come out whole ({len(held)} characters); {advice}",
+                f"the forced tool call is incomplete ({len(held)} characters); {advice}",
                 original_error=error,
                 text=held,
             ) from error
 
     def response(self) -> LLMResponse:
-        """The response as far as it has come; whole once `final` is there."""
+        """The response so far; complete once `final` is set."""
         final = self.final
         metadata: dict[str, Any] = {}
         reason: str | None = None
@@ -298,7 +298,7 @@ class Answer:
         return not (self._held or self.has_delivered() or self.final)
 
     def has_delivered(self) -> bool:
-        """Whether anything of what arrived was delivered."""
+        """Whether anything that arrived was delivered."""
         return bool(self._parts or self._thoughts or self.calls or self.invalid_calls)
 
 

@@ -1,4 +1,4 @@
-"""Every public name of `namel3ss_ollama`, which takes them from here when one is first asked for."""
+"""Every public name of `namel3ss_ollama`, which imports this module on first use."""
 
 from namel3ss_ollama._version import __version__
 from namel3ss_ollama.batches import BatchReport

@@ -1,6 +1,6 @@
-"""Arguments that a model wrote as JSON text, where the tool's schema wants an array or an object. No I/O.
+"""Arguments that a model wrote as JSON text, where the tool's schema expects an array or an object. No I/O.
 
-Only the schema tells `'["x"]'` that is a list from `'["x"]'` that is a text: where text is allowed too, it stays text.
+Only the schema distinguishes the list `'["x"]'` from the text `'["x"]'`: where text is allowed, it stays text.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def parameters_of(tools: Sequence[Mapping[str, Any]]) -> Parameters:
 
 
 def unwrapped(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Arguments with what came as JSON text in the type that the schema wants; the same object if nothing did.
+    """Arguments with JSON text converted to the type that the schema expects; the same object if nothing changed.
 
     Args:
         arguments: The arguments of a call.
-        schema: The tool's schema of them.
+        schema: The tool's schema for them.
     """
     return cast("Mapping[str, Any]", _read(arguments, schema, schema))
 
@@ -56,7 +56,7 @@ def _read(value: Any, schema: object, root: Mapping[str, Any], depth: int = 0) -
 
 
 def _parsed(text: str, wanted: tuple[type, ...]) -> Any:
-    """What a text stands for, if that is of a type that is wanted; else the text."""
+    """The value of a JSON text, if it has an expected type; else the text."""
     if not wanted:
         return text
     try:
@@ -67,7 +67,7 @@ def _parsed(text: str, wanted: tuple[type, ...]) -> Any:
 
 
 def _branches(schema: object, root: Mapping[str, Any], depth: int = 0) -> list[Mapping[str, Any]]:
-    """The schemas that a value may be of: the members of a union, with references resolved; empty where not known."""
+    """The schemas that a value may match: the members of a union, with references resolved; empty if unknown."""
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         return []
     if isinstance(reference := schema.get("$ref"), str):
@@ -89,7 +89,7 @@ def _resolved(reference: str, root: Mapping[str, Any]) -> object:
 
 
 def _wanted(branches: Sequence[Mapping[str, Any]]) -> tuple[type, ...]:
-    """The types that text stands for: none where any branch takes text, or does not say what it takes."""
+    """The expected types other than text; none where a branch allows text, or does not name a type."""
     wanted: set[type] = set()
     for branch in branches:
         kind = branch.get("type")

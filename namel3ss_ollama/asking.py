@@ -1,6 +1,6 @@
-"""One request that is no generation: its attempts, its deadlines, and what it means that a server lacks the endpoint.
+"""One request other than a generation: its attempts, its deadlines, and the error where a server lacks the endpoint.
 
-`Asking` is the base of the parts of `OllamaProvider` that ask for something other than an answer of a model.
+`Asking` is the base class of the parts of `OllamaProvider` that request something other than a model's answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Endpoint:
     Attributes:
         method: The HTTP method.
         path: The path.
-        found: Where the endpoint is found, for the error of a server without it.
+        found: Which servers have it, for the error of a server that lacks it.
     """
 
     method: str
@@ -42,10 +42,10 @@ class Endpoint:
 
 @contextmanager
 def saying_where(endpoint: Endpoint) -> Iterator[None]:
-    """Have the error of a server that lacks an endpoint say where it is found.
+    """Make the error of a server that lacks an endpoint say which servers have it.
 
     Raises:
-        BadRequestError: The server has no such endpoint; the message says where it is found.
+        BadRequestError: The server has no such endpoint; the message says which servers do.
     """
     try:
         yield
@@ -60,7 +60,7 @@ def saying_where(endpoint: Endpoint) -> Iterator[None]:
 
 
 class Asking:
-    """What a provider does to ask for one thing; see `OllamaProvider` for how to make one."""
+    """How a provider sends single requests; construct an `OllamaProvider` to use it."""
 
     _defaults: Defaults
     _retrier: Retrier
@@ -68,7 +68,7 @@ class Asking:
 
     @property
     def _server(self) -> Server:
-        """The server, or the first of several that is up."""
+        """The server, or the first of several that is available."""
         raise NotImplementedError  # `OllamaProvider` has it, and an ABC would make each of its parts one
 
     @property
@@ -81,7 +81,7 @@ class Asking:
         return self._server.client
 
     async def _ask(self, attempt: Callable[[Watch], Awaitable[T]], watch: Watch | None = None) -> T:
-        """Run attempts within the provider's deadlines, or those of a watch that bounds several requests."""
+        """Run attempts within the provider's deadlines, or within those of a watch that spans several requests."""
         own = watch or self._watch()
         try:
             return await self._retrier.run(
@@ -94,14 +94,14 @@ class Asking:
                 own.close()
 
     async def _ask_first(self, attempt: Callable[[Server, Watch], Awaitable[T]]) -> T:
-        """As `_ask`; of several hosts, what the first says that is up and has what is asked for."""
+        """As `_ask`; with several hosts, the answer of the first that is available and has what is requested."""
         pool = self._pool
         if pool is None:
             return await self._ask(lambda watch: attempt(self._server, watch))
         return await self._ask(lambda watch: pool.ask_first(lambda server: attempt(server, watch)))
 
     async def _ask_each(self, attempt: Callable[[Server, Watch], Awaitable[T]]) -> list[tuple[Server, T]]:
-        """As `_ask`, of each of several hosts; those that fail are left out with a warning, unless all do."""
+        """As `_ask`, for each of several hosts; hosts that fail are skipped with a warning, unless all fail."""
         pool = self._pool
         if pool is None:
             return [(self._server, await self._ask(lambda watch: attempt(self._server, watch)))]
@@ -121,10 +121,10 @@ class Asking:
         Args:
             endpoint: The endpoint.
             body: What to send, as an object.
-            query: The query of the address, with its question mark.
+            query: The query string, including its question mark.
 
         Raises:
-            BadRequestError: The server has no such endpoint; the message says where it is found.
+            BadRequestError: The server has no such endpoint; the message says which servers do.
             LLMError: The server failed.
         """
         path = endpoint.path + query

@@ -1,7 +1,7 @@
 """Many prompts through one provider: bounded in requests and in memory, results in order.
 
-As many workers as may run at once draw from one iterator, so that prompts are read as they are needed: an iterator of
-a hundred thousand prompts never stands in memory.
+One worker per concurrent request draws from a shared iterator, so prompts are read as they are needed: an iterator over
+a hundred thousand prompts is never in memory at once.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ async def run_batch(
     """The answers to `items`, in their order.
 
     Args:
-        items: What to ask, drawn from as there is room.
+        items: What to ask, consumed as slots become free.
         ask: Asks one.
-        workers: How many are asked at once.
-        return_exceptions: Whether a failure is a result; if not, the first one ends all and is raised.
-        on_result: Called with index and result as each comes; may be async.
+        workers: How many requests run concurrently.
+        return_exceptions: Whether failures are returned as results; if not, the first one ends the batch and is raised.
+        on_result: Called with index and result as each one completes; may be async.
         keep_results: Whether to return the results; if not, the list is empty and memory stays flat.
 
     Raises:

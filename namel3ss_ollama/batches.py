@@ -1,7 +1,7 @@
-"""A batch with a journal: many prompts or texts, each looked up before it is asked, and written as its answer comes.
+"""A batch with a journal: each prompt or text is looked up before it is sent, and each answer is written as it arrives.
 
-So a kill costs the requests that were under way, and no more. What no row is to blame for (no such model, a wrong key,
-a server that is gone) ends the batch; the same call takes it up again.
+A kill costs only the requests in flight. A failure that no row causes (no such model, a wrong key, no connection) ends
+the batch; the same call resumes it.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ OnChange = Literal["ask", "error"]
 RetryFailed = bool | Literal["all"]
 _NO_ROWS_FAULT = (AuthenticationError, ModelNotFoundError, QuotaExceededError)
 _FEWEST_LOST = 20
-"""So many rows in turn, or as many as are asked at once, have to fail for want of a connection to end a batch."""
+"""A batch ends when this many rows in a row, or as many as are in flight, fail because of the connection."""
 _BREATH = 200
-"""After so many rows that need not be asked, others of the event loop have a turn."""
+"""After this many skipped rows, the event loop's other tasks get a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class JournalSettings:
     """How a batch uses its journal.
 
     Attributes:
-        path: The file, or what stands in for it.
-        retry_failed: Whether rows whose failure may have passed are asked again; "all": those of any failure.
-        on_change: What becomes of a row of which something else was asked before.
-        progress: Whether to show how far it is, or what shows it.
+        path: The file, or a store used in its place.
+        retry_failed: Whether rows with a temporary failure are retried; "all": rows with any failure.
+        on_change: What to do with a row whose request has changed since an earlier run.
+        progress: Whether to show progress, or a callback that does.
     """
 
     path: str | os.PathLike[str] | RowStore
@@ -80,11 +80,11 @@ class JournalSettings:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Question(Generic[Q]):
-    """What is to be asked of a row.
+    """The request for a row.
 
     Attributes:
-        ask: What to ask.
-        fingerprint: Differs where the answer may.
+        ask: The request.
+        fingerprint: Identifies the request: differs where the answer may differ.
     """
 
     ask: Q
@@ -93,17 +93,17 @@ class Question(Generic[Q]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BatchReport:
-    """What came of a batch with a journal.
+    """The outcome of a batch with a journal.
 
     Attributes:
         path: The journal.
         answered: Rows that were answered in this run.
         failed: Rows that failed in this run.
-        skipped: Rows that the journal had: their answers, and failures that would come again.
-        failed_before: How many of those are failures.
-        tokens: Tokens of prompts and answers in this run.
-        seconds: How long this run took.
-        by_host: What each host did in this run, by address.
+        skipped: Rows that the journal already had: answers, and permanent failures.
+        failed_before: How many of the skipped rows are failures.
+        tokens: Prompt and answer tokens of this run.
+        seconds: The duration of this run.
+        by_host: Each host's share of this run, by address.
     """
 
     path: str
@@ -118,7 +118,7 @@ class BatchReport:
     _parse_as: ParseAs | None = None
 
     def rows(self) -> Iterator[BatchRow]:
-        """The rows of the batch in the order of the input, those of earlier runs included; off the disk, one by one.
+        """Iterate over the rows of the batch in input order, including those of earlier runs, reading them from disk.
 
         Raises:
             JournalError: The journal cannot be read.
@@ -152,10 +152,10 @@ class _Run(Generic[Q]):
         settings: The caller's.
         tally: The counts.
         on_result: The caller's.
-        most_lost: How many connections in turn may be lost.
-        under_way: The rows that are being asked.
+        most_lost: How many rows in a row may fail because of the connection.
+        under_way: The rows in flight.
         failed_before: Failures that the journal had and that are kept.
-        lost: How many rows in turn failed for want of a connection.
+        lost: How many rows in a row have failed because of the connection.
     """
 
     journal: RowStore
@@ -173,11 +173,11 @@ class _Run(Generic[Q]):
         ids: Iterable[RowId] | None,
         question: Callable[[T], Awaitable[Question[Q]]],
     ) -> AsyncGenerator[_Row[Q], None]:
-        """The rows that have to be asked; the others are counted and marked.
+        """The rows that need a request; the others are counted and marked.
 
         Raises:
-            ValueError: An id repeats, or there are fewer or more than rows.
-            JournalError: Something else was asked of a row before, and that is to be an error.
+            ValueError: An id repeats, or the number of ids is not that of the rows.
+            JournalError: A row's request has changed, and `on_change` is "error".
         """
         async with aclosing(_with_ids(items, ids)) as numbered:
             async for index, id, item in numbered:
@@ -200,29 +200,29 @@ class _Run(Generic[Q]):
                 yield _Row(id, index, asked)
 
     def _is_kept(self, known: Known, fingerprint: bytes, id: RowId) -> bool:
-        """Whether what the journal has of a row stands."""
+        """Whether the journal's result for a row is kept."""
         if known.fingerprint != fingerprint:
             if self.settings.on_change == "error" and known.fingerprint is not None:
                 raise JournalError(
-                    f"journal: of row {id!r} of {self.journal.path} something else was asked before (the prompt, an "
-                    'option or the model has changed); pass on_change="ask" to ask again, or name another file'
+                    f"journal: the request of row {id!r} in {self.journal.path} has changed (the prompt, an "
+                    'option or the model); pass on_change="ask" to ask again, or name another file'
                 )
             return False
         again = self.settings.retry_failed
         return known.state is State.ANSWERED or not (again == "all" or (again and known.state is State.PASSING))
 
     async def answered(self, row: _Row[Q], outcome: Outcome, result: object) -> None:
-        """Write an answer, and hand it on."""
+        """Write an answer and report it."""
         self.lost = 0
         await self._done(row.id, row.index, row.question.fingerprint, outcome, result)
 
     async def failed(
         self, id: RowId, index: int, fingerprint: bytes | None, error: Exception, seconds: float
     ) -> Outcome:
-        """Write a failure, and hand it on.
+        """Write a failure and report it.
 
         Raises:
-            LLMError: It is no row's fault, so that others would fail as well.
+            LLMError: The failure is not caused by the row, so other rows would fail as well.
         """
         if isinstance(error, LLMError):
             error.prompt_index = index
@@ -245,7 +245,7 @@ class _Run(Generic[Q]):
                 await pending
 
     def report(self, parse_as: ParseAs | None) -> BatchReport:
-        """What came of it."""
+        """The outcome so far."""
         tally = self.tally
         return BatchReport(
             str(self.journal.path),
@@ -274,19 +274,19 @@ async def answer_rows(
     workers: int,
     on_result: OnResult | None,
 ) -> BatchReport:
-    """Ask what the journal has no answer to.
+    """Ask the prompts for which the journal has no answer.
 
     Args:
-        prompts: What to ask, drawn from as there is room.
-        ids: An id for each; by default its place.
+        prompts: The prompts, consumed as slots become free.
+        ids: An id for each prompt; its position by default.
         settings: The journal's.
         model: The model that is asked.
-        question: Makes of a prompt what to ask.
-        complete: Asks it.
-        alike: Whether the same question gets the same answer, so that it is asked once.
-        parse_as: The type that the answers validate against.
-        workers: How many are asked at once.
-        on_result: As `run_batch` takes it; not called for rows that are skipped.
+        question: Builds the request for a prompt.
+        complete: Sends it.
+        alike: Whether equal requests get equal answers, so that each is sent once.
+        parse_as: The type that the answers are validated against.
+        workers: How many requests run concurrently.
+        on_result: As in `run_batch`; not called for skipped rows.
     """
     leaders: dict[bytes, asyncio.Future[tuple[Outcome, object]]] = {}
 
@@ -303,7 +303,7 @@ async def answer_rows(
         return outcome, response
 
     async def ask_once(run: _Run[Q], row: _Row[Q]) -> None:
-        """Ask, unless the same is known or being asked."""
+        """Ask, unless the answer is known or an equal request is in flight."""
         same = row.question.fingerprint
         if not alike:
             await ask(run, row)
@@ -317,7 +317,7 @@ async def answer_rows(
             try:
                 leaders[same].set_result(await ask(run, row))
             finally:
-                leaders.pop(same).cancel()  # of no effect where there is a result
+                leaders.pop(same).cancel()  # no effect once there is a result
 
     with opened(settings.path, "answers", model, find_equal=alike) as journal:
         return await _run(journal, prompts, ids, settings, question, ask_once, workers, on_result, parse_as)
@@ -334,7 +334,7 @@ async def embed_rows(
     batch_size: int,
     workers: int,
 ) -> BatchReport:
-    """Embed what the journal has no vector of; arguments as those of `answer_rows`."""
+    """Embed the texts for which the journal has no vector; arguments as in `answer_rows`."""
 
     async def question(text: object) -> Question[str]:
         if not isinstance(text, str):
@@ -350,7 +350,7 @@ async def embed_rows(
                     response = await embed([row.question.ask for row in left])
             except LLMError as error:
                 seconds = time.monotonic() - began
-                # Where one text is at fault, the others are asked again without it.
+                # Where one text is at fault, the others are sent again without it.
                 at_fault, left = (left, []) if error.index is None else ([left.pop(error.index)], left)
                 for row in at_fault:
                     await run.failed(row.id, row.index, row.question.fingerprint, error, seconds)
@@ -379,7 +379,7 @@ async def _run(
     *,
     size: int | None = None,
 ) -> BatchReport:
-    """Ask the rows that are left, one by one or `size` at a time, and count."""
+    """Ask the remaining rows, one by one or `size` at a time, and count."""
     with shown(settings.progress) as show:
         tally = Tally(len(items) if isinstance(items, Sized) else None, show)
         run: _Run[Q] = _Run(journal, settings, tally, on_result, max(_FEWEST_LOST, workers))
@@ -399,10 +399,10 @@ async def _run(
 
 
 def check_ids(items: object, ids: Iterable[RowId] | None) -> None:
-    """Check ids as far as that is possible before they are drawn.
+    """Check ids as far as possible without consuming an iterator.
 
     Raises:
-        TypeError, ValueError: There is another number of them than of rows, or one repeats.
+        TypeError, ValueError: Their number is not that of the rows, or one repeats.
     """
     if isinstance(ids, str):
         raise TypeError("ids: expected several ids, not one text")
@@ -428,7 +428,7 @@ def _checked_id(id: object, index: int) -> RowId:
 async def _with_ids(
     items: Iterable[T] | AsyncIterable[T], ids: Iterable[RowId] | None
 ) -> AsyncGenerator[tuple[int, RowId, T], None]:
-    """Place, id and item of each row."""
+    """Position, id and item of each row."""
     index = 0
     numbers = None if ids is None else iter(ids)
     async with aclosing(_drawn(items)) as drawn:

@@ -1,4 +1,4 @@
-"""What a provider does with many prompts or texts: without a journal a list of answers, with one a report."""
+"""Batches of prompts or texts: without a journal they return a list of answers, with one a report."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Batch(Protocol):
 
 
 class Batching(ModelManagement, Embeddings):
-    """What a provider does with many prompts or texts; see `OllamaProvider` for how to make one."""
+    """The batch methods of a provider; construct an `OllamaProvider` to use them."""
 
     # `OllamaProvider` has them.
     agenerate: Callable[..., Awaitable[LLMResponse]]
@@ -156,36 +156,36 @@ class Batching(ModelManagement, Embeddings):
     ) -> Any:
         """The answers to many prompts, in their order, `max_concurrent` at a time.
 
-        With a `journal`, answers and failures are written to a file as they come, one row a prompt, and the result is a
-        report. The same call again asks only what has no answer yet: after a kill, the requests that were under way.
-        With temperature 0 or a seed, equal prompts are asked once.
+        With a `journal`, answers and failures are written to a file as they arrive, one row per prompt, and the result
+        is a report. The same call resumes the batch: it sends only the prompts that have no answer yet. With
+        temperature 0 or a seed, equal prompts are sent once.
 
         Args:
-            prompts: Texts, or conversations (lists of messages), from any iterable, async ones included; drawn from as
-                there is room, so that even an endless number of prompts is never in memory.
-            return_exceptions: Whether a failure is a result; if not, the first one ends the batch and is raised. With a
-                journal, failures are rows.
-            on_result: Called with index and result as each comes, in any order; may be async. With a journal, not for
-                rows that it has.
+            prompts: Texts, or conversations (lists of messages), from any iterable, async ones included; consumed as
+                slots become free, so an endless iterator is fine.
+            return_exceptions: Whether failures are returned as results; if not, the first one ends the batch and is
+                raised. With a journal, failures are rows.
+            on_result: Called with index and result as each one completes, in any order; may be async. With a journal,
+                not called for rows that it already has.
             keep_results: Whether to return the results; False, with `on_result`, keeps memory flat. With a journal,
-                results are on the disk.
-            journal: The file; made where there is none. It is a SQLite database, and holds answers, not prompts.
-                Or a `RowStore`, which stands in for the file.
-            ids: With a journal: an id for each prompt, text or an integer of 64 bits; by default its place.
-            retry_failed: With a journal: whether prompts whose failure may have passed (no connection, a server that
-                was busy or failed, a deadline) are asked again; "all": those of any failure, too.
-            on_change: With a journal: what becomes of an id under which something else was asked before (another
-                prompt or option, other weights): "ask" it, or "error".
+                results stay on disk.
+            journal: The path of the journal, created if missing: a SQLite database that holds answers, not prompts.
+                Or a `RowStore` to use in its place.
+            ids: With a journal: an id for each prompt, a string or a 64-bit integer; its position by default.
+            retry_failed: With a journal: whether prompts with a temporary failure (no connection, a server that was
+                busy or failed, a timeout) are retried; "all": prompts with any failure.
+            on_change: With a journal: what to do with an id whose request has changed (another prompt or option, other
+                weights): "ask" again, or "error".
             progress: With a journal: True for a bar on a terminal (with rich) or a line in the log every ten seconds,
                 or a callback that gets a `BatchProgress`.
-            **options: Those of `agenerate` or `achat`, for every prompt.
+            **options: Options of `agenerate` or `achat`, applied to every prompt.
 
         Raises:
             TypeError: `prompts` is one prompt or message, not several.
-            ValueError: An id repeats: where `ids` is a collection, before the first request.
-            LLMError: The first failure, unless `return_exceptions`; `prompt_index` says which prompt it was of. So do
-                the failures among the results. With a journal: a failure that is no prompt's fault (no such model, a
-                wrong key, a used-up quota, no connection for many prompts in turn).
+            ValueError: An id repeats; where `ids` is a collection, raised before the first request.
+            LLMError: The first failure, unless `return_exceptions`; `prompt_index` is the index of its prompt, as it
+                is for failures among the results. With a journal: a failure that no prompt causes (no such model, a
+                wrong key, an exhausted quota, no connection for many prompts in a row).
             JournalError: The journal is of another batch, in use, or cannot be written.
         """
         if isinstance(prompts, (str, bytes, Mapping, Message)):
@@ -235,17 +235,17 @@ class Batching(ModelManagement, Embeddings):
         batch_size: int = 64,
         **options: Unpack[EmbedOptions],
     ) -> BatchReport:
-        """Vectors of many texts, written to a file as they come; the same call again embeds what is left.
+        """Embed many texts, writing each vector to a file as it arrives; the same call resumes the batch.
 
         Args:
-            texts: The texts, from any iterable; drawn from as there is room.
+            texts: The texts, from any iterable, consumed as slots become free.
             journal: As in `agenerate_batch`.
             ids: As in `agenerate_batch`.
             retry_failed: As in `agenerate_batch`.
             on_change: As in `agenerate_batch`.
             progress: As in `agenerate_batch`.
-            batch_size: How many texts go into one request.
-            **options: Those of `embed`, for every text.
+            batch_size: The number of texts per request.
+            **options: Options of `embed`, applied to every text.
 
         Raises:
             TypeError, ValueError, LLMError, JournalError: As `agenerate_batch` with a journal.
@@ -310,7 +310,7 @@ class Batching(ModelManagement, Embeddings):
                 make, files = functools.partial(chat_request, self._defaults, messages, call), has_files(messages)
             return await asyncio.to_thread(make) if files else make()
 
-        # Whatever is wrong with the options is wrong before the first prompt is drawn.
+        # Invalid options fail before the first prompt is consumed.
         first = await prepared([{"role": "user", "content": "-"}] if _ONLY_IN_CHATS & call.keys() else "-")
         check_ids(prompts, ids)
         digest = await self._digest(first.model, settings.path)
@@ -337,9 +337,9 @@ class Batching(ModelManagement, Embeddings):
         return min(self._runner.limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS)
 
     async def _digest(self, model: str, journal: str | os.PathLike[str] | RowStore) -> str:
-        """The digest of a model's weights and settings, of several hosts all of them; empty if unlisted.
+        """The digest of a model's weights and settings, or the digests on all hosts; empty if the model is not listed.
 
-        Batches with a store are parts of a longer one, which takes the model as it was at the first.
+        Batches with a store are parts of a longer batch, which looks the digest up once.
         """
         name = tagged(model)
         if name in self._digests and not isinstance(journal, (str, os.PathLike)):

@@ -1,8 +1,8 @@
-"""Blocking twins of async methods: one function makes them all, each with the parameters of its async method.
+"""Blocking counterparts of async methods, made by one function, each with the parameters of its async method.
 
-A twin looks the async method up by its name when it is called, so a subclass that overrides the method changes the
-twin as well. What the method returns is driven on the background event loop of `sync`: a coroutine to its result, a
-`Stream` as a `SyncStream`, any other async iterator as a `SyncIterator`.
+A counterpart looks the async method up by name when it is called, so overriding the method in a subclass changes both.
+The result is driven on the background event loop of `sync`: a coroutine to its result, a `Stream` as a `SyncStream`,
+any other async iterator as a `SyncIterator`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Facade", "SyncIterator", "blocking"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# Bound, so that a Stream, an async iterator too, matches one overload of `blocking` only: mypy infers Any from several.
+# Bound, so that a Stream, which is also an async iterator, matches only one overload: mypy infers Any from several.
 Progress = TypeVar("Progress", bound=Mapping[str, Any])
 
 
 class Facade:
-    """The base of a class whose methods are blocking twins of another object's async methods."""
+    """The base of a class whose methods are blocking counterparts of another object's async methods."""
 
     def __init__(self, asynchronous: object) -> None:
         self._asynchronous = asynchronous
@@ -57,11 +57,11 @@ def blocking(
 
 
 def blocking(method: Callable[..., Any], name: str | None = None) -> Callable[..., Any]:
-    """The blocking twin of an async method, as a method of its class or of a `Facade`.
+    """The blocking counterpart of an async method, as a method of its class or of a `Facade`.
 
     Args:
         method: A method that returns a coroutine, a `Stream` or another async iterator.
-        name: The twin's name where that is not the method's.
+        name: The counterpart's name, if it differs from the method's.
 
     Example:
         ```python
@@ -82,7 +82,7 @@ def blocking(method: Callable[..., Any], name: str | None = None) -> Callable[..
     if name is not None:
         twin.__name__ = name
         twin.__qualname__ = f"{method.__qualname__.rpartition('.')[0]}.{name}"
-    if not inspect.iscoroutinefunction(method):  # there the annotation is already what the twin returns
+    if not inspect.iscoroutinefunction(method):  # there the annotation is already what the counterpart returns
         returned = _blocked(typing.get_type_hints(method)["return"])
         twin.__annotations__ = {**method.__annotations__, "return": returned}
         signature = inspect.signature(method).replace(return_annotation=returned)
@@ -91,15 +91,15 @@ def blocking(method: Callable[..., Any], name: str | None = None) -> Callable[..
 
 
 def _blocked(returned: Any) -> Any:
-    """The annotation of a twin whose async method has the annotation `returned`."""
+    """The return annotation of the counterpart of an async method with the annotation `returned`."""
     return SyncStream if returned is Stream else SyncIterator[typing.get_args(returned)]  # type: ignore[misc] # at run time
 
 
 class SyncIterator(Iterator[T]):
     """An async iterator for synchronous code: a plain iterator, and a context manager that closes it.
 
-    It begins at the first `next`. It ends with the source, with the first exception, and when it is closed; after
-    that it has no more items. Dropping it closes the source, without waiting for that.
+    Iteration starts at the first `next`. It ends with the source, at the first exception, or when it is closed; after
+    that it yields nothing. Dropping it closes the source without waiting.
 
     Example:
         ```python
@@ -122,7 +122,7 @@ class SyncIterator(Iterator[T]):
         if self._closed:
             raise StopIteration
         if self._loop is not None and self._process != os.getpid():
-            raise RuntimeError("this iterator began before a fork, and its connection is the parent's")
+            raise RuntimeError("this iterator was started before a fork, and its connection is the parent's")
         try:
             return run(self._next())
         except StopAsyncIteration:
@@ -148,9 +148,9 @@ class SyncIterator(Iterator[T]):
     def close(self) -> None:
         """End the iteration, from any thread, and wait until the source is closed."""
         self._closed = True
-        if self._loop is None or self._loop.is_closed():  # nothing has begun, or the loop's end closed it
+        if self._loop is None or self._loop.is_closed():  # nothing has started, or the end of the loop closed it
             return
-        if self._process == os.getpid():  # a child has nothing to close: the connection is the parent's
+        if self._process == os.getpid():  # a child has nothing to close: the connection belongs to the parent
             run(self._close())
 
     async def _close(self) -> None:

@@ -1,7 +1,7 @@
-"""Tool calls as models and servers write them, read as far as they can be understood. No I/O.
+"""Tool calls as models and servers write them, parsed as far as possible. No I/O.
 
-What names a tool is a `ToolCall`, whatever its arguments are; what names none is an `InvalidToolCall`. Either way the
-answer that holds it stands, and nothing of the call is lost: what was not understood is kept as text.
+A call that names a tool is a `ToolCall`, whatever its arguments are; one that does not is an `InvalidToolCall`. Either
+way the answer is kept, and no part of the call is lost: what cannot be parsed is kept as text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_tool_calls(raw: Any, taken: set[str] | None = None) -> tuple[AnyCall, .
     """The calls of an answer.
 
     Args:
-        raw: What the server sent: a list, or what should have been one.
+        raw: What the server sent: a list, or another value in its place.
         taken: The ids of the answer's calls so far, to which these are added. A call whose id is taken gets a new one.
     """
     ids = set[str]() if taken is None else taken
@@ -38,7 +38,7 @@ def read_tool_calls(raw: Any, taken: set[str] | None = None) -> tuple[AnyCall, .
 
 
 def id_of(call: Any) -> str:
-    """The id of a call as it was sent; empty where it has none that is text or a number."""
+    """The id of a call as it was sent; empty if it is missing, or neither text nor a number."""
     value = cast("Mapping[str, Any]", call).get("id") if isinstance(call, Mapping) else None
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
@@ -58,10 +58,10 @@ def read_tool_call(entry: Any, call_id: str) -> AnyCall:
 
 
 def read_arguments(value: Any) -> tuple[dict[str, Any], str | None]:
-    """Arguments as an object and None, or an empty object and the text that is no JSON object.
+    """Arguments as an object and None, or an empty object and the text that is not a JSON object.
 
-    An empty list, null and blank text are no arguments. A number that cannot be read as it was written (NaN, 1e400) is
-    no JSON that a tool could be handed.
+    An empty list, null and blank text mean no arguments. A number that cannot be represented (NaN, 1e400) makes the
+    arguments invalid.
     """
     parsed = _parsed(value) if isinstance(value, str) else value
     if isinstance(parsed, Mapping):
@@ -74,7 +74,7 @@ def read_arguments(value: Any) -> tuple[dict[str, Any], str | None]:
 
 
 def _parsed(text: str) -> Any:
-    """What a text holds as JSON, or the text itself, stripped. An object may be written into a text twice."""
+    """The JSON value of a text, or the text itself, stripped. An object may be encoded twice."""
     try:
         value = read_json(text)
         inner = read_json(value) if isinstance(value, str) and value.lstrip().startswith("{") else None

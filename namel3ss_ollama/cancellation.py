@@ -1,7 +1,7 @@
-"""Cancelling a task from a timer, and telling that cancellation from any other, on Python 3.10 too.
+"""Cancelling a task from a timer, and distinguishing that cancellation from any other, also on Python 3.10.
 
-From 3.11 on a task counts its cancellations. Before, ours leaves a mark, which any later one wipes out, and stays away
-where another one is under way.
+Since 3.11 a task counts its cancellations. Before, ours leaves a mark, which any later cancellation overwrites, and it
+does nothing while another cancellation is pending.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ T = TypeVar("T")
 if sys.version_info >= (3, 11):
     # Not `Task.cancelling` itself: nest_asyncio puts another class in the place of `Task`.
     pending_cancellations: Callable[[asyncio.Task[Any]], int] = operator.methodcaller("cancelling")
-    """How many cancellations of the task are under way; for `take_back`."""
+    """The number of pending cancellations of the task; for `take_back`."""
 
     def cancel(task: asyncio.Task[Any]) -> None:
         """Cancel the task."""
         task.cancel()
 
     def take_back(task: asyncio.Task[Any], pending: int) -> bool:
-        """Take back a cancellation by `cancel`; whether another one came since there were `pending`."""
+        """Undo a cancellation by `cancel`; whether another one has arrived since `pending` was taken."""
         return task.uncancel() > pending
 
 else:
     _MARK = "a deadline of namel3ss_ollama passed"
 
     def pending_cancellations(task: asyncio.Task[Any]) -> int:
-        """Nothing that this Python knows."""
+        """Not available in this version of Python."""
         return 0
 
     def cancel(task: asyncio.Task[Any]) -> None:
@@ -45,7 +45,7 @@ else:
             task.cancel(msg=_MARK)
 
     def take_back(task: asyncio.Task[Any], pending: int) -> bool:
-        """Whether another cancellation than that by `cancel` came."""
+        """Whether a cancellation other than that by `cancel` has arrived."""
         return bool(getattr(task, "_cancel_message", None) != _MARK)
 
 
@@ -54,13 +54,13 @@ async def in_own_task(
 ) -> T:
     """The coroutine's result, from a task of its own, which is cancelled once, however often the caller is.
 
-    For plain httpx: a second cancellation that comes while httpcore cleans up after the first leaves the connection
-    open. And before Python 3.11 a task group that ends, as that in which httpx connects, cannot tell its own
-    cancellation from one that comes from outside in that moment, and swallows both.
+    For plain httpx: a second cancellation that arrives while httpcore cleans up after the first leaves the connection
+    open. Also, before Python 3.11, a task group that is ending (httpx connects in one) cannot distinguish its own
+    cancellation from an external one at the same moment, and swallows both.
 
     Args:
         coroutine: What to run.
-        close: Closes a result that came in spite of the cancellation.
+        close: Closes a result that was produced despite the cancellation.
     """
     task = asyncio.ensure_future(coroutine)
     try:
@@ -79,7 +79,7 @@ async def in_own_task(
 
 
 async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result; a cancellation meanwhile comes out only when it is done. For clean-ups that are short."""
+    """The coroutine's result; a cancellation in the meantime is raised once it is done. For short clean-ups."""
     task = asyncio.ensure_future(coroutine)
     try:
         await _done(task)

@@ -1,17 +1,17 @@
-"""Which host gets a request: the rule, a plain function over what is known. No I/O, no clock, no lock.
+"""Which host gets a request: the rule as a pure function of the known state. No I/O, no clock, no lock.
 
-A request is bound to a host only when that has a slot free for it; until then it waits here, where it can still go
-anywhere. The rule, in its order:
+A request is assigned to a host only when the host has a free slot; until then it waits here, where it can still go
+anywhere. The rule, in order:
 
-1. The conversation's home, the host that has its prompt cached. While that is busy, the request waits for it, but no
-   longer than reading the prompt elsewhere would take.
-2. Of the hosts that have the model loaded and a slot free, the best of a few drawn at random: by the wait that was last
-   measured there, the reading of the prompt and the usual time of an answer. Drawn at random, because several clients
-   that know nothing of each other would all choose the same best one.
-3. Where none of those is free, the request waits, unless the wait is worth several loads more than that for the model
-   which the load would throw out. What is in use and on no other host is not thrown out for that. Without this, models
-   take turns on all hosts as soon as there is more to do than hosts can, and most of their time goes into loading.
-4. Where no host has the model loaded, one loads it, and later requests wait for that rather than load it everywhere.
+1. The conversation's home, the host that has its prompt cached. While it is busy, the request waits for it, but no
+   longer than processing the prompt elsewhere would take.
+2. Of the hosts that have the model loaded and a free slot, the best of a few random ones: by the last measured wait,
+   the time to process the prompt and the usual time of an answer. Random, because several independent clients would
+   otherwise all choose the same best host.
+3. Where none of those is free, the request waits, unless waiting costs several loads more than waiting for the model
+   that the load would evict. A model that is in use and on no other host is never evicted for this. Without this rule,
+   an overload makes models take turns on all hosts, which then spend most of their time loading.
+4. Where no host has the model loaded, one loads it, and later requests wait for it rather than load it everywhere.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ in use after an answer."""
 
 @dataclass(slots=True, eq=False)
 class Wanted:
-    """What a request wants of a host.
+    """What a request needs from a host.
 
     Attributes:
         model: The model's name, with its tag.
         tokens: About how many tokens its prompt has.
-        home: The host that answered the conversation's last turn, if that is known.
-        saved: Seconds of reading that the home saves, because it has the beginning cached.
+        home: The host that answered the conversation's last turn, if known.
+        saved: Seconds of prompt processing that the home saves, because it has the beginning cached.
         since: When the request began to wait; None before that.
-        tried: Hosts that have failed with this request, and those in `barred`.
-        barred: Hosts that it never goes to, because it is for another one.
-        key: Of its conversation, 0 for none.
-        asked: Whether a host was asked already, so that the request waits a second time.
+        tried: Hosts that failed on this request, and those in `barred`.
+        barred: Hosts that it never goes to, because it is meant for another one.
+        key: The key of its conversation; 0 for none.
+        asked: Whether the request was already sent to a host, so that it waits for the second time.
     """
 
     model: str
@@ -59,7 +59,7 @@ class Wanted:
     asked: bool = False
 
     def may_go_to(self, host: Standing, now: float) -> bool:
-        """Whether the host can be asked, once it is free."""
+        """Whether the request can go to the host, once it is free."""
         return host not in self.tried and host.may_have(self.model, now)
 
     def waits_for_home(self, now: float) -> bool:
@@ -82,14 +82,14 @@ def _nobody(_: str) -> int:
 def choose(
     wanted: Wanted, fleet: Fleet, now: float, waiting: int = 1, others: Callable[[str], int] = _nobody
 ) -> Standing | None:
-    """The host for a request; None while it is better to wait.
+    """The host for a request; None while waiting is better.
 
     Args:
         wanted: The request.
         fleet: The hosts.
         now: The time.
-        waiting: How many requests for the model wait, this one included.
-        others: How many wait for any other model.
+        waiting: How many requests wait for the model, including this one.
+        others: How many requests wait for other models.
     """
     if not fleet.free.items:
         return _last_resort(wanted, fleet, now) if fleet.last_resorts else None
@@ -120,7 +120,7 @@ def choose(
 def _best(
     hosts: list[Standing], wanted: Wanted, fleet: Fleet, now: float, cost: Callable[[Standing], float]
 ) -> Standing | None:
-    """The cheapest of a few that are drawn at random, of those that can be asked."""
+    """The cheapest of a few random eligible hosts."""
     draw, count = fleet.rng.random, len(hosts)
     start = int(draw() * count)
     if count <= _FEW:
@@ -139,13 +139,13 @@ def _cheapest(hosts: Iterable[Standing], cost: Callable[[Standing], float]) -> S
 
 
 def _cost_of_loading(host: Standing, model: str, fleet: Fleet, now: float, others: Callable[[str], int]) -> float:
-    """Twice its time where it may throw something out, and what waits for that."""
+    """Twice the load time where it may evict a model, plus what waits for that model."""
     seconds = host.load_seconds(model)
     return seconds * 2.0 + _wait_without(host, model, fleet, now, others) if host.loaded else seconds
 
 
 def _wait_without(host: Standing, model: str, fleet: Fleet, now: float, others: Callable[[str], int]) -> float:
-    """How long requests for the models that loading could throw out would wait without this host."""
+    """How long requests for the models that the load could evict would wait without this host."""
     longest = 0.0
     for other in host.loaded:
         if other == model or other in host.without:
@@ -166,7 +166,7 @@ def _is_in_use(host: Standing, model: str, now: float) -> bool:
 def _should_wait(
     wanted: Wanted, fleet: Fleet, loading: Standing, now: float, waiting: int, others: Callable[[str], int]
 ) -> bool:
-    """Whether it is better to wait for those that have the model than to load it on one more host."""
+    """Whether waiting for the hosts that have the model is better than loading it on another one."""
     if wanted.tried:
         slots = sum(host.slots for host in fleet.holders(wanted.model) if wanted.may_go_to(host, now))
     else:
@@ -178,9 +178,9 @@ def _should_wait(
 
 
 def _last_resort(wanted: Wanted, fleet: Fleet, now: float) -> Standing | None:
-    """Where no server is left: the engine in this process, or a host that has failed with the model or the request.
+    """Where no server is left: the engine in this process, or a host that failed with the model or the request.
 
-    Where none is known to have the model, any host: for its error, or because it has the model by now.
+    Where no host is known to have the model, any host: for its error, or because it has the model by now.
     """
     left = [host for host in fleet.last_resorts if wanted.may_go_to(host, now)]
     for host in fleet.hosts:

@@ -1,8 +1,8 @@
 """The HTTP API, one method an endpoint; the only module that talks HTTP.
 
-A generation is an `Exchange`; everything else is one request and one JSON answer. No retry and no queueing here: that
-is the provider's. Only what failed on a pooled connection that the server had closed is sent again at once: nothing of
-it was answered, and it says nothing about the server.
+A generation is an `Exchange`; everything else is one request and one JSON answer. Retries and queueing belong to the
+provider. Only a request that failed on a pooled connection which the server had closed is sent again at once: it got no
+answer, and the failure says nothing about the server.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Client:
 
     Args:
         address: Where the server is.
-        headers: Headers of every request, credentials included.
-        http: How connections are made.
+        headers: Headers for every request, including credentials.
+        http: How connections are opened.
 
     Attributes:
-        refusal: Why no request may be sent, if none may: the text of the `ValueError` that each raises.
+        refusal: If requests must not be sent, why: the text of the `ValueError` that each call raises.
     """
 
     def __init__(self, address: Address, headers: Mapping[str, str], http: HTTPSettings) -> None:
         http.check(address.url)
         self.url = address.url
-        # httpx parses URLs that it is to send to, and needs a host in them.
+        # httpx parses the URLs of requests, and needs a host in them.
         self._base = f"{EMBEDDED_URL}engine" if address.url == EMBEDDED_URL else address.url
         self.http = http
         self._headers = dict(headers)
@@ -75,7 +75,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         on_resend: Callable[[], None] | None = None,
     ) -> Exchange:
-        """Send a request and check the status of its answer; the caller closes the exchange.
+        """Send a request and check the response status; the caller closes the exchange.
 
         Args:
             method: The HTTP method.
@@ -83,12 +83,12 @@ class Client:
             body: What to send, as an object.
             watch: The deadlines.
             model: The model that is asked for, for error messages.
-            content: `body` as it was encoded before, if it was.
-            headers: Headers of this request alone, names in lower case.
-            on_resend: Called when the request goes out again because a pooled connection was closed.
+            content: `body` as already encoded, if it was.
+            headers: Headers for this request only, names in lower case.
+            on_resend: Called when the request is sent again because a pooled connection was closed.
 
         Raises:
-            LLMError: No connection, a deadline passed, or a status other than 2xx.
+            LLMError: No connection, a timeout, or a status other than 2xx.
         """
         content = encode(body) if content is None else content
         sent = {**self._headers, **(headers or {}), **(_JSON if content is not None else {})}
@@ -161,10 +161,10 @@ class Client:
         return await self.open("POST", "/api/generate", body, watch, model=model, content=content, headers=headers)
 
     async def progress(self, path: str, body: Json, watch: Watch) -> AsyncIterator[Json]:
-        """POST to an endpoint that reports progress (pull, push, create): its objects, one by one.
+        """POST to an endpoint that reports progress (pull, push, create), and iterate over its objects.
 
         Raises:
-            LLMError: As `open`; also for an error that comes as a line.
+            LLMError: As `open`; also for an error sent as a line.
         """
         async with await self.open("POST", path, body, watch, model=body.get("model")) as exchange:
             while (lines := await exchange.lines()) is not None:
@@ -189,7 +189,7 @@ class Client:
         """Send a request and return its JSON answer; an empty answer is an empty object.
 
         Raises:
-            LLMError: No connection, a deadline passed, a status other than 2xx, no JSON object.
+            LLMError: No connection, a timeout, a status other than 2xx, or a body that is not a JSON object.
         """
         async with await self.open(
             method, path, body, watch, model=model, content=content, on_resend=on_resend
@@ -209,11 +209,11 @@ class Client:
         return await self.request("POST", "/v1/systemone", body, watch, model=body.get("model"), content=content)
 
     async def tags(self, watch: Watch) -> Json:
-        """GET /api/tags: the models that are there."""
+        """GET /api/tags: the installed models."""
         return await self.request("GET", "/api/tags", None, watch)
 
     async def ps(self, watch: Watch) -> Json:
-        """GET /api/ps: the models that are loaded."""
+        """GET /api/ps: the loaded models."""
         return await self.request("GET", "/api/ps", None, watch)
 
     async def version(self, watch: Watch) -> Json:
@@ -221,7 +221,7 @@ class Client:
         return await self.request("GET", "/api/version", None, watch)
 
     async def show(self, model: str, watch: Watch, *, verbose: bool = False) -> Json:
-        """POST /api/show: what there is to know of a model."""
+        """POST /api/show: the details of a model."""
         body: Json = {"model": model, **({"verbose": True} if verbose else {})}
         return await self.request("POST", "/api/show", body, watch, model=model)
 
@@ -266,7 +266,7 @@ def encode(body: Json | None) -> bytes | None:
     """A request's body.
 
     Raises:
-        ValueError: Something in it is no JSON: a lone surrogate in a text, an object in the options.
+        ValueError: A value cannot be written as JSON: a lone surrogate in a text, an object in the options.
     """
     if body is None:
         return None
@@ -292,7 +292,7 @@ def _open(source: os.PathLike[str]) -> BinaryIO:
 
 
 async def _pieces(source: bytes | os.PathLike[str], watch: Watch) -> AsyncIterator[bytes]:
-    """The pieces of a body; the deadlines count from when the last one was taken, not from when the first was sent."""
+    """The pieces of a body; deadlines start when the last one was taken, not when the first was sent."""
     if isinstance(source, bytes):
         for start in range(0, len(source), _BLOB_PIECE):
             yield source[start : start + _BLOB_PIECE]

@@ -1,4 +1,4 @@
-"""Bodies that arrive compressed though nothing asked for that. No I/O."""
+"""Bodies that arrive compressed although no compression was requested. No I/O."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _PIECE = 64 * 1024
 _HEADER = 2
 """Bytes of the header of zlib's format."""
 _ENCODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""The encodings of a body that are understood, and zlib's window bits for each."""
+"""The supported content encodings, and zlib's window bits for each."""
 
 
 def unpacked(source: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """A body as it was before it was compressed.
+    """A body, decompressed.
 
     Args:
-        source: The body as it comes.
+        source: The body as received.
         encoding: Its Content-Encoding.
 
     Raises:
-        MalformedResponseError: While iterating: the encoding is none that is known, or the body does not decompress.
+        MalformedResponseError: While iterating: the encoding is not supported, or the body does not decompress.
     """
     name = encoding.strip().lower()
     return source.__aiter__() if name in ("", "identity") else _Unpacked(source.__aiter__(), name)
 
 
 class _Unpacked:
-    """Decompresses in small pieces: a few bytes can stand for gigabytes, and it is the reader that has limits."""
+    """Decompresses in small pieces: a few bytes can expand to gigabytes, and the limits are the reader's."""
 
     def __init__(self, source: AsyncIterator[bytes], encoding: str) -> None:
         self._source = source
@@ -49,8 +49,8 @@ class _Unpacked:
     async def __anext__(self) -> bytes:
         if self._encoding not in _ENCODINGS:
             raise MalformedResponseError(
-                f"the answer's body is compressed ({self._encoding[:40]!r}), and nothing asked for that; "
-                "something between changes it"
+                f"the response body is compressed ({self._encoding[:40]!r}), although that was not requested; "
+                "a proxy in between changes it"
             )
         unpacker = self._unpacker
         while True:
@@ -62,13 +62,13 @@ class _Unpacked:
                     self._undecided = False
                     if not _has_zlib_header(self._left):
                         self._unpacker = unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-                self._more = not unpacker.eof  # what follows the end is no part of the body
+                self._more = not unpacker.eof  # data after the end is not part of the body
                 self._left = self._left if self._more else b""
             try:
                 piece = unpacker.decompress(self._left, _PIECE)
             except zlib.error as error:
                 raise MalformedResponseError(
-                    "the answer's body does not decompress; is something between that changes answers?",
+                    "the response body does not decompress; does a proxy in between change it?",
                     original_error=error,
                 ) from error
             self._left = unpacker.unconsumed_tail
@@ -78,5 +78,5 @@ class _Unpacked:
 
 
 def _has_zlib_header(data: bytes) -> bool:
-    """Whether it begins as RFC 9110, 8.4.1.2 wants `deflate`; some servers leave the header out."""
+    """Whether it begins with zlib's header, as RFC 9110, 8.4.1.2 requires for `deflate`; some servers omit it."""
     return data[0] & 0x0F == zlib.DEFLATED and (data[0] << 8 | data[1]) % 31 == 0

@@ -1,16 +1,16 @@
-"""A client for each event loop: made on first use, closed with its loop. No other code here knows whose loop is whose.
+"""One client per event loop: made on first use, closed with its loop. No other code here deals with several loops.
 
-A connection belongs to the event loop that made it. So that a provider works across several `asyncio.run`, from threads
-and in tests, clients are kept by loop. A client is closed
+A connection belongs to the event loop that opened it. Clients are kept per loop, so that a provider works across
+several calls of `asyncio.run`, from threads and in tests. A client is closed
 
 - when its loop ends: an async generator waits on each loop, and the loop closes those before it ends
   (`loop.shutdown_asyncgens`, which `asyncio.run` calls);
-- when its loop is found closed, by whatever means, at the next need of a client;
+- when its loop is found to be closed the next time a client is needed;
 - by `close` or `aclose`, from any thread, each client on its own loop. Both return in bounded time, whatever that loop
-  does meanwhile;
+  is doing;
 - when its owner is dropped, and when the interpreter exits.
 
-What a forked child inherits it neither uses nor closes.
+A forked child neither uses nor closes the clients that it inherits.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from namel3ss_ollama.greenlets import Signal, make_signal, patched_by
 __all__ = ["Connections"]
 
 _LONGEST_CLOSE = 5.0
-"""Seconds that closing waits for a loop which runs but does not get to it."""
+"""Seconds to wait for a running loop that is too busy to close its client."""
 _POLL = 0.02
 _Loop = asyncio.AbstractEventLoop
 _Held = dict[_Loop, httpx.AsyncClient]
-"""Each step on it is one operation of a dict, which threads cannot tear apart."""
+"""Each access is a single dict operation, which is atomic across threads."""
 
 
 @runtime_checkable
@@ -53,9 +53,8 @@ class Connections:
 
     Args:
         make: Makes a client.
-        to_import: The module that has to be imported before, if any; that happens in a thread, since it would block the
-            event loop.
-        owned: Whether clients are closed here.
+        to_import: A module to import first, if any; imported in a thread, since the import would block the event loop.
+        owned: Whether this object closes the clients.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Connections:
         self._to_import = to_import
         self._owned = owned
         if patched_by() is not None and (module := to_import()) is not None:
-            # Here, since an import may start a process, which gevent does in the main thread only.
+            # Here, since the import may start a process, which gevent allows in the main thread only.
             importlib.import_module(module)
         self._hold_nothing()
         _all.add(self)
@@ -74,12 +73,12 @@ class Connections:
     def _hold_nothing(self) -> None:
         self._held: _Held = {}
         self._guards: dict[_Loop, AsyncGenerator[None, None]] = {}
-        # Holds the clients, so that they are not garbage together with this: they would complain.
+        # Keeps the clients from being collected together with this object, which would make them warn.
         self._finalizer = weakref.finalize(self, _abandon, self._held, self._guards, self._owned)
         self._finalizer.atexit = False
 
     def after_fork(self) -> None:
-        """The clients are the parent's, and so are their loops: no thread here would ever close one."""
+        """Clients and loops belong to the parent: no thread in the child would ever close one."""
         self._finalizer.detach()
         _inherited.append((self._held, self._guards))
         self._hold_nothing()
@@ -93,11 +92,11 @@ class Connections:
         return client if client is not None and not client.is_closed else None
 
     async def get(self) -> httpx.AsyncClient:
-        """The running event loop's client, made if there is none."""
+        """The running event loop's client, created if there is none."""
         loop = asyncio.get_running_loop()
         if self.current() is None and (module := self._to_import()) is not None:
             await _import(module)
-        if (client := self.current()) is not None:  # maybe another task's
+        if (client := self.current()) is not None:  # another task may have made it
             return client
         self._drop_stranded()
         client = self._held[loop] = self._make()
@@ -109,7 +108,7 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close every loop's client, each on its loop; a later `get` makes a new one."""
-        # Each by its loop, the running one too: a pool whose closing is cancelled stays half open.
+        # Each by its loop, including the running one: a pool whose closing is cancelled stays half open.
         here = asyncio.get_running_loop()
         closings = []
         for loop, client in self._take_all():
@@ -121,7 +120,7 @@ class Connections:
                 _give_up(loop, client)
 
     def close(self) -> None:
-        """As `aclose`, from synchronous code; inside a running loop that loop's client is closed when it goes on."""
+        """As `aclose`, from synchronous code; a running loop's own client is closed once the loop continues."""
         here = asyncio._get_running_loop()
         for loop, client in self._take_all():
             closed = make_signal()
@@ -129,7 +128,7 @@ class Connections:
                 _give_up(loop, client)
 
     def abort(self) -> None:
-        """Close what no running loop will: at exit, when nothing runs any more."""
+        """Close clients that no running loop will close: at exit, when nothing runs any more."""
         for loop, client in self._take_all():
             if not loop.is_running():
                 _abort(client)
@@ -150,7 +149,7 @@ class Connections:
 
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()
 _inherited: list[object] = []
-"""What a forked child never uses nor closes: garbage would complain, or close what is the parent's."""
+"""Inherited by a forked child, which must not use, close or collect them: they belong to the parent."""
 
 
 @atexit.register
@@ -160,12 +159,12 @@ def _at_exit() -> None:
 
 
 async def _import(module: str) -> None:
-    """Import in a thread of its own: those of the loop's executor may all be at work."""
+    """Import in a separate thread: those of the loop's executor may all be busy."""
     executor = concurrent.futures.ThreadPoolExecutor(1, "namel3ss-ollama-import")
     try:
         await asyncio.get_running_loop().run_in_executor(executor, importlib.import_module, module)
     except RuntimeError:
-        importlib.import_module(module)  # the main thread has ended: no more threads, and nobody who would wait
+        importlib.import_module(module)  # the main thread has ended: no thread can be started, and nothing would wait
     finally:
         executor.shutdown(wait=False)
 
@@ -190,9 +189,9 @@ def _detach(held: _Held) -> list[tuple[_Loop, httpx.AsyncClient]]:
 
 
 def _close_on(loop: _Loop, client: httpx.AsyncClient, closed: Callable[[], None]) -> bool:
-    """Have a loop close its client, then call `closed`; False if the loop is closed, and the client with it.
+    """Make a loop close its client and then call `closed`; False if the loop is already closed, and the client with it.
 
-    Without a task where that can be: a loop that ends cancels tasks before their first step, or leaves them pending.
+    Avoids a task where possible: a loop that ends cancels tasks before their first step, or leaves them pending.
     """
 
     def begin() -> None:
@@ -207,7 +206,7 @@ def _close_on(loop: _Loop, client: httpx.AsyncClient, closed: Callable[[], None]
     def end(task: asyncio.Task[None] | None = None) -> None:
         _closing.pop(client, None)
         if task is not None and not task.cancelled():
-            task.exception()  # a connection that breaks while it is being closed is closed
+            task.exception()  # a connection that breaks while being closed is closed
         closed()
 
     _closing[client] = loop, None
@@ -221,12 +220,12 @@ def _close_on(loop: _Loop, client: httpx.AsyncClient, closed: Callable[[], None]
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
-    with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits there
+    with contextlib.suppress(RuntimeError):  # its loop is closed: nothing waits there
         waiter.get_loop().call_soon_threadsafe(waiter.set_result, None)
 
 
 _closing: dict[httpx.AsyncClient, tuple[_Loop, asyncio.Task[None] | None]] = {}
-"""Clients that a loop is to close, and their tasks. The loop may end before it gets to that."""
+"""Clients that a loop should close, and their tasks. The loop may end before it does."""
 
 
 def _abort_stranded() -> None:
@@ -245,9 +244,9 @@ class _Patience:
         self._stopped = 0
 
     def ends(self) -> bool:
-        """Whether to wait no longer, asked after each poll: the loop has ended, stands still, or is too busy."""
+        """Whether to stop waiting, checked after each poll: the loop has ended, is stopped, or is too busy."""
         self._polls -= 1
-        # A loop that ends stops for moments between its last steps.
+        # A loop that is ending stops briefly between its last steps.
         self._stopped = 0 if self._loop.is_running() else self._stopped + 1
         return self._loop.is_closed() or self._stopped > 2 or self._polls <= 0
 
@@ -269,7 +268,7 @@ async def _bounded_async(loop: _Loop, closed: asyncio.Future[None]) -> bool:
 
 
 def _give_up(loop: _Loop, client: httpx.AsyncClient) -> None:
-    """Do what can be done for a loop that did not close its client; the rest when it runs, or is found closed."""
+    """Do what is possible for a loop that did not close its client; the rest when it runs, or is found closed."""
     if not loop.is_running():
         _abort(client)
 
@@ -281,10 +280,10 @@ def _abort(client: httpx.AsyncClient) -> None:
 
 
 def _abandon(held: _Held, guards: dict[_Loop, AsyncGenerator[None, None]], owned: bool) -> None:
-    """The owner was dropped. Called by the garbage collector: nothing is waited for."""
+    """The owner was dropped. Called by the garbage collector, so it never waits."""
     for loop, client in _detach(held) if owned else ():
         if loop.is_running() and not (loop is asyncio._get_running_loop() and isinstance(client, _Abortable)):
             _close_on(loop, client, lambda: None)
-        else:  # at once, also on the running loop: this may be the last step of a loop that ends
+        else:  # at once, also on the running loop: this may be the last step of a loop that is ending
             _abort(client)
     guards.clear()

@@ -1,4 +1,4 @@
-"""What is known of conversations that grow: the tokens of their beginnings. Only hashes of messages are kept."""
+"""Token counts of the beginnings of growing conversations. Only hashes of messages are kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOST = 1024
 
 
 def beginnings(body: Mapping[str, Any]) -> list[int]:
-    """A key for each beginning of a request's conversation, the shortest first; none where it may be rendered shorter.
+    """A key for each prefix of a request's conversation, the shortest first; none where it may render to fewer tokens.
 
-    Templates leave out the thinking of earlier turns, so a conversation with thinking in it may shrink as it grows.
+    Templates omit the thinking of earlier turns, so a conversation that contains thinking may shrink as it grows.
     """
     messages: Sequence[Mapping[str, Any]] = body.get("messages") or ()
     key = hash((body["model"], repr(body.get("tools")), body.get("think")))
@@ -25,7 +25,7 @@ def beginnings(body: Mapping[str, Any]) -> list[int]:
         if message.get("thinking"):
             return []
         calls = message.get("tool_calls")
-        # Another image or recording has other tokens, and mostly another length, which costs nothing to look at.
+        # Another image or recording has another token count and usually another length, which is cheap to compare.
         media = tuple(map(len, message.get("images") or ()))
         key = hash((key, message["role"], message.get("content"), repr(calls) if calls else None, media))
         keys.append(key)
@@ -33,13 +33,13 @@ def beginnings(body: Mapping[str, Any]) -> list[int]:
 
 
 class Conversations:
-    """Tokens by the key of a conversation's beginning; the least recently used are forgotten."""
+    """Token counts by the key of a conversation's prefix; an LRU cache."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[int, Estimate] = OrderedDict()
 
     def longest(self, keys: Sequence[int]) -> tuple[int, Estimate] | None:
-        """How many messages the longest known beginning has, and its tokens."""
+        """The number of messages of the longest known prefix, and its tokens."""
         for length in range(len(keys), 0, -1):
             known = self._known.get(keys[length - 1])
             if known is not None:
@@ -47,7 +47,7 @@ class Conversations:
         return None
 
     def remember(self, key: int, tokens: Estimate) -> None:
-        """The tokens of a beginning."""
+        """Store the tokens of a prefix."""
         self._known[key] = tokens
         self._known.move_to_end(key)
         while len(self._known) > _MOST:

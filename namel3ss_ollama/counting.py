@@ -1,4 +1,4 @@
-"""Counting the tokens of a prompt before it is sent: at once by an estimate, or by asking the server."""
+"""Counting the tokens of a prompt before it is sent: by an instant estimate, or by asking the server."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["TokenCount", "TokenCounting"]
 
 
 class TokenCount(int):
-    """A number of tokens, and how well it is known.
+    """A number of tokens, and how accurate it is.
 
     Attributes:
-        exact: Whether a server counted them; else it is an estimate.
-        margin: How many tokens an estimate may be off, in nearly all cases; 0 for an exact number.
+        exact: Whether a server counted them; otherwise it is an estimate.
+        margin: The error of an estimate in nearly all cases, in tokens; 0 for an exact number.
     """
 
     exact: bool
@@ -41,7 +41,7 @@ class TokenCount(int):
 
 
 class TokenCounting(Asking):
-    """What a provider knows of tokens; see `OllamaProvider` for how to make one."""
+    """The token counting methods of a provider; construct an `OllamaProvider` to use them."""
 
     _runner: Runner
 
@@ -54,13 +54,13 @@ class TokenCounting(Asking):
     ) -> TokenCount:
         """How many tokens a text has, or a conversation with its tools. Nothing is sent.
 
-        An estimate from the characters in it, learnt for each model from the counts in its answers, so it gets better
-        with use; exact for a conversation that the model has answered. For messages it includes what the model's
-        template puts around them.
+        An estimate from its characters, calibrated for each model by the counts in its answers, so it improves with
+        use; exact for a conversation that the model has answered. For messages it includes what the model's template
+        adds.
 
         Args:
             prompt: A text, or messages.
-            tools: What goes along as `tools`.
+            tools: The tools sent with the conversation.
             model: The model; the provider's by default.
 
         Raises:
@@ -87,14 +87,14 @@ class TokenCounting(Asking):
         *,
         model: str | None = None,
     ) -> TokenCount:
-        """As `count_tokens`, exact: the server reads the prompt and generates one token.
+        """As `count_tokens`, but exact: the server evaluates the prompt and generates one token.
 
-        That costs the time of reading it. Most of that is saved again when the same prompt is sent next, because the
-        server keeps what it has read. A prompt that does not fit the context window is estimated.
+        That costs the time of prompt evaluation, most of which is saved when the same prompt is sent next, because the
+        server caches it. A prompt that does not fit the context window is estimated.
 
         Args:
-            prompt: A text (counted by itself, without the model's template), or messages.
-            tools: What goes along as `tools`.
+            prompt: A text (counted without the model's template), or messages.
+            tools: The tools sent with the conversation.
             model: The model; the provider's by default.
 
         Raises:

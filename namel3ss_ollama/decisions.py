@@ -1,4 +1,4 @@
-"""Decision models: typed questions about a state, each answered with probabilities in place of a text."""
+"""Decision models: typed questions about a state, each answered with probabilities instead of text."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["Decisions"]
 Json = dict[str, Any]
 _SYSTEMONE = Endpoint("POST", "/v1/systemone", "Ollama 0.35.0 and newer")
 _LARGEST, _LARGEST_WITH_IMAGES = 64 * 1024, 32 * 1024 * 1024
-"""How many bytes a request may have (Ollama's test of SystemOneHandler)."""
+"""The size limit of a request in bytes (Ollama's test of SystemOneHandler)."""
 _BLIND, _SEES_IMAGES = "0.35.0", "0.35.1"
-"""The one version that takes no notice of images, and the first that sees them."""
+"""The one version that ignores images, and the first that supports them."""
 _HAVE_ARGUMENTS = frozenset({"model", "state", "questions", "images", "keep_alive"})
-"""What `extra_body` must not hold."""
+"""Keys that `extra_body` must not contain."""
 
 
 class Decisions(Asking):
-    """What a provider asks of decision models; see `OllamaProvider` for how to make one."""
+    """The decision model methods of a provider; construct an `OllamaProvider` to use them."""
 
     _runner: Runner
 
@@ -54,23 +54,23 @@ class Decisions(Asking):
     ) -> SystemOneResponse:
         """Answers of a decision model (nimble, clef, ...) to typed questions about a state.
 
-        Needs Ollama 0.35.0, 0.35.1 for images, and 0.40.5 for models in the cloud. The provider's runtime options do
-        not go along: the endpoint takes none.
+        Requires Ollama 0.35.0, 0.35.1 for images, and 0.40.5 for cloud models. The provider's runtime options are not
+        sent: the endpoint accepts none.
 
         Args:
-            state: What the questions are about: a text, or a JSON object or array.
+            state: The subject of the questions: a text, or a JSON object or array.
             questions: 1 to 64 questions by name: `ChoiceQuestion`, `NoulQuestion` or `ScoreQuestion`, or dicts as they
                 are sent.
-            images: Pictures that belong to the state, for models that can see, as in `agenerate`.
+            images: Images that belong to the state, for vision models, as in `agenerate`.
             model: The decision model; the provider's by default.
-            keep_alive: How long the model stays loaded; as the provider says by default.
-            extra_body: Fields of the request that have no keyword; the provider's do not go along.
-            timeout: A bound on the call, retries and the wait for a slot included, in seconds.
+            keep_alive: How long the model stays loaded; the provider's setting by default.
+            extra_body: Request fields without a keyword; the provider's are not sent.
+            timeout: The limit for the call in seconds, including retries and the wait for a slot.
 
         Raises:
-            TypeError, ValueError: An argument is wrong, or the request has more than 64 KiB (32 MiB with images), which
-                no server takes; nothing was sent.
-            BadRequestError: The server has no such endpoint, or the model is no decision model or cannot see images.
+            TypeError, ValueError: An argument is invalid, or the request exceeds 64 KiB (32 MiB with images), the limit
+                of every server; nothing was sent.
+            BadRequestError: The server has no such endpoint, or the model is not a decision model or has no vision.
             ModelNotFoundError: The server does not have the model.
             MalformedResponseError: A question has no answer, or one of another form.
             LLMError: The server failed.
@@ -108,12 +108,12 @@ class Decisions(Asking):
 
 
 async def _check_images(server: Server) -> None:
-    """Refuse images where the server is known to take no notice of them."""
+    """Reject images where the server is known to ignore them."""
     await server.version.ask()
     if server.version.at_least(_BLIND) and server.version.before(_SEES_IMAGES):
         raise BadRequestError(
-            f"images: decision models see them from Ollama {_SEES_IMAGES} on, and {server.url} is older; "
-            "update it, or leave them out"
+            f"images: decision models support them since Ollama {_SEES_IMAGES}, and {server.url} is older; "
+            "update it, or omit them"
         )
 
 
@@ -121,7 +121,7 @@ def _encoded(body: Json) -> bytes:
     """The body as it is sent.
 
     Raises:
-        ValueError: Something in it is no JSON, or it is larger than a server takes.
+        ValueError: A value cannot be written as JSON, or the body exceeds the server's limit.
     """
     content = encode(body) or b""
     largest = _LARGEST_WITH_IMAGES if "images" in body else _LARGEST
@@ -129,7 +129,7 @@ def _encoded(body: Json) -> bytes:
         sizes = {name: len(encode({name: value}) or b"") for name, value in body.items()}
         name = max(sizes, key=lambda name: sizes[name])
         raise ValueError(
-            f"{name}: the request has {len(content):,} bytes, {sizes[name]:,} of them here, and a server takes at most "
+            f"{name}: the request has {len(content):,} bytes, {sizes[name]:,} of them here, and servers accept at most "
             f"{largest:,}{'' if 'images' in body else ' without images'}; shorten it"
         )
     return content

@@ -36,6 +36,7 @@ from namel3ss_ollama.remedies import (
     of_a_gateway,
     of_a_handshake,
     of_a_refusal,
+    of_a_shortage,
     of_a_transfer,
     of_an_unread_call,
 )
@@ -214,7 +215,7 @@ def _server_failed(status: int | None, said: str, url: str) -> LLMError:
         return _bad_request(status, said)
     temporary = bool(_CAN_HEAL.search(said)) if status in (None, 500) else status in _GATEWAYS
     what = _with_status(status, said) or "no reason given"
-    advice = of_a_transfer(said) or of_a_gateway(status, said) or "the server's log says more"
+    advice = of_a_transfer(said) or of_a_shortage(said) or of_a_gateway(status, said) or "the server's log says more"
     return ServerError(f"{url} failed ({what}); {advice}", status_code=status, temporary=temporary)
 
 

@@ -1,8 +1,8 @@
-"""Slots of several hosts: a request waits here until a host has one free for it.
+"""Slots of several hosts: a request waits here until a host has a free one.
 
-A server takes in whatever it is sent, and its queue cannot be seen. So each host gets only what it has slots for, and
-the rest waits on this side, where it can still go to any of them. What holds for slots of one server (`limiter.py`:
-event loops, threads, forks, finalizers) holds here too; which host is chosen is said in `choosing.py`.
+A server accepts whatever it is sent, and its queue is not visible. So each host gets only as many requests as it has
+slots, and the rest wait on this side, where they can still go to any host. The rules for slots of one server
+(`limiter.py`: event loops, threads, forks, finalizers) apply here too; `choosing.py` decides which host is chosen.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["Dispatcher", "HostSlot"]
 T = TypeVar("T")
 _HOMES = 10_000
 _NAMED = 3
-"""How many hosts an error has the reasons of."""
+"""How many hosts' reasons an error message lists."""
 _HOME_HOLDS = 600.0
-"""Seconds for which a host is taken to have a conversation's prompt in its cache."""
+"""Seconds for which a host is assumed to have a conversation's prompt cached."""
 
 
 class HostSlot(Slot):
     """A slot of a host.
 
     Attributes:
-        wanted: What the request wants.
-        chosen: The host, once it is chosen.
+        wanted: The needs of the request.
+        chosen: The host, once chosen.
     """
 
     __slots__ = ("chosen", "wanted")
@@ -57,10 +57,10 @@ class Dispatcher(Limiter):
 
     Args:
         fleet: The hosts.
-        max_concurrent: How many requests run at once on all hosts together; None for as many as there are slots.
-        max_queue: How many requests may wait; one more fails at once. None for no bound.
-        queue_timeout: How long a request may wait, in seconds. None for no bound.
-        clock: The time in seconds, from any start.
+        max_concurrent: The number of concurrent requests on all hosts together; None for as many as there are slots.
+        max_queue: How many requests may wait; one more fails at once. None for no limit.
+        queue_timeout: How long a request may wait, in seconds. None for no limit.
+        clock: The time in seconds, from any origin.
     """
 
     _more = "the slots of the hosts"
@@ -79,14 +79,14 @@ class Dispatcher(Limiter):
         super().__init__(max_concurrent, max_queue, queue_timeout)
 
     def after_fork(self) -> None:
-        """All slots are free: their holders, and the waiters, are the parent's."""
+        """All slots are free: holders and waiters belong to the parent."""
         super().after_fork()
         self._queues: Queues[HostSlot] = Queues()
         self._homes: OrderedDict[int, tuple[Standing, float, float]] = OrderedDict()
         self._fleet.forget_requests()
 
     def change(self, change: Callable[[Fleet, float], None]) -> None:
-        """Change what is known of the hosts, and hand out the slots that come free by it."""
+        """Update the state of the hosts, and hand out the slots that become free."""
         self._lock.acquire()
         try:
             change(self._fleet, self.clock())
@@ -95,18 +95,18 @@ class Dispatcher(Limiter):
             self._unlock()
 
     def look(self, look: Callable[[Fleet, float], T]) -> T:
-        """Look at what is known of the hosts."""
+        """Read the state of the hosts."""
         now = self.clock()
         self._lock.acquire()
         try:
             self._settle()
-            self._hand_out()  # to hosts whose time out is over
+            self._hand_out()  # to hosts whose ejection has ended
             return look(self._fleet, now)
         finally:
             self._unlock()
 
     def remember_home(self, key: int, host: Standing, tokens: int) -> None:
-        """A host answered a conversation, and has so many tokens of it in its cache."""
+        """A host answered a conversation, and has this many of its tokens cached."""
         self._lock.acquire()
         try:
             self._homes[key] = host, float(tokens), self.clock()
@@ -117,7 +117,7 @@ class Dispatcher(Limiter):
             self._unlock()
 
     def find_home(self, wanted: Wanted, keys: Sequence[int]) -> None:
-        """Set the home of a request by the beginnings of its conversation, the shortest first."""
+        """Set the home of a request from the prefixes of its conversation, the shortest first."""
         now = self.clock()
         for key in reversed(keys):
             known = self._homes.get(key)
@@ -130,12 +130,12 @@ class Dispatcher(Limiter):
     def _in_vain(self, slot: Slot) -> str:
         within = f"within queue_timeout={self.queue_timeout:g} s"
         if (out := self.why_all_out()) is not None:
-            return f"no host was up {within} ({out}); raise queue_timeout, or see to the hosts"
+            return f"no host was available {within} ({out}); raise queue_timeout, or check the hosts"
         slots, hosts = self._fleet.slots, len(self._fleet.hosts)
         return f"no slot came free {within} ({slots} on {hosts} hosts); try again later, or raise one of them"
 
     def why_all_out(self) -> str | None:
-        """What the hosts failed with, where none is up; None where one is."""
+        """Why the hosts failed, if none is available; None if one is."""
 
         def read(fleet: Fleet, _: float) -> str | None:
             if not fleet.all_out:
@@ -154,7 +154,7 @@ class Dispatcher(Limiter):
         return HostSlot(self, loop, wanted, patient=patient)
 
     def _may_wait(self, slot: Slot) -> bool:
-        # What had a slot, and lost it with a host that failed, is not turned away.
+        # A request that had a slot and lost it with a failed host is not rejected.
         return cast("HostSlot", slot).wanted.asked or super()._may_wait(slot)
 
     def _enqueue(self, slot: Slot) -> None:
@@ -179,7 +179,7 @@ class Dispatcher(Limiter):
 
     def _hold(self, slot: Slot) -> None:
         slot = cast("HostSlot", slot)
-        if slot.chosen is None:  # beyond the bound
+        if slot.chosen is None:  # beyond the limit
             slot.chosen = self._least_busy(slot.wanted)
         super()._hold(slot)
         self._fleet.hold(slot.chosen, slot.wanted.model)
@@ -219,14 +219,14 @@ class Dispatcher(Limiter):
                 call_in(slot.loop, self._ask_again, slot)
 
     def _take_nested(self, slot: Slot) -> bool:
-        # What waits for a host to come back does not wait for the outer request.
+        # A request that waits for a host to come back does not wait for the outer request.
         now = self.clock()
         wanted = cast("HostSlot", slot).wanted
         up = any(not host.is_out and wanted.may_go_to(host, now) for host in self._fleet.hosts)
         return up and super()._take_nested(slot)
 
     def _stuck(self, waiting: Sequence[Slot]) -> Sequence[Slot]:
-        """Those that could only go to hosts whose slots are all held by streams which wait for their callers."""
+        """Requests that could only go to hosts whose slots are all held by streams waiting for their callers."""
         if not self._running:
             return ()
         now, full = self.clock(), self._is_full()

@@ -1,10 +1,10 @@
-"""Embeddings: texts in batches, what becomes of texts that are too long, and which text a failure is about.
+"""Embeddings: batching, texts that are too long, and which text a failure is about.
 
-A server cuts a text that does not fit the context window, and says nothing. So it is asked not to (`truncate: false`),
-and refuses a batch in which one text is too long. The batch is then halved, the longer texts on one side, until those
-at fault stand alone; the vectors of the others are kept. Refusing costs the server no more than counting tokens, and a
-batch that nothing is wrong with takes one request. Any other text on which a server fails is found in the same way, so
-that one among a thousand is named.
+A server silently truncates a text that does not fit the context window. So it is asked not to (`truncate: false`), and
+then refuses a batch in which one text is too long. The batch is halved, with the longer texts on one side, until the
+texts at fault are alone; the vectors of the others are kept. Refusing costs the server no more than counting tokens,
+and a valid batch takes one request. Any other text on which a server fails is found in the same way, so that one text
+among a thousand is named.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ Json = dict[str, Any]
 Vector = list[float]
 EMBED_TRUNCATION: tuple[EmbedTruncation, ...] = ("warn", "error", "ignore", "split")
 _HAVE_ARGUMENTS = {"model", "input", "truncate", "dimensions", "keep_alive", "options"} | RUNTIME_OPTIONS
-"""What `extra_body` must not hold."""
+"""Keys that `extra_body` must not contain."""
 _HARMLESS = "a"
 _NAMED_IN_A_WARNING = 10
 _DURATIONS = ("total_duration", "load_duration")
 
 
 class Embeddings:
-    """What a provider does with texts to embed; see `OllamaProvider` for how to make one."""
+    """The embedding methods of a provider; construct an `OllamaProvider` to use them."""
 
     _defaults: Defaults
     _runner: Runner
@@ -74,31 +74,31 @@ class Embeddings:
         extra_body: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> EmbedResponse:
-        """Vectors of texts, in the order of the texts.
+        """Embed texts; the vectors are in the order of the texts.
 
         Args:
             input: A text, or several.
             model: The embedding model; the provider's by default.
-            truncate: Sent as it is, whatever `on_truncation` says: True has the server cut texts that are too long,
-                without a word; False has it refuse them, which is an error. By default `on_truncation` decides.
-            on_truncation: What becomes of a text that does not fit the context window. "warn": its beginning is
-                embedded, `truncated` of the response names it, and a warning is logged. "error": it is an error.
-                "ignore": its beginning is embedded. "split": it is embedded in pieces that fit, cut at the ends of
-                sentences or words, and its vector is their mean, weighted by length. By default as the provider says.
-            dimensions: How long the vectors shall be, for models that can choose.
-            keep_alive: How long the model stays loaded; as the provider says by default.
-            batch_size: How many texts go into one request; requests run at once as `max_concurrent` lets them.
-            batch_chars: How many characters go into one request, at most; a longer text goes alone. None: any number.
-            options: Runtime options; of the provider's only those of loading (num_ctx, ...) go along.
-            extra_body: Fields of the request that have no keyword; the provider's do not go along.
-            timeout: A bound on the call, in seconds.
+            truncate: Sent unchanged, overriding `on_truncation`: True makes the server truncate texts that are too
+                long, silently; False makes it refuse them, which raises an error. By default `on_truncation` decides.
+            on_truncation: What to do with a text that does not fit the context window. "warn": embed its beginning,
+                list it in the response's `truncated` and log a warning. "error": raise. "ignore": embed its beginning.
+                "split": embed it in pieces that fit, cut at the ends of sentences or words; its vector is their mean,
+                weighted by length. The provider's setting by default.
+            dimensions: The length of the vectors, for models that support several.
+            keep_alive: How long the model stays loaded; the provider's setting by default.
+            batch_size: The number of texts per request; up to `max_concurrent` requests run concurrently.
+            batch_chars: The maximum number of characters per request; a longer text goes alone. None for no limit.
+            options: Runtime options; of the provider's, only those for loading (num_ctx, ...) are sent.
+            extra_body: Request fields without a keyword; the provider's are not sent.
+            timeout: The limit for the call, in seconds.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; `input` is empty.
-            ContextWindowExceededError: A text is too long; `index` says which.
-            MalformedResponseError: The server sent another number of vectors, or vectors of different lengths, or of
-                other `dimensions`.
-            LLMError: The server failed; `index` says on which text, where it is one text's fault.
+            TypeError, ValueError: An argument is invalid, or `input` is empty.
+            ContextWindowExceededError: A text is too long; `index` is its position.
+            MalformedResponseError: The number of vectors is wrong, or their lengths differ from each other or from
+                `dimensions`.
+            LLMError: The server failed; `index` is the text's position, if one text caused it.
         """
         texts = [input] if isinstance(input, str) else list(input)
         for index, text in enumerate(texts):
@@ -134,7 +134,7 @@ class Embeddings:
         options: Mapping[str, Any] | None,
         extra_body: Mapping[str, Any] | None,
     ) -> Json:
-        """The body of the requests of a call, without its texts; arguments as those of `embed`."""
+        """The request body of a call, without its texts; arguments as in `embed`."""
         check_positive("dimensions", dimensions, integer=True)
         if keep_alive is None:
             keep_alive = self._defaults.options.get("keep_alive")
@@ -169,20 +169,20 @@ class _Piece:
 
 @dataclass(slots=True, repr=False)
 class _Call:
-    """One call of `embed`: what it asks for, and the sums of what it got.
+    """One call of `embed`: its settings, and the totals of its results.
 
     Attributes:
         runner: Slots and attempts.
         defaults: The provider's deadlines.
         body: The requests' body, without texts.
-        policy: What becomes of a text that is too long.
-        batch_size: How many texts go into one request.
-        batch_chars: How many characters do.
-        timeout: The bound on each request, in seconds.
+        policy: What to do with a text that is too long.
+        batch_size: The maximum number of texts per request.
+        batch_chars: The maximum number of characters per request.
+        timeout: The limit for each request, in seconds.
         several: Whether the call has more than one text.
-        length: How long the vectors are, once that is known.
+        length: The length of the vectors, once known.
         model: The model, as the server names it.
-        tokens: What the server counted.
+        tokens: The tokens that the server counted.
         durations: The server's times in nanoseconds.
         host: The address of the server that answered last.
     """
@@ -250,7 +250,7 @@ class _Call:
         return {index: mean_vector(vectors[index], weights[index]) for index in vectors}
 
     async def _ask(self, pieces: Sequence[_Piece], *, refuse: bool) -> list[Vector | None]:
-        """The vectors of texts; None for one that is too long, where the server shall refuse that and not cut it."""
+        """The vectors of texts; None for a text that is too long, if the server should refuse instead of cutting it."""
         batches = _batches(pieces, self.batch_size, self.batch_chars)
 
         async def ask(batch: Sequence[_Piece]) -> list[Vector | None]:
@@ -269,7 +269,7 @@ class _Call:
 
 
 class _Batch:
-    """Texts that go into one request, under one slot; into more where it is refused."""
+    """Texts of one request, under one slot; of several requests if it is refused."""
 
     def __init__(self, call: _Call, pieces: Sequence[_Piece], *, refuse: bool) -> None:
         self._call = call
@@ -291,7 +291,7 @@ class _Batch:
         return self._vectors
 
     async def _ask(self, numbers: Sequence[int], turn: Turn) -> None:
-        """Embed the texts of these numbers, and find the one that is at fault where the server refuses."""
+        """Embed the texts at these positions, and find the one at fault if the server refuses."""
         try:
             await self._request(numbers, turn)
             return
@@ -311,10 +311,10 @@ class _Batch:
         await self._ask(by_length[:middle], turn)
         await self._ask(by_length[middle:], turn)
         if isinstance(refused, MalformedResponseError):
-            raise refused  # of no text's doing: one by one they went well
+            raise refused  # no text caused it: one by one they succeeded
 
     async def _works_otherwise(self, turn: Turn) -> bool:
-        """Whether the server embeds anything at all, so that a failure is the text's and not the model's."""
+        """Whether the server embeds another text, so that the text caused the failure, not the model."""
         if self._call.length is not None:
             return True
         try:
@@ -331,7 +331,7 @@ class _Batch:
             if not _is_vector(vector):
                 raise _name(
                     MalformedResponseError(
-                        f"{turn.server.url} sent what is no list of numbers; is this an Ollama server?"
+                        f"{turn.server.url} sent a vector that is not a list of numbers; is this an Ollama server?"
                     ),
                     piece,
                 )
@@ -359,10 +359,10 @@ class _Batch:
         vectors = answer.get("embeddings")
         if not isinstance(vectors, list) or len(vectors) != len(texts):
             raise MalformedResponseError(
-                f"{turn.server.url} did not send one vector a text; is this an Ollama server of 0.2 or newer?"
+                f"{turn.server.url} did not send one vector per text; is this an Ollama server of 0.2 or newer?"
             )
         if not isinstance(answer.get("prompt_eval_count") or 0, int):
-            raise MalformedResponseError(f"{turn.server.url} sent a prompt_eval_count that is no number")
+            raise MalformedResponseError(f"{turn.server.url} sent a prompt_eval_count that is not a number")
         return answer
 
     def _check_length(self, piece: _Piece, length: int, url: str) -> None:
@@ -371,7 +371,7 @@ class _Batch:
         if call.length is None:
             call.length = wanted or length
         if length != call.length:
-            hint = "as `dimensions` says; can server (0.11.11 or newer) and model choose?" if wanted else "as others"
+            hint = "as `dimensions` requires; do server (0.11.11+) and model support it?" if wanted else "as others"
             raise _name(
                 MalformedResponseError(f"{url} sent a vector of {length} dimensions, not of {call.length} {hint}"),
                 piece,
@@ -379,17 +379,17 @@ class _Batch:
 
 
 def _name(error: LLMError, piece: _Piece) -> LLMError:
-    """The error, saying which text it is about."""
+    """Make the error name the text that it is about."""
     error.index = piece.index
     error.args = (f"{piece}: {error.message}",)
     return error
 
 
 def _parts(piece: _Piece) -> list[_Piece]:
-    """A text that is too long, in two; without a part that is blank.
+    """Split a text that is too long in two; blank parts are dropped.
 
     Raises:
-        ContextWindowExceededError: There is nothing left to cut.
+        ContextWindowExceededError: The text cannot be split further.
     """
     if len(piece.text) < 2:
         raise _name(ContextWindowExceededError("not one character fits the context window; raise num_ctx"), piece)
@@ -398,7 +398,7 @@ def _parts(piece: _Piece) -> list[_Piece]:
 
 
 def _batches(pieces: Sequence[_Piece], size: int, chars: int | None) -> list[list[_Piece]]:
-    """The texts in batches of at most so many texts and characters; a text of more characters is alone in its batch."""
+    """The texts in batches within both limits; a text with more characters is alone in its batch."""
     batches: list[list[_Piece]] = []
     room = 0
     for piece in pieces:
@@ -419,5 +419,5 @@ def _policy(value: object) -> EmbedTruncation:
 
 
 def _is_vector(value: object) -> bool:
-    """Whether this is a vector; the first number stands for all, of which there may be millions."""
+    """Whether this is a vector; only the first number is checked, since there may be millions."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], (int, float))

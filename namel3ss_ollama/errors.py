@@ -46,6 +46,8 @@ class LLMError(Exception):
         temporary: Whether the same request may succeed later; only such failures are retried.
         prompt_index: In a batch: the index of the prompt that failed, from 0. None elsewhere. Not in the message.
         index: In `embed`: the index of the text that is at fault, from 0. None elsewhere, and where no one text is.
+
+    See docs/troubleshooting.md#llmerror
     """
 
     temporary: bool = False
@@ -93,7 +95,10 @@ class LLMError(Exception):
 
 
 class LLMConnectionError(LLMError, ConnectionError):
-    """No connection to the server, or it broke before anything of the answer came; a builtin `ConnectionError` too."""
+    """No connection to the server, or it broke before anything of the answer came; a builtin `ConnectionError` too.
+
+    See docs/troubleshooting.md#llmconnectionerror
+    """
 
     temporary = True
 
@@ -105,6 +110,8 @@ class LLMTimeoutError(LLMError, TimeoutError):
         deadline: Which one: "connect", "first_chunk_timeout", "chunk_timeout", "tool_call_timeout", "stream_timeout" or
             "timeout".
         seconds: How long it was.
+
+    See docs/troubleshooting.md#llmtimeouterror
     """
 
     deadline: str
@@ -130,25 +137,40 @@ class LLMTimeoutError(LLMError, TimeoutError):
 
 
 class ModelNotFoundError(LLMError):
-    """The server does not have the model; the message says how to pull it."""
+    """The server does not have the model; the message says how to pull it.
+
+    See docs/troubleshooting.md#modelnotfounderror
+    """
 
 
 class ServerBusyError(LLMError):
-    """The server is there but takes no more for now (503, 429 and the like): try again later."""
+    """The server is there but takes no more for now (503, 429 and the like): try again later.
+
+    See docs/troubleshooting.md#serverbusyerror
+    """
 
     temporary = True
 
 
 class QuotaExceededError(LLMError):
-    """A quota of a hosted account is used up; waiting a few seconds will not help."""
+    """A quota of a hosted account is used up; waiting a few seconds will not help.
+
+    See docs/troubleshooting.md#quotaexceedederror
+    """
 
 
 class AuthenticationError(LLMError):
-    """The server wants a key, or another one (401, 403)."""
+    """The server wants a key, or another one (401, 403).
+
+    See docs/troubleshooting.md#authenticationerror
+    """
 
 
 class BadRequestError(LLMError):
-    """The server refused the request as it is; sending it again will not help."""
+    """The server refused the request as it is; sending it again will not help.
+
+    See docs/troubleshooting.md#badrequesterror
+    """
 
 
 class ContextWindowExceededError(LLMError):
@@ -157,6 +179,8 @@ class ContextWindowExceededError(LLMError):
     Attributes:
         tokens: How many tokens the prompt has, as the server says, else about; None where neither is known.
         window: The context window, in tokens; None where it is not known.
+
+    See docs/troubleshooting.md#contextwindowexceedederror
     """
 
     tokens: int | None
@@ -179,7 +203,10 @@ class ContextWindowExceededError(LLMError):
 
 
 class ServerError(LLMError):
-    """The server failed (5xx), or the model's runner did."""
+    """The server failed (5xx), or the model's runner did.
+
+    See docs/troubleshooting.md#servererror
+    """
 
 
 class ToolCallParseError(ServerError):
@@ -190,6 +217,8 @@ class ToolCallParseError(ServerError):
 
     Attributes:
         text: The call as the model wrote it, as far as the server quotes it; empty where it does not.
+
+    See docs/troubleshooting.md#toolcallparseerror
     """
 
     temporary = True
@@ -210,11 +239,17 @@ class ToolCallParseError(ServerError):
 
 
 class MalformedResponseError(LLMError):
-    """What came is not what an Ollama server sends: a proxy's page, broken JSON, a line without end."""
+    """What came is not what an Ollama server sends: a proxy's page, broken JSON, a line without end.
+
+    See docs/troubleshooting.md#malformedresponseerror
+    """
 
 
 class StreamInterruptedError(LLMError):
-    """The stream ended before the model was done; `partial` holds what had arrived."""
+    """The stream ended before the model was done; `partial` holds what had arrived.
+
+    See docs/troubleshooting.md#streaminterruptederror
+    """
 
 
 class OutputValidationError(LLMError):
@@ -225,6 +260,8 @@ class OutputValidationError(LLMError):
         response: The whole response, `parsed` being None.
         tried: What was tried beside `format`, which did not hold the model to it; empty where nothing was. The message
             ends with it.
+
+    See docs/troubleshooting.md#outputvalidationerror
     """
 
     text: str
@@ -247,7 +284,10 @@ class OutputValidationError(LLMError):
 
 
 class QueueFullError(LLMError):
-    """The provider's own queue is full (`max_queue`), or the wait in it was too long (`queue_timeout`)."""
+    """The provider's own queue is full (`max_queue`), or the wait in it was too long (`queue_timeout`).
+
+    See docs/troubleshooting.md#queuefullerror
+    """
 
 
 class JournalError(LLMError):
@@ -257,6 +297,8 @@ class JournalError(LLMError):
 
     Attributes:
         unwritten: The row that was answered and could not be written; None where there was none.
+
+    See docs/troubleshooting.md#journalerror
     """
 
     unwritten: BatchRow | None = None

@@ -1,8 +1,8 @@
-"""JSON that keeps what orjson does not. No I/O.
+"""JSON without orjson's limitations. No I/O.
 
-orjson is quick, but reads an integer of more than 64 bits as a float, refuses to write one, and refuses a text with
-half of a surrogate pair in it, as servers in JavaScript send it. Models and servers in Python write NaN and Infinity.
-So orjson comes first, and the standard library where orjson gives up or would round.
+orjson is fast, but reads an integer of more than 64 bits as a float, refuses to write one, and refuses a text with a
+lone surrogate, as servers in JavaScript send it. Models and servers in Python write NaN and Infinity. So orjson is
+tried first, and the standard library handles what orjson refuses or would round.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = [
 
 _LONG_BYTES = re.compile(rb"\d{19}")
 _LONG_TEXT = re.compile(r"\d{19}")
-"""Integers of so many digits may not fit 64 bits, and orjson would round them."""
+"""Integers with this many digits may not fit 64 bits, and orjson would round them."""
 _LEAST, _MOST = -(2**63), 2**64 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class UnreadNumber(float):
-    """A number that is no JSON, or that Python reads only as infinite; `text` is what was written."""
+    """A number that is not valid JSON, or that Python reads as infinity; `text` is the original."""
 
     __slots__ = ("text",)
 
     text: str
 
     def __new__(cls, text: str) -> UnreadNumber:
-        """The number that `text` stands for, as near as a float comes to it."""
+        """The nearest float to `text`."""
         made = super().__new__(cls, text)
         made.text = text
         return made
@@ -52,10 +52,10 @@ def has_long_integer(data: bytes) -> bool:
 
 
 def read_json(data: str) -> Any:
-    """The value that a JSON text holds, integers exact, halves of characters replaced by U+FFFD.
+    """Parse a JSON text; integers are exact, and lone surrogates are replaced by U+FFFD.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: The text is not JSON.
     """
     if _LONG_TEXT.search(data):
         return whole_characters(read_unusual(data))
@@ -66,14 +66,14 @@ def read_json(data: str) -> Any:
 
 
 def read_unusual(data: bytes | str) -> Any:
-    """As `read_json`, by the standard library, and with halves of characters as they are.
+    """As `read_json`, with the standard library, and keeping lone surrogates.
 
     Raises:
-        ValueError: It is no JSON even so.
+        ValueError: The text is not JSON.
     """
     text = data.decode("utf-8", "surrogatepass") if isinstance(data, bytes) else data
     try:
-        # Control characters within texts are taken: models write line breaks into their arguments.
+        # Control characters in strings are accepted: models write line breaks into their arguments.
         return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=UnreadNumber, strict=False)
     except RecursionError:
         raise ValueError("nested too deep") from None
@@ -82,7 +82,7 @@ def read_unusual(data: bytes | str) -> Any:
 def _integer(text: str) -> int | UnreadNumber:
     try:
         return int(text)
-    except ValueError:  # of more digits than Python converts
+    except ValueError:  # more digits than Python converts
         return UnreadNumber(text)
 
 
@@ -92,8 +92,8 @@ def _float(text: str) -> float:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether all numbers in a value could be read."""
-    left = [value]  # not by recursion: a model nests as deep as it likes
+    """Whether all numbers in a value could be parsed."""
+    left = [value]  # not recursive: a model may nest arbitrarily deep
     while left:
         inner = left.pop()
         if isinstance(inner, dict):
@@ -106,10 +106,10 @@ def is_plain(value: Any) -> bool:
 
 
 def whole_characters(value: Any) -> Any:
-    """A value whose texts hold no halves of characters: two that meet are joined, one alone becomes U+FFFD.
+    """A value without lone surrogates: adjacent halves are joined, single ones become U+FFFD.
 
     Raises:
-        ValueError: It is nested too deep.
+        ValueError: The value is nested too deep.
     """
     try:
         return _whole_characters(value)
@@ -131,10 +131,10 @@ def _whole_characters(value: Any) -> Any:
 
 
 def write_json(value: Any) -> bytes:
-    """A value as JSON, integers exact.
+    """Write a value as JSON, with exact integers.
 
     Raises:
-        ValueError: Something in it is no JSON; says where and what.
+        ValueError: A value cannot be written as JSON; the message says which one and why.
     """
     try:
         return orjson.dumps(value)
@@ -150,7 +150,7 @@ def write_json(value: Any) -> bytes:
 
 
 def _writable(value: Any) -> Any:
-    """The value with each number that orjson refuses as a piece of JSON."""
+    """The value with each number that orjson refuses replaced by a JSON fragment."""
     if isinstance(value, dict):
         return {key: _writable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -163,20 +163,20 @@ def _writable(value: Any) -> Any:
 
 
 def _problems(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Where a value is no JSON, and why."""
+    """Where a value cannot be written as JSON, and why."""
     if isinstance(value, str):
         if found := _SURROGATE.search(value):
             yield (
                 place,
                 (
                     f"the text has a lone surrogate at position {found.start()}, half of a character; "
-                    "text.encode('utf-8', 'replace').decode() makes it a question mark"
+                    "text.encode('utf-8', 'replace').decode() replaces it with a question mark"
                 ),
             )
     elif isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                yield place, f"a key is of type {type(key).__name__}, and those of JSON are texts"
+                yield place, f"a key is of type {type(key).__name__}, but JSON keys are strings"
             yield from _problems(key, place)
             yield from _problems(inner, f"{place}.{key}" if place else str(key))
     elif isinstance(value, (list, tuple)):

@@ -1,6 +1,6 @@
-"""One request under way and the lines of its answer.
+"""One request in flight and the lines of its response.
 
-Closing an exchange before the end of the body closes the connection, which is how a server learns to stop computing.
+Closing an exchange before the end of the body closes the connection, which makes the server stop generating.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["Exchange", "translated"]
 
 Json = dict[str, Any]
 _LONGEST_ERROR_BODY = 1024 * 1024  # it may quote a tool call, which may hold a file
-_LONGEST_DRAIN = 0.1  # seconds; what ends a body comes with its last line, or hardly later
+_LONGEST_DRAIN = 0.1  # seconds; the end of a body arrives with its last line, or shortly after
 
 
 class Exchange:
-    """A response as it comes.
+    """A response as it arrives.
 
     Args:
         url: The server's address, for error messages.
         http: The client that sent the request.
-        response: Its response, not read yet.
+        response: Its unread response.
         watch: The deadlines.
     """
 
@@ -55,7 +55,7 @@ class Exchange:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is GeneratorExit or self._watch.loop.is_closed():  # a coroutine that is being destroyed can't wait
+        if kind is GeneratorExit or self._watch.loop.is_closed():  # a coroutine that is being destroyed cannot wait
             self.abort()
         else:
             await self.aclose()
@@ -68,10 +68,10 @@ class Exchange:
     async def lines(self) -> list[Json] | None:
         """The objects that the next read completes, at least one; None at the end of the body.
 
-        A broken line raises only after the whole ones before it were returned.
+        A malformed line raises only after the complete lines before it were returned.
 
         Raises:
-            LLMError: The connection broke, a deadline passed, a line is malformed.
+            LLMError: The connection broke, a timeout, or a malformed line.
         """
         if self._broken is not None:
             raise self._broken
@@ -104,12 +104,12 @@ class Exchange:
         return None
 
     async def drain(self) -> None:
-        """Read to the end of the body, so that the connection can be used again, but do not wait long for it."""
+        """Read to the end of the body so that the connection can be reused, without waiting long."""
         if self._ended or self._broken is not None:
             return
         watch = Watch(self._watch.config, _LONGEST_DRAIN)
         try:
-            # What follows the last line is of no interest, and neither is a failure there: the answer is whole.
+            # The answer is complete: neither data nor a failure after the last line matters.
             with contextlib.suppress(Exception):
                 self._ended = not await watch.guard(self._next, idle=False)
         finally:
@@ -129,17 +129,17 @@ class Exchange:
             pieces.append(data)
             size += len(data)
             if size > limit:
-                raise MalformedResponseError(f"{self._url} sent an answer of over {limit} bytes")
+                raise MalformedResponseError(f"{self._url} sent a response of more than {limit} bytes")
         return b"".join(pieces)
 
     async def start_of_body(self) -> bytes:
-        """The first MiB of the body, or as much of them as comes without trouble."""
+        """The first MiB of the body, or as much of it as arrives before a failure."""
         body = b""
         try:
             while len(body) < _LONGEST_ERROR_BODY and (data := await self._read()):
                 body += data
         except LLMError:
-            pass  # the status has said already that it failed; the text was to say why
+            pass  # the status is already an error; the body would only say why
         return body[:_LONGEST_ERROR_BODY]
 
     async def aclose(self) -> None:
@@ -152,7 +152,7 @@ class Exchange:
             else:
                 await to_the_end(self._response.aclose())
         except Exception as error:
-            # A connection that breaks while it is being closed is closed.
+            # A connection that breaks while being closed is closed.
             if translated(error, url=self._url, http=self._http, began=True) is error:
                 raise
 
@@ -166,10 +166,10 @@ class Exchange:
                 await network.aclose()
 
     def abort(self) -> bool:
-        """Close at once and without the event loop, if the transport can; for finalizers. Whether it could."""
+        """Close at once and without the event loop, if the transport supports that; for finalizers. Whether it did."""
         if not isinstance(self._response.stream, ReadableBody):
             return False
-        with contextlib.suppress(RuntimeError):  # of a loop that is closed
+        with contextlib.suppress(RuntimeError):  # of a closed loop
             self._response.stream.abort()
         return True
 
@@ -198,15 +198,15 @@ class Exchange:
             return error
         return MalformedResponseError(
             f"{self._url} answered with {content_type.partition(';')[0]} instead of JSON; "
-            "is base_url an Ollama server, and nothing between that answers in its place?",
+            "is base_url an Ollama server, and does no proxy answer in its place?",
             original_error=error.original_error,
         )
 
 
 def _reader(response: httpx.Response) -> Callable[[], Awaitable[bytes]]:
-    """A function that reads what has arrived; nothing at the end.
+    """A function that returns the next bytes received, or none at the end.
 
-    It goes straight to the transport: that spares layers for each read, and httpx would decompress without a bound.
+    It goes straight to the transport, which avoids several layers per read; httpx would decompress without a limit.
     """
     encoding = response.headers.get("content-encoding", "identity")
     if encoding == "identity" and isinstance(response.stream, ReadableBody):
@@ -240,7 +240,7 @@ def translated(
     if http.is_closed and isinstance(error, (httpx.HTTPError, RuntimeError)):
         kind = StreamInterruptedError if began else LLMConnectionError
         return kind(
-            "the provider was closed under the request, or http_client was; ask again, or close later",
+            "the provider or its http_client was closed during the request; ask again, or close later",
             temporary=False,
         )
     if isinstance(error, RuntimeError) and "loop" in str(error):
@@ -253,7 +253,7 @@ def translated(
 
 
 def _strip(error: BaseException | None) -> None:
-    """Take the requests, with their headers and bodies, off a transport's exceptions."""
+    """Remove the requests, with their headers and bodies, from a transport's exceptions."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

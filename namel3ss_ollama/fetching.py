@@ -1,4 +1,4 @@
-"""Downloading an image or audio from a URL, for applications that allow that."""
+"""Downloading an image or audio from a URL, for applications that allow it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from namel3ss_ollama.streamer import Watch
 __all__ = ["fetch_audio", "fetch_image"]
 
 _Kind = Literal["audio", "image"]
-"""What is fetched, as the beginning of its MIME type and as it is called in errors."""
+"""What is fetched: the main MIME type, and the name in error messages."""
 
 
 async def fetch_image(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0) -> Image:
     """Download an image from a URL. Never called implicitly.
 
-    Security: whoever controls the URL can make this machine contact any host that it can reach (SSRF). Pass only URLs
-    of people whom you trust with that.
+    Security: anyone who controls the URL can make this machine contact any host within its reach (server-side request
+    forgery, SSRF). Pass only URLs from trusted sources.
 
     Args:
         url: An http or https URL.
-        max_bytes: The largest image that is taken, in bytes.
-        timeout: A bound on the download, in seconds.
+        max_bytes: The size limit, in bytes.
+        timeout: The limit for the download, in seconds.
 
     Raises:
-        ValueError: The URL is neither http nor https, the image is too large, or what came is no image.
+        ValueError: The URL is neither http nor https, the image is too large, or the content is not an image.
         LLMConnectionError: The download failed.
         LLMTimeoutError: It took too long.
     """
@@ -38,15 +38,15 @@ async def fetch_image(url: str, *, max_bytes: int = 20_000_000, timeout: float =
 
 
 async def fetch_audio(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0) -> Audio:
-    """Download audio from a URL. Never called implicitly; what `fetch_image` says of security holds here too.
+    """Download audio from a URL. Never called implicitly; the security note of `fetch_image` applies.
 
     Args:
         url: An http or https URL.
-        max_bytes: The largest recording that is taken, in bytes.
-        timeout: A bound on the download, in seconds.
+        max_bytes: The size limit, in bytes.
+        timeout: The limit for the download, in seconds.
 
     Raises:
-        ValueError: The URL is neither http nor https, the recording is too large, or what came is neither WAV nor MP3.
+        ValueError: The URL is neither http nor https, the recording is too large, or it is neither WAV nor MP3.
         LLMConnectionError: The download failed.
         LLMTimeoutError: It took too long.
     """
@@ -82,5 +82,5 @@ async def _download(kind: _Kind, url: str, max_bytes: int) -> bytearray:
         async for piece in unpacked(response.aiter_raw(), response.headers.get("content-encoding", "identity")):
             content += piece
             if len(content) > max_bytes:
-                raise ValueError(f"{kind}: the {kind} has over {max_bytes} bytes")
+                raise ValueError(f"{kind}: the {kind} has more than {max_bytes} bytes")
         return content

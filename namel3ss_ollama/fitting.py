@@ -1,7 +1,7 @@
-"""A request fitted to its server: what the server's version cannot do is not asked of it, nor what it has refused.
+"""Adapt a request to its server: to the features of its version, and to what it has refused before.
 
-Only requests with a `format` come here, and only those ask for the version that depend on it. Remembered is also which
-models take no notice of a field, so that what it stands for is asked for in the prompt (`prompting.py`).
+Only requests with a `format` are adapted, and the version is looked up only if it matters. This module also remembers
+which models ignore a field, so that the prompt asks for the same thing instead (`prompting.py`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ logger = logging.getLogger("namel3ss_ollama")
 Json = dict[str, Any]
 _ESCAPES_LITERALS = "0.13.2"
 _THINKS_BEFORE_A_FORMAT = "0.12.4"
-"""In a chat. Where text is generated, no version known so far does."""
+"""For chats. For generate requests no known version does."""
 _FIRST_WITH_SCHEMAS = "0.5"
 _NO_GRAMMAR = "can make no grammar"
 _MOST_REMEMBERED = 1000
 
 
 class Fitting:
-    """Fits requests to the server.
+    """Adapts requests to the server.
 
     Args:
         version: The server's.
@@ -41,30 +41,30 @@ class Fitting:
         self._by_prompt: set[tuple[str, bool]] = set()
 
     def asks_in_prompt(self, model: str, *, forced: bool) -> bool:
-        """Whether a format, or a forced call, is asked for in this model's prompt, because its field did not do."""
+        """Whether this model's prompt asks for the format or forced call, because the field had no effect."""
         return (model, forced) in self._by_prompt
 
     def ask_in_prompt(self, model: str, *, forced: bool) -> None:
-        """Ask for it in this model's prompt from now on."""
+        """From now on, ask for it in this model's prompt."""
         if (model, forced) in self._by_prompt:
             return
         self._by_prompt.add((model, forced))
         if forced:
-            logger.info("%s makes no forced call of `tools`: they are described in its system message", model)
+            logger.info("%s makes no forced call with `tools`: they are described in its system message", model)
         else:
             logger.warning(
-                "%s is not held to `format` on this server: from now on the schema is described in its system message, "
-                "and nothing holds the model to it but that. A type is validated when the answer is there, a JSON "
+                "this server does not constrain %s to `format`: from now on its system message describes the schema, "
+                "and nothing else enforces it. A type is validated when the answer is complete, a JSON "
                 "schema is not",
                 model,
             )
 
     async def fitted(self, kind: str, body: Json) -> Json:
-        """The body of a request as the server takes it; the same object where nothing changes.
+        """The request body that the server accepts; the same object if nothing changes.
 
         Args:
             kind: "chat" or "generate".
-            body: What was asked for, with a `format`.
+            body: The original body, with a `format`.
         """
         changes: Json = {}
         schema = body["format"]
@@ -79,21 +79,21 @@ class Fitting:
             if model not in self._kept_from_thinking:
                 self._kept_from_thinking.add(model)
                 logger.warning(
-                    "%s does not think under a `format`: the server holds it to the format from its first token on",
+                    "%s does not think under a `format`: the server enforces the format from the first token on",
                     model,
                 )
         return {**body, **changes} if changes else body
 
     def is_simplified(self, body: Json) -> bool:
-        """Whether this schema is sent to this model in its simplest form, because the full one was refused."""
+        """Whether this schema is sent to this model in its simplest form, because the full form was refused."""
         return bool(self._refused) and _key(body) in self._refused
 
     def simplify(self, body: Json, error: BadRequestError) -> bool:
-        """Send the schema in its simplest form from now on; False if that is not why, or no help.
+        """From now on, send the schema in its simplest form; False if the schema is not the cause or cannot be simpler.
 
         Args:
-            body: What was asked for.
-            error: What the server said to it.
+            body: The original body.
+            error: The server's error.
         """
         schema = body.get("format")
         if _NO_GRAMMAR not in error.message or not isinstance(schema, dict) or simplest(schema) == schema:
@@ -102,18 +102,18 @@ class Fitting:
             del self._refused[next(iter(self._refused))]
         self._refused[_key(body)] = None
         logger.warning(
-            "the server made no grammar of the schema in `format` for %s: it gets the types and names alone. A type is "
-            "validated in full when the answer is there, a JSON schema is not",
+            "the server could not compile the schema in `format` for %s: only types and names are sent. A type is "
+            "validated in full when the answer is complete, a JSON schema is not",
             body["model"],
         )
         return True
 
     async def _thinks_before_a_format(self) -> bool:
-        """Whether a model can think in a chat and is held to a format after that, unlike in the engine in a process."""
+        """Whether a model can think in a chat before the format is enforced, unlike in the in-process engine."""
         return not (await self._is_before(_THINKS_BEFORE_A_FORMAT) or self._version.embedded)
 
     async def _is_before(self, version: str) -> bool:
-        """Whether the server is known to be older. A build of no release (0.0.0) is not."""
+        """Whether the server is known to be older; a development build (0.0.0) is not."""
         await self._version.ask()
         return self._version.before(version) and self._version.at_least(_FIRST_WITH_SCHEMAS)
 

@@ -1,7 +1,7 @@
-"""What is known of several hosts, indexed so that one can be chosen in a time that hardly grows with their number.
+"""The state of several hosts, indexed so that the time to choose one hardly grows with their number.
 
-Values and no I/O, no clock, no lock: `dispatcher.py` holds the lock and the clock, `scout.py` asks the hosts, and
-`choosing.py` has the rule. All times are seconds, greater than 0, by one clock of the caller's.
+Values only: no I/O, no clock, no lock. `dispatcher.py` holds the lock and the clock, `scout.py` polls the hosts, and
+`choosing.py` has the rule. All times are in seconds, greater than 0, by the caller's clock.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ __all__ = ["EJECT_MOST", "Fleet", "Loaded", "Pace", "Standing", "tagged"]
 
 EJECT_MOST = 60.0
 _BYTES_A_SECOND = 1e9
-"""How fast weights come off a disk, where no load was measured."""
+"""The assumed rate of loading weights from disk, where no load was measured."""
 _UNKNOWN_LOAD = 5.0
 _UNKNOWN_SERVICE = 3.0
 _WAIT_HALVES = 10.0
-"""A wait that was measured says half as much so many seconds later."""
+"""The half-life of a measured wait, in seconds."""
 _SWAY = 0.3
-"""How much a new measurement moves a mean."""
+"""The weight of a new measurement in a moving average."""
 _AUTO_MOST = 64
 
 
@@ -36,11 +36,11 @@ class Loaded:
     """A model in a host's memory.
 
     Attributes:
-        digest: Of its weights.
-        size: Bytes in all.
-        vram: Bytes of these on a GPU.
-        context_length: Its window in tokens; None where the host does not say.
-        expires_at: When the host will unload it, as the host writes it.
+        digest: The digest of its weights.
+        size: Its total size in bytes.
+        vram: The part of it in GPU memory, in bytes.
+        context_length: Its context window in tokens; None where the host does not report it.
+        expires_at: When the host will unload it, as reported.
     """
 
     digest: str = ""
@@ -52,15 +52,15 @@ class Loaded:
 
 @dataclass(slots=True)
 class Pace:
-    """How fast a host is with a model: means of what its answers report, None before the first.
+    """The speed of a host with a model: moving averages of what its answers report, None before the first.
 
     Attributes:
-        wait: Seconds for which the last request waited in the host's own queue.
-        wait_at: When that was.
-        prefill: Tokens of prompts a second.
-        decode: Tokens of answers a second.
-        service: Seconds that an answer takes, without the wait and the load.
-        load: Seconds that loading takes.
+        wait: Seconds that the last request spent in the host's own queue.
+        wait_at: When that was measured.
+        prefill: Prompt tokens per second.
+        decode: Answer tokens per second.
+        service: Seconds per answer, without waiting and loading.
+        load: Seconds per load.
     """
 
     wait: float = 0.0
@@ -77,27 +77,27 @@ class Pace:
 
 @dataclass(slots=True, eq=False)
 class Standing:
-    """One host's standing.
+    """The state of one host.
 
     Attributes:
         url: Its address.
-        slots: How many requests it gets at once.
-        auto: Whether `slots` follows from the waits that are measured.
-        last_resort: Whether it is asked only where no other host is left.
-        in_flight: Requests that it has now.
-        failures: How often it has failed in a row.
-        out_until: Until when it gets nothing; 0 while it is up.
-        paused_until: Until when it has asked for no more requests, which an answer does not end.
-        why_out: What it failed with; empty once it has answered again.
-        pulled: The models that it has, with their bytes and digests; None before it has reported them.
-        loaded: The models in its memory, those that it is loading for us included.
-        without: Models that it does not get until then: it lacks them, or failed with them.
-        missing: Those of them that it said it lacks.
-        pace: How fast it is, by model.
-        answers: How many answers in a row had a short wait, where `auto`.
-        version: Its version; empty where it is not known.
-        asked_at: When it was last asked what it has loaded; None for never.
-        pulled_at: When it was last asked what it has pulled.
+        slots: The number of concurrent requests that it gets.
+        auto: Whether `slots` adapts to the measured waits.
+        last_resort: Whether it is used only where no other host is left.
+        in_flight: The requests that it has now.
+        failures: Consecutive failures.
+        out_until: The end of its ejection; 0 while it is up.
+        paused_until: Until when it wants no more requests (Retry-After); an answer does not end this.
+        why_out: Its last failure; empty once it has answered again.
+        pulled: Its installed models, with their sizes in bytes and digests; None before it has reported them.
+        loaded: The models in its memory, including those that it is loading for us.
+        without: Models that it is not asked for until a time: it lacks them, or failed with them.
+        missing: Those of them that it reported as missing.
+        pace: Its speed, by model.
+        answers: Consecutive answers with a short wait, if `auto`.
+        version: Its version; empty if unknown.
+        asked_at: When its loaded models were last polled; None for never.
+        pulled_at: When its installed models were last polled.
     """
 
     url: str
@@ -124,17 +124,17 @@ class Standing:
 
     @property
     def is_out(self) -> bool:
-        """Whether it was ejected and has not come back."""
+        """Whether it is ejected."""
         return self.out_until > 0.0
 
     def room(self) -> int:
-        """How many more requests it may have: a host that comes back gets one until that has succeeded."""
+        """How many more requests it may get: a host that comes back gets one until that succeeds (half-open)."""
         if self.is_out:
             return 0
         return (1 if self.failures else self.slots) - self.in_flight
 
     def may_have(self, model: str, now: float) -> bool:
-        """Whether the model can be asked of it, as far as is known."""
+        """Whether it can be asked for the model, as far as is known."""
         if self.without and self.without.get(model, 0.0) > now:
             return False
         return self.pulled is None or model in self.pulled
@@ -144,7 +144,7 @@ class Standing:
         return self.missing.get(model, 0.0) <= now and (self.pulled is None or model in self.pulled)
 
     def load_seconds(self, model: str) -> float:
-        """How long loading will take."""
+        """The expected load time."""
         pace = self.pace.get(model)
         if pace is not None and pace.load is not None:
             return pace.load
@@ -152,7 +152,7 @@ class Standing:
         return size / _BYTES_A_SECOND if size else _UNKNOWN_LOAD
 
     def seconds(self, model: str, tokens: float, now: float) -> float:
-        """How long an answer will take, the host's own queue and the reading of the prompt included."""
+        """The expected time of an answer, including the host's own queue and prompt evaluation."""
         pace = self.pace.get(model)
         if pace is None:
             return 0.0  # so that every host is tried once
@@ -161,10 +161,10 @@ class Standing:
 
 
 class _Bag:
-    """A set of hosts from which some can be drawn at random in constant time.
+    """A set of hosts with random sampling in constant time.
 
     Attributes:
-        items: The hosts, in no order, to be read only.
+        items: The hosts, unordered; read-only.
     """
 
     __slots__ = ("_at", "items")
@@ -198,13 +198,13 @@ class _Bag:
 
 
 class Fleet:
-    """Hosts and their standing.
+    """Hosts and their state.
 
     Args:
-        hosts: The hosts, in the order of preference where nothing else tells them apart.
-        eject: How long a host that fails is out the first time; that doubles with each failure.
-        eject_most: What that never exceeds, where a failure does not say how long it is.
-        rng: Where chance comes from.
+        hosts: The hosts, in order of preference where all else is equal.
+        eject: The first ejection time of a host that fails; it doubles with each failure.
+        eject_most: The maximum ejection time, unless a failure names its own.
+        rng: The source of randomness.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Fleet:
         self._eject = eject
         self._eject_most = eject_most
         self._returns: list[tuple[float, int, Standing]] = []
-        """When a host comes back, or a model on it; what no longer holds is passed over when it is due."""
+        """When a host or a model on it comes back; outdated entries are skipped when they are due."""
         self._up = len(self.hosts)
         self.free = _Bag()
         self.last_resorts = [host for host in self.hosts if host.last_resort]
@@ -233,11 +233,11 @@ class Fleet:
 
     @property
     def slots(self) -> int:
-        """The slots of all hosts together."""
+        """The total number of slots."""
         return sum(host.slots for host in self.hosts)
 
     def free_with(self, model: str) -> _Bag:
-        """The hosts with room that have the model loaded, or are loading it; none of last resort."""
+        """The hosts with free slots that have the model loaded or are loading it; none of last resort."""
         return self._free_with.get(model, _NONE)
 
     def holders(self, model: str) -> AbstractSet[Standing]:
@@ -245,20 +245,20 @@ class Fleet:
         return self._holders.get(model, _NOBODY)
 
     def slots_with(self, model: str) -> int:
-        """The slots of those."""
+        """The number of slots of those hosts."""
         slots = self._slots_with.get(model)
         if slots is None:
             slots = self._slots_with[model] = sum(host.slots for host in self.holders(model))
         return slots
 
     def service(self, model: str) -> float:
-        """The seconds that an answer of the model takes, as a mean over the hosts, or what is assumed at first."""
+        """The seconds per answer of the model, averaged over the hosts, or an initial assumption."""
         return self._service.get(model, _UNKNOWN_SERVICE)
 
     # What happens to a host
 
     def hold(self, host: Standing, model: str) -> None:
-        """A request goes to a host, which loads the model for it if need be."""
+        """A request goes to a host, which loads the model if necessary."""
         host.in_flight += 1
         if model in host.loaded:
             self._settle(host)
@@ -272,41 +272,41 @@ class Fleet:
         self._settle(host)
 
     def forget_requests(self) -> None:
-        """No host has any: for a forked child."""
+        """Reset all hosts to no requests: for a forked child."""
         for host in self.hosts:
             host.in_flight = 0
             self._settle(host)
 
     def learn_loaded(self, host: Standing, loaded: Mapping[str, Loaded]) -> None:
-        """The host says what it has in memory. What it is loading for us may not be in it yet."""
-        # What it is busy with for us may be loading still, and is kept until it has nothing to do.
+        """The host reports its loaded models. Those that it is loading for us may be missing."""
+        # Models of requests in flight may still be loading; they are kept until the host is idle.
         kept = {name: known for name, known in host.loaded.items() if not known.digest} if host.in_flight else {}
         host.loaded = {**kept, **loaded}
         self._relist(host)
 
     def learn_pulled(self, host: Standing, pulled: Mapping[str, tuple[int, str]]) -> None:
-        """The host says which models it has."""
+        """The host reports its installed models."""
         host.pulled = pulled
         self._relist(host)
 
     def pause(self, host: Standing, until: float, why: str) -> None:
-        """The host asks for no more requests until then; that is no failure, and no answer of its own ends it."""
+        """The host wants no more requests until then. That is not a failure, and its answers do not end it."""
         host.paused_until = max(host.paused_until, until)
         self._leave(host, until, why)
 
     def eject(
         self, host: Standing, now: float, why: str, *, seconds: float | None = None, spare_last: bool = False
     ) -> None:
-        """The host failed: it gets nothing for a while, twice as long as the last time, a fifth more or less.
+        """The host failed: eject it, for twice as long as the last time, with a jitter of a fifth.
 
-        Requests that were under way when it was ejected fail as well; that doubles nothing.
+        Requests that were in flight when it was ejected fail as well; they do not double the time.
 
         Args:
             host: The host.
             now: The time.
-            why: What it failed with.
-            seconds: How long it is out, where the failure says that.
-            spare_last: Whether the last host that is up stays so.
+            why: The failure.
+            seconds: The ejection time, if the failure names it.
+            spare_last: Whether the last available host is never ejected.
         """
         sway = 0.8 + 0.4 * self.rng.random()
         if host.is_out and host.failures:
@@ -352,10 +352,10 @@ class Fleet:
             self._relist(host)
 
     def advance(self, now: float) -> None:
-        """Let hosts come back whose time is over, for one request each until that has succeeded."""
+        """Let hosts whose ejection has ended come back, with one request each until that succeeds."""
         while self._returns and self._returns[0][0] <= now:
             until, _, host = heapq.heappop(self._returns)
-            if host.out_until == until:  # else it was ejected again, or healed, meanwhile
+            if host.out_until == until:  # otherwise it was ejected again, or recovered, in the meantime
                 self._come_back(host)
             over = [model for model, end in host.without.items() if end <= now]
             if over:
@@ -364,7 +364,7 @@ class Fleet:
                 self._relist(host)
 
     def next_return(self) -> float | None:
-        """When the next host comes back, or a model on one; None if none is out."""
+        """When the next host, or a model on one, comes back; None if none is ejected."""
         while self._returns:
             until, _, host = self._returns[0]
             if until == host.out_until or until in host.without.values():
@@ -374,17 +374,17 @@ class Fleet:
 
     @property
     def all_out(self) -> bool:
-        """Whether every host is out."""
+        """Whether every host is ejected."""
         return self._up == 0
 
     def without(self, host: Standing, model: str, until: float, *, missing: bool = False) -> None:
-        """The host does not get this model until then.
+        """Do not ask the host for this model until then.
 
         Args:
             host: The host.
             model: The model.
             until: Until when.
-            missing: Whether it has said that it lacks the model.
+            missing: Whether it reported that it lacks the model.
         """
         host.without[model] = until
         if missing:
@@ -405,17 +405,17 @@ class Fleet:
         prefill: float | None = None,
         decode: float | None = None,
     ) -> None:
-        """An answer reports how long its parts took.
+        """Take in the durations that an answer reports.
 
         Args:
             host: The host that answered.
             model: The model.
             now: The time.
             wait: Seconds in the host's own queue.
-            load: Seconds of loading, if it had to.
-            service: Seconds of reading and answering.
-            prefill: Tokens read a second, where the prompt was not cached.
-            decode: Tokens written a second.
+            load: Seconds of loading, if the model was loaded.
+            service: Seconds of prompt evaluation and generation.
+            prefill: Prompt tokens per second, if the prompt was not cached.
+            decode: Generated tokens per second.
         """
         pace = host.pace.get(model)
         if pace is None:
@@ -433,12 +433,12 @@ class Fleet:
             self._adapt(host, wait, service)
 
     def fewer(self, host: Standing) -> None:
-        """The host says that it is busy: it gets one request less at once, where that is not fixed."""
+        """The host reports that it is busy: it gets one slot fewer, if the number is adaptive."""
         if host.auto and host.slots > 1:
             self._resize(host, host.slots - 1)
 
     def _adapt(self, host: Standing, wait: float, service: float) -> None:
-        """One slot more once as many answers as there are slots had hardly to wait; one fewer for a long wait."""
+        """One slot more after as many short waits as there are slots; one fewer after a long wait."""
         if wait > 0.5 * service and host.slots > 1:
             self._resize(host, host.slots - 1)
         elif wait < 0.05 * service and host.in_flight >= host.slots:
@@ -457,7 +457,7 @@ class Fleet:
     # The indexes
 
     def _settle(self, host: Standing) -> None:
-        """List the host as free or not, after its requests or slots have changed."""
+        """Update the index of free hosts after the host's requests or slots have changed."""
         has_room = host.room() > 0
         if has_room != host._listed:
             host._listed = has_room
@@ -468,7 +468,7 @@ class Fleet:
                     bag.discard(host)
 
     def _relist(self, host: Standing) -> None:
-        """List the host under the models that it has, after anything else has changed."""
+        """Update the index of models after anything else about the host has changed."""
         for bag in host._bags:
             bag.discard(host)
         held: set[str] = set()

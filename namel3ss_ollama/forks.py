@@ -1,4 +1,4 @@
-"""State that a forked child re-creates: locks held by the parent's threads, its slots, its connections."""
+"""State that a forked child recreates: locks held by the parent's threads, slots, connections."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["Forkable", "renewed_after_fork"]
 
 
 class Forkable(Protocol):
-    """Something whose state in a child must not be the parent's."""
+    """An object whose state a child must not share with its parent."""
 
     def after_fork(self) -> None:
-        """Re-create it; called in the child, where no other thread runs."""
+        """Recreate the state; called in the child, where no other thread runs."""
 
 
 _known: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def renewed_after_fork(thing: Forkable) -> None:
-    """Call `thing.after_fork` in every child that is forked while it lives."""
+    """Call `thing.after_fork` in every child that is forked while `thing` exists."""
     _known.add(thing)
 
 

@@ -31,13 +31,13 @@ _LONGEST_NAME = 100
 
 
 class ParseAs:
-    """What an answer is validated as.
+    """What an answer is validated against.
 
     Attributes:
         type: What was given as `format`.
-        name: How error messages call it.
+        name: Its name in error messages.
         adapter: Validates it.
-        thinking: Whether the model was asked to think first, which some servers cannot do under a grammar.
+        thinking: Whether the model was asked to think first, which some servers cannot combine with a grammar.
     """
 
     __slots__ = ("adapter", "name", "thinking", "type")
@@ -50,14 +50,14 @@ class ParseAs:
 
 
 def read_format(value: Any) -> tuple[Any, ParseAs | None]:
-    """What to send as `format`, and what to validate the answer as.
+    """What to send as `format`, and what to validate the answer against.
 
     Args:
-        value: None or "" for no format, "json", a JSON schema, or what pydantic's TypeAdapter takes.
+        value: None or "" for no format, "json", a JSON schema, or a type that pydantic's TypeAdapter accepts.
 
     Raises:
         TypeError: It is none of these, or has no JSON schema.
-        ValueError: The schema refers to what is not in it.
+        ValueError: The schema has a dangling reference.
     """
     if value is None or value == "":
         return None, None
@@ -65,7 +65,7 @@ def read_format(value: Any) -> tuple[Any, ParseAs | None]:
         return "json", None
     if isinstance(value, Mapping):
         return _portable(value), None
-    from pydantic import TypeAdapter  # slow to import, and not everybody validates
+    from pydantic import TypeAdapter  # slow to import, and not always needed
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
     if not (isinstance(value, (type, TypeAdapter)) or _is_type_form(value)):
@@ -100,7 +100,7 @@ def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
                 raise
             return parse_as.adapter.validate_json(found)
     except ValidationError as error:
-        # Pydantic's own text would quote the answer: only the places are named.
+        # Pydantic's own message would quote the answer: only the locations are named.
         known = _names_in(parse_as.adapter.json_schema())
         places = sorted({_place(e["loc"], known) for e in error.errors(include_url=False)})[:_MOST_PLACES]
         if response.finish_reason == "length":
@@ -108,7 +108,7 @@ def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
         elif not text and response.thinking:
             advice = "the model wrote nothing but its thinking: pass think=False, or ask again"
         elif parse_as.thinking:
-            advice = "this server may lose an answer by thinking under a `format`: pass think=False"
+            advice = "this server may lose an answer when thinking under a `format`: pass think=False"
         else:
             advice = "the text is in `text`"
         raise OutputValidationError(
@@ -120,10 +120,10 @@ def parsed(parse_as: ParseAs, response: LLMResponse) -> Any:
 
 
 def check_json(response: LLMResponse) -> None:
-    """Check an answer that is JSON of no type. One that was cut is left to the caller, as are its keys and values.
+    """Check that an answer is JSON, of any type. Cut answers, keys and values are left to the caller.
 
     Raises:
-        OutputValidationError: It is no JSON. The message does not quote it.
+        OutputValidationError: The answer is not JSON. The message does not quote it.
     """
     text = response.content
     if was_cut(response):
@@ -137,7 +137,7 @@ def check_json(response: LLMResponse) -> None:
             else "the text is in `text`"
         )
         raise OutputValidationError(
-            f"the answer is no JSON ({len(text)} characters); {advice}",
+            f"the answer is not JSON ({len(text)} characters); {advice}",
             original_error=error,
             text=text,
             response=response,
@@ -145,28 +145,28 @@ def check_json(response: LLMResponse) -> None:
 
 
 def was_cut(response: LLMResponse) -> bool:
-    """Whether an answer is the beginning of one: by the token limit, or by a stop sequence within its JSON."""
+    """Whether an answer is incomplete: cut by the token limit, or by a stop sequence within its JSON."""
     return response.finish_reason == "length" or is_cut(response.content.strip().encode(errors="replace"))
 
 
 def held_to(form: Any, response: LLMResponse) -> bool:
-    """Whether a model may have been held to a format while it wrote an answer, going by the answer.
+    """Whether a format may have been enforced on an answer, judging by the answer.
 
     Args:
-        form: What was sent as `format`.
+        form: The `format` that was sent.
         response: The answer.
     """
     if was_cut(response):
         return True
     try:
-        value = read_json(response.content)  # no grammar writes a fence around it
+        value = read_json(response.content)  # no grammar produces a fence around it
     except ValueError:
         return False
     return not (isinstance(form, dict) and excludes(form, value))
 
 
 def take_from_thinking(response: LLMResponse) -> bool:
-    """Make JSON that a server took for thinking the answer, where there is no other; whether it was so."""
+    """Where there is no answer, use JSON that a server took for thinking; whether there was some."""
     if response.content.strip() or not response.thinking:
         return False
     try:
@@ -178,18 +178,18 @@ def take_from_thinking(response: LLMResponse) -> bool:
 
 
 def fault_of(error: OutputValidationError) -> str:
-    """What is wrong with an answer, for the model that wrote it: it may quote the answer."""
+    """What is wrong with an answer, for the model that wrote it; may quote the answer."""
     from pydantic import ValidationError
 
     found = error.original_error
     if not isinstance(found, ValidationError):
-        return f"it is no JSON ({found})"
+        return f"it is not JSON ({found})"
     faults = [(".".join(map(str, each["loc"])), each["msg"]) for each in found.errors(include_url=False)]
     return "; ".join(f"{place}: {fault}" if place else fault for place, fault in faults[:_MOST_PLACES])
 
 
 def without_reasoning(response: LLMResponse) -> None:
-    """Move reasoning that lacks its opening tag out of the text; only its end shows what it was."""
+    """Move reasoning without an opening tag out of the text; only its closing tag identifies it."""
     if "</think>" in response.content:
         thought, rest = split_reasoning(response.content)
         if thought and rest:
@@ -198,7 +198,7 @@ def without_reasoning(response: LLMResponse) -> None:
 
 
 def _place(steps: tuple[int | str, ...], known: set[str]) -> str:
-    """Where an answer is invalid. A key that the model wrote is a star."""
+    """Where an answer is invalid. A key that the model wrote is shown as a star."""
     return ".".join(str(step) if isinstance(step, int) or step in known else "*" for step in steps) or "the top level"
 
 
@@ -225,7 +225,7 @@ def _portable(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_type_form(value: Any) -> bool:
-    """Whether a value is what `typing` makes of types: list[int], int | None, Literal[...], a NewType, an alias."""
+    """Whether a value is a typing construct: list[int], int | None, Literal[...], a NewType, an alias."""
     return (
         typing.get_origin(value) is not None
         or value is Any

@@ -1,8 +1,8 @@
 """One generation from its slot to its end: attempts, deadlines, and what is left when it fails.
 
-Every request has its turn (`turn.py`), embeddings included. `Runner.complete` assembles an answer inside, from a
-stream, so that a stall is noticed and a failure keeps what had come; nothing reaches the caller before the end, so all
-of it can be tried again. `Stream` (`stream.py`) hands chunks out as they come and is tried again only until the first.
+Every request, embeddings included, has a turn (`turn.py`). `Runner.complete` assembles an answer from a stream, so that
+a stall is noticed and a failure keeps what had arrived; nothing reaches the caller before the end, so the request can
+be retried at any point. `Stream` (`stream.py`) hands out chunks as they arrive and retries only before the first one.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ __all__ = ["Runner", "ended_early"]
 logger = logging.getLogger("namel3ss_ollama")
 T = TypeVar("T")
 _REFUSES_TOOLS = re.compile(r"does not support tools|failed to parse grammar", re.IGNORECASE)
-"""The latter since 0.30, where a template's own grammar of calls and `format` do not go together."""
-_AT_ONCE = "the server sends this answer at once, when it is complete: raise first_chunk_timeout, or have it streamed"
+"""The latter since 0.30, where a template's own call grammar and `format` are incompatible."""
+_AT_ONCE = "the server sends this answer in one piece, when it is complete: raise first_chunk_timeout, or stream it"
 _TOGETHER = {
-    "embeddings": "the vectors of a request come together: raise first_chunk_timeout, or send fewer texts (batch_size)",
-    "decisions": "the answers of a request come together: raise first_chunk_timeout, or ask fewer questions",
+    "embeddings": "a request's vectors arrive together: raise first_chunk_timeout, or send fewer texts (batch_size)",
+    "decisions": "all answers of a request arrive together: raise first_chunk_timeout, or ask fewer questions",
 }
-"""What comes whole by operation, and what to do when it comes too late."""
+"""Operations answered in one piece, and what to do when the answer is late."""
 
 
 class Runner:
-    """What every request of a provider goes through."""
+    """Runs the requests of a provider."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Runner:
         context: Context | None = None,
         only: Standing | None = None,
     ) -> Turn:
-        """A request's turn; its deadlines begin now, its slot when it is opened."""
+        """A request's turn; its deadlines start now, its slot when it is opened."""
         at_once = _TOGETHER.get(operation) or (_AT_ONCE if body.get("stream") is False else None)
         watch = Watch(config, timeout, at_once, tools=bool(body.get("tools")))
         call = self.telemetry.begin(operation, body, streaming=streaming, context=context)
@@ -102,7 +102,7 @@ class Runner:
         return Turn(self._server, self.limiter, self.telemetry, call, watch)
 
     def turn_of(self, request: Request) -> Turn:
-        """The turn of a generation whose answer comes whole."""
+        """The turn of a generation that returns a complete response."""
         return self.turn(request.operation, request.body, request.config, request.timeout, only=request.only)
 
     def turn_of_stream(self, request: Request, context: Context | None) -> Turn:
@@ -111,10 +111,10 @@ class Runner:
         return self.turn(request.operation, request.body, config, timeout, streaming=True, context=context)
 
     async def complete(self, request: Request) -> LLMResponse:
-        """The answer, when it is complete.
+        """The complete answer.
 
         Raises:
-            LLMError: What kept it from coming; `partial` holds what had come of the last attempt.
+            LLMError: The generation failed; `partial` holds what the last attempt had received.
         """
 
         async def attempt(sent: Request) -> Answer:
@@ -138,19 +138,19 @@ class Runner:
                     request = self._instead(described, response, turn)
 
     def insist(self, request: Request, error: OutputValidationError, turn: Turn, *, delivered: bool = False) -> Request:
-        """As `asking_again`; the answer that was not valid is in the turn's numbers."""
+        """As `asking_again`; the invalid answer is counted in the turn's numbers."""
         again = asking_again(request, error, turn.server.fitting, delivered=delivered)
         return self._instead(again, error.response, turn)
 
     def _instead(self, again: Request, response: LLMResponse | None, turn: Turn) -> Request:
-        """A request in the place of one that was answered, which is in the numbers."""
+        """A request that replaces an answered one, which is counted in the numbers."""
         if response is not None:
             turn.spend(response.usage)
         logger.info("%s: the answer is not what was asked for; asking again, in the prompt", again.model)
         return again
 
     async def ask(self, request: Request, attempt: Callable[[Request], Awaitable[T]], turn: Turn) -> T:
-        """Run attempts of a generation. A prompt that the server refuses to cut is sent again to be cut, if it may be.
+        """Run attempts of a generation. A prompt that the server refuses to cut is sent again for cutting, if allowed.
 
         Raises:
             ContextWindowExceededError: The prompt does not fit the context window and must not be cut.
@@ -163,19 +163,19 @@ class Runner:
             if looks and expects is not turn.server:
                 expects = turn.server
                 request = self._expect(request, turn)
-            while True:  # each way out of a refusal is taken once
+            while True:  # each workaround for a refusal is tried once
                 try:
                     return await attempt(request)
                 except ContextWindowExceededError as error:
                     if error.partial is not None or not (request.refusable and turn.refuses):
-                        raise  # once the answer has begun, this is no refusal of the prompt
+                        raise  # once the answer has begun, this is not a refusal of the prompt
                     turn.server.context_guard.saw_refusal()
                     if request.on_truncation == "error":
                         raise exceeded(error, turn.expected) from error
                     turn.refused, turn.refuses = error, False
                     request = request.cut_allowed()
                 except BadRequestError as error:
-                    # A call that a grammar forces needs neither a template that knows tools nor their own grammar.
+                    # A call forced by a grammar needs neither a template with tools nor their own grammar.
                     described = request.in_prompt() if request.forced and _REFUSES_TOOLS.search(error.message) else None
                     if described is None:
                         raise
@@ -185,7 +185,7 @@ class Runner:
         return await self.attempts(once, turn, request)
 
     def _expect(self, request: Request, turn: Turn) -> Request:
-        """Note what the answer of the turn's server should count; the request, asking to refuse what may not fit."""
+        """Note the counts expected from the turn's server; the request, asking to refuse a prompt that may not fit."""
         guard = turn.server.context_guard
         turn.expected = guard.expect(request.body)
         if guard.may_not_fit(turn.expected) and request.refusable:
@@ -196,12 +196,12 @@ class Runner:
         return request
 
     async def attempts(self, attempt: Callable[[], Awaitable[T]], turn: Turn, request: Request | None = None) -> T:
-        """Run attempts, with the waits between them under the watch.
+        """Run attempts, with the watch covering the waits between them.
 
         Args:
             attempt: Makes one attempt.
             turn: The request's turn.
-            request: What `attempt` opens. Once its schema is refused, one more attempt follows with a simpler one.
+            request: The request that `attempt` sends. If its schema is refused, another attempt sends a simpler one.
         """
         watch, call = turn.watch, turn.call
 
@@ -278,10 +278,10 @@ class Runner:
         return error
 
     async def finish(self, request: Request, answer: Answer, turn: Turn) -> LLMResponse:
-        """The response of a complete answer, after the guards had a look at it.
+        """The response of a complete answer, checked by the guards.
 
         Raises:
-            ContextWindowExceededError: The prompt was cut, or the window shifted, and that is to be an error.
+            ContextWindowExceededError: The prompt was cut or the window shifted, and `on_truncation` is "error".
             OutputValidationError: The answer does not validate.
         """
         response = answer.response()
@@ -313,7 +313,7 @@ class Runner:
         try:
             return await turn.watch.guard(judge, idle=False)
         except (LLMTimeoutError, WatchCancelled):
-            return Finding()  # an answer that is whole does not become an error while the window is asked for
+            return Finding()  # a complete answer must not become an error while the window is looked up
 
     def _report(self, request: Request, found: Finding, turn: Turn, response: LLMResponse) -> None:
         tokens, window = found.tokens, found.window
@@ -335,7 +335,7 @@ def _name_hosts(response: LLMResponse, turn: Turn) -> None:
 
 
 def ended_early(url: str) -> StreamInterruptedError:
-    """The error for a stream that ends as if it were complete, but is not."""
+    """The error for a stream that ends like a complete one but is not."""
     return StreamInterruptedError(
         f"{url} ended the answer before the model was done (a server does so when the model repeats itself without "
         "end, or when it is shut down); what had arrived is in `partial`"

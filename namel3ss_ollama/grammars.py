@@ -1,14 +1,14 @@
 r"""The forms in which a schema is sent, by what the server's grammar compiler can do. Plain functions over values.
 
-`schemas.py` writes the form that every compiler should take. What else there is:
+`schemas.py` writes the form that every compiler should accept. The other forms:
 
-- `with_room`: a server before 0.30 gives the compiler a buffer of four times the schema's length, and cuts off what
-  does not fit, which spoils the grammar. A schema with many properties, or deep ones, is made longer by a comment.
+- `with_room`: a server before 0.30 gives the compiler a buffer of four times the schema's length, and truncates what
+  does not fit, which breaks the grammar. A comment makes schemas with many or deep properties longer.
 - `in_escapes`: a server before 0.13.2 does not escape a backslash in a name or a value. A quotation mark then ends the
-  grammar's literal, and `C:\temp` becomes a tab. What JSON has to escape is spelled there as the escape itself
-  (`\u0022`), which comes out as JSON that means the character.
-- `simplest`: types and names alone, for a server that refuses the schema. `excludes` says which values no grammar of
-  that form lets a model write.
+  grammar's literal, and `C:\temp` becomes a tab. Characters that JSON has to escape are written as the escape itself
+  (`\u0022`), which makes the model write JSON for the character.
+- `simplest`: types and names only, for a server that refuses the schema. `excludes` says which values such a grammar
+  rules out.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from namel3ss_ollama.schemas import ANYTHING, Schema
 __all__ = ["excludes", "in_escapes", "simplest", "with_room"]
 
 _BUFFER = 30 * 1024
-"""Bytes of a grammar that fit every buffer, beside its rules for numbers, strings and blanks."""
+"""Bytes of a grammar that fit every buffer, in addition to its rules for numbers, strings and white space."""
 _LARGEST_BUFFER = 1024 * 1024
 _A_RULE = 64
-"""Bytes of a rule beside the names in it, at most."""
+"""The maximum number of bytes of a rule, without the names in it."""
 _MENTIONS = 9
-"""How often the name of a property's rule is in the grammar, at most."""
+"""How often the name of a property's rule occurs in the grammar, at most."""
 _KINDS = ("object", "array", "string", "number", "integer", "boolean", "null")
 _OF_NAMES = frozenset({"$defs", "patternProperties", "properties"})
 _OF_NODES = frozenset({"additionalProperties", "anyOf", "items", "oneOf", "prefixItems"})
@@ -34,11 +34,11 @@ _KEPT = frozenset(
     {"$comment", "$defs", "$ref", "additionalProperties", "anyOf", "const", "enum", "items", "oneOf", "prefixItems",
      "properties", "required", "type"}
 )  # fmt: skip
-"""What the simplest form is made of."""
+"""The keywords of the simplest form."""
 
 
 def with_room(schema: Schema) -> Schema:
-    """The schema, made so long that a server's buffer has room for its grammar."""
+    """The schema, long enough for a server's buffer to hold its grammar."""
     size = min(_size(schema, 4), _LARGEST_BUFFER)
     return {"$comment": " " * (size // 4), **schema} if size > _BUFFER else schema
 
@@ -62,7 +62,7 @@ def in_escapes(schema: Schema) -> Schema:
 
 
 def simplest(schema: Schema) -> Schema:
-    """Types, properties and choices alone, without names and values that need an escape."""
+    """Types, properties and choices only, without names and values that need an escape."""
 
     def change(node: Schema) -> Schema:
         kept = {key: value for key, value in node.items() if key in _KEPT}
@@ -129,13 +129,13 @@ def _admits(node: Any, value: Any, definitions: Mapping[str, Any]) -> bool:
 
 
 def _changed_schema(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
-    """A copy of a schema, with each node in it changed; a node's own nodes first."""
+    """A copy of a schema with each node changed, children first."""
     copy = {key: _changed(key, value, change) for key, value in schema.items()}
     return change(copy)
 
 
 def _changed(key: str, value: Any, change: Callable[[Schema], Schema]) -> Any:
-    """What is under a key of a node, with the nodes in it changed."""
+    """The value of a node's key, with the nodes in it changed."""
     if key in _OF_NAMES and isinstance(value, Mapping):
         return {name: _node(each, change) for name, each in value.items()}
     if key in _OF_NODES:
@@ -156,7 +156,7 @@ def _spelled(value: Any) -> Any:
 
 
 def _is_of(kind: str, value: Any) -> bool:
-    """Whether a JSON value is of a kind of JSON Schema's."""
+    """Whether a JSON value has a type of JSON Schema."""
     if isinstance(value, bool) or value is None:
         return kind == ("null" if value is None else "boolean")
     kinds: dict[str, type] = {"object": Mapping, "array": list, "string": str, "integer": int, "number": float}
@@ -164,7 +164,7 @@ def _is_of(kind: str, value: Any) -> bool:
 
 
 def _size(node: Any, name: int) -> int:
-    """Bytes of the grammar of a node whose rule's name has so many, at most."""
+    """The maximum size of a node's grammar in bytes, given the length of its rule's name."""
     if not isinstance(node, Mapping):
         return 0
     size = name + _A_RULE + 2 * len(str(node.get("pattern", "")))

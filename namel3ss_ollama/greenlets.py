@@ -1,12 +1,12 @@
-"""What takes a real thread when gevent or eventlet has replaced them all by greenlets.
+"""Real threads, locks and waits where gevent or eventlet has replaced threads by greenlets.
 
 After `gevent.monkey.patch_all()` or `eventlet.monkey_patch()` a `threading.Thread` is a greenlet, and an event loop in
-it would be the running loop of every greenlet. So the background event loop gets an OS thread of its own. Greenlets
-wait for it by their hub, which runs the other ones meanwhile. Locks that both sides take are real ones: they are held
-for moments, and never across a switch.
+it would be the running loop of every greenlet. So the background event loop gets its own OS thread. Greenlets wait for
+it through their hub, which runs the others meanwhile. Locks shared by both sides are real ones: they are held briefly,
+and never across a switch.
 
-Neither library is imported here unless the program has imported it and patched with it, and where nothing is patched
-all of this is what the standard library has.
+Neither library is imported here unless the program has imported it and patched with it. Where nothing is patched, all
+of this falls back to the standard library.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class Signal(Protocol):
     """An event that one side sets, in any thread, and the other waits for."""
 
     def set(self) -> None:
-        """Let the other side go on; once set, it stays so."""
+        """Let the other side continue; once set, the signal stays set."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether it was set within so many seconds. Called where the signal was made."""
+        """Wait up to a number of seconds; whether it was set. Called in the thread that made the signal."""
 
 
 class Joinable(Protocol):
-    """A thread that can be waited for."""
+    """A thread that can be joined."""
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it has ended, or so many seconds."""
+        """Wait until it has ended, or for a number of seconds."""
 
 
 def patched_by() -> Literal["gevent", "eventlet"] | None:
-    """What has replaced the blocking parts of the standard library, if anything has."""
+    """The library that has patched the blocking parts of the standard library, if any."""
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is not None and (monkey.is_module_patched("threading") or monkey.is_module_patched("socket")):
         return "gevent"
@@ -69,13 +69,13 @@ def patched_by() -> Literal["gevent", "eventlet"] | None:
 
 
 def allocate_lock() -> threading.Lock:
-    """A lock that OS threads share; for critical sections of moments."""
+    """A lock shared by OS threads; for short critical sections."""
     lock: threading.Lock = _original("_thread", "allocate_lock")() if patched_by() else threading.Lock()
     return lock
 
 
 def make_condition() -> threading.Condition:
-    """A condition that OS threads share."""
+    """A condition shared by OS threads."""
     if patched_by() != "eventlet":  # gevent's works across threads
         return threading.Condition()
     condition: threading.Condition = _original("threading", "Condition")()
@@ -83,7 +83,7 @@ def make_condition() -> threading.Condition:
 
 
 def make_signal() -> Signal:
-    """A signal that the caller waits for, while other greenlets run."""
+    """A signal that the caller waits for while other greenlets run."""
     patched = patched_by()
     if patched is None:
         return threading.Event()
@@ -94,7 +94,7 @@ def start_thread(target: Callable[..., object], *arguments: Any, name: str) -> J
     """Start an OS thread; a daemon, for which the interpreter does not wait.
 
     Raises:
-        RuntimeError: The interpreter is ending, or there can be no more threads.
+        RuntimeError: The interpreter is shutting down, or no thread can be started.
     """
     if patched_by() is None:
         thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
@@ -108,12 +108,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     patched = patched_by()
     if patched is None:
         return asyncio.new_event_loop()
-    # gevent's selector would have the thread's hub wait, which fails where it knows of nothing that could wake it.
+    # gevent's selector would make the thread's hub wait, which fails where nothing known to it could wake it.
     return _Loop(_original("selectors", "DefaultSelector")() if patched == "gevent" else None)
 
 
 def _original(module: str, name: str) -> Any:
-    """What a module had before it was patched."""
+    """A module's original attribute, from before it was patched."""
     if patched_by() == "gevent":
         return sys.modules["gevent.monkey"].get_original(module, name)
     return getattr(sys.modules["eventlet.patcher"].original(module), name)
@@ -137,7 +137,7 @@ class _RealThread:
             self._running.release()
 
     def join(self, timeout: float | None = None) -> None:
-        # Not cooperative: this is for the end of the interpreter, when no greenlet runs any more.
+        # Not cooperative: for interpreter shutdown, when no greenlet runs any more.
         if self._running.acquire(timeout=-1 if timeout is None else timeout):
             self._running.release()
 
@@ -145,20 +145,20 @@ class _RealThread:
 class _Loop(asyncio.SelectorEventLoop):
     """An event loop whose executor is real threads, one for each call.
 
-    Those of `concurrent.futures` would be greenlets of the loop's own thread: they would block it, and the interpreter
-    would wait for them as it ends, when nothing wakes them.
+    The threads of `concurrent.futures` would be greenlets of the loop's own thread: they would block it, and the
+    interpreter would wait for them at shutdown, when nothing wakes them.
     """
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]
     ) -> asyncio.Future[T]:
-        """Call a function in a real thread, whichever executor was asked for."""
+        """Call a function in a real thread, whichever executor is given."""
         future: asyncio.Future[T] = self.create_future()
 
         def work() -> None:
             try:
                 settle = functools.partial(future.set_result, func(*args))
-            except BaseException as error:  # handed on to the one that waits
+            except BaseException as error:  # passed on to the waiter
                 settle = functools.partial(future.set_exception, error)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self.call_soon_threadsafe(_unless_done, future, settle)
@@ -178,20 +178,20 @@ class _GeventSignal:
         self._event: Any = importlib.import_module("gevent.event").Event()
 
     def set(self) -> None:
-        with contextlib.suppress(ValueError):  # the hub is gone, and who waited with it
+        with contextlib.suppress(ValueError):  # the hub is gone, and with it every waiter
             self._loop.run_callback_threadsafe(self._event.set)
 
     def wait(self, timeout: float | None = None) -> bool:
         if timeout is not None:
             return bool(self._event.wait(timeout))
-        # With nothing to wake it but another thread, of which it knows nothing, the hub would call this a deadlock.
+        # Woken only by a thread that it does not know, the hub would report a deadlock.
         while not self._event.wait(_LONG):
             pass
         return True
 
 
 class _EventletSignal:
-    """Looks again and again: nothing in eventlet lets one thread wake another's hub."""
+    """Polls: eventlet has no way for one thread to wake another's hub."""
 
     def __init__(self) -> None:
         self._is_set = False

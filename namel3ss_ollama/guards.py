@@ -1,18 +1,19 @@
 """Detect silent server behaviour from an answer's counters: cut prompts, shifted windows, model reloads.
 
-A server that is given more than its context window holds drops the oldest messages of a chat, or cuts a prompt, and
-says nothing. Newer servers can be asked to refuse instead (`truncate: false`, since 0.12.6). For the others the context
-guard knows how many tokens a prompt should have, and compares that with the count in the answer:
+A server that receives more than its context window holds silently drops the oldest messages of a chat, or cuts a
+prompt. Newer servers can be asked to refuse instead (`truncate: false`, since 0.12.6). For the others the context guard
+estimates how many tokens a prompt should have, and compares that with the count in the answer:
 
-- A count that reaches the window is a prompt that was cut to it.
-- A count that falls short of the estimate, by more than the estimate can be wrong, is a prompt that was cut to less.
-- Prompt and answer together past the window: the oldest half of what the model had read was dropped meanwhile.
+- A count that reaches the window means that the prompt was cut to it.
+- A count below the estimate, by more than its error, means that the prompt was cut to less.
+- Prompt and answer together exceeding the window mean that the window was shifted: the oldest half of the tokens was
+  dropped during generation.
 
 The estimate is that of `tokens.py`, or, for a conversation that grew, the count of its beginning and an estimate of
-what was added. Answers that were surely not cut teach it.
+what was added. Answers that were certainly not cut calibrate it.
 
 The reload guard: a setting of how the model is loaded that changes between requests makes the server load the model
-again, seconds each time. From 0.30 on `shift` is one, because llama-server is started with it.
+again, which takes seconds. Since 0.30 `shift` is such a setting, because llama-server is started with it.
 """
 
 from __future__ import annotations
@@ -35,36 +36,36 @@ __all__ = ["ContextGuard", "Expected", "Finding", "ReloadGuard"]
 
 logger = logging.getLogger("namel3ss_ollama")
 _SMALLEST_DEFAULT = 2048
-"""No server's default window is smaller, in tokens: below it a prompt is not cut unless its count says so."""
+"""The smallest default window of any server, in tokens: a shorter prompt is not cut unless its count says so."""
 _SMALLEST_WINDOW = 512
-"""Nobody gives a model a smaller window without asking for it in the request."""
+"""No model gets a smaller window unless the request sets it."""
 _REFUSES = "0.12.6"
-"""The first version that knows `truncate: false` in a chat or generation."""
+"""The first version that supports `truncate: false` in a chat or generation."""
 _LOADS_WITH_SHIFT = "0.30"
-"""The first version where `shift` is a setting of loading."""
+"""The first version where `shift` is a load setting."""
 _COUNTS_ALL = "0.4"
-"""The first version whose counts include what it had cached."""
+"""The first version whose counts include cached tokens."""
 _RELOAD_NANOSECONDS = 100_000_000
 _PATIENCE = 0.5
-"""Seconds that a finished answer may wait for what the server says of its window or version, once in some minutes."""
+"""Seconds that a finished answer may wait for a look-up of the window or version, once every few minutes."""
 _EAGER = 64
-"""How many answers of a model teach its token model before only some do."""
+"""How many answers calibrate a model's token estimate before only some of them do."""
 _SELDOM = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a request should count.
+    """The expected counts of a request.
 
     Attributes:
         model: The model that was asked for.
         measure: Its prompt, or what was added to a conversation that the server has counted.
-        counted: The tokens of that conversation, 0 where there is none; None where they are an estimate themselves.
-        tokens: Of its prompt.
-        key: Of its conversation; None where it has none.
-        num_ctx: The window that it asks for.
-        shifts: Whether the window may be shifted while the model answers.
-        known: Whether the server has counted this very conversation before.
+        counted: The tokens of that conversation, 0 if there is none; None if they are an estimate themselves.
+        tokens: The tokens of its prompt.
+        key: The key of its conversation; None if it has none.
+        num_ctx: The window that it requests.
+        shifts: Whether the window may be shifted during generation.
+        known: Whether the server has counted exactly this conversation before.
     """
 
     model: str
@@ -79,13 +80,13 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What an answer's counters say of its prompt.
+    """What an answer's counters reveal about its prompt.
 
     Attributes:
         cut: Whether the prompt was cut.
-        shifted: Whether the window was shifted while the model answered.
-        window: The window in force, in tokens; None where it is not known.
-        tokens: How many tokens the prompt has, about.
+        shifted: Whether the window was shifted during generation.
+        window: The effective window, in tokens; None if unknown.
+        tokens: The approximate number of tokens of the prompt.
     """
 
     cut: bool = False
@@ -98,7 +99,7 @@ _NOTHING = Finding()
 
 
 class ContextGuard:
-    """Finds out when a server cut a prompt, or shifted its window.
+    """Detects that a server cut a prompt or shifted its window.
 
     Args:
         windows: Looks up windows.
@@ -118,7 +119,7 @@ class ContextGuard:
         self._lock = allocate_lock()
 
     def expect(self, body: Mapping[str, Any]) -> Expected:
-        """What the answer to a request should count; before it is sent."""
+        """The expected counts of a request, before it is sent."""
         model = str(body["model"])
         keys = beginnings(body)
         with self._lock:
@@ -138,16 +139,16 @@ class ContextGuard:
         )
 
     def estimate(self, model: str, measure: Measure) -> Estimate:
-        """How many tokens a prompt of that measure has for a model."""
+        """The estimated tokens of a prompt of that measure for a model."""
         with self._lock:
             return self._model(model).estimate(measure)
 
     def may_not_fit(self, expected: Expected) -> bool:
-        """Whether the prompt may be longer than the window; of what surely fits nothing is cut."""
+        """Whether the prompt may exceed the window; a prompt that certainly fits is never cut."""
         return expected.tokens.most > (expected.num_ctx or _SMALLEST_WINDOW)
 
     def wants_window(self, expected: Expected) -> bool:
-        """Whether the window is to be looked up while the model answers: the prompt may be longer than some are."""
+        """Whether to look up the window during generation: the prompt may exceed some windows."""
         return (
             expected.num_ctx is None
             and expected.tokens.most >= _SMALLEST_DEFAULT
@@ -155,7 +156,7 @@ class ContextGuard:
         )
 
     async def fits(self, expected: Expected) -> bool:
-        """Whether the prompt surely fits the window, which is looked up if need be."""
+        """Whether the prompt certainly fits the window, which is looked up if necessary."""
         if not self.may_not_fit(expected):
             return True
         if expected.num_ctx is not None:
@@ -167,12 +168,12 @@ class ContextGuard:
     async def judge(
         self, expected: Expected, final: Mapping[str, Any], text: str | None, *, refuses: bool = False
     ) -> Finding:
-        """What became of a prompt.
+        """What the server did with a prompt.
 
         Args:
-            expected: What `expect` said of the request.
+            expected: The result of `expect` for the request.
             final: The last line of the answer.
-            text: The answer, where its tokens are nothing but its text.
+            text: The answer, if its tokens are only its text.
             refuses: Whether the server was asked to refuse a prompt that is too long.
         """
         count, generated = _number(final.get("prompt_eval_count")), _number(final.get("eval_count")) or 0
@@ -187,7 +188,7 @@ class ContextGuard:
             short if known is None else count + generated >= (window or float("inf"))
         )
         if doubted or (known is None and count + generated >= _SMALLEST_DEFAULT):
-            # Not known yet, or a hit, which is looked at twice: nobody shall be alarmed for nothing.
+            # Not known yet, or a hit, which is checked twice to avoid false alarms.
             await _within(_PATIENCE, self.windows.ask(expected.model))
             window = self._window(expected)
         full = window is not None and count >= window
@@ -210,7 +211,7 @@ class ContextGuard:
         return known.in_force(expected.num_ctx) if known is not None else expected.num_ctx
 
     def saw_refusal(self) -> None:
-        """The server refused to cut a prompt, so it is of a version that does."""
+        """The server refused to cut a prompt, so its version supports that."""
         self._version.saw(_REFUSES)
 
     def _model(self, model: str) -> TokenModel:
@@ -236,7 +237,7 @@ async def _within(seconds: float, asked: Awaitable[object]) -> None:
     try:
         await asyncio.wait_for(asked, seconds)
     except asyncio.TimeoutError:
-        pass  # an answer that is whole does not wait for it
+        pass  # a complete answer does not wait for it
 
 
 def _number(value: object) -> int | None:
@@ -249,7 +250,7 @@ def _reloaded(load_duration: object) -> bool:
 
 
 class ReloadGuard:
-    """Warns, once a model and setting, when settings of loading that changed made the server load the model again.
+    """Warns, once per model and setting, when a changed load setting made the server reload the model.
 
     Args:
         version: The server's.
@@ -267,15 +268,15 @@ class ReloadGuard:
         self._lock = allocate_lock()
 
     def changed(self, body: Mapping[str, Any], load_duration: object) -> set[str]:
-        """Which settings are others than in the request before, where the server loaded the model for this one.
+        """The settings that differ from the previous request, if the server reloaded the model for this one.
 
         Args:
             body: The request, which was answered.
-            load_duration: What the answer says, in nanoseconds.
+            load_duration: The answer's load duration, in nanoseconds.
         """
         options = body.get("options") or {}
         now = {name: options[name] for name in LOAD_OPTIONS & options.keys()}
-        if body.get("shift") is False:  # what is not sent is True
+        if body.get("shift") is False:  # the default is True
             now["shift"] = False
         with self._lock:
             before = self._last.get(str(body["model"]))
@@ -285,7 +286,7 @@ class ReloadGuard:
         return {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
 
     async def tell(self, model: str, changed: set[str], load_duration: float) -> list[str]:
-        """Warn of settings that have `changed`, and of which was not warned before; returns these.
+        """Warn about changed settings that have not been reported before; returns these.
 
         Args:
             model: The model that was asked for.
@@ -301,7 +302,7 @@ class ReloadGuard:
             self._told.update((model, name) for name in fresh)
         if fresh:
             logger.warning(
-                "the server loaded %s anew (%.1f s) because %s changed between requests; send the same value each time",
+                "the server reloaded %s (%.1f s) because %s changed between requests; send the same value each time",
                 model,
                 load_duration / 1e9,
                 " and ".join(fresh),

@@ -1,8 +1,8 @@
 """Characters that a server cut in two. No I/O.
 
 Servers in JavaScript cut texts by UTF-16 units, and a character outside the Basic Multilingual Plane has two of them.
-The first half at the end of a piece waits for the next line. If that begins with the second half, the character comes
-with it; else U+FFFD does. Halves anywhere else become U+FFFD at once.
+A first half at the end of a piece waits for the next line. If that begins with the second half, the two become one
+character; otherwise it becomes U+FFFD. Halves anywhere else become U+FFFD at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 class Halves:
-    """The halves of one answer that wait.
+    """The pending halves of one answer.
 
     Attributes:
         waiting: Whether there is one; the next line then has to go through `join`.
@@ -32,7 +32,7 @@ class Halves:
         self.waiting = False
 
     def join(self, line: Json) -> Json:
-        """The line with what waited before it, and without the half that its end may be.
+        """The line with the pending half before it, and without a trailing half.
 
         Raises:
             ValueError: It is nested too deep.

@@ -1,6 +1,6 @@
 """The headers of requests: those of every request, and those of one call. Checked before anything is sent.
 
-A header of the caller's wins over one of the provider's, and one of a call over both, `Authorization` included.
+The caller's headers override the provider's, and a call's headers override both, `Authorization` included.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def headers_of_all(
     """The headers of every request of a provider.
 
     Args:
-        given: The caller's.
-        api_key: A bearer key; None for the environment's.
-        environment_key: The environment's, or "".
+        given: The caller's headers.
+        api_key: A bearer key; None for the one in the environment.
+        environment_key: The key in the environment, or "".
         user: The user in the address, if there is one.
         password: The password in the address.
 
@@ -58,8 +58,8 @@ def checked_headers(given: Mapping[str, Any] | None) -> dict[str, str]:
     """The caller's headers, with names in lower case.
 
     Raises:
-        TypeError: They are no mapping.
-        ValueError: A name or value has characters that no header has, or says where a request ends.
+        TypeError: The headers are not a mapping.
+        ValueError: A name or value has invalid characters, or the header frames the request (Content-Length, ...).
     """
     if given is None:
         return {}
@@ -71,7 +71,7 @@ def checked_headers(given: Mapping[str, Any] | None) -> dict[str, str]:
             raise TypeError(f"headers: expected a text as a name, not {type(name).__name__}")
         lowered = name.lower()
         if lowered in _FRAMING:
-            raise ValueError(f"headers: {lowered!r} says where a request ends, which is not the caller's to say")
+            raise ValueError(f"headers: {lowered!r} frames the request and is set by the client; leave it out")
         headers[lowered] = _checked(f"headers: {lowered!r}", lowered, value)
     return headers
 

@@ -1,4 +1,4 @@
-"""Several hosts: which they are, and what is known of them. Values."""
+"""Several hosts: their configuration, and what is known of them. Values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Host:
     """One of several servers.
 
     Attributes:
-        url: Its address, as `base_url`; "embedded://" is the engine in this process, which is asked where no server
+        url: Its address, as `base_url`; "embedded://" is the engine in this process, which is used only where no server
             is left.
-        slots: How many requests it gets at once: as many as its OLLAMA_NUM_PARALLEL, which is 1 by default. "auto"
-            begins with one, and follows from how long answers waited in the server's own queue.
-        api_key: Sent to it as `Authorization: Bearer`, in place of the provider's.
-        headers: Sent to it beside the provider's.
+        slots: The number of concurrent requests that it gets: its OLLAMA_NUM_PARALLEL, which is 1 by default. "auto"
+            starts with one and adapts to how long answers waited in the server's own queue.
+        api_key: Sent to it as `Authorization: Bearer`, instead of the provider's key.
+        headers: Sent to it in addition to the provider's headers.
 
     Raises:
-        ValueError, TypeError: The address is malformed, or `slots` no positive number.
+        ValueError, TypeError: The address is malformed, or `slots` is not a positive number.
     """
 
     url: str
@@ -50,7 +50,7 @@ class Host:
 
     @property
     def address(self) -> Address:
-        """Its address, credentials apart from it."""
+        """Its address, with the credentials kept separately."""
         return parse_address(self.url, "url")
 
 
@@ -59,16 +59,16 @@ class Hosts:
     """Several servers that a provider sends its requests to.
 
     Args:
-        hosts: Addresses, or `Host` objects. Where only their order tells them apart, the first is preferred.
-        resume: "auto": a streamed chat of plain text that breaks off goes on at another host, or at the same one where
-            no other is left, if its model's template allows that; `Stream.resumed` says so. "off": it raises, with what
-            had arrived.
-        refresh: How often each host is asked what it has loaded, in seconds, while there is work.
-        eject: How long a host that fails gets no requests, in seconds; it doubles with each failure in a row.
-        eject_max: What that never exceeds.
+        hosts: Addresses, or `Host` objects. All else being equal, earlier ones are preferred.
+        resume: "auto": a streamed chat of plain text that breaks off continues on another host, or on the same one if
+            no other is left, where its model's template allows that; `Stream.resumed` says so. "off": it raises, with
+            what had arrived.
+        refresh: The interval at which each host is polled for its loaded models, in seconds, while there is work.
+        eject: How long a host that fails gets no requests, in seconds; doubles with each consecutive failure.
+        eject_max: The maximum of that, in seconds.
 
     Raises:
-        ValueError, TypeError: There is no host, one is there twice, or a value is wrong.
+        ValueError, TypeError: There is no host, a host is given twice, or a value is invalid.
     """
 
     hosts: tuple[Host, ...]
@@ -96,7 +96,7 @@ class Hosts:
         seen: set[str] = set()
         for host in found:
             if host.address.url in seen:
-                raise ValueError(f"hosts: {host.address.url} is there twice; give it more slots instead")
+                raise ValueError(f"hosts: {host.address.url} is given twice; give it more slots instead")
             seen.add(host.address.url)
         if resume not in ("off", "auto"):
             raise ValueError(f"resume: expected 'off' or 'auto', not {resume!r:.40}")
@@ -110,7 +110,7 @@ class Hosts:
         return len(self.hosts)
 
     def to_dict(self) -> dict[str, Any]:
-        """What they are, in the types of JSON; keys, headers and what else is secret is left out.
+        """The configuration as JSON types; keys, headers and other secrets are omitted.
 
         Example:
             ```python
@@ -134,7 +134,7 @@ class Hosts:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Hosts:
-        """The hosts that `to_dict` wrote; each may have `api_key` and `headers` too.
+        """Hosts from the output of `to_dict`; each may have `api_key` and `headers` too.
 
         Raises:
             ValueError, TypeError: As the constructors of `Hosts` and `Host`.
@@ -157,13 +157,13 @@ class HostState:
     Attributes:
         url: Its address.
         up: Whether it gets requests now.
-        why_not: What it failed with, where it is not up.
-        version: Its version; empty where it is not known yet.
-        loaded: The models that it has in memory, by name.
-        slots: How many requests it gets at once.
-        in_flight: How many of them are in use.
-        wait: Seconds that the last request waited in the host's own queue.
-        tokens_per_second: How fast it writes answers, over its models; None before the first.
+        why_not: Its last failure, if it is not up.
+        version: Its version; empty if not known yet.
+        loaded: Its loaded models, by name.
+        slots: The number of concurrent requests that it gets.
+        in_flight: How many slots are in use.
+        wait: Seconds that the last request spent in the host's own queue.
+        tokens_per_second: Its generation speed, averaged over its models; None before the first answer.
     """
 
     url: str
@@ -178,11 +178,11 @@ class HostState:
 
 
 def read_hosts(where: Where | None, environ: Mapping[str, str]) -> Hosts | str | None:
-    """Several hosts, or the address of one, or None where nothing names any.
+    """Several hosts, or the address of one, or None if none is given.
 
     Args:
         where: The argument `base_url`.
-        environ: The environment; OLLAMA_HOSTS has addresses with commas between them.
+        environ: The environment; OLLAMA_HOSTS holds addresses separated by commas.
 
     Raises:
         ValueError, TypeError: As `Hosts`.
@@ -203,7 +203,7 @@ def read_hosts(where: Where | None, environ: Mapping[str, str]) -> Hosts | str |
 
 
 def known_here(environ: Mapping[str, str]) -> dict[str, str]:
-    """The addresses in an environment that have user and password, with these, by the addresses without."""
+    """The addresses in the environment with user and password, by the addresses without them."""
     here = read_hosts(None, environ)
     named = [host.address for host in here.hosts] if isinstance(here, Hosts) else []
     if isinstance(here, str):
@@ -213,15 +213,15 @@ def known_here(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def restored(hosts: Hosts, authorized: Iterable[str], environ: Mapping[str, str]) -> tuple[Hosts, list[str]]:
-    """Hosts out of a pickle, which holds no secret, with those of this environment.
+    """Hosts from a pickle, which holds no secrets, with the secrets of this environment.
 
     Args:
         hosts: The hosts.
         authorized: The addresses of those that had a key or password.
-        environ: The environment; an address in it with user and password counts before OLLAMA_API_KEY.
+        environ: The environment; an address with user and password takes precedence over OLLAMA_API_KEY.
 
     Returns:
-        The hosts, and the addresses of those that had a key or password for which there is none here.
+        The hosts, and the addresses of those whose key or password is missing here.
     """
     had, known = set(authorized), known_here(environ)
     key = environ.get("OLLAMA_API_KEY", "").strip()
@@ -237,7 +237,7 @@ def restored(hosts: Hosts, authorized: Iterable[str], environ: Mapping[str, str]
 
 
 def fleet_of(hosts: Hosts) -> Fleet:
-    """The standing of hosts of which nothing is known yet."""
+    """The initial state of hosts."""
     return Fleet(
         (
             Standing(
@@ -254,7 +254,7 @@ def fleet_of(hosts: Hosts) -> Fleet:
 
 
 def _listed(where: Iterable[Host | str]) -> Hosts:
-    """Hosts out of a `base_url` that is no text.
+    """Hosts from a `base_url` that is not a text.
 
     Raises:
         ValueError, TypeError: As `Hosts`, with the argument's name.

@@ -1,4 +1,4 @@
-"""Options that the server in force takes no notice of, and says so only in its own log: warned of once each."""
+"""Options that the server ignores, which it reports only in its own log: one warning each."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SINCE = {"draft_num_predict": "0.30.0"}
 """The first version with an option."""
 _OPTIONS = _UNTIL.keys() | _SINCE.keys()
 _OLDEST = "0.5"
-"""Below it is no server of today: a build of no release says 0.0.0."""
+"""Lower versions are development builds, which report 0.0.0."""
 
 
 class IgnoredOptions:
-    """Warns of options that a server ignores, once each, as soon as its version is known; nothing is asked for that.
+    """Warns of options that a server ignores, once each, if its version is known; no request is made for that.
 
     Args:
         version: The server's.
@@ -36,11 +36,11 @@ class IgnoredOptions:
         self._warned: set[str] = set()
 
     def check(self, options: Iterable[str]) -> None:
-        """Look at the names of the options of a request."""
+        """Check the names of a request's options."""
         for name in sorted(_OPTIONS.intersection(options) - self._warned):
             if self._ignores(name):
                 self._warned.add(name)
-                logger.warning("the server takes no notice of the option %s: %s; leave it out", name, _reason(name))
+                logger.warning("the server ignores the option %s: %s; leave it out", name, _reason(name))
 
     def _ignores(self, name: str) -> bool:
         if name in _UNTIL:
@@ -50,5 +50,5 @@ class IgnoredOptions:
 
 def _reason(name: str) -> str:
     if name in _UNTIL:
-        return f"Ollama has none of that name since {_UNTIL[name]}"
-    return f"Ollama knows it since {_SINCE[name]}, and the server is older"
+        return f"Ollama dropped it in {_UNTIL[name]}"
+    return f"Ollama supports it since {_SINCE[name]}, and the server is older"

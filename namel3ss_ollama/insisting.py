@@ -1,7 +1,7 @@
-"""Insisting on a format or a forced call where a server or model takes no notice of the field that asks for it.
+"""Enforcing a format or a forced call where a server or model ignores the field for it.
 
-The schema or the tools are then described in the prompt, the answer is validated, and the model is shown its fault
-once. That costs an answer more, so what was found out is remembered for the model (`fitting.py`).
+The prompt then describes the schema or the tools, the answer is validated, and the model is shown its mistake once.
+That costs one more answer, so the result is remembered for the model (`fitting.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["asking_again", "read", "shows_no_format", "suited"]
 
 
 def suited(request: Request, fitting: Fitting) -> Request:
-    """The request as its model is known to understand it."""
+    """The request in the form that its model is known to follow."""
     if "format" in request.body and fitting.asks_in_prompt(request.model, forced=bool(request.forced)):
         return request.in_prompt() or request
     return request
@@ -26,16 +26,16 @@ def suited(request: Request, fitting: Fitting) -> Request:
 def asking_again(
     request: Request, error: OutputValidationError, fitting: Fitting, *, delivered: bool = False
 ) -> Request:
-    """What to send after an answer that is not what was asked for.
+    """The request to send after an answer that does not have the requested form.
 
     Args:
-        request: What was asked for.
+        request: The request that was answered.
         error: What is wrong with the answer.
         fitting: What is known of models.
-        delivered: Whether anything of the answer was handed out, so that nothing may be sent again.
+        delivered: Whether part of the answer was handed out, so that nothing may be sent again.
 
     Raises:
-        OutputValidationError: `error`, saying what was tried, where nothing is left to try.
+        OutputValidationError: `error`, with a list of what was tried, if nothing is left to try.
     """
     response, forced = error.response, bool(request.forced)
     if response is None or response.finish_reason == "length":
@@ -43,7 +43,7 @@ def asking_again(
     if request.asked == "by field":
         known = fitting.asks_in_prompt(request.model, forced=forced)
         if not (forced or known) and held_to(request.body["format"], response):
-            raise error  # of what a grammar cannot hold
+            raise error  # a constraint that no grammar expresses
         fitting.ask_in_prompt(request.model, forced=forced)
         again = request.in_prompt()
     else:
@@ -54,7 +54,7 @@ def asking_again(
 
 
 def shows_no_format(request: Request, response: LLMResponse, fitting: Fitting) -> bool:
-    """Whether an answer that is valid as far as it is checked shows that nothing held the model to the format."""
+    """Whether an answer, valid as far as it is checked, shows that the format was not enforced."""
     if request.asked != "by field" or request.schema is None or response.finish_reason in ("load", "tool_calls"):
         return False
     if held_to(request.body["format"], response):
@@ -77,13 +77,13 @@ def read(request: Request, response: LLMResponse, fitting: Fitting) -> None:
 
 
 def _after(error: OutputValidationError, request: Request, *, delivered: bool = False) -> OutputValidationError:
-    """The error, saying also what was tried."""
+    """The error, extended by what was tried."""
     what = "tools" if request.forced else "schema"
     described = f"{what} {'were' if request.forced else 'was'} described in the prompt"
-    by_field = f"`format` does not hold {request.model} to it on this server"
+    by_field = f"`format` is not enforced for {request.model} on this server"
     said = [error.message]
     if request.asked == "again":
-        said.append(f"{by_field}, so the {described}, and then the model was shown the fault")
+        said.append(f"{by_field}, so the {described}, and then the model was shown its mistake")
     elif request.asked == "in the prompt":
         said.append(f"{by_field}, so the {described}")
     elif delivered:
@@ -91,7 +91,7 @@ def _after(error: OutputValidationError, request: Request, *, delivered: bool = 
     elif request.body.get("raw"):
         said.append(f"{by_field}, and a raw prompt is not changed: describe the schema in it")
     if delivered:
-        said.append("nothing was asked again, because the answer was handed out as it came")
+        said.append("nothing was asked again, because the answer had been handed out already")
     if len(said) > 1:
         error.tried = "; ".join(said[1:])
         error.args = ("; ".join(said),)

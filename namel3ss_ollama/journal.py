@@ -1,8 +1,8 @@
-"""A batch's journal: a SQLite file with a row for each prompt that was answered or failed.
+"""A batch's journal: a SQLite file with one row per prompt that was answered or failed.
 
-Each row is committed as it comes, so a kill loses no answer that was there; SQLite's write-ahead log makes that cheap
-(tens of microseconds). A power failure may lose the last rows, never the file. A journal belongs to one process at a
-time: SQLite's own lock says so, and goes with the process however it ends.
+Each row is committed as it arrives, so a kill loses no received answer; SQLite's write-ahead log makes that cheap (tens
+of microseconds). A power failure may lose the last rows, never the file. A journal belongs to one process at a time:
+SQLite's own lock ensures that, and is released however the process ends.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ JournalKind = Literal["answers", "vectors"]
 _APPLICATION = 0x6E336F6A
 """SQLite's `application_id` of a journal: "n3oj"."""
 _FORMAT = 1
-"""SQLite's `user_version`; another one is another layout."""
+"""SQLite's `user_version`: the version of the layout."""
 _MARKED = 1000
-"""How many rows that need not be asked are marked in one transaction."""
+"""How many skipped rows are marked in one transaction."""
 _TABLES = """
 CREATE TABLE batch (kind TEXT NOT NULL, model TEXT NOT NULL, run INTEGER NOT NULL);
 CREATE TABLE rows (
@@ -43,12 +43,12 @@ _ROWS = "SELECT id, position, state, content, host, tokens, seconds FROM rows"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a journal has of a row.
+    """What a journal holds about a row.
 
     Attributes:
-        run: The number of the run that last came to it.
-        fingerprint: That of what was asked; None where nothing could be.
-        state: What came of it.
+        run: The number of the last run that reached it.
+        fingerprint: The fingerprint of its request; None if there could be none.
+        state: Its outcome.
     """
 
     run: int
@@ -57,45 +57,46 @@ class Known:
 
 
 class RowStore(Protocol):
-    """What a batch needs of a journal, so that one kept elsewhere (by another process) can stand in for the file.
+    """What a batch needs from a journal, so that one kept elsewhere (by another process) can replace the file.
 
-    A store is part of something longer: the caller opens and closes it, and the provider looks the model up once for
-    all its stores.
+    A store belongs to a longer job: the caller opens and closes it, and the provider looks the model up once for all
+    its stores.
     """
 
     @property
     def path(self) -> str | os.PathLike[str]:
-        """What messages name it by."""
+        """Its name in messages."""
 
     @property
     def run(self) -> int:
-        """The number of this run; a row that this run has already come to is an id that repeats."""
+        """The number of this run; a row that this run has already reached has a repeated id."""
 
     def find(self, id: RowId) -> Known | None:
         """What is known of a row."""
 
     def equal(self, fingerprint: bytes) -> Outcome | None:
-        """The answer to the same question, asked under another id; None where that is not known."""
+        """The answer to an equal request with another id; None if there is none."""
 
     def record(self, id: RowId, position: int, fingerprint: bytes | None, outcome: Outcome) -> None:
-        """Keep what came of a row."""
+        """Store the outcome of a row."""
 
     def mark(self, id: RowId, position: int) -> None:
-        """Note that this run has come to a row that need not be asked."""
+        """Note that this run has skipped a row."""
 
 
 class Journal:
     """An open journal.
 
     Args:
-        path: The file; made where there is none.
+        path: The file; created if missing.
         kind: Whether it holds answers or vectors.
         model: The model that is asked.
         find_equal: Whether answers are looked up by fingerprint, too.
-        wait: How long to wait for another process that has it, in seconds.
+        wait: How long to wait for another process that uses it, in seconds.
 
     Raises:
-        JournalError: The file is no journal, of another kind, model or version, in use, or cannot be written.
+        JournalError: The file is not a journal, or one of another kind, model or version; or it is in use or not
+            writable.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Journal:
         self.path = Path(path)
         self._vectors = kind == "vectors"
         self._marked: dict[RowId, int] = {}
-        # An answer is private: others on the machine shall not read it.
+        # Answers are private: other users of the machine must not read them.
         with _failures(self.path), contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with _failures(self.path):
@@ -123,7 +124,7 @@ class Journal:
             raise
 
     def _begin(self, kind: JournalKind, model: str, find_equal: bool) -> int:
-        """Take the file and say which run this is, from 1."""
+        """Lock the file; returns the number of this run, from 1."""
         execute = self._database.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")  # before the log's mode, which then needs no shared memory
         _check_format(self.path, self._database, new=True)
@@ -137,7 +138,7 @@ class Journal:
             execute(f"PRAGMA application_id = {_APPLICATION}")
             execute(f"PRAGMA user_version = {_FORMAT}")
         if not execute("SELECT EXISTS (SELECT 1 FROM rows)").fetchone()[0]:
-            execute("UPDATE batch SET kind = ?, model = ?", (kind, model))  # of a run that ended before any row did
+            execute("UPDATE batch SET kind = ?, model = ?", (kind, model))  # from a run that ended before its first row
         had_kind, had_model, run = execute("SELECT kind, model, run FROM batch").fetchone()
         for what, had, asked in (("kind", had_kind, kind), ("model", had_model, model)):
             if had != asked:
@@ -159,7 +160,7 @@ class Journal:
         return Known(self.run if id in self._marked else found[0], found[1], State(found[2]))
 
     def outcome(self, id: RowId) -> Outcome | None:
-        """What came of a row."""
+        """The outcome of a row."""
         with _failures(self.path):
             found = self._database.execute(
                 "SELECT state, content, host, tokens, seconds FROM rows WHERE id = ?", (id,)
@@ -167,7 +168,7 @@ class Journal:
         return None if found is None else Outcome(State(found[0]), *found[1:])
 
     def equal(self, fingerprint: bytes) -> Outcome | None:
-        """The answer to the same question, asked under another id."""
+        """The answer to an equal request with another id."""
         with _failures(self.path):
             found = self._database.execute(
                 "SELECT content, host FROM rows WHERE fingerprint = ? AND state = ?", (fingerprint, State.ANSWERED)
@@ -175,7 +176,7 @@ class Journal:
         return None if found is None else Outcome(State.ANSWERED, *found)
 
     def record(self, id: RowId, position: int, fingerprint: bytes | None, outcome: Outcome) -> None:
-        """Write what came of a row, and commit.
+        """Write the outcome of a row, and commit.
 
         Raises:
             JournalError: It cannot be written; `unwritten` has the row.
@@ -192,7 +193,7 @@ class Journal:
             raise
 
     def mark(self, id: RowId, position: int) -> None:
-        """Say that this run has come to a row that need not be asked; written some at a time."""
+        """Note that this run has skipped a row; written in groups."""
         self._marked[id] = position
         if len(self._marked) >= _MARKED:
             self._write_marked()
@@ -206,7 +207,7 @@ class Journal:
         self._marked.clear()
 
     def close(self) -> None:
-        """Write what is left, and give the file back."""
+        """Write pending marks and release the file."""
         try:
             if self._marked:
                 self._write_marked()
@@ -219,7 +220,7 @@ class Journal:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
-            self._marked.clear()  # the next run marks them; a failure to write them would hide what went wrong
+            self._marked.clear()  # the next run marks them; a failure to write them would hide the original error
         self.close()
 
 
@@ -227,7 +228,7 @@ class Journal:
 def opened(
     where: str | os.PathLike[str] | RowStore, kind: JournalKind, model: str, *, find_equal: bool = False
 ) -> Iterator[RowStore]:
-    """The journal at a path, closed at the end; a store as it is."""
+    """The journal at a path, closed at the end; a store unchanged."""
     if isinstance(where, (str, os.PathLike)):
         with Journal(where, kind, model, find_equal=find_equal) as journal:
             yield journal
@@ -236,14 +237,14 @@ def opened(
 
 
 def read_rows(path: str | os.PathLike[str], run: int | None = None) -> Iterator[BatchRow]:
-    """The rows of a journal in the order of the input, off the disk: memory stays flat.
+    """Iterate over the rows of a journal in input order, reading from disk: memory stays flat.
 
     Args:
         path: The file.
-        run: Only the rows that this run or a later one came to; None for all.
+        run: Only the rows that this run or a later one reached; None for all.
 
     Raises:
-        JournalError: There is no such file, it is no journal, of another version, or in use.
+        JournalError: The file is missing, not a journal, of another version, or in use.
     """
     where = Path(path)
     if not where.is_file():
@@ -273,7 +274,7 @@ def _check_format(path: Path, database: sqlite3.Connection, *, new: bool) -> Non
 
 @contextlib.contextmanager
 def _failures(path: Path) -> Iterator[None]:
-    """SQLite's and the system's failures, saying what to do."""
+    """Turn failures of SQLite and the system into a `JournalError` with a remedy."""
     try:
         yield
     except OSError as error:
@@ -288,5 +289,5 @@ def _advice(reason: str) -> str:
     if "full" in reason:
         return "cannot be written, since the disk is full; free some space and run the same again"
     if "not a database" in reason or "malformed" in reason:
-        return f"is no journal, or damaged ({reason}); name another file"
+        return f"is not a journal, or is damaged ({reason}); name another file"
     return f"cannot be used: {reason}"

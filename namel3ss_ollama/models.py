@@ -308,8 +308,8 @@ class ModelManagement(Asking):
                 another setting of loading from Ollama 0.30 on, is taken from the provider.
 
         Returns:
-            An empty response, `finish_reason` "load"; `metadata["load_duration"]` says how long it took. Of several
-            `hosts`, that of the one that took longest.
+            An empty response, `finish_reason` "load". Ollama does not say how long loading took; measure the call for
+            that. Of several `hosts`, the response of the one that took longest, where the servers say.
 
         Raises:
             ValueError: There are not so many hosts.

@@ -1,8 +1,8 @@
-"""Several servers as one: who answers, what a failure says of a host, and where a request goes next.
+"""Several servers as one: which host answers, what a failure says about a host, and where a request goes next.
 
-A request has its turn (`turn.py`) on one host after the other, each at most once while there are others. What a
-failure means is a plain rule (`verdict`): a host that cannot be reached gets nothing for a while, a host that lacks a
-model does not get that model, and what the request itself is to blame for is not tried elsewhere.
+A request gets its turn (`turn.py`) on one host after the other, on each at most once while others are left. A pure
+function (`verdict`) decides what a failure means: an unreachable host is ejected for a while, a host that lacks a model
+is not asked for that model, and a failure caused by the request itself is not tried elsewhere.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _BUSY_MOST = EJECT_MOST
 _CHARACTERS_A_TOKEN = 4
 _SILENCE = frozenset({"first_chunk_timeout", "chunk_timeout", "tool_call_timeout"})
 _NAMED = 5
-"""How many hosts an error names."""
+"""How many hosts an error message names."""
 _SHORTEST_LOAD = 0.1
-"""Seconds: loading takes longer, and what a loaded model is said to take is less."""
+"""Seconds: a real load takes longer; a loaded model reports less."""
 
 Verdict = Literal["unreachable", "busy", "lacks the model", "broken", "refuses us", "hangs", "not the host's"]
 
 
 def verdict(error: LLMError, *, loading: bool) -> Verdict:
-    """What a failure says of the host that it is of.
+    """What a failure says about its host.
 
     Args:
         error: The failure, before anything was handed out.
@@ -74,9 +74,9 @@ def verdict(error: LLMError, *, loading: bool) -> Verdict:
     if isinstance(error, AuthenticationError):
         return "refuses us"
     if isinstance(error, LLMTimeoutError):
-        # Elsewhere it would have to be loaded, too: a short deadline must not have every host begin to.
+        # Other hosts would have to load it, too: a short deadline must not make all of them do so.
         return "hangs" if error.deadline in _SILENCE and not loading else "not the host's"
-    if isinstance(error, QuotaExceededError):  # of the account that the host is signed in with
+    if isinstance(error, QuotaExceededError):  # a matter of the host's account
         return "broken"
     if error.temporary and isinstance(error, (ServerError, StreamInterruptedError)):
         return "broken"
@@ -87,9 +87,9 @@ class Pool:
     """Several servers.
 
     Args:
-        servers: The servers, by their standing.
-        dispatcher: Has their slots.
-        refresh: How often each is asked what it has loaded, in seconds.
+        servers: The servers, by their state.
+        dispatcher: Manages their slots.
+        refresh: The interval at which each is polled for its loaded models, in seconds.
     """
 
     def __init__(self, servers: Mapping[Standing, Server], dispatcher: Dispatcher, refresh: float) -> None:
@@ -100,18 +100,18 @@ class Pool:
 
     @property
     def any(self) -> Server:
-        """One of the servers, whichever."""
+        """Any of the servers."""
         return next(iter(self.servers.values()))
 
     def first(self) -> Server:
-        """The first host that is up, for what any of them can answer."""
+        """The first available host, for requests that any host can answer."""
         return self.servers[self._in_order()[0]]
 
     async def ask_first(self, ask: Callable[[Server], Awaitable[T]]) -> T:
-        """What the first host says that is up and has what is asked for.
+        """The answer of the first available host that has what is requested.
 
         Raises:
-            LLMError: No host has it; else what the first one failed with.
+            LLMError: No host has it; otherwise the first host's failure.
         """
         await self.scout.know()
         failures: list[LLMError] = []
@@ -134,10 +134,10 @@ class Pool:
         raise failure
 
     async def ask_each(self, ask: Callable[[Server], Awaitable[T]]) -> list[tuple[Server, T]]:
-        """What each host says; one that fails is left out, with a warning.
+        """The answers of all hosts; one that fails is skipped with a warning.
 
         Raises:
-            LLMError: What the first one failed with, where all did.
+            LLMError: The first failure, if all hosts failed.
         """
 
         async def ask_one(host: Standing, server: Server) -> T | LLMError:
@@ -158,11 +158,11 @@ class Pool:
         if not found:
             raise failures[0][1]
         for server, error in failures:
-            self._warn(f"{server.url} is left out: {error}")
+            self._warn(f"{server.url} is skipped: {error}")
         return found
 
     async def able_to_load(self, model: str) -> list[Standing]:
-        """The hosts that are up and have pulled the model: those first that have it loaded, or load it soonest."""
+        """The available hosts with the model: first those that have it loaded, then those that load it soonest."""
         await self.scout.look()
         name = tagged(model)
 
@@ -173,14 +173,14 @@ class Pool:
         return self.dispatcher.look(find)
 
     async def having_loaded(self, model: str) -> list[Standing]:
-        """The hosts that are up and have the model in memory, or are loading it."""
+        """The available hosts that have the model loaded, or are loading it."""
         await self.scout.look()
         return self.dispatcher.look(
             lambda fleet, _: [host for host in fleet.hosts if host in fleet.holders(tagged(model))]
         )
 
     def _in_order(self) -> list[Standing]:
-        """All hosts, those first that are up."""
+        """All hosts, the available ones first."""
         return self.dispatcher.look(
             lambda fleet, _: sorted(fleet.hosts, key=lambda host: (host.is_out, host.last_resort))
         )
@@ -191,10 +191,10 @@ class Pool:
             self.dispatcher.change(lambda fleet, now: fleet.eject(host, now, why))
 
     def wanted(self, body: Mapping[str, Any], only: Standing | None = None) -> Wanted:
-        """What a request wants of a host, or of that one only."""
+        """What a request needs from a host, or from a given one only."""
         wanted = Wanted(tagged(str(body.get("model", ""))), _characters(body) / _CHARACTERS_A_TOKEN)
         if only is not None:
-            # As if the others had failed with it: it does not hold up those that may go elsewhere.
+            # As if the others had failed on it, so that it does not block requests that may go elsewhere.
             wanted.tried = wanted.barred = frozenset(self.servers) - {only}
         keys = beginnings(body) if "messages" in body else []
         if keys:
@@ -203,7 +203,7 @@ class Pool:
         return wanted
 
     def states(self) -> list[HostState]:
-        """What is known of the hosts now."""
+        """The current state of the hosts."""
 
         def read(fleet: Fleet, now: float) -> list[HostState]:
             return [_state(host, now) for host in fleet.hosts]
@@ -211,7 +211,7 @@ class Pool:
         return self.dispatcher.look(read)
 
     def failed(self, host: Standing, wanted: Wanted, error: LLMError) -> bool:
-        """A host has failed with a request; whether that may go elsewhere."""
+        """A host failed on a request; whether the request may go elsewhere."""
         known = host.loaded.get(wanted.model)
         loading = known is not None and not known.digest and not self.scout.is_silent(host)
         found = verdict(error, loading=loading)
@@ -227,7 +227,7 @@ class Pool:
                 fleet.without(host, wanted.model, now + _LACKS_HOLDS, missing=True)
             elif found == "broken":
                 fleet.without(host, wanted.model, now + _BROKEN_HOLDS)
-            elif found == "refuses us" and _is_cloud(wanted.model):  # its account, or its cloud, is not for us
+            elif found == "refuses us" and _is_cloud(wanted.model):  # a matter of its account or cloud access
                 fleet.without(host, wanted.model, now + _REFUSED_HOLDS)
             elif found == "refuses us":
                 fleet.eject(host, now, why, seconds=_REFUSED_HOLDS, spare_last=True)
@@ -237,7 +237,7 @@ class Pool:
         if found != "not the host's":
             self.dispatcher.change(learn)
         if found == "refuses us":
-            self._warn(f"{why}; the other hosts are asked")
+            self._warn(f"{why}; trying the other hosts")
         return found != "not the host's"
 
     def works(self, host: Standing, model: str) -> None:
@@ -246,7 +246,7 @@ class Pool:
             self.dispatcher.change(lambda fleet, _: fleet.works(host, model))
 
     def answered(self, turn: HostTurn, final: Mapping[str, Any]) -> None:
-        """A host has answered; its last line tells how long the parts took."""
+        """A host has answered; its last line reports the durations."""
         if turn.slot is None:
             return
         host, wanted = turn.slot.host, turn.wanted
@@ -255,7 +255,7 @@ class Pool:
         counted, written = _count(final.get("prompt_eval_count")), _count(final.get("eval_count"))
         cached = _count(final.get("prompt_eval_cached_count"))
 
-        # Of embeddings a server tells the total and the load alone: what of it was the wait is not known.
+        # For embeddings a server reports only total and load, so the wait is unknown.
         service = reading + writing or max(total - load, 0.0)
 
         def learn(fleet: Fleet, now: float) -> None:
@@ -281,11 +281,11 @@ class Pool:
             self.scout.again(host)
 
     def is_left(self, wanted: Wanted, *, waits: bool = False) -> bool:
-        """Whether a host can be asked that was not tried yet.
+        """Whether there is an untried host that can be asked.
 
         Args:
-            wanted: What the request wants, and which hosts have failed with it.
-            waits: Whether it may wait for one that is out, or that has failed with the model lately.
+            wanted: What the request needs, and which hosts failed on it.
+            waits: Whether it may wait for a host that is ejected, or that failed with the model recently.
         """
         model = wanted.model
 
@@ -293,13 +293,13 @@ class Pool:
             untried = [host for host in fleet.hosts if host not in wanted.tried]
             left = [host for host in untried if (host.has if waits else host.may_have)(model, now)]
             if not left and not any(host.has(model, now) for host in fleet.hosts):
-                left = [host for host in untried if host.missing.get(model, 0.0) <= now]  # has it by now, perhaps
+                left = [host for host in untried if host.missing.get(model, 0.0) <= now]  # it may have it by now
             return any(not host.is_out or (waits and host.out_until - now <= EJECT_MOST) for host in left)
 
         return self.dispatcher.look(find)
 
     def name_lacking(self, wanted: Wanted, error: LLMError) -> None:
-        """Have the error name the hosts where all lack the model."""
+        """Make the error name the hosts if all lack the model."""
         if not isinstance(error, ModelNotFoundError):
             return
 
@@ -311,9 +311,9 @@ class Pool:
             _name_hosts(error, lacking)
 
     def _compare(self) -> None:
-        """Warn of what differs between hosts for a model that is loaded on several."""
+        """Warn if a model that is loaded on several hosts differs between them."""
         for difference in differences(self.states(), dict(self._pulled())):
-            # Once a model, however many hosts load it later.
+            # Once per model, however many hosts load it later.
             self._warn(str(difference), difference.what.partition(" (")[0])
 
     def _pulled(self) -> Sequence[tuple[str, Mapping[str, tuple[int, str]]]]:
@@ -323,7 +323,7 @@ class Pool:
         return self.dispatcher.look(read)
 
     def differing(self, model: str) -> list[Problem]:
-        """What differs between the hosts for a model, in words."""
+        """Descriptions of how a model differs between the hosts."""
         return differences(self.states(), dict(self._pulled()), tagged(model))
 
     def _warn(self, message: str, once: str | None = None) -> None:
@@ -333,14 +333,14 @@ class Pool:
 
 
 class HostTurn(Turn):
-    """A turn on one of several hosts, and on the next where that fails.
+    """A turn on one of several hosts, and on the next one if that fails.
 
     Args:
         pool: The hosts.
-        wanted: What the request wants.
+        wanted: What the request needs.
         telemetry: Where its numbers go.
-        call: Its numbers, begun.
-        watch: Its deadlines, begun.
+        call: Its numbers, started.
+        watch: Its deadlines, started.
     """
 
     __slots__ = ("pool", "wanted")
@@ -354,7 +354,7 @@ class HostTurn(Turn):
 
     async def take_slot(self) -> None:
         """Wait for a slot of a host."""
-        self.call.host = None  # it is with none
+        self.call.host = None  # none has it
         await self.watch.guard(self.pool.scout.know, idle=False)
         dispatcher = self.pool.dispatcher
         try:
@@ -363,7 +363,7 @@ class HostTurn(Turn):
             )
         except LLMTimeoutError as error:
             if (out := dispatcher.why_all_out()) is not None:
-                error.args = (f"{error.message} (no host is up: {out})",)
+                error.args = (f"{error.message} (no host is available: {out})",)
             raise
         self.slot = cast("HostSlot", slot)
         self.server = self.pool.servers[self.slot.host]
@@ -373,7 +373,7 @@ class HostTurn(Turn):
             self.slot.mark()
 
     def leave(self) -> None:
-        """Give the host's slot back."""
+        """Release the host's slot."""
         if self.slot is not None:
             self.slot.unmark()
             self.pool.dispatcher.release(self.slot)
@@ -382,18 +382,18 @@ class HostTurn(Turn):
     async def over_hosts(
         self, attempt: Callable[[], Awaitable[T]], retrier: Retrier, on_move: Callable[[LLMError], None]
     ) -> T:
-        """The result of an attempt on a host, or on the next ones where that is to blame for a failure.
+        """The result of an attempt on a host, or on the next ones if the host caused the failure.
 
         Args:
-            attempt: Asks `self.server`.
-            retrier: Has the budget.
+            attempt: Sends the request to `self.server`.
+            retrier: Holds the retry budget.
             on_move: Called with the failure before the request goes to another host.
 
         Raises:
             LLMError: The last failure.
         """
         wanted, pool = self.wanted, self.pool
-        failed: LLMError | None = None  # with something other than that a host lacks the model
+        failed: LLMError | None = None  # a failure other than a missing model
         wanted.tried = wanted.barred
         while True:
             if self.slot is None:
@@ -415,7 +415,7 @@ class HostTurn(Turn):
                 failed = failed if lacks else error
                 on_move(error)
                 self.watch.forgive()
-                logger.info("%s: %s; asking another host", host.url, type(error).__name__)
+                logger.info("%s: %s; trying another host", host.url, type(error).__name__)
             else:
                 pool.works(host, wanted.model)
                 return result
@@ -425,14 +425,14 @@ class HostTurn(Turn):
         self.pool.answered(self, final)
 
     def end(self, error: BaseException | None = None, outcome: Outcome | None = None) -> None:
-        """As `Turn.end`; what broke off an answer that had begun to reach the caller says something of the host."""
+        """As `Turn.end`; a failure after the answer began to reach the caller counts against the host."""
         if self.slot is not None and isinstance(error, LLMError):
             self.pool.failed(self.slot.host, self.wanted, error)
         super().end(error, outcome)
 
 
 def _name_hosts(error: LLMError, lacking: Sequence[str]) -> None:
-    """Have the error name the hosts where several lack the model."""
+    """Make the error name the hosts if several lack the model."""
     if len(lacking) > 1:
         listed = ", ".join(lacking[:_NAMED])
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
@@ -442,12 +442,12 @@ def _name_hosts(error: LLMError, lacking: Sequence[str]) -> None:
 def differences(
     states: Sequence[HostState], pulled: Mapping[str, Mapping[str, tuple[int, str]]], model: str | None = None
 ) -> list[Problem]:
-    """What differs between hosts for a model, so that the same request may be answered otherwise; in words.
+    """Descriptions of how a model differs between hosts, so that the same request may get different answers.
 
     Args:
         states: The hosts.
-        pulled: What each has pulled, by address: bytes and digests by name.
-        model: The model; None for each that is loaded on several of them.
+        pulled: The installed models, by address: sizes in bytes and digests by name.
+        model: The model; None for each that is loaded on several hosts.
     """
     loaded = {name for state in states for name in state.loaded}
     found: list[Problem] = []
@@ -456,7 +456,8 @@ def differences(
         if len(set(digests.values())) > 1:
             found.append(
                 Problem(
-                    f"{name} is not the same model on all hosts ({_grouped(digests)})", "pull it again where it is old"
+                    f"{name} is not the same model on all hosts ({_grouped(digests)})",
+                    "pull it again where it is stale",
                 )
             )
         windows = {
@@ -471,7 +472,7 @@ def differences(
 
 
 def _grouped(values: Mapping[str, str]) -> str:
-    """Each value with a host that has it, and how many more have."""
+    """Each value with one of its hosts, and the number of further hosts."""
     hosts: dict[str, list[str]] = {}
     for url, value in values.items():
         hosts.setdefault(value, []).append(url)
@@ -481,7 +482,7 @@ def _grouped(values: Mapping[str, str]) -> str:
 
 
 def _is_cloud(model: str) -> bool:
-    """Whether hosts have a model run at ollama.com, with accounts of their own."""
+    """Whether a model runs at ollama.com, with the host's account."""
     tag = model.rpartition(":")[2]
     return tag == "cloud" or tag.endswith("-cloud")
 

@@ -1,4 +1,4 @@
-"""Whether server, model and capabilities are there, before anything depends on it."""
+"""Check that server, model and capabilities are available, before anything depends on them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Preflight", "Problem", "check", "merged"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it should be.
+    """A problem found by the check.
 
     Attributes:
         what: What is wrong.
-        remedy: The command, or the change, that mends it.
-        error: The failure that showed it, if one did.
+        remedy: The command or the change that fixes it.
+        error: The failure that revealed it, if any.
     """
 
     what: str
@@ -33,14 +33,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What was found.
+    """The result of the check.
 
     Attributes:
-        problems: What is wrong; empty when all is well.
-        version: The server's version; None when it did not answer. Of several hosts, that of the first that did.
-        model: The model that was looked for.
-        capabilities: What the model can do; empty when it is not there, or the server is too old to tell.
-            Of several hosts, what it can do on each that has it.
+        problems: The problems; empty if there are none.
+        version: The server's version; None if it did not answer. With several hosts, that of the first that did.
+        model: The model that was checked.
+        capabilities: The model's capabilities; empty if it is missing, or the server is too old to report them.
+            With several hosts, the capabilities that it has on every host with the model.
     """
 
     problems: tuple[Problem, ...]
@@ -50,7 +50,7 @@ class Preflight:
 
     @property
     def ok(self) -> bool:
-        """Whether all is well."""
+        """Whether there are no problems."""
         return not self.problems
 
     def __bool__(self) -> bool:
@@ -68,7 +68,7 @@ async def check(
     version: Callable[[], Awaitable[str]],
     show: Callable[[], Awaitable[dict[str, Any]]],
 ) -> Preflight:
-    """Look at server, model and capabilities, in this order, as far as each lets look further."""
+    """Check server, model and capabilities, in this order, as far as each step allows the next."""
     try:
         found = await version()
     except LLMError as error:
@@ -96,12 +96,12 @@ async def check(
 
 
 def merged(found: Mapping[str, Preflight], model: str, differences: Iterable[Problem]) -> Preflight:
-    """What was found at several hosts; each problem names its host.
+    """The combined result of several hosts; each problem names its host.
 
     Args:
-        found: What was found at each, by address.
-        model: The model that was looked for.
-        differences: What differs between them.
+        found: The result of each host, by address.
+        model: The model that was checked.
+        differences: Descriptions of how the model differs between them.
     """
     problems = [_of_host(url, problem, model) for url, one in found.items() for problem in one.problems]
     version = next((one.version for one in found.values() if one.version is not None), None)

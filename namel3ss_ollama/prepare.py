@@ -1,6 +1,6 @@
-"""From what a caller says to a request that can be sent: defaults and the call's own settings merged and checked.
+"""From a call's arguments to a request: merges defaults with the call's own settings, and checks them.
 
-Plain functions over values; whatever is wrong with the arguments comes out here, before any request.
+Pure functions over values; invalid arguments fail here, before any request.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ _CHAT = frozenset(ChatOptions.__annotations__)
 _GENERATE = frozenset(GenerateOptions.__annotations__)
 _OF_A_CALL = frozenset({"stream_internally", "timeout", "stream_config", "on_truncation"})
 _HAVE_ARGUMENTS = _CHAT | _GENERATE | _OF_A_CALL | {"messages", "prompt", "stream"}
-"""What `extra_body` must not hold."""
+"""Keys that `extra_body` must not contain."""
 _LIMIT_NAMES = frozenset({"max_tokens", "num_predict"})
 _FEWEST, _MOST_TOP_LOGPROBS = 0, 20
 
 
 class Defaults:
-    """What a provider was made with, for its calls.
+    """A provider's settings, as defaults for its calls.
 
     Args:
-        model: The model when a call names none.
+        model: The model of calls that name none.
         options: Keywords of `CallOptions`.
         config: Deadlines and limits.
-        timeout: The bound on a whole call, in seconds.
-        on_truncation: What a cut prompt is.
+        timeout: The limit for a call, in seconds.
+        on_truncation: What to do about a cut prompt.
 
     Attributes:
-        levels: The models' levels of thinking, as far as the server has listed them.
+        levels: The models' thinking levels, as far as the server has listed them.
     """
 
     __slots__ = ("config", "levels", "model", "on_truncation", "options", "timeout")
@@ -88,18 +88,18 @@ class Defaults:
         self.on_truncation = on_truncation
         check_positive("timeout", timeout)
         checked_truncation(on_truncation)
-        request_body(self, {}, {})  # whatever is wrong with the defaults is wrong now
+        request_body(self, {}, {})  # invalid defaults fail at construction
         read_format(self.options.get("format"))
 
     def without(self, call: Mapping[str, Any]) -> Defaults:
-        """The defaults but those that a call takes back, by giving None as a keyword or in its `options`."""
+        """The defaults except those that a call resets, by passing None as a keyword or in its `options`."""
         extra = call.get("options")
         given = {**(extra if isinstance(extra, Mapping) else {}), **call}
         taken = {name for name, value in given.items() if value is None and name != "options"}
         if taken & _LIMIT_NAMES:
             taken |= _LIMIT_NAMES
         if "logprobs" in taken:
-            taken.add("top_logprobs")  # it would ask for them again
+            taken.add("top_logprobs")  # it would request them again
         if not taken & (CallOptions.__annotations__.keys() | set(self.options.get("options") or ())):
             return self
         left = copy.copy(self)
@@ -113,7 +113,7 @@ def checked_model(model: object) -> str:
     """The name of a model.
 
     Raises:
-        TypeError, ValueError: It is no text, empty, or has spaces or control characters in it.
+        TypeError, ValueError: It is not a text, or is empty, or contains spaces or control characters.
     """
     if not isinstance(model, str):
         raise TypeError(f"model: expected a model's name, not {model!r}")
@@ -135,7 +135,7 @@ def checked_truncation(value: object) -> Truncation:
 
 
 def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a request: model, `first`, the fields and options that were set anywhere, and what has no keyword."""
+    """The request body: model, `first`, all fields and options that are set, and `extra_body`."""
     model = call.get("model")
     body: dict[str, Any] = {"model": checked_model(model) if model is not None else defaults.model, **first}
     for name in sorted(REQUEST_FIELDS - {"format"}):
@@ -145,7 +145,7 @@ def request_body(defaults: Defaults, call: Mapping[str, Any], first: Mapping[str
             body[name] = _checked_field(name, value)
     defaults.levels.check(body["model"], body.get("think"))
     if body.get("top_logprobs"):
-        body["logprobs"] = True  # the one means nothing without the other
+        body["logprobs"] = True  # one has no effect without the other
     if options := merge_options(defaults.options, call):
         body["options"] = options
     extra = defaults.options.get("extra_body"), call.get("extra_body")
@@ -191,7 +191,7 @@ def generate_request(defaults: Defaults, prompt: str, call: Mapping[str, Any]) -
         first["context"] = list(call["context"])
     if media := encode_media(call.get("images"), call.get("audio")):
         first["images"] = media
-    if not prompt:  # whatever else is there, a server only loads its model: server/routes.go, GenerateHandler
+    if not prompt:  # otherwise a server only loads the model: server/routes.go, GenerateHandler
         alone = ", or send images or audio alone in a chat's message" if media else ""
         raise ValueError(f"prompt: is empty (to load a model without a prompt: preload()); say what to do{alone}")
     body = request_body(defaults, call, first)
@@ -215,10 +215,10 @@ def chat_request(defaults: Defaults, messages: Iterable[MessageLike], call: Mapp
     body = request_body(defaults, call, first)
     if forced:
         if call.get("format") is not None:
-            raise ValueError("format: cannot go together with a tool_choice that forces a call, which is a format too")
+            raise ValueError("format: cannot be combined with a tool_choice that forces a call, which is a format, too")
         body["format"] = with_room(forced_format(forced))
         if body.get("think"):
-            body["think"] = False  # the grammar of the call leaves no room for thinking
+            body["think"] = False  # the grammar of the call rules out thinking
     request = _request("chat", defaults, call, body, frozenset(names_of(forced)))
     return replace(request, parameters=parameters_of(definitions)) if definitions else request
 
@@ -234,7 +234,7 @@ def _request(
         schema, parse_as = read_format(wanted)
         if schema is not None:
             body["format"] = with_room(schema) if isinstance(schema, dict) else schema
-            # `think` stays as asked for here: whether a server can do both is its version's matter (`fitting.py`).
+            # `think` is kept here: whether the server supports both depends on its version (`fitting.py`).
             if parse_as is not None and body.get("think"):
                 parse_as.thinking = True
     if call.get("stream_internally") is False:
@@ -243,8 +243,8 @@ def _request(
     on_truncation = defaults.on_truncation if given is None else checked_truncation(given)
     refusable = on_truncation != "ignore" and "truncate" not in body
     if refusable and on_truncation == "error":
-        body["truncate"] = False  # servers from 0.12.6 on then refuse; older ones take no notice
-    timeout = call.get("timeout", defaults.timeout)  # None: no bound
+        body["truncate"] = False  # servers since 0.12.6 then refuse; older ones ignore it
+    timeout = call.get("timeout", defaults.timeout)  # None: no limit
     check_positive("timeout", timeout)
     config = call.get("stream_config")
     if config is not None and not isinstance(config, StreamConfig):
@@ -270,7 +270,7 @@ def given_settings(
     stream_config: StreamConfig | None,
     on_truncation: Truncation | None,
 ) -> dict[str, Any]:
-    """What a call gives; a None in it takes back a default, so what was left out must not be there."""
+    """A call's settings. None resets a default, so arguments that were not given must be absent."""
     settings = dict(options)
     if timeout is not NOT_GIVEN:
         settings["timeout"] = timeout
@@ -281,11 +281,11 @@ def given_settings(
 
 
 def streams_internally(new: bool | None, old: bool | None) -> bool:
-    """Whether an answer is assembled here from a stream; `old` is the argument's former name, `stream`.
+    """Whether to assemble the answer from a stream; `old` is the argument's former name, `stream`.
 
     Raises:
         TypeError: Both are given.
     """
     if new is not None and old is not None:
-        raise TypeError("stream and stream_internally are one argument: give stream_internally")
+        raise TypeError("stream and stream_internally are the same argument: give stream_internally")
     return next((given for given in (new, old) if given is not None), True)

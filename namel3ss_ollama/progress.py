@@ -1,4 +1,4 @@
-"""How far a batch is: counted here, shown by a bar in a terminal or handed to a callback."""
+"""The progress of a batch: counted here, shown as a progress bar or passed to a callback."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LOGGED_EVERY = 10.0
 
 @dataclass(slots=True)
 class HostShare:
-    """What one host did of a batch.
+    """One host's share of a batch.
 
     Attributes:
         rows: Rows that it answered.
-        tokens: Their tokens, of prompt and answer.
+        tokens: Their prompt and answer tokens.
     """
 
     rows: int = 0
@@ -34,15 +34,15 @@ class HostShare:
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far a batch is.
+    """The progress of a batch.
 
     Attributes:
-        total: How many rows there are; None where that is not known.
+        total: The number of rows; None if unknown.
         answered: Rows that were answered in this run.
         failed: Rows that failed in this run.
-        skipped: Rows that need not be asked, since the journal has them.
-        tokens: Tokens of prompts and answers in this run.
-        seconds: Since the run began.
+        skipped: Rows that the journal already has.
+        tokens: Prompt and answer tokens of this run.
+        seconds: The time since the run began.
     """
 
     total: int | None
@@ -54,22 +54,22 @@ class BatchProgress:
 
     @property
     def done(self) -> int:
-        """Rows that are done."""
+        """Rows that are answered, failed or skipped."""
         return self.answered + self.failed + self.skipped
 
     @property
     def rows_per_second(self) -> float:
-        """Rows answered or failed a second; those that were skipped took no time."""
+        """Rows answered or failed per second; skipped rows do not count."""
         return (self.answered + self.failed) / self.seconds if self.seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it takes yet at this rate; None where that is not known."""
+        """The estimated remaining time in seconds; None if unknown."""
         if self.total is None or not self.rows_per_second:
             return None
         return max(self.total - self.done, 0) / self.rows_per_second
@@ -91,8 +91,8 @@ class Tally:
     """A batch's counts, and the callback that shows them.
 
     Attributes:
-        total: How many rows there are; None where that is not known.
-        show: Called with the progress, not more often than every tenth of a second, and at the end.
+        total: The number of rows; None if unknown.
+        show: Called with the progress, at most every tenth of a second, and at the end.
     """
 
     total: int | None
@@ -106,7 +106,7 @@ class Tally:
     _shown: float = 0.0
 
     def add(self, *, failed: bool, host: str, tokens: int) -> None:
-        """Count a row that was asked."""
+        """Count a row that was sent."""
         if failed:
             self.failed += 1
         else:
@@ -121,27 +121,27 @@ class Tally:
         self.report()
 
     def skip(self) -> None:
-        """Count a row that need not be asked."""
+        """Count a row that was skipped."""
         self.skipped += 1
         self.report()
 
     def report(self, *, last: bool = False) -> None:
-        """Call `show`, where it is time to."""
+        """Call `show` if it is due."""
         if self.show is not None and (last or time.monotonic() - self._shown >= _EVERY):
             self._shown = time.monotonic()
             self.show(self.progress())
 
     def progress(self) -> BatchProgress:
-        """How far it is."""
+        """The current progress."""
         seconds = time.monotonic() - self.began
         return BatchProgress(self.total, self.answered, self.failed, self.skipped, self.tokens, seconds)
 
 
 @contextmanager
 def shown(progress: bool | OnProgress) -> Iterator[OnProgress | None]:
-    """What shows the progress: a callback as it is; for True a bar on standard error, or a log.
+    """The function that shows progress: a given callback; for True a bar on standard error, or log lines.
 
-    The bar needs a terminal and rich. Into the log goes a line every ten seconds.
+    The bar needs a terminal and rich. Otherwise a line is logged every ten seconds.
     """
     if not progress:
         yield None

@@ -1,7 +1,7 @@
-"""What a server does not do with a field of a request, asked for in the prompt instead. Plain functions over bodies.
+"""Asking in the prompt for what a server does not do with a field of the request. Pure functions over bodies.
 
-Some servers refuse `tools` beside a `format`, or have no template for tools; some models take no notice of a `format`.
-The tools or the schema are then described in the system message. A caller's body is never changed.
+Some servers refuse `tools` together with a `format`, or have no template for tools; some models ignore a `format`. The
+system message then describes the tools or the schema. A caller's body is never changed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Json = dict[str, Any]
 
 
 def describe_tools(body: Mapping[str, Any], names: Collection[str]) -> Json:
-    """The body of a chat without `tools`: those that may be called are described in the system message.
+    """The body of a chat without `tools`: the system message describes those that may be called.
 
-    The grammar in `format` stays: it forces the call, whatever the model makes of the description.
+    The grammar in `format` stays and forces the call, whatever the model makes of the description.
 
     Args:
-        body: What was asked for.
-        names: The tools of which one must be called.
+        body: The original body.
+        names: The tools, one of which must be called.
     """
     functions = [tool["function"] for tool in body["tools"] if tool["function"]["name"] in names]
     described = "\n".join(json.dumps(function, ensure_ascii=False) for function in functions)
@@ -34,10 +34,10 @@ def describe_tools(body: Mapping[str, Any], names: Collection[str]) -> Json:
 
 
 def describe_format(body: Mapping[str, Any], schema: Any) -> Json:
-    """The body of a request without `format`: its schema is described in the system message.
+    """The body of a request without `format`: the system message describes its schema.
 
     Args:
-        body: What was asked for.
+        body: The original body.
         schema: The JSON schema, or "json" for JSON of any kind.
     """
     text = "Answer with JSON alone, with no text before or after it"
@@ -47,12 +47,12 @@ def describe_format(body: Mapping[str, Any], schema: Any) -> Json:
 
 
 def show_fault(body: Mapping[str, Any], answer: str, fault: str) -> Json:
-    """The body of a request that shows the model what it answered, and what is wrong with it.
+    """The body of a request that shows the model its answer, and what is wrong with it.
 
     Args:
-        body: What was asked for.
-        answer: What the model answered; may be empty.
-        fault: What is wrong with that.
+        body: The original body.
+        answer: The model's answer; may be empty.
+        fault: What is wrong with it.
     """
     wrong = f"That answer is not valid: {fault}. Answer again, with the corrected JSON alone."
     if "messages" not in body:
@@ -67,7 +67,7 @@ def _without(body: Mapping[str, Any], name: str) -> Json:
 
 
 def _with_system_text(body: Json, text: str) -> Json:
-    """The body with a text behind what its system message says."""
+    """The body with a text appended to its system message."""
     if "messages" not in body:
         return {**body, "system": _joined(body.get("system"), text)}
     messages = body["messages"]

@@ -1,4 +1,4 @@
-"""`OllamaProvider`: what most people use. It merges settings, and hands requests to the parts that do the work."""
+"""`OllamaProvider`, the main entry point. It merges settings and passes requests to the other parts."""
 
 from __future__ import annotations
 
@@ -52,54 +52,54 @@ from namel3ss_ollama.web import Web
 __all__ = ["OllamaProvider", "SyncProvider"]
 
 _SHOWN = 3
-"""How many hosts a provider's `repr` names."""
+"""How many hosts a provider's `repr` lists."""
 
 
 class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
     """A model on an Ollama server.
 
-    Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
-    event loops, one after the other or at once; `max_concurrent` bounds them all together. `sync` has the async methods
-    as blocking ones.
+    Constructing a provider sends, opens and imports nothing. It can be used from any number of tasks, threads and event
+    loops, sequentially or concurrently; `max_concurrent` limits them all together. `sync` has blocking versions of the
+    async methods.
 
     Args:
         model: The model's name, such as "llama3.2" or "qwen3:8b".
-        base_url: Where the server is; else OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
-            http://localhost:11434. May hold a path prefix and `user:password@`. "embedded://" is a model in this
-            process, with no server (needs the extra `embedded`). Several addresses (a list of them or of `Host`, a
-            `Hosts`, or OLLAMA_HOSTS with commas) are several servers: each request goes to the one that is best for it,
+        base_url: The server's address; by default OLLAMA_HOSTS, OLLAMA_BASE_URL or OLLAMA_HOST, then
+            http://localhost:11434. May contain a path prefix and `user:password@`. "embedded://" runs a model in this
+            process, without a server (requires the extra `embedded`). Several addresses (a list of them or of `Host`, a
+            `Hosts`, or OLLAMA_HOSTS with commas) mean several servers: each request goes to the one that suits it best,
             and to another if that fails.
-        api_key: Sent as `Authorization: Bearer`; else OLLAMA_API_KEY.
-        headers: More headers for every request.
-        max_concurrent: How many requests run at once; None for no bound. The others wait, first come first served. A
-            request that is made while a stream of the same task (or thread) is open does not wait, since that stream
-            would wait for it: it runs beyond the bound if need be. 10 by default; with several hosts, their slots.
-        max_queue: How many may wait; one more fails at once with `QueueFullError`. None for no bound.
-        queue_timeout: How long one may wait, in seconds. None for no bound.
-        timeout: A bound on each call to the server, retries and the wait for a slot included, in seconds; not on
-            `pull_model`, `push_model` and `create_model`, which have one of their own.
+        api_key: Sent as `Authorization: Bearer`; OLLAMA_API_KEY by default.
+        headers: Additional headers for every request.
+        max_concurrent: The maximum number of concurrent requests; None for no limit. The others wait, first come, first
+            served. A request made while a stream of the same task (or thread) is open never waits, which could
+            deadlock: it exceeds the limit if necessary. 10 by default; with several hosts, the number of their slots.
+        max_queue: How many requests may wait; one more fails at once with `QueueFullError`. None for no limit.
+        queue_timeout: How long a request may wait, in seconds. None for no limit.
+        timeout: The limit for each call in seconds, including retries and the wait for a slot; not for `pull_model`,
+            `push_model` and `create_model`, which have their own.
         stream_config: Deadlines and limits of each request.
-        retry: How often and when a failed request is sent again; `RetryPolicy.off()` for never.
-        on_truncation: What to do when the server cut the prompt to its context window, or shifted the window under the
-            answer: "warn" (the response says so, and a warning is logged once a model), "error"
+        retry: When and how often a failed request is sent again; `RetryPolicy.off()` for never.
+        on_truncation: What to do if the server cut the prompt to its context window, or shifted the window during
+            generation: "warn" (the response says so, and a warning is logged once per model), "error"
             (`ContextWindowExceededError`) or "ignore".
-        transport: "aiohttp" (fast), "httpx", or an `httpx.AsyncBaseTransport` of your own.
-        http_client: An `httpx.AsyncClient` of your own, used as it is; you close it.
+        transport: "aiohttp" (fast), "httpx", or your own `httpx.AsyncBaseTransport`.
+        http_client: Your own `httpx.AsyncClient`, used unchanged; you close it.
         verify: TLS verification, as in httpx.
         cert: A client certificate, as in httpx.
         proxy: A proxy, as in httpx.
-        trust_env: Whether HTTP_PROXY and the like count, as in httpx.
+        trust_env: Whether HTTP_PROXY and similar variables are used, as in httpx.
         capture_content: Whether OpenTelemetry spans carry prompts and answers.
-        telemetry: Whether OpenTelemetry gets spans and metrics; False where another instrumentation has the same calls,
-            so that tokens are not counted twice. `stats()` counts in any case.
+        telemetry: Whether OpenTelemetry gets spans and metrics; False if another instrumentation covers the same calls,
+            so that tokens are not counted twice. `stats()` always counts.
         **options: Defaults for every call: runtime options (temperature, num_ctx, max_tokens, ...), `options`,
-            `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`, and `extra_body`: fields of a chat's
-            or generation's request that have no keyword, such as those of a newer server. What is not set is not sent.
+            `format`, `think`, `logprobs`, `top_logprobs`, `keep_alive`, and `extra_body`: request fields without a
+            keyword, such as those of a newer server. Options that are not set are not sent.
 
     Raises:
         TypeError: A keyword is unknown (the message names the nearest), or a value has the wrong type.
         ValueError: A value is out of range, or the address is malformed.
-        ModuleNotFoundError: `base_url` is "embedded://", and the engine is not installed.
+        ModuleNotFoundError: `base_url` is "embedded://" and the extra `embedded` is not installed.
 
     Example:
         ```python
@@ -171,7 +171,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
             given = None if isinstance(max_concurrent, NotGiven) else max_concurrent
             fleet = fleet_of(self._hosts)
             servers = {
-                # What a host has of its own takes the place of the provider's key.
+                # A host's own credentials replace the provider's key.
                 standing: server(
                     host.address,
                     api_key if host.api_key is None and host.address.user is None else host.api_key,
@@ -192,17 +192,17 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
 
     @property
     def model(self) -> str:
-        """The model of calls that name none."""
+        """The default model."""
         return self._defaults.model
 
     @property
     def base_url(self) -> str:
-        """The server's address, without credentials; of several hosts the first one's."""
+        """The server's address, without credentials; with several hosts, the first one's."""
         return self._only.url if self._pool is None else next(iter(self._pool.servers.values())).url
 
     @property
     def where(self) -> str | Hosts:
-        """Where the server is, or the several are, as `base_url` takes it; without credentials."""
+        """The address or addresses, in the form that `base_url` accepts; without credentials."""
         return self.base_url if self._hosts is None else Hosts.from_dict(self._hosts.to_dict())
 
     @property
@@ -212,7 +212,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
 
     @property
     def _server(self) -> Server:
-        """The server, or the first of several that is up."""
+        """The server, or the first of several that is available."""
         return self._only if self._pool is None else self._pool.first()
 
     @property
@@ -221,7 +221,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options and fields that every call gets by default; a copy."""
+        """A copy of the default options and fields."""
         return dict(self._defaults.options)
 
     def __repr__(self) -> str:
@@ -232,22 +232,22 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
     # Copies
 
     def __copy__(self) -> Self:
-        return self  # nothing of a provider can be changed, and a copy would have a bound of its own
+        return self  # a provider is immutable, and a copy would have its own concurrency limit
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle makes the provider anew, with connections, slots and numbers of its own; it holds no secret.
+        """Unpickling creates a new provider with its own connections, slots and statistics; a pickle holds no secrets.
 
-        Credentials come from the environment where it is read: OLLAMA_API_KEY, or the user and password of an
-        OLLAMA_BASE_URL or OLLAMA_HOST (for several servers OLLAMA_HOSTS) that names the same server. Where a provider
-        had some and there are none, its first request raises a `ValueError`; a provider that had none gets none.
+        Credentials are read from the environment on unpickling: OLLAMA_API_KEY, or user and password from an
+        OLLAMA_BASE_URL or OLLAMA_HOST (for several servers OLLAMA_HOSTS) that names the same server. If the provider
+        had credentials and the environment has none, its first request raises a `ValueError`.
 
         Raises:
-            TypeError: It was made with what may hold a secret and has no place in the environment (`headers`, a
-                proxy's password, a key's passphrase, what one of several hosts has of these for itself), or with a
-                client, transport or TLS context of the caller's.
+            TypeError: The provider has settings that may hold secrets and cannot come from the environment (`headers`,
+                a proxy's password, a key's passphrase, a host's own), or the caller's own client, transport or TLS
+                context.
         """
         http, limiter = self._http, self._limiter
         unfit = f"headers ({', '.join(self._own_headers)})" if self._own_headers else http.unfit_for_pickling()
@@ -288,25 +288,25 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
         stream: bool | None = None,
         **options: Unpack[GenerateOptions],
     ) -> LLMResponse:
-        """The answer to a prompt.
+        """Answer a prompt.
 
         Args:
             prompt: The text.
-            stream_internally: Whether the answer is assembled here from a stream (a stall is noticed, a failure keeps
-                what had come), which is the default, or by the server.
-            timeout: A bound on the whole, retries and the wait for a slot included, in seconds; None for no bound. The
-                provider's by default.
-            stream_config: Deadlines and limits for this call; the provider's by default, and where it is None.
-            on_truncation: For this call: "warn", "error" or "ignore"; the provider's by default, and where it is None.
+            stream_internally: Whether to assemble the answer from a stream, which is the default: a stall is noticed,
+                and a failure keeps what had arrived. If False, the server assembles it.
+            timeout: The limit for the call in seconds, including retries and the wait for a slot; None for no limit.
+                The provider's by default.
+            stream_config: Deadlines and limits for this call; the provider's by default or if None.
+            on_truncation: "warn", "error" or "ignore"; the provider's by default or if None.
             stream: The former name of `stream_internally`.
-            **options: `system`, `images`, `audio`, `suffix`, `template`, `raw`, `context`, `model`, `headers` (more of
-                them, for this call), and all that the constructor takes as options; the call's win, and None takes back
-                the provider's. `format` is "json", a JSON schema, or any type that pydantic knows: a model, list[City],
+            **options: `system`, `images`, `audio`, `suffix`, `template`, `raw`, `context`, `model`, `headers`
+                (additional ones), and all options of the constructor. They override the provider's; None resets one.
+                `format` is "json", a JSON schema, or any type that pydantic supports: a model, list[City],
                 Literal[...], a TypeAdapter.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; nothing was sent.
-            LLMError: What kept the answer from coming.
+            TypeError, ValueError: An argument is invalid; nothing was sent.
+            LLMError: The request failed.
         """
         settings = given_settings(options, timeout, stream_config, on_truncation)
         settings["stream_internally"] = streams_internally(stream_internally, stream)
@@ -325,7 +325,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
         stream: bool | None = None,
         **options: Unpack[ChatOptions],
     ) -> LLMResponse:
-        """The next turn of a conversation.
+        """Answer the next turn of a conversation.
 
         Args:
             messages: The conversation: `Message` objects or dicts.
@@ -335,13 +335,13 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
             on_truncation: As in `agenerate`.
             stream: As in `agenerate`.
             **options: `tools`, `tool_choice` ("auto", "required", "none", a tool's name, or OpenAI's form of one),
-                `model`, `headers` (more of them, for this call), and all that the constructor takes as options; the
-                call's win, and None takes back the provider's. A `tool_choice` that forces a call switches `think`
-                off, wherever it was asked for: the grammar that forces the call leaves no room for thinking.
+                `model`, `headers` (additional ones), and all options of the constructor. They override the provider's;
+                None resets one. A `tool_choice` that forces a call turns `think` off: the grammar that forces the
+                call rules out thinking.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; nothing was sent.
-            LLMError: What kept the answer from coming.
+            TypeError, ValueError: An argument is invalid; nothing was sent.
+            LLMError: The request failed.
         """
         settings = given_settings(options, timeout, stream_config, on_truncation)
         settings["stream_internally"] = streams_internally(stream_internally, stream)
@@ -357,9 +357,9 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
         on_truncation: Truncation | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Stream:
-        """The answer to a prompt, as it comes: `async for chunk in provider.stream_generate(...)`.
+        """Stream the answer to a prompt: `async for chunk in provider.stream_generate(...)`.
 
-        Arguments are those of `agenerate`; the request is sent when iteration begins.
+        Arguments as in `agenerate`; the request is sent when iteration starts.
         """
         settings = given_settings(options, timeout, stream_config, on_truncation)
         make = functools.partial(generate_request, self._defaults, prompt, settings)
@@ -374,19 +374,19 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
         on_truncation: Truncation | None = None,
         **options: Unpack[ChatOptions],
     ) -> Stream:
-        """The next turn of a conversation, as it comes: `async for chunk in provider.stream_chat(...)`.
+        """Stream the next turn of a conversation: `async for chunk in provider.stream_chat(...)`.
 
-        Arguments are those of `achat`; the request is sent when iteration begins.
+        Arguments as in `achat`; the request is sent when iteration starts.
         """
         settings = given_settings(options, timeout, stream_config, on_truncation)
         make = functools.partial(chat_request, self._defaults, messages, settings)
         return Stream(self._runner, make if has_files(messages) else make())
 
-    # The blocking twins: the same calls, from scripts, threads and notebooks
+    # Blocking counterparts of the same calls, for scripts, threads and notebooks
 
     @property
     def sync(self) -> SyncProvider:
-        """Every async method by the same name, blocking; works inside a running event loop too, blocking it."""
+        """Blocking versions of all async methods, under the same names. Inside a running event loop they block it."""
         return SyncProvider(self)
 
     generate = blocking(agenerate, "generate")
@@ -416,7 +416,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
     ) -> SyncStream: ...
 
     def stream(self, prompt: str | Iterable[MessageLike], **options: Any) -> SyncStream:
-        """As `stream_generate`, or `stream_chat` for a list of messages, for synchronous code: a plain iterator."""
+        """As `stream_generate`, or `stream_chat` for a list of messages, in synchronous code: a plain iterator."""
         if isinstance(prompt, str):
             return SyncStream(self.stream_generate(prompt, **options))
         return SyncStream(self.stream_chat(prompt, **options))
@@ -426,14 +426,14 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
     async def preflight(
         self, model: str | None = None, *, capabilities: Iterable[str] = ("completion",)
     ) -> preflight.Preflight:
-        """Whether server, model and capabilities are there; each problem names what mends it.
+        """Check that server, model and capabilities are available; each problem names its remedy.
 
-        Several hosts are looked at each; a problem names its host, and that the same name is another model on them, or
-        runs with another context window, is a problem, too.
+        With several hosts, each is checked, and a problem names its host. A model that differs between hosts, in its
+        digest or its context window, is a problem, too.
 
         Args:
             model: The model; the provider's by default.
-            capabilities: What it must be able to do: "completion", "tools", "vision", "thinking", "embedding",
+            capabilities: The required capabilities: "completion", "tools", "vision", "thinking", "embedding",
                 "insert", "decision".
         """
         name = self._name(model)
@@ -460,23 +460,23 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
         return preflight.merged(by_url, name, self._pool.differing(name))
 
     def hosts(self) -> list[HostState]:
-        """What is known of each of several hosts; nothing is asked. Empty where there is only one server."""
+        """The known state of each of several hosts, without a request. Empty with a single server."""
         return self._pool.states() if self._pool is not None else []
 
     async def look_at_hosts(self) -> list[HostState]:
-        """Ask each of several hosts now what it has loaded, and return what is known then."""
+        """Poll each of several hosts for its loaded models, and return the updated state."""
         if self._pool is not None:
             await self._pool.scout.look()
         return self.hosts()
 
     def stats(self) -> Stats:
-        """The provider's numbers so far: requests, tokens, waits, retries."""
+        """The provider's statistics so far: requests, tokens, waits, retries."""
         return self._telemetry.stats(running=self._limiter.running, queued=self._limiter.queued)
 
     # Opening and closing
 
     def open(self) -> Self:
-        """The provider itself, ready; `await provider.open()` works as well. Connections are made when needed."""
+        """The provider itself; `await provider.open()` works as well. Connections are opened on demand."""
         return self
 
     async def aclose(self) -> None:
@@ -518,11 +518,10 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
 
 
 class SyncProvider(Facade):
-    """`provider.sync`: the provider's async methods by the same names, blocking.
+    """`provider.sync`: blocking versions of the provider's async methods, under the same names.
 
-    They take what the async ones take and return what those do, except that streams are `SyncStream` and progress is
-    a `SyncIterator`: plain iterators. They work in scripts, in threads, and inside a running event loop, which they
-    block.
+    Arguments and results are the same, except that streams are `SyncStream` and progress is a `SyncIterator`: plain
+    iterators. They work in scripts, in threads, and inside a running event loop, which they block.
 
     Example:
         ```python
@@ -575,7 +574,7 @@ class SyncProvider(Facade):
 
     def aclose(self) -> None:
         """Close all connections. The provider can be used again; it then makes new ones."""
-        # Not by `blocking`: `aclose` waits for every loop, and would wait for ever for the one that this call blocks.
+        # Not by `blocking`: `aclose` waits for every loop, and would wait forever for the one that this call blocks.
         self._asynchronous.close()
 
 
@@ -585,10 +584,10 @@ _KEYWORDS = frozenset(CallOptions.__annotations__)
 def _made_anew(
     cls: type[OllamaProvider], settings: dict[str, Any], authorized: bool | Collection[str]
 ) -> OllamaProvider:
-    """A provider out of a pickle, with the credentials of this environment if it had some.
+    """A provider from a pickle, with the credentials of this environment if it had some.
 
-    Where it had some and there are none here, its requests raise. This does not: a pool of processes would lose the
-    task that it reads, and wait for it without end.
+    If it had some and there are none here, its requests raise, but this does not: a process pool would lose the task
+    that it unpickles, and wait for it forever.
     """
     if not isinstance(authorized, bool):
         hosts, lacking = restored(Hosts.from_dict(settings["base_url"]), authorized, os.environ)
@@ -606,11 +605,11 @@ def _made_anew(
 
 
 def _refusing(provider: OllamaProvider, urls: Sequence[str], instead: str) -> OllamaProvider:
-    """The provider, whose requests raise for want of credentials."""
+    """The provider, whose requests raise because credentials are missing."""
     provider._authorized.update(urls)
     for server in provider._servers:
         server.client.refusal = (
-            f"the pickled provider for {', '.join(urls)} had a key or password, and a pickle holds none: set "
-            f"OLLAMA_API_KEY here before it is read, or {instead} with user and password"
+            f"the pickled provider for {', '.join(urls)} had a key or password, which no pickle holds: set "
+            f"OLLAMA_API_KEY here before unpickling it, or {instead} with user and password"
         )
     return provider

@@ -1,8 +1,8 @@
 """Which proxy an address is reached through, and errors that name it.
 
-The environment's proxies are read here, once for both transports, since libraries disagree on NO_PROXY: names with and
-without a leading dot, addresses, networks (10.0.0.0/8), each with or without a port, and `*`. What runs on this machine
-is never sent to one of them. A proxy that the caller gives is used for any address: that is the caller's wish.
+The environment's proxies are read here, for both transports, since libraries disagree on NO_PROXY: names with and
+without a leading dot, addresses, networks (10.0.0.0/8), each with or without a port, and `*`. Requests to this machine
+never go through one of them. A proxy given by the caller is used for every address.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def environment_proxy(url: str) -> str | None:
-    """The environment's proxy for an address; None where there is none, or it is not for this one."""
+    """The environment's proxy for an address; None if there is none, or the address is exempt."""
     parts = httpx.URL(url)
     if is_loopback(parts.host):
         return None
@@ -60,7 +60,7 @@ def check_proxy(proxy: str, name: str) -> str:
     """The scheme of a proxy's URL.
 
     Raises:
-        ValueError: It is no URL of a proxy; the message names where it comes from.
+        ValueError: It is not the URL of a proxy; the message names its source.
     """
     try:
         url = httpx.URL(proxy)
@@ -72,13 +72,13 @@ def check_proxy(proxy: str, name: str) -> str:
 
 
 def shown(proxy: str) -> str:
-    """A proxy's address as it may be shown: without user and password."""
+    """A proxy's address for messages: without user and password."""
     url = httpx.URL(proxy)
     return str(url.copy_with(userinfo=b"", raw_path=b"/")).rstrip("/")
 
 
 def is_not_from_ollama(body: bytes) -> bool:
-    """Whether the body of an error is none that a server would send, so that a proxy may have."""
+    """Whether the body of an error is unlike a server's, so that a proxy may have sent it."""
     return not body.lstrip().startswith(b"{")
 
 
@@ -86,10 +86,10 @@ def blaming_the_proxy(error: LLMError, proxy: str, url: str, *, given: bool) -> 
     """The error of a request that went through a proxy, saying so where the proxy may be at fault.
 
     Args:
-        error: What it would be without a proxy.
+        error: The error as it would be without a proxy.
         proxy: The proxy's address.
         url: The server's address.
-        given: Whether the caller has given the proxy; else it is the environment's.
+        given: Whether the proxy was given by the caller; otherwise it is the environment's.
     """
     where = shown(proxy)
     advice = (
@@ -101,7 +101,7 @@ def blaming_the_proxy(error: LLMError, proxy: str, url: str, *, given: bool) -> 
     cause = original.__cause__ if original is not None else None
     if error.status_code == 407 or _answered(original, 407):
         return AuthenticationError(
-            f"the proxy {where} on the way to {url} wants a login, or another one (407): write it into the proxy's "
+            f"the proxy {where} on the way to {url} requires a login, or another one (407): write it into the proxy's "
             f"address (http://user:password@host:port), or {advice}",
             status_code=407,
             original_error=original,
@@ -139,9 +139,9 @@ def _is_of_connecting(original: BaseException | None, cause: BaseException | Non
 
 
 def _is_behind(original: BaseException | None, cause: BaseException | None) -> bool:
-    """Whether the connection was there, and TLS failed on it, or what is behind the proxy."""
+    """Whether the connection was established, and TLS or the host behind the proxy failed."""
     if not str(original):
-        return True  # httpx has no word for a connection that breaks in the handshake
+        return True  # httpx does not distinguish a connection that breaks in the handshake
     while cause is not None:
         if isinstance(cause, (ssl.SSLError, ConnectionResetError)) or "SSL" in type(cause).__name__:
             return True

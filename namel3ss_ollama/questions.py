@@ -1,7 +1,7 @@
 """Typed questions to a decision model and the answers to them: checked, and in the form of /v1/systemone.
 
 Plain functions over values. The limits are those of the server (Ollama's decision/systemone.go), so that a request
-that it would refuse is an error before it is sent, which names the argument.
+that it would refuse fails before it is sent, with an error that names the argument.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ FEWEST_CRITERIA, MOST_CRITERIA = 2, 26
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ChoiceQuestion:
-    """Which one of several options holds.
+    """Which one of several options applies.
 
     Attributes:
         instructions: The question.
-        criteria: The options by name, 2 to 26, each with its description; None where the name says enough.
+        criteria: The options by name, 2 to 26, each with its description; None if the name is clear enough.
     """
 
     instructions: Content
@@ -54,11 +54,11 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NoulQuestion:
-    """Whether something holds, as a probability.
+    """Whether a statement is true, as a probability.
 
     Attributes:
         instructions: The question.
-        criteria: What "true" and "false" stand for; one of them, or None, where the question says enough.
+        criteria: What "true" and "false" mean; one of them, or None, if the question is clear enough.
     """
 
     instructions: Content
@@ -70,7 +70,7 @@ class NoulQuestion:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ScoreQuestion:
-    """How far something holds, on a scale of levels.
+    """To what degree something applies, on a scale of levels.
 
     Attributes:
         instructions: The question.
@@ -90,7 +90,7 @@ class ChoiceAnswer:
 
     Attributes:
         choice: The most probable option.
-        probabilities: The probability of each option, which together are 1.
+        probabilities: The probability of each option; they sum to 1.
         confidence: How much the model prefers one option to the others, from 0 to 1.
     """
 
@@ -122,7 +122,7 @@ class ScoreAnswer:
 
     Attributes:
         score: The mean of the levels, weighted by their probabilities; 0 is the lowest level.
-        probabilities: The probability of each level, which together are 1.
+        probabilities: The probability of each level; they sum to 1.
         legend: The description of each level.
         confidence: How much the model prefers one level to the others, from 0 to 1.
     """
@@ -178,10 +178,10 @@ _KINDS: dict[str, type[Question]] = {"choice": ChoiceQuestion, "noul": NoulQuest
 
 
 def encode_questions(questions: Mapping[str, Question | Mapping[str, Any]]) -> dict[str, Json]:
-    """Questions as they are sent.
+    """Questions in the form in which they are sent.
 
     Raises:
-        TypeError, ValueError: A question is none, or is one that no server takes; the message says where.
+        TypeError, ValueError: A question is malformed, or no server accepts it; the message says which one.
     """
     if not isinstance(questions, Mapping):
         raise TypeError(f"questions: expected a mapping of names to questions, not {type(questions).__name__}")
@@ -229,7 +229,7 @@ def _kind(question: Question) -> str:
 
 
 def checked_content(where: str, value: object) -> Content:
-    """A text that is not blank, or a JSON object or array.
+    """A non-blank text, or a JSON object or array.
 
     Raises:
         TypeError, ValueError: It is neither.
@@ -290,11 +290,11 @@ _CRITERIA: dict[str, Callable[[str, object], Any]] = {"choice": _options, "noul"
 
 
 def read_answers(answer: Mapping[str, Any], questions: Mapping[str, Json], url: str) -> SystemOneResponse:
-    """What a server answered to questions.
+    """Parse a server's answers.
 
     Args:
-        answer: The body of its answer.
-        questions: The questions as they were sent.
+        answer: The body of its response.
+        questions: The questions that were sent.
         url: The server's address, for error messages.
 
     Raises:
@@ -309,7 +309,7 @@ def read_answers(answer: Mapping[str, Any], questions: Mapping[str, Json], url: 
     if wrong is not None:
         raise MalformedResponseError(f"{url} sent no {questions[wrong]['type']} answer to the question {wrong!r}")
     if None in tokens:
-        raise MalformedResponseError(f"{url} sent a usage that is no numbers of tokens")
+        raise MalformedResponseError(f"{url} sent a usage without token counts")
     prompt, completion = (count or 0 for count in tokens)
     total = Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
     found = {name: one for name, one in answers.items() if one is not None}
@@ -317,7 +317,7 @@ def read_answers(answer: Mapping[str, Any], questions: Mapping[str, Json], url: 
 
 
 def _answer(given: object, question: Json) -> Answer | None:
-    """The answer to a question; None where it is of another form."""
+    """The answer to a question; None if it has another form."""
     kind = question["type"]
     if not isinstance(given, Mapping):
         return None
@@ -345,7 +345,7 @@ def _answer(given: object, question: Json) -> Answer | None:
 
 
 def _read(value: object, kind: type[T]) -> T | None:
-    """A number; None where it is none of that kind."""
+    """A number; None if it is not of that kind."""
     if isinstance(value, bool):
         return None
     if kind is float and isinstance(value, int):
@@ -354,7 +354,7 @@ def _read(value: object, kind: type[T]) -> T | None:
 
 
 def _share(value: object) -> float | None:
-    """A number from 0 to 1; None where it is none."""
+    """A number from 0 to 1; None if it is not."""
     number = _read(value, float)
     return number if number is not None and 0 <= number <= 1 else None
 
@@ -364,5 +364,5 @@ def _only(answers: Mapping[str, Answer], kind: type[T]) -> dict[str, T]:
 
 
 def _repr(value: object, criteria: Mapping[Any, Any] | Sequence[Any]) -> str:
-    # What is asked and answered is private: a repr ends up in logs.
+    # Questions and answers are private: a repr ends up in logs.
     return f"{type(value).__name__}({len(criteria)} criteria)"

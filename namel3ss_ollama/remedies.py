@@ -14,6 +14,7 @@ __all__ = [
     "of_a_gateway",
     "of_a_handshake",
     "of_a_refusal",
+    "of_a_shortage",
     "of_a_transfer",
     "of_an_unread_call",
 ]
@@ -42,6 +43,9 @@ _MOST_OF_A_MODEL = re.compile(r"model's maximum context", re.IGNORECASE)
 _NOT_REACHED = frozenset({502, *range(520, 524), 530})
 _GAVE_UP = frozenset({504, 524})
 _ENDS_EARLY = re.compile(r"unexpected (end of JSON|EOF)|incomplete", re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"requires more ([\w-]+ )?memory|out of memory|(unable|failed) to allocate|cudaMalloc failed", re.IGNORECASE
+)
 _OPTION = re.compile(r'option "(\w+)" is not supported')
 
 
@@ -70,6 +74,16 @@ def of_a_transfer(said: str) -> str:
             "machine, and set HTTPS_PROXY for `ollama serve` there if it needs a proxy"
         )
     return ""
+
+
+def of_a_shortage(said: str) -> str:
+    """What to do when a model does not fit into memory; empty when it does, or the server says what to do."""
+    if not _NO_MEMORY.search(said) or "num_ctx" in said:
+        return ""
+    return (
+        "the model does not fit into memory there: lower num_ctx, unload other models (`ollama ps` lists them), or "
+        "choose a smaller model or quantization"
+    )
 
 
 def of_a_refusal(said: str) -> str:

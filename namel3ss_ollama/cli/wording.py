@@ -13,7 +13,7 @@ __all__ = ["in_the_commands_words"]
 _WORDS = [
     (r"^OLLAMA_HOSTS: hosts(\[\d+\])?: (url: )?", "OLLAMA_HOSTS: "),
     (r"^--host: hosts(\[\d+\])?: (url: )?", "--host: "),
-    (r" is there twice; give it more slots instead", " is there twice"),
+    (r" is given twice; give it more slots instead", " is given twice"),
     (r"^set num_ctx$", "set it for all: -o num_ctx=8192 here, PARAMETER num_ctx in the Modelfile"),
     (r"(set )?base_url \(or OLLAMA_HOST\) to where it runs", "name another server with --host or OLLAMA_HOST"),
     (r"; what had arrived is in `partial`", ""),

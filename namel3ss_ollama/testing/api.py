@@ -38,6 +38,8 @@ from .generation import default_reply, default_tool_call, generation, idle
 from .kept import kept_tools
 from .media import media_in, refusal_of_media
 from .models import Model
+from .openai import CHAT as _OPENAI_CHAT
+from .openai import openai_routes
 from .record import Record
 from .registry import ROUTES as _REGISTRY
 from .replies import Reply
@@ -80,7 +82,7 @@ def _answer(state: State, record: Record, reply: Reply | None, fault: Fault | No
         answer = text(405, "405 method not allowed")
         answer.headers = {"Allow": ", ".join(methods), **answer.headers}
         return answer
-    if handler in (_chat, _generate):
+    if handler in _SAYING:
         return handler(state, record, Scripted(reply, fault))
     answer = handler(state, record, Scripted(reply, None))
     if reply is not None:
@@ -311,6 +313,9 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     "/api/embed": {"POST": _embed},
     "/api/embeddings": {"POST": _embeddings},
     **_REGISTRY,
+    **openai_routes(_chat, _embed, _REGISTRY["/api/tags"]["GET"]),
 }
+_SAYING = (_chat, _generate, _ROUTES[_OPENAI_CHAT]["POST"])
+"""What has a model say something, which some faults change."""
 _LATER = {**_CLOUD, **_WEB, **_DECISIONS}
 """Paths that came with a version."""

@@ -131,8 +131,8 @@ class _Entry:
     left: int | None
 
 
-_GENERATION = ("/api/chat", "/api/generate")
-_EMBEDDING = ("/api/embed", "/api/embeddings")
+_GENERATION = ("/api/chat", "/api/generate", "/v1/chat/completions")
+_EMBEDDING = ("/api/embed", "/api/embeddings", "/v1/embeddings")
 _DECISION = "/v1/systemone"
 
 

@@ -129,7 +129,7 @@ def test_hosts_ask_for_nothing_but_what_they_have_loaded(run, server) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--host", "http://a:1", "--host", "http://a:1"], "--host: http://a:1 is there twice"),
+        (["--host", "http://a:1", "--host", "http://a:1"], "--host: http://a:1 is given twice"),
         (["--host", "http://a:1", "--host", "http://a:99999"], "--host: the port is not a number up to 65535"),
         (["--host", "http://a:1", "--host", " "], "Invalid value for '--host' / '--base-url': is empty"),
     ],
@@ -143,7 +143,7 @@ def test_wrong_addresses(run, command, args, said) -> None:
 
 def test_wrong_addresses_in_the_environment(run, monkeypatch) -> None:
     monkeypatch.setenv("OLLAMA_HOSTS", "http://a:1,http://a:1")
-    assert run("hosts").stderr == "error: OLLAMA_HOSTS: http://a:1 is there twice\n"
+    assert run("hosts").stderr == "error: OLLAMA_HOSTS: http://a:1 is given twice\n"
 
 
 # namel3ss-ollama top
@@ -209,7 +209,7 @@ def test_a_host_that_is_left_out_is_told(process, server, other, both) -> None:
     out, err = running.communicate(timeout=60)
     assert running.returncode == 0
     assert server.url in out
-    assert err.startswith(f"warning: {other.url} is left out: cannot connect")
+    assert err.startswith(f"warning: {other.url} is skipped: cannot connect")
     assert err.count("\n") == 1
     assert "base_url" not in err
 

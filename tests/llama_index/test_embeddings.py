@@ -157,13 +157,13 @@ def test_dimensions_are_checked(ollama_server: OllamaServer) -> None:
     with pytest.raises(MalformedResponseError, match="3 dimensions, not of 2 as those before"):
         embedding.get_text_embedding("a")
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, dimensions=5)
-    with pytest.raises(MalformedResponseError, match="2 dimensions, not of 5 as `dimensions` says"):
+    with pytest.raises(MalformedResponseError, match="2 dimensions, not of 5 as `dimensions` requires"):
         embedding.get_text_embedding("a")
 
 
 def test_counts_are_checked(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
     ollama_server.on(path="/api/embed").reply(embeddings=[[1.0]])
-    with pytest.raises(MalformedResponseError, match="one vector a text"):
+    with pytest.raises(MalformedResponseError, match="one vector per text"):
         embedding.get_text_embedding_batch(["a", "b"])
 
 

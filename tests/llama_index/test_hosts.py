@@ -131,7 +131,7 @@ def test_where_all_are_down(servers: list[OllamaServer], urls: list[str]) -> Non
         (Host("http://a"), r"expected an address, or \[Host\(...\)\], not Host"),
         ([], "there must be at least one address"),
         (["a", 5], r"hosts\[1\]: expected an address or a Host, not int"),
-        (["a", "a"], "http://a:11434 is there twice"),
+        (["a", "a"], "http://a:11434 is given twice"),
         (["a", "http://b:port"], r"hosts\[1\]: url: the port is not a number"),
         ({"hosts": ["a"], "weights": 1}, "weights"),
     ],

@@ -75,8 +75,8 @@ def test_json_in_thinking(ollama_server: OllamaServer, make_llm: Any, how: str) 
     [
         ("whole", "described in the prompt"),
         ("async", "described in the prompt"),
-        ("stream", "handed out as it came"),
-        ("async stream", "handed out as it came"),
+        ("stream", "had been handed out already"),
+        ("async stream", "had been handed out already"),
     ],
 )
 def test_the_error_says_what_was_tried(ollama_server: OllamaServer, llm: Ollama, how: str, said: str) -> None:

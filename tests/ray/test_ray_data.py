@@ -172,7 +172,7 @@ def test_a_changed_prompt_is_asked_or_an_error(ollama_server: OllamaServer, tmp_
 
     dataset("one").take_all()
     assert dataset("two").take_all()[0]["a"] == "You said: two"
-    with pytest.raises(Exception, match=r"of row 1 of .*something else was asked before"):
+    with pytest.raises(Exception, match=r"the request of row 1 in .* has changed"):
         dataset("three", on_change="error").take_all()
 
 

@@ -525,7 +525,7 @@ def test_a_forced_call_that_comes_as_a_call_is_one() -> None:
 
 def test_a_forced_call_whose_lines_come_in_one_read_is_one_too() -> None:
     # Once wrong: a stream makes the chunks of all lines of a read before it delivers the first, and the last line looks
-    # for the call in what was delivered only: "the forced tool call did not come out whole (0 characters)"
+    # for the call in what was delivered only: "the forced tool call is incomplete (0 characters)"
     answer = Answer("chat", ["f"])
     chunks = [answer.chunk(line) for line in NATIVE]
     for chunk in chunks:
@@ -545,7 +545,7 @@ def test_thinking_before_a_forced_call_is_not_held_back() -> None:
 def test_a_forced_call_that_is_none_is_an_error_that_keeps_the_text(text: str, reason: str, advice: str) -> None:
     answer = Answer("chat", ["f"])
     with pytest.raises(
-        OutputValidationError, match=rf"not come out whole \({len(text)} characters\); .*{advice}"
+        OutputValidationError, match=rf"call is incomplete \({len(text)} characters\); .*{advice}"
     ) as caught:
         answer.absorb([chat(text), {**chat("", done=True), "done_reason": reason}])
     assert caught.value.text == text

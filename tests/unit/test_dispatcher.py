@@ -304,7 +304,7 @@ def test_who_waits_too_long_for_a_host_learns_what_became_of_them(virtual: Virtu
         dispatcher, hosts = a_dispatcher(*[1] * 5, queue_timeout=2, clock=asyncio.get_running_loop().time)
         eject(dispatcher, *hosts, seconds=60)
         said = "http://0: it failed; http://1: it failed; http://2: it failed; and 2 more"
-        with pytest.raises(QueueFullError, match=rf"^no host was up within queue_timeout=2 s \({said}\)"):
+        with pytest.raises(QueueFullError, match=rf"^no host was available within queue_timeout=2 s \({said}\)"):
             await take(dispatcher)
 
     virtual(scenario())

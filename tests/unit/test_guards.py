@@ -279,7 +279,7 @@ async def test_a_changed_load_option_with_a_reload_is_told_once(caplog: pytest.L
     guard = reload_guard()
     assert await check(guard, "m", {"num_ctx": 2048}, SLOW) == []
     assert await check(guard, "m", {"num_ctx": 4096}, SLOW) == ["num_ctx"]
-    assert "loaded m anew (2.0 s) because num_ctx changed between requests" in caplog.text
+    assert "reloaded m (2.0 s) because num_ctx changed between requests" in caplog.text
     assert await check(guard, "m", {"num_ctx": 2048}, SLOW) == []
     assert await check(guard, "m", {"num_ctx": 2048, "num_gpu": 1}, SLOW) == ["num_gpu"]
     assert len(caplog.records) == 2

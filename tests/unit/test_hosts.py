@@ -95,7 +95,7 @@ def test_hosts_may_have_keys_of_their_own() -> None:
     ],
 )
 def test_a_host_that_is_there_twice(twice: list[Any]) -> None:
-    with pytest.raises(ValueError, match=r"^hosts: \S+ is there twice; give it more slots instead"):
+    with pytest.raises(ValueError, match=r"^hosts: \S+ is given twice; give it more slots instead"):
         Hosts(twice)
 
 
@@ -157,7 +157,7 @@ def test_an_environment_that_names_no_host(empty: str) -> None:
 
 @pytest.mark.parametrize(
     ("listed", "match"),
-    [("a,ftp://b", r"^OLLAMA_HOSTS: hosts\[1\]: "), ("a,a", "^OLLAMA_HOSTS: hosts: http://a:11434 is there twice")],
+    [("a,ftp://b", r"^OLLAMA_HOSTS: hosts\[1\]: "), ("a,a", "^OLLAMA_HOSTS: hosts: http://a:11434 is given twice")],
 )
 def test_an_environment_that_cannot_be_right(listed: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):

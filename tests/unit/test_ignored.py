@@ -54,11 +54,11 @@ def test_an_option_is_warned_of_once_by_version(
 def test_each_option_has_its_warning(caplog: pytest.LogCaptureFixture) -> None:
     messages = warned(caplog, "0.9.3", "tfs_z", "mirostat")
     assert messages == [
-        "the server takes no notice of the option mirostat: Ollama has none of that name since 0.7.0; leave it out",
-        "the server takes no notice of the option tfs_z: Ollama has none of that name since 0.5.2; leave it out",
+        "the server ignores the option mirostat: Ollama dropped it in 0.7.0; leave it out",
+        "the server ignores the option tfs_z: Ollama dropped it in 0.5.2; leave it out",
     ]
     assert warned(caplog, "0.9.3", "draft_num_predict") == [
-        "the server takes no notice of the option draft_num_predict: Ollama knows it since 0.30.0, and the server is "
+        "the server ignores the option draft_num_predict: Ollama supports it since 0.30.0, and the server is "
         "older; leave it out"
     ]
 

@@ -142,7 +142,7 @@ def test_a_journal_of_another_layout(path: Path) -> None:
 
 def test_files_that_are_no_journals(path: Path, tmp_path: Path) -> None:
     path.write_text("name,age\n" * 200)
-    with pytest.raises(JournalError, match="is no journal, or damaged"):
+    with pytest.raises(JournalError, match="is not a journal, or is damaged"):
         Journal(path, "answers", "m")
     assert path.read_text() == "name,age\n" * 200
     database = sqlite3.connect(other := tmp_path / "other.db")

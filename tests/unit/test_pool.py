@@ -115,7 +115,9 @@ def pulled(**digests: str) -> dict[str, tuple[int, str]]:
         (
             [state("a", m=4096), state("b")],
             {"a": pulled(m="1" * 20), "b": pulled(m="2" * 20)},
-            [f"m is not the same model on all hosts ({'1' * 12} on a, {'2' * 12} on b): pull it again where it is old"],
+            [
+                f"m is not the same model on all hosts ({'1' * 12} on a, {'2' * 12} on b): pull it again where it is stale"
+            ],
         ),
         (
             [state("a", m=4096), state("b", m=32768)],
@@ -256,7 +258,7 @@ def test_a_refusal_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     host, other = hosts_of(pool)
     for _ in range(3):
         pool.failed(host, Wanted("m:latest"), AuthenticationError("the key is wrong"))
-    assert [record.getMessage() for record in caplog.records] == ["the key is wrong; the other hosts are asked"]
+    assert [record.getMessage() for record in caplog.records] == ["the key is wrong; trying the other hosts"]
     pool.failed(other, Wanted("m:latest"), AuthenticationError("the other key is wrong"))
     assert len(caplog.records) == 2
 

@@ -433,7 +433,7 @@ def test_a_forced_call_is_a_format(choice: str, forced: set[str]) -> None:
 
 
 def test_a_forced_call_and_a_format_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match=r"^format: cannot go together with a tool_choice"):
+    with pytest.raises(ValueError, match=r"^format: cannot be combined with a tool_choice"):
         chat(tools=[TOOL], tool_choice="f", format="json")
     assert chat(tools=[TOOL], tool_choice="auto", format="json").body["format"] == "json"
 

@@ -83,7 +83,7 @@ async def test_what_changed_is_asked_again_or_is_an_error(
 ) -> None:
     await provider.agenerate_batch(PROMPTS, journal=path)
     changed = ["another prompt.", *PROMPTS[1:]]
-    with pytest.raises(JournalError, match=r"of row 0 of .* something else was asked before"):
+    with pytest.raises(JournalError, match=r"the request of row 0 in .* has changed"):
         await provider.agenerate_batch(changed, journal=path, on_change="error")
     report = await provider.agenerate_batch(changed, journal=path)
     assert (report.answered, report.skipped) == (1, 9)

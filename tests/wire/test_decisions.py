@@ -156,7 +156,7 @@ async def test_images_go_along_beyond_the_limit_of_a_text(
 async def test_images_that_a_server_takes_no_notice_of(make: Any) -> None:
     with OllamaServer(MODELS, version="0.35.0") as server:
         decider = make(model="clef", base_url=server.url)
-        with pytest.raises(BadRequestError, match=r"^images: decision models see them from Ollama 0\.35\.1 on, and"):
+        with pytest.raises(BadRequestError, match=r"^images: decision models support them since Ollama 0\.35\.1, and"):
             await decider.systemone("x", {"q": URGENT}, images=[b"abc"])
         assert [request.path for request in server.requests] == ["/api/version"]
         assert (await decider.systemone("x", {"q": URGENT})).nouls["q"].noul == 0.5
@@ -205,7 +205,7 @@ async def test_the_limit_is_that_of_the_server(decider: OllamaProvider, newest: 
     room = 64 * 1024 - len(newest.requests[-1].body) + 1
     await decider.systemone("x" * room, questions)
     assert len(newest.requests[-1].body) == 64 * 1024
-    with pytest.raises(ValueError, match=r"^state: the request has 65,537 bytes, .* a server takes at most 65,536"):
+    with pytest.raises(ValueError, match=r"^state: the request has 65,537 bytes, .* servers accept at most 65,536"):
         await decider.systemone("x" * (room + 1), questions)
     with pytest.raises(ValueError, match=r"^questions: the request has"):
         await decider.systemone("x", {"q": NoulQuestion("x" * 70_000)})

@@ -242,14 +242,14 @@ async def test_the_text_that_gets_no_vector_is_named(provider: OllamaProvider, s
         return Reply(embeddings=[[1.0, 0.0] for text in record.payload["input"] if text.strip()])
 
     server.reply(without_blank, path="/api/embed")
-    with pytest.raises(MalformedResponseError, match=r"^input\[1\] \(1 characters\): .*one vector a text") as caught:
+    with pytest.raises(MalformedResponseError, match=r"^input\[1\] \(1 characters\): .*one vector per text") as caught:
         await provider.embed(["a", " ", "c", "d"])
     assert caught.value.index == 1
 
 
 async def test_a_wrong_number_that_no_text_explains(provider: OllamaProvider, server: OllamaServer) -> None:
     server.reply(embeddings=[[1.0, 0.0]])
-    with pytest.raises(MalformedResponseError, match="did not send one vector a text") as caught:
+    with pytest.raises(MalformedResponseError, match="did not send one vector per text") as caught:
         await provider.embed(["a", "b", "c"])
     assert caught.value.index is None
 

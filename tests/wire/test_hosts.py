@@ -306,7 +306,7 @@ async def test_who_is_refused_is_warned_once_and_served_elsewhere(
     assert asked(servers)[0] == 1
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.getMessage().startswith(f"{servers[0].url} refused access (401")
-    assert record.getMessage().endswith("; the other hosts are asked")
+    assert record.getMessage().endswith("; trying the other hosts")
 
 
 async def test_hosts_that_all_refuse_say_so_at_once_each_time(make: Make, servers: list[OllamaServer]) -> None:
@@ -457,8 +457,12 @@ async def test_a_newcomer_waits_for_hosts_that_are_all_out_and_does_not_fail(
 @pytest.mark.parametrize(
     ("limits", "error", "match"),
     [
-        ({"timeout": 0.3}, LLMTimeoutError, r"timeout of 0.3 s passed; .* \(no host is up: http://\S+: cannot connect"),
-        ({"queue_timeout": 0.3}, QueueFullError, r"^no host was up within queue_timeout=0.3 s \(http://\S+: cannot"),
+        (
+            {"timeout": 0.3},
+            LLMTimeoutError,
+            r"timeout of 0.3 s passed; .* \(no host is available: http://\S+: cannot connect",
+        ),
+        ({"queue_timeout": 0.3}, QueueFullError, r"^no host was available within queue_timeout=0.3 s \(http://\S+: "),
     ],
 )
 async def test_the_wait_for_a_host_is_bounded_and_says_what_they_failed_with(

@@ -307,7 +307,7 @@ def test_greenlets_share_the_hosts(servers: list[OllamaServer], monkeypatch: pyt
 def test_settings_that_make_no_sense_are_refused_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[tuple[Any, str]] = [
         ([], "hosts: there must be at least one"),
-        (["a", "a"], "is there twice"),
+        (["a", "a"], "is given twice"),
         (Host("a"), "expected several addresses"),
         (5, "expected an address, or several in a list, not int"),
         ([Host("a", headers={"x\n": "y"}), "b"], "headers: "),

@@ -271,6 +271,6 @@ async def test_preflight_tells_of_differences(provider, one, two) -> None:
     digest, window = (await provider.preflight()).problems
     assert digest.what.startswith(f"{MODEL}:latest is not the same model on all hosts (")
     assert f"{'f' * 12} on {two.url}" in digest.what
-    assert digest.remedy == "pull it again where it is old"
+    assert digest.remedy == "pull it again where it is stale"
     assert f"(4096 tokens on {one.url}, 8192 tokens on {two.url})" in window.what
     assert window.remedy == "set num_ctx"

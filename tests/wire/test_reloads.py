@@ -39,8 +39,7 @@ async def test_a_reload_for_another_reason_is_not_blamed_on_shift(caplog: pytest
             await provider.agenerate("Hi")
             await provider.agenerate("Hi", shift=False, num_ctx=512)
     assert [record.getMessage() for record in caplog.records] == [
-        "the server loaded llama3.2 anew (1.5 s) because num_ctx changed between requests; "
-        "send the same value each time"
+        "the server reloaded llama3.2 (1.5 s) because num_ctx changed between requests; send the same value each time"
     ]
 
 

@@ -297,7 +297,7 @@ async def test_server_whole_answers(provider: Any, ollama_server: OllamaServer) 
     for settings in ({"stream_internally": True}, {"stream": True}, {}):
         await provider.agenerate("count", **settings)
         assert "stream" not in ollama_server.requests[-1].payload
-    with pytest.raises(TypeError, match="stream and stream_internally are one argument"):
+    with pytest.raises(TypeError, match="stream and stream_internally are the same argument"):
         await provider.achat(ASK, stream=True, stream_internally=True)
 
 

@@ -254,7 +254,7 @@ async def test_thoughts_of_json_are_no_answer(ollama_server: OllamaServer) -> No
 async def test_a_stream_that_was_handed_out_is_not_asked_for_again(ollama_server: OllamaServer, form: Any) -> None:
     ollama_server.on().sequence(PROSE, ROME)
     async with provider_for(ollama_server) as provider:
-        with pytest.raises(OutputValidationError, match=r"next call describes.*handed out as it came") as caught:
+        with pytest.raises(OutputValidationError, match=r"next call describes.*had been handed out already") as caught:
             await streamed(provider, format=form)
         assert caught.value.text == PROSE
         assert len(ollama_server.requests) == 1

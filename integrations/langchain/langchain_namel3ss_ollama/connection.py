@@ -10,16 +10,14 @@ import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, SecretStr
 
 from namel3ss_ollama import Host, Hosts, OllamaProvider, RetryPolicy, StreamConfig
 
-if TYPE_CHECKING:
-    from langchain_namel3ss_ollama.settings import OllamaSettings
-
 __all__ = [
+    "ConnectionFields",
     "Where",
     "address_of",
     "check_sharing",
@@ -70,6 +68,77 @@ def written_where(where: str | Hosts | None) -> Any:
     return where.to_dict() if isinstance(where, Hosts) else where
 
 
+def _secret(value: SecretStr | str | None) -> SecretStr | None:
+    return SecretStr(value) if isinstance(value, str) else value
+
+
+class ConnectionFields(BaseModel):
+    """The fields that say where the server is and how it is talked to."""
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    model: str = ""
+    """The model's name, such as "llama3.2"; may be left out where `provider` is given."""
+
+    base_url: Annotated[Where | None, PlainValidator(read_where), PlainSerializer(written_where)] = None
+    """Where the server is; None or "" for OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
+    http://localhost:11434. A `user:password@` in it is taken out and kept in `userinfo`. Several addresses (a list of
+    them or of `Host`, or a `Hosts`) are several servers: each request goes to the one that is best for it, and to
+    another if that fails. They are kept as a `Hosts`, and serialised without keys and passwords."""
+
+    userinfo: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """The `user:password` for a server that wants one, as it stood in `base_url`."""
+
+    api_key: Annotated[SecretStr | str | None, AfterValidator(_secret)] = Field(default=None, repr=False)
+    """Sent as a bearer token; else OLLAMA_API_KEY. A text becomes a `SecretStr`."""
+
+    headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
+    """More headers for every request."""
+
+    timeout: float | None = None
+    """A bound on each whole call, retries and waits included, in seconds."""
+
+    max_retries: int | None = Field(default=None, ge=0)
+    """How often a failed request is sent again; else as `retry` says."""
+
+    retry: RetryPolicy | None = Field(default=None, exclude=True)
+    """When and how often a failed request is sent again."""
+
+    max_concurrent: int | None = 10
+    """How many requests run at once; the others wait. None for no bound, which is the default with several hosts: their
+    slots are one."""
+
+    stream_config: StreamConfig | None = Field(default=None, exclude=True)
+    """Deadlines and limits of each request."""
+
+    on_truncation: str | None = None
+    """What to do when the server cut the prompt to its context window: "warn" (the default), "error" or "ignore"."""
+
+    provider: OllamaProvider | None = Field(default=None, exclude=True)
+    """A provider to use instead of one made from the fields above: what it was made with holds (address, key, bounds,
+    retries), its options count where neither this object nor the call sets one, and models that share one share its
+    connections and its bound on concurrency. It goes along when the object is pickled, but not when it is
+    serialised."""
+
+    client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
+    """langchain-ollama's way to set `headers`, `timeout`, `auth`, `verify`, `cert`, `proxy` and `trust_env`."""
+
+    sync_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
+    """The same, for synchronous calls only."""
+
+    async_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
+    """The same, for asynchronous calls only."""
+
+    def policy_of_provider(self) -> str | None:
+        """What a provider of this object's own does about truncation; None for the default."""
+        return self.on_truncation
+
+
 def address_of(provider: OllamaProvider) -> str | list[str]:
     """The address of a provider's server, or those of several."""
     return list(provider.addresses) if has_several(provider) else provider.base_url
@@ -103,7 +172,7 @@ def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
         raise ValueError(f"{wrong[0]}: belongs to the provider that is given; set it there")
 
 
-def connect(settings: OllamaSettings, extra: Mapping[str, Any] | None) -> OllamaProvider:
+def connect(settings: ConnectionFields, extra: Mapping[str, Any] | None) -> OllamaProvider:
     """The provider that a model's fields describe. Nothing is sent or opened.
 
     Args:

@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     AliasPath,
     BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
     PrivateAttr,
-    SecretStr,
     TypeAdapter,
     model_validator,
 )
 from typing_extensions import Self
 
 from langchain_namel3ss_ollama.connection import (
-    Where,
+    ConnectionFields,
     address_of,
     check_sharing,
     connect,
@@ -37,7 +31,7 @@ from langchain_namel3ss_ollama.connection import (
     split_userinfo,
     written_where,
 )
-from namel3ss_ollama import Hosts, OllamaProvider, RetryPolicy, StreamConfig, run_sync
+from namel3ss_ollama import Hosts, OllamaProvider, run_sync
 
 __all__ = ["CALL_FIELDS", "OPTION_FIELDS", "OllamaSettings", "normalised", "reject_unknown"]
 
@@ -47,71 +41,8 @@ CALL_FIELDS = frozenset({"keep_alive", "shift", "truncate", "timeout", "stream_c
 """Settings that are not runtime options, and that a call of any kind may override under the same name."""
 
 
-def _secret(value: SecretStr | str | None) -> SecretStr | None:
-    return SecretStr(value) if isinstance(value, str) else value
-
-
-class OllamaSettings(BaseModel):
+class OllamaSettings(ConnectionFields):
     """The fields that the classes share."""
-
-    model_config = ConfigDict(
-        arbitrary_types_allowed=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-        populate_by_name=True,
-    )
-
-    model: str = ""
-    """The model's name, such as "llama3.2"; may be left out where `provider` is given."""
-
-    base_url: Annotated[Where | None, PlainValidator(read_where), PlainSerializer(written_where)] = None
-    """Where the server is; None or "" for OLLAMA_HOSTS, else OLLAMA_BASE_URL, else OLLAMA_HOST, else
-    http://localhost:11434. A `user:password@` in it is taken out and kept in `userinfo`. Several addresses (a list of
-    them or of `Host`, or a `Hosts`) are several servers: each request goes to the one that is best for it, and to
-    another if that fails. They are kept as a `Hosts`, and serialised without keys and passwords."""
-
-    userinfo: SecretStr | None = Field(default=None, exclude=True, repr=False)
-    """The `user:password` for a server that wants one, as it stood in `base_url`."""
-
-    api_key: Annotated[SecretStr | str | None, AfterValidator(_secret)] = Field(default=None, repr=False)
-    """Sent as a bearer token; else OLLAMA_API_KEY. A text becomes a `SecretStr`."""
-
-    headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    """More headers for every request."""
-
-    timeout: float | None = None
-    """A bound on each whole call, retries and waits included, in seconds."""
-
-    max_retries: int | None = Field(default=None, ge=0)
-    """How often a failed request is sent again; else as `retry` says."""
-
-    retry: RetryPolicy | None = Field(default=None, exclude=True)
-    """When and how often a failed request is sent again."""
-
-    max_concurrent: int | None = 10
-    """How many requests run at once; the others wait. None for no bound, which is the default with several hosts: their
-    slots are one."""
-
-    stream_config: StreamConfig | None = Field(default=None, exclude=True)
-    """Deadlines and limits of each request."""
-
-    on_truncation: str | None = None
-    """What to do when the server cut the prompt to its context window: "warn" (the default), "error" or "ignore"."""
-
-    provider: OllamaProvider | None = Field(default=None, exclude=True)
-    """A provider to use instead of one made from the fields above: what it was made with holds (address, key, bounds,
-    retries), its options count where neither this object nor the call sets one, and models that share one share its
-    connections and its bound on concurrency. It goes along when the object is pickled, but not when it is
-    serialised."""
-
-    client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
-    """langchain-ollama's way to set `headers`, `timeout`, `auth`, `verify`, `cert`, `proxy` and `trust_env`."""
-
-    sync_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
-    """The same, for synchronous calls only."""
-
-    async_client_kwargs: dict[str, Any] | None = Field(default_factory=dict, exclude=True, repr=False)
-    """The same, for asynchronous calls only."""
 
     validate_model_on_init: bool = False
     """Whether the constructor asks the server if it has the model."""
@@ -292,10 +223,6 @@ class OllamaSettings(BaseModel):
         }
         checked.update({name: value for name, value in values.items() if value is not None})
         return checked
-
-    def policy_of_provider(self) -> str | None:
-        """What a provider of this object's own does about truncation; None for the default."""
-        return self.on_truncation
 
     def _provider_for(self, *, sync: bool) -> OllamaProvider:
         """The provider of synchronous or of asynchronous calls: mostly the same one."""
