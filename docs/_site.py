@@ -22,6 +22,8 @@ OUTSIDE = {
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
     "changelog.md": "CHANGELOG.md",
+    # Pages link to the examples, which are shown as they are.
+    **{(path := f"examples/{each.name}"): path for each in sorted((ROOT / "examples").glob("*.py"))},
 }
 _PAGE_OF = {source: uri for uri, source in OUTSIDE.items()}
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
