@@ -29,6 +29,7 @@ METADATA := $(addsuffix /pyproject.toml,$(PACKAGES)) $(wildcard integrations/*/h
 BENCH := .venv-bench
 FLOORS := .venv-floors
 RAY := .venv-ray
+DOCS := .venv-docs
 EDITABLE := --no-deps --no-build-isolation $(addprefix -e ,$(PACKAGES))
 # The oldest Python that the pins are for comes next.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header \
@@ -40,7 +41,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray floors check docs record live soak fuzz bench bench-quick notebooks requirements build clean
+.PHONY: help demo test test-ray floors check docs pages record live soak fuzz bench bench-quick notebooks requirements build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -78,7 +79,12 @@ check: $(READY) ## lint, format, types, import rules
 		echo "lint-imports: $$package" && $(BIN)/lint-imports --no-logo --config $$package/pyproject.toml || exit 1; done
 	$(BIN)/python -m pytest -q tests/unit/test_repository.py
 
-docs: $(READY) ## make the pages in docs/ anew that are made out of the code
+# No network: the theme brings its own files. Not --quiet, with which --strict sees no warnings. The variable switches off the
+# notice of a later version of the theme than the one that is pinned.
+docs: $(DOCS)/.ready ## build the site into site/; a broken link, reference or anchor fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+pages: $(READY) ## write the pages in docs/ again that come from the code
 	NAMEL3SS_WRITE_DOCS=1 $(BIN)/python -m pytest -q -k "test_the_page" tests/cli tests/matrix tests/docs
 
 record: $(READY) ## record the cassettes again, from the Ollama at OLLAMA_BASE_URL
@@ -113,12 +119,13 @@ requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upg
 	cd requirements && ../$(COMPILE) 3.11 $(UPGRADE) fuzz.in -o fuzz.txt
 	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt bench.in -o bench.txt
 	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt ray.in -o ray.txt
+	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt docs.in -o docs.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
 
 clean: ## remove environments, caches and built files
-	rm -rf .venv .venv-* dist .benchmarks .codspeed .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* dist site .benchmarks .codspeed .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip installs uv, uv installs the rest. Where uv cannot (no build for this machine, an index only pip knows of), pip does.
@@ -138,8 +145,8 @@ $(READY): requirements/dev.txt requirements/uv.txt $(METADATA)
 	@touch $@
 
 # The peers that are measured have an environment of their own, with the same versions as .venv; so has Ray, which is large;
-# the floors have theirs.
-$(BENCH)/.ready $(FLOORS)/.ready $(RAY)/.ready: .venv-%/.ready: $(READY) requirements/%.txt $(METADATA)
+# so have the floors and the site.
+$(BENCH)/.ready $(DOCS)/.ready $(FLOORS)/.ready $(RAY)/.ready: .venv-%/.ready: $(READY) requirements/%.txt $(METADATA)
 	@echo "setting up .venv-$*"
 	@$(INTERPRETER) -m venv .venv-$*
 	@if $(BIN)/uv pip install --quiet --python .venv-$*/bin/python --require-hashes -r requirements/$*.txt; then :; else \

@@ -146,7 +146,7 @@ Made by `python -m benchmarks.cuts`; the numbers are those of a run on Ollama {v
 
 A server before 0.12.6 cannot be asked to refuse a prompt that is too long, and drops the oldest messages of a chat
 without a word. There the provider estimates how many tokens a request should count, and compares: see
-[Chats and prompts that are too long](../README.md#chats-and-prompts-that-are-too-long). Newer servers are asked to
+[Chats and prompts that are too long](how-to/long-prompts.md). Newer servers are asked to
 refuse, so nothing rests on an estimate.
 
 {number} conversations in {len(TEXTS)} languages and kinds of text, a fifth of them with a tool, in a window of {window}

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 def test_the_page_is_what_the_table_says() -> None:
     if os.environ.get("NAMEL3SS_WRITE_DOCS"):
         PAGE.write_text(page(), encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == page(), "docs/compatibility.md is stale: `make docs` makes it anew"
+    assert PAGE.read_text(encoding="utf-8") == page(), "docs/compatibility.md is stale: `make pages` writes it again"
 
 
 def test_the_provider_warns_of_an_option_from_the_version_on_that_lacks_it() -> None:

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "schemas.md"
 def test_the_page_is_what_the_table_says() -> None:
     if os.environ.get("NAMEL3SS_WRITE_DOCS"):
         PAGE.write_text(page(), encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == page(), "docs/schemas.md is stale: `make docs` makes it anew"
+    assert PAGE.read_text(encoding="utf-8") == page(), "docs/schemas.md is stale: `make pages` writes it again"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.kind)

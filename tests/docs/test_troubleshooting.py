@@ -2,7 +2,7 @@
 
 A quoted text stands in a block ```text. Below, `@quoted(section)` marks a function that produces such a text, with the
 test server where one is needed, in the order of the section. Addresses and numbers may differ, and `...` on the page
-stands for anything. `make docs` writes the texts of today into the page, but for those with `...`.
+stands for anything. `make pages` writes the texts of today into the page, but for those with `...`.
 """
 
 from __future__ import annotations
@@ -560,7 +560,7 @@ def test_the_page_quotes_what_the_code_says(section: str, make: Make, scene: Sce
     if os.environ.get("NAMEL3SS_WRITE_DOCS") and not matches(block, text) and "..." not in block:
         old, block = block, rewritten(block, text)
         PATH.write_text(PATH.read_text("utf-8").replace(old, block), encoding="utf-8")
-    assert matches(block, text), f"docs/troubleshooting.md is stale, `make docs` updates it; the code says: {text}"
+    assert matches(block, text), f"docs/troubleshooting.md is stale, `make pages` updates it; the code says: {text}"
     assert kind == section or section not in errors.__all__
 
 

@@ -145,4 +145,4 @@ def test_every_fault_and_every_way_is_in_it() -> None:
 def test_the_page_is_what_the_table_says() -> None:
     if os.environ.get(WRITE):
         PAGE.write_text(report(), encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == report(), "docs/reliability.md is stale: `make docs` makes it anew"
+    assert PAGE.read_text(encoding="utf-8") == report(), "docs/reliability.md is stale: `make pages` writes it again"

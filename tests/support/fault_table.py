@@ -326,7 +326,7 @@ The faults are those of `namel3ss_ollama.testing` ([testing.md](testing.md) desc
 be held against the same table.
 
 <!-- Made out of tests/support/fault_table.py, whose every row is run in each way to ask: provider, LangChain and
-LlamaIndex, whole and streaming, async and sync, over aiohttp and httpx. `make docs` makes it anew. -->
+LlamaIndex, whole and streaming, async and sync, over aiohttp and httpx. `make pages` writes it. -->
 """
 
 

@@ -185,7 +185,7 @@ _FOOT = """
   the tools are described in the system message and the grammar is sent alone, for that model from then on.
 - **A number of tokens**: a model may fill `str` or `list` without end; `max_tokens` bounds it, or `max_length`.
 
-<!-- Made out of tests/support/schema_table.py, whose rows tests/live runs on a server. `make docs` makes it anew. -->
+<!-- Made out of tests/support/schema_table.py, whose rows tests/live runs on a server. `make pages` writes it. -->
 """
 
 

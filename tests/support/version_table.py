@@ -293,8 +293,8 @@ LangChain's conformance suites of chat models and of embeddings pass on each as 
 the adapters with the packages whose place they take.
 """
 _FOOT = """
-<!-- Made out of namel3ss_ollama/testing/versions.py, and version_table.py and left_out.py in tests/support. `make docs`
-writes it. -->
+<!-- Made out of namel3ss_ollama/testing/versions.py, and version_table.py and left_out.py in tests/support.
+`make pages` writes it. -->
 """
 
 
