@@ -398,8 +398,8 @@ class ModelManagement(Asking):
         finally:
             watch.close()
 
-    def _check_one_host(self, method: str) -> None:
-        """See that it is clear which server is to be changed.
+    def _check_one_host(self, method: str, does: str = "changes") -> None:
+        """See that it is clear which server is meant.
 
         Raises:
             ValueError: There are several.
@@ -407,7 +407,7 @@ class ModelManagement(Asking):
         if self._pool is not None:
             urls = [server.url for server in self._servers]
             raise ValueError(
-                f"{method}: changes one server, and this provider has several ({', '.join(urls)}); make one with the "
+                f"{method}: {does} one server, and this provider has several ({', '.join(urls)}); make one with the "
                 f"address that is meant, such as OllamaProvider({self._defaults.model!r}, {urls[0]!r})"
             )
 

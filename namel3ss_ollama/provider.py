@@ -25,6 +25,7 @@ from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.headers import headers_of_all
 from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, known_here, read_hosts, restored
 from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.measuring import Measuring
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import version_of
 from namel3ss_ollama.pool import Pool
@@ -55,7 +56,7 @@ _SHOWN = 3
 """How many hosts a provider's `repr` names."""
 
 
-class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
+class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, Measuring):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
@@ -572,6 +573,7 @@ class SyncProvider(Facade):
     version = blocking(OllamaProvider.version)
     is_available = blocking(OllamaProvider.is_available)
     preflight = blocking(OllamaProvider.preflight)
+    tune = blocking(OllamaProvider.tune)
 
     def aclose(self) -> None:
         """Close all connections. The provider can be used again; it then makes new ones."""
