@@ -53,16 +53,18 @@ _CONCURRENCY = 0.6
 _MEASUREMENTS = 12
 """How many measurements the time is planned for: six or seven numbers, and again those that may be the best."""
 _LONGEST = 10.0
-"""Seconds that one measurement takes at most."""
-_ANSWERS = 6
-"""How many answers, one after the other, one measurement has time for."""
+"""Seconds that one measurement takes, unless answers need longer."""
+_ANSWERS, _FEWEST_ANSWERS = 6, 3
+"""How many answers, one after the other, one measurement has time for; fewer where the budget is short."""
 _FEWEST_TOKENS, _MOST_TOKENS = 8, 64
 _FIRST_TOKENS = 16
 _ROUNDS = 3
-_CONTENDS = 0.8
+_EXTENSIONS = 3
+"""How many times as long a measurement may take, until one answer is complete."""
+_CONTENDS = 0.6
 """The part of the best throughput that makes a number of requests worth another measurement."""
 _SHORTEST_LOAD = 0.1
-"""Seconds: what a server reports below that was no load."""
+"""Seconds: what takes less was no load."""
 _PROMPT = (
     "{number}. Tell a long story about a keeper of a lighthouse on a small island, who finds a bottle with a map in "
     "it. Say what the weather is like, what the keeper has for breakfast, which tools are in the boat, who else lives "
@@ -116,8 +118,8 @@ class Subject(Protocol):
         """An answer, as an async context manager and iterator of chunks."""
         ...
 
-    async def load(self, num_ctx: int | None) -> float:
-        """Load the model; how long that took, in seconds."""
+    async def load(self, num_ctx: int | None) -> None:
+        """Load the model."""
         ...
 
     async def look(self) -> Loaded:
@@ -218,10 +220,9 @@ class _Model:
             call["num_ctx"] = num_ctx
         return Stream(self._runner, generate_request(self._provider._defaults, prompt, call))
 
-    async def load(self, num_ctx: int | None) -> float:
-        """Load the model; how long that took, in seconds."""
-        response = await self._provider.preload(self._name, options=None if num_ctx is None else {"num_ctx": num_ctx})
-        return _seconds(response.metadata.get("load_duration"))
+    async def load(self, num_ctx: int | None) -> None:
+        """Load the model."""
+        await self._provider.preload(self._name, options=None if num_ctx is None else {"num_ctx": num_ctx})
 
     async def look(self) -> Loaded:
         """What /api/show and /api/ps say."""
@@ -330,7 +331,7 @@ class _Measurement:
         try:
             self._say("loading the model")
             before = await self._within(self._subject.look())
-            self._loaded_in(await self._within(self._subject.load(None)), before.is_loaded)
+            await self._load_with(None, self._end, was_loaded=before.is_loaded)
             loaded = await self._within(self._subject.look())
         except _TimeIsUp:
             raise self._too_slow("the model was not loaded") from None
@@ -366,9 +367,12 @@ class _Measurement:
         taken = self._loop.time() - began
         first = alone.first[0] if alone.first else taken
         rate = alone.tokens / max(taken - first, 1e-3) if alone.tokens else 1.0
-        longest = min((self._end - self._loop.time()) * _CONCURRENCY / _MEASUREMENTS, _LONGEST)
-        self._tokens = round(min(max(rate * (longest / _ANSWERS - first), _FEWEST_TOKENS), _MOST_TOKENS))
-        self._seconds = min(longest, 2 * _ANSWERS * (first + self._tokens / rate))
+        left = self._end - self._loop.time()
+        longest = min(left * _CONCURRENCY / _MEASUREMENTS, _LONGEST)
+        fitting = rate * max(longest / _ANSWERS - first, first)  # writing is to take as long as reading, at least
+        self._tokens = round(min(max(fitting, _FEWEST_TOKENS), _MOST_TOKENS))
+        answer = first + self._tokens / rate
+        self._seconds = min(max(min(longest, 2 * _ANSWERS * answer), _FEWEST_ANSWERS * answer), left / 4)
 
     async def _numbers(self, share: float) -> list[AtOnce]:
         """Measure by the number of requests at once, for a share of the time that is left."""
@@ -418,7 +422,12 @@ class _Measurement:
         seconds = min(self._seconds, max(self._end - began, 0.0))
         tasks = [asyncio.ensure_future(work()) for _ in range(number)]
         try:
-            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            before = samples.answers
+            for _ in range(_EXTENSIONS):
+                await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                seconds = min(self._seconds, self._end - self._loop.time())
+                if samples.answers > before or seconds <= 0 or any(task.done() for task in tasks):
+                    break
             samples.seconds += self._loop.time() - began
         finally:
             await _cancelled(tasks)
@@ -465,8 +474,7 @@ class _Measurement:
                 break
             self._say(f"loading with num_ctx={window}")
             try:
-                load = await self._within(self._subject.load(window), until=self._end - (self._load or 0.0))
-                self._loaded_in(load, False)
+                load = await self._load_with(window, self._end - (self._load or 0.0))
                 samples = _Samples(at_once)
                 await self._keep_under_way(samples, window)
                 loaded = await self._within(self._subject.look())
@@ -486,9 +494,14 @@ class _Measurement:
 
     # Time
 
-    def _loaded_in(self, seconds: float, was_loaded: bool) -> None:
+    async def _load_with(self, num_ctx: int | None, until: float, *, was_loaded: bool = False) -> float:
+        """Load the model. Measured here, since older servers don't say how long it took."""
+        began = self._loop.time()
+        await self._within(self._subject.load(num_ctx), until=until)
+        seconds = self._loop.time() - began
         if not was_loaded or seconds > _SHORTEST_LOAD:
             self._load = max(seconds, self._load or 0.0)
+        return seconds
 
     def _say(self, what: str) -> None:
         if self._progress is not None:

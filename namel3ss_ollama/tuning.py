@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,9 +21,10 @@ _GAIN = 1.05
 _WAITS = 0.3
 """The wait for a slot, as a part of the time for an answer, from which on the server's slots count as taken."""
 _SAME_SPEED = 0.9
-"""The part of the best window's throughput that a larger window has to keep."""
-_MOST_MEMORY = 1.5
-"""How much more memory a window may take off the GPU, where the server doesn't say how much there is."""
+"""The part of the throughput with the window in force that another window has to keep."""
+_MORE_MEMORY, _LITTLE_MEMORY = 1.5, 1e9
+"""How many times as much memory as the smallest a window may take off the GPU, and how many bytes more in any case: a
+server doesn't say how much there is."""
 _SAFETY = 3.0
 """The longest wait that is expected, times this, is a deadline."""
 _GAPS = 10.0
@@ -184,7 +186,8 @@ class Tuning:
         """The call that makes a provider with the settings."""
         values = self._values()
         deadlines = ", ".join(f"{name}={values.pop(name)}" for name in _DEADLINES if name in values)
-        lines = [repr(self.model), repr(self.host), *(f"{name}={value!r}" for name, value in values.items())]
+        lines = [json.dumps(one) for one in (self.model, self.host)]
+        lines += [f"{name}={json.dumps(value)}" for name, value in values.items()]
         lines.append(f"stream_config=StreamConfig({deadlines})")
         return "OllamaProvider(\n" + "".join(f"    {line},\n" for line in lines) + ")"
 
@@ -269,16 +272,16 @@ def _window(measured: Measured) -> Recommendation:
     if not known:
         return Recommendation("num_ctx", None, "the server does not tell its window, and no other was measured")
     allowed = [row for row in known if (row.num_ctx or 0) >= (measured.asked or 0)] or known
-    fastest = max((row.tokens_per_second or 0.0 for row in known), default=0.0)
+    usual = measured.windows[0].tokens_per_second or 0.0
     share = max((row.on_gpu or 0.0 for row in known), default=0.0)
     least = min((row.memory for row in known if row.memory), default=None)
 
     def objection(row: WindowCost) -> str:
-        if row.tokens_per_second is not None and row.tokens_per_second < _SAME_SPEED * fastest:
+        if row.tokens_per_second is not None and row.tokens_per_second < _SAME_SPEED * usual:
             return f"{row.num_ctx} is slower, with {row.tokens_per_second:.1f} tokens/s"
         if (row.on_gpu or 0.0) < share - 0.01:
             return f"{row.num_ctx} leaves only {row.on_gpu or 0.0:.0%} of the model on the GPU"
-        if share < 0.99 and row.memory and least and row.memory > _MOST_MEMORY * least:
+        if share < 0.99 and row.memory and least and row.memory > max(_MORE_MEMORY * least, least + _LITTLE_MEMORY):
             return f"{row.num_ctx} takes {_size(row.memory)} of memory"
         return ""
 
@@ -288,12 +291,12 @@ def _window(measured: Measured) -> Recommendation:
     failed = next((row for row in measured.windows if row.failure), None)
     if len(measured.windows) == 1:
         why = "it is the one in force, and no other was measured"
+    elif larger:
+        why = f"{objection(larger[0])}; of those that were measured, this is the largest without such a drawback"
+    elif failed is not None:
+        why = f"with {failed.num_ctx} the server failed; this is the largest that works"
     else:
-        why = "the largest that was measured" if not larger else f"{objection(larger[0])}; this one is as fast as any"
-        if not larger and failed is None:
-            why += ", and as fast as any"
-        elif failed is not None and not larger:
-            why += f"; with {failed.num_ctx} the server failed"
+        why = "the largest that was measured, and it costs no speed"
     if chosen.memory:
         where = {None: "", 0.0: ", on the CPU", 1.0: ", all on the GPU"}
         on_gpu = chosen.on_gpu

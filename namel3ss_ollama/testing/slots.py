@@ -1,4 +1,4 @@
-"""Slots of the server: how many answers are written at once, as OLLAMA_NUM_PARALLEL bounds them; the rest wait in order.
+"""Slots of the server: how many answers are written at once, as by OLLAMA_NUM_PARALLEL; other requests wait in order.
 
 Only answers of a model need one: that a request loads a model, or asks for a list, is no reason to wait.
 """
