@@ -25,7 +25,6 @@ from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.headers import headers_of_all
 from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, known_here, read_hosts, restored
 from namel3ss_ollama.limiter import Limiter
-from namel3ss_ollama.measuring import Measuring
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import version_of
 from namel3ss_ollama.pool import Pool
@@ -47,6 +46,7 @@ from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
+from namel3ss_ollama.tuner import TuningMethod
 from namel3ss_ollama.types import LLMResponse
 from namel3ss_ollama.web import Web
 
@@ -56,7 +56,7 @@ _SHOWN = 3
 """How many hosts a provider's `repr` names."""
 
 
-class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, Measuring):
+class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, TuningMethod):
     """A model on an Ollama server.
 
     Nothing is sent, opened or imported at construction. A provider can be used from any number of tasks, threads and
