@@ -42,7 +42,7 @@ _MEASUREMENTS = 12
 """How many measurements the time is planned for: six or seven numbers, and again those that may be the best."""
 _LONGEST = 10.0
 """Seconds that one measurement takes, unless answers need longer."""
-_ANSWERS, _FEWEST_ANSWERS = 6, 3
+_ANSWERS, _FEWEST_ANSWERS = 6, 2
 """How many answers, one after the other, one measurement has time for; fewer where the budget is short."""
 _FEWEST_TOKENS, _MOST_TOKENS = 8, 64
 _FIRST_TOKENS = 16
@@ -247,7 +247,7 @@ class _Measurement:
         fitting = rate * max(longest / _ANSWERS - first, first)  # writing is to take as long as reading, at least
         self._tokens = round(min(max(fitting, _FEWEST_TOKENS), _MOST_TOKENS))
         answer = first + self._tokens / rate
-        self._seconds = min(max(min(longest, 2 * _ANSWERS * answer), _FEWEST_ANSWERS * answer), left / 4)
+        self._seconds = min(max(min(longest, 2 * _ANSWERS * answer), _FEWEST_ANSWERS * answer), left / 8)
 
     async def _numbers(self, share: float) -> list[AtOnce]:
         """Measure by the number of requests at once, for a share of the time that is left."""

@@ -285,7 +285,10 @@ def _window(measured: Measured) -> Recommendation:
             return f"{row.num_ctx} takes {_size(row.memory)} of memory"
         return ""
 
-    fitting = [row for row in allowed if not objection(row)] or [min(allowed, key=lambda row: row.num_ctx or 0)]
+    fitting = [row for row in allowed if not objection(row)]
+    if not fitting:
+        why = "; ".join(objection(row) for row in allowed)
+        return Recommendation("num_ctx", measured.windows[0].num_ctx, f"{why}: the one in force stays")
     chosen = max(fitting, key=lambda row: row.num_ctx or 0)
     larger = sorted((row for row in known if (row.num_ctx or 0) > (chosen.num_ctx or 0)), key=lambda r: r.num_ctx or 0)
     failed = next((row for row in measured.windows if row.failure), None)

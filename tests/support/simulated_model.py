@@ -109,21 +109,7 @@ class SimulatedModel:
         response = LLMResponse("", "m", usage, "length", metadata if self.durations else {})
         yield StreamChunk("", "", (), {}, response)
 
-
-async def throughput(model: SimulatedModel, at_once: int, seconds: float = 300.0) -> float:
-    """Tokens a second of all answers, measured for long."""
-    tokens = 0
-
-    async def work() -> None:
-        nonlocal tokens
-        while True:
-            async with model.answer("word " * 100, 64, None) as answer:
-                async for chunk in answer:
-                    tokens += bool(chunk.content)
-
-    workers = [asyncio.ensure_future(work()) for _ in range(at_once)]
-    await asyncio.sleep(seconds)
-    for worker in workers:
-        worker.cancel()
-    await asyncio.gather(*workers, return_exceptions=True)
-    return tokens / seconds
+    def throughput(self, at_once: int, prompt: int, tokens: int) -> float:
+        """Tokens a second of all answers, with so many requests under way all the time."""
+        running = min(at_once, self.slots)
+        return running * tokens / (prompt / self.read + tokens / self.rate(running))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from simulated_model import SimulatedModel, throughput
+from simulated_model import SimulatedModel
 from virtual_time import run_in_virtual_time
 
 from namel3ss_ollama.measuring import measure
@@ -17,22 +17,22 @@ Rate = Callable[[int], float]
 
 def by_slots(running: int) -> float:
     """A GPU that has room for all slots."""
-    return 40.0
+    return 10.0
 
 
 def by_cpu(running: int) -> float:
     """Two cores, which all answers share."""
-    return min(20.0, 36.0 / running)
+    return min(10.0, 18.0 / running)
 
 
 def worse_and_worse(running: int) -> float:
     """A machine that begins to swap at five answers."""
-    return 30.0 if running < 5 else 30.0 / running
+    return 10.0 if running < 5 else 10.0 / running
 
 
 def sublinear(running: int) -> float:
     """A GPU whose batches become slower as they grow."""
-    return 50.0 / running**0.4
+    return 12.0 / running**0.4
 
 
 def slow(running: int) -> float:
@@ -57,26 +57,22 @@ def recommended(measured: Measured, name: str = "max_concurrent") -> int:
     return value
 
 
-@pytest.mark.parametrize("budget", [40.0, 170.0])
-@pytest.mark.parametrize("jitter", [0.0, 0.3])
+@pytest.mark.parametrize("budget", [60.0, 170.0])
 @pytest.mark.parametrize("rate", [by_slots, by_cpu, worse_and_worse, sublinear, slow], ids=lambda rate: rate.__name__)
-@pytest.mark.parametrize("slots", [1, 2, 3, 4, 5, 7, 16])
-def test_the_advice_is_within_a_tenth_of_the_best_of_a_sweep(
-    slots: int, rate: Rate, jitter: float, budget: float
-) -> None:
-    if rate is slow and budget < 100:
-        pytest.skip("1.5 tokens a second are too few for a verdict in 40 s")
+@pytest.mark.parametrize("slots", [1, 3, 6, 16])
+def test_the_advice_is_within_a_tenth_of_the_best_of_a_sweep(slots: int, rate: Rate, budget: float) -> None:
+    models: list[SimulatedModel] = []
 
     def model() -> SimulatedModel:
-        return SimulatedModel(slots, rate, jitter=jitter)
+        models.append(SimulatedModel(slots, rate, jitter=0.2))
+        return models[0]
 
     measured, seconds = measured_in(model, budget)
     assert seconds <= budget
-
-    async def sweep() -> dict[int, float]:
-        return {number: await throughput(model(), number) for number in range(1, 2 * slots + 2)}
-
-    found = run_in_virtual_time(sweep())
+    if rate is slow and budget < 100:
+        return  # 1.5 tokens a second are too few for a verdict on 16 slots
+    prompt, tokens = len(models[0].prompts[-1].split()), models[0].lengths[-1]
+    sweep = {number: models[0].throughput(number, prompt, tokens) for number in range(1, 65)}
     chosen = recommended(measured)
-    at = found.get(chosen) or found[2 * slots + 1]  # beyond all slots a number changes nothing
-    assert at >= 0.9 * max(found.values()), (chosen, found)
+    assert sweep[chosen] >= 0.9 * max(sweep.values()), (chosen, measured.at_once)
+    assert chosen <= slots + 1
