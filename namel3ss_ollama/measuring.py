@@ -150,6 +150,7 @@ class _Samples:
     waits: list[float] = field(default_factory=list[float])
     services: list[float] = field(default_factory=list[float])
     reading: list[float] = field(default_factory=list[float])
+    lengths: list[int] = field(default_factory=list[int])
     answers: int = 0
     failure: str = ""
 
@@ -167,6 +168,7 @@ class _Samples:
             mean(self.services) if self.services else None,
             self.gap or None,
             median(self.reading) if self.reading else None,
+            mean(self.lengths) if self.lengths else None,
             self.answers,
             self.failure,
         )
@@ -178,6 +180,7 @@ class _Samples:
             _seconds(told.get(f"{part}_duration")) for part in ("total", "load", "prompt_eval", "eval")
         )
         self.answers += 1
+        self.lengths.append(response.usage.completion_tokens)
         if total and reading + writing:
             self.waits.append(max(total - load - reading - writing, 0.0))
             self.services.append(reading + writing)
@@ -238,7 +241,7 @@ class _Measurement:
             await self._within(self._ask(alone, None), until=began + (self._end - began) / 4)
         except _TimeIsUp:
             if not alone.tokens:
-                raise self._too_slow("no token came") from None
+                raise self._too_slow("too few tokens came for a measurement") from None
         taken = self._loop.time() - began
         first = alone.first[0] if alone.first else taken
         rate = alone.tokens / max(taken - first, 1e-3) if alone.tokens else 1.0
@@ -277,7 +280,7 @@ class _Measurement:
                 if row.tokens_per_second >= _CONTENDS * best:
                     await take(row.at_once)
         if not any(samples.tokens for samples in found.values()):
-            raise self._too_slow("no token came")
+            raise self._too_slow("too few tokens came for a measurement")
         return [found[number].row() for number in sorted(found)]
 
     async def _keep_under_way(self, samples: _Samples, num_ctx: int | None) -> None:

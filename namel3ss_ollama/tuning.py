@@ -51,6 +51,7 @@ class AtOnce:
         service: Reading the prompt and writing the answer, mean; None as before.
         longest_gap: The longest time between two chunks of an answer.
         read_per_second: Tokens of a prompt that are read a second, median.
+        tokens_per_answer: Tokens of a complete answer, mean.
         answers: How many answers were complete.
         failure: Why the server failed with so many at once; empty where it did not.
     """
@@ -63,6 +64,7 @@ class AtOnce:
     service: float | None = None
     longest_gap: float | None = None
     read_per_second: float | None = None
+    tokens_per_answer: float | None = None
     answers: int = 0
     failure: str = ""
 
@@ -203,14 +205,14 @@ _DEADLINES = ("first_chunk_timeout", "chunk_timeout")
 
 
 def slots_of(rows: Sequence[AtOnce]) -> int | None:
-    """How many requests a server answers at once, by Little's law: the part of the time that they don't wait.
+    """How many requests a server answers at once, by Little's law: answers a second, times the seconds of an answer.
 
-    With n requests always under way, each is answered for `service` of `service + queue_wait` seconds. None where no
-    request had to wait: the server has as many slots as were asked for, or more.
+    None where no request had to wait: the server has as many slots as were asked for, or more.
     """
     for row in sorted(rows, key=lambda row: row.at_once):
-        if row.queue_wait and row.service and row.queue_wait > _WAITS * row.service:
-            return max(round(row.at_once * row.service / (row.service + row.queue_wait)), 1)
+        if row.service and _waits(row) and row.tokens_per_answer:
+            found = round(row.tokens_per_second / row.tokens_per_answer * row.service)
+            return min(max(found, 1), row.at_once)
     return None
 
 
@@ -224,9 +226,11 @@ def is_saturated(rows: Sequence[AtOnce]) -> bool:
         return True
     if len(rows) < 2 or _gains(rows):
         return False
-    last = rows[-1]
-    waits = bool(last.queue_wait and last.service and last.queue_wait > _WAITS * last.service)
-    return waits or (len(rows) > 2 and not _gains(rows[:-1]))
+    return _waits(rows[-1]) or (len(rows) > 2 and not _gains(rows[:-1]))
+
+
+def _waits(row: AtOnce) -> bool:
+    return bool(row.queue_wait and row.service and row.queue_wait > _WAITS * row.service)
 
 
 def _gains(rows: Sequence[AtOnce]) -> bool:
