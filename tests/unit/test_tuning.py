@@ -32,8 +32,8 @@ def test_the_least_number_that_is_fast_enough() -> None:
     found = of("max_concurrent", Measured(FOUR_SLOTS))
     assert found.value == 4
     assert found.reason == (
-        "39.0 tokens/s in all, 3.9 times as many as 1 at a time; the server answers 4 at once, and more requests wait in "
-        "its queue"
+        "39.0 tokens/s in all, 3.9 times as many as 1 at a time; the server answers 4 at once, and more requests wait "
+        "in its queue"
     )
 
 
