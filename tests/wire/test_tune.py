@@ -27,7 +27,7 @@ async def test_a_server_of_known_capacity() -> None:
     assert server.active_requests == 0
     loads = [r for r in server.requests if r.path == "/api/generate" and not r.payload.get("prompt")]
     assert [record.payload.get("options", {}).get("num_ctx") for record in loads] == [None, 8192, None]
-    assert provider.stats().tokens_out == 0  # its answers are no use of the provider
+    assert provider.stats().completion_tokens == 0  # its answers are no use of the provider
 
 
 def test_the_blocking_twin(ollama_server: OllamaServer) -> None:
