@@ -61,6 +61,8 @@ _PROMPT = (
     "story before both are home again, and describe each of the days that it takes them."
 )
 """Long enough to tell how fast a server reads. The number comes first, so that no prompt's beginning is cached."""
+_SHORT_PROMPT = "{number}. Tell a long story."
+"""For servers that read so slowly that a measurement would be over before the first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,7 @@ class _Measurement:
         self._end = self._began + budget * (1 - _RESERVE)
         self._asked = 0
         self._tokens = _FIRST_TOKENS
+        self._prompt = _PROMPT
         self._seconds = 0.0
         self._load: float | None = None
 
@@ -249,6 +252,8 @@ class _Measurement:
         longest = min(left * _CONCURRENCY / _MEASUREMENTS, _LONGEST)
         fitting = rate * max(longest / _ANSWERS - first, first)  # writing is to take as long as reading, at least
         self._tokens = round(min(max(fitting, _FEWEST_TOKENS), _MOST_TOKENS))
+        if first > longest / 2:
+            self._prompt = _SHORT_PROMPT
         answer = first + self._tokens / rate
         self._seconds = min(max(min(longest, 2 * _ANSWERS * answer), _FEWEST_ANSWERS * answer), left / 8)
 
@@ -322,7 +327,7 @@ class _Measurement:
         last: float | None = None
         tokens = 0
         try:
-            async with self._subject.answer(_PROMPT.format(number=self._asked), self._tokens, num_ctx) as answer:
+            async with self._subject.answer(self._prompt.format(number=self._asked), self._tokens, num_ctx) as answer:
                 async for chunk in answer:
                     now = self._loop.time()
                     if _has_tokens(chunk):

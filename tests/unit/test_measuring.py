@@ -197,3 +197,11 @@ def test_a_cancellation_leaves_nothing_behind() -> None:
 
     run_in_virtual_time(run())
     assert model.under_way == 0
+
+
+def test_a_server_that_reads_slowly_gets_short_prompts() -> None:
+    model = SimulatedModel(1, by_slots, read=12.0)
+    measured, _ = measured_in(lambda: model)
+    assert len(model.prompts[0].split()) > 90
+    assert {len(prompt.split()) for prompt in model.prompts[1:]} == {5}
+    assert recommended(measured) == 1
