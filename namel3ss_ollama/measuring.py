@@ -61,6 +61,8 @@ _PROMPT = (
     "story before both are home again, and describe each of the days that it takes them."
 )
 """Long enough to tell how fast a server reads. The number comes first, so that no prompt's beginning is cached."""
+_READ_TOKENS = 50
+"""Tokens of a prompt from which on its time tells how fast a server reads, rather than what a request costs."""
 _SHORT_PROMPT = "{number}. Tell a long story."
 """For servers that read so slowly that a measurement would be over before the first token."""
 
@@ -187,7 +189,7 @@ class _Samples:
             self.waits.append(max(total - load - reading - writing, 0.0))
             self.services.append(reading + writing)
         counted = told.get("prompt_eval_count")
-        if reading and isinstance(counted, int) and counted > 0:
+        if reading and isinstance(counted, int) and counted >= _READ_TOKENS:
             self.reading.append(counted / reading)
 
 
