@@ -26,6 +26,7 @@ from namel3ss_ollama.fetching import fetch_audio, fetch_image
 from namel3ss_ollama.hosts import Host, Hosts, HostState
 from namel3ss_ollama.journal import Journal, Known, RowStore
 from namel3ss_ollama.journal import read_rows as read_journal
+from namel3ss_ollama.measuring import TuneProgress
 from namel3ss_ollama.media import Audio, Image
 from namel3ss_ollama.messages import name_tool_answers
 from namel3ss_ollama.preflight import Preflight, Problem
@@ -48,6 +49,7 @@ from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.sync import run as run_sync
 from namel3ss_ollama.telemetry import HostStats, Stats
+from namel3ss_ollama.tuning import AtOnce, Recommendation, Tuning, WindowCost
 from namel3ss_ollama.types import (
     EmbedResponse,
     InvalidToolCall,
@@ -60,6 +62,7 @@ from namel3ss_ollama.types import (
 from namel3ss_ollama.web import SearchResult, WebPage
 
 __all__ = [
+    "AtOnce",
     "Audio",
     "AuthenticationError",
     "BadRequestError",
@@ -98,6 +101,7 @@ __all__ = [
     "Problem",
     "QueueFullError",
     "QuotaExceededError",
+    "Recommendation",
     "RetryPolicy",
     "RowId",
     "RowStore",
@@ -119,8 +123,11 @@ __all__ = [
     "TokenCount",
     "ToolCall",
     "ToolCallParseError",
+    "TuneProgress",
+    "Tuning",
     "Usage",
     "WebPage",
+    "WindowCost",
     "__version__",
     "fetch_audio",
     "fetch_image",

@@ -398,16 +398,16 @@ class ModelManagement(Asking):
         finally:
             watch.close()
 
-    def _check_one_host(self, method: str) -> None:
-        """Check that it is clear which server to change.
+    def _check_one_host(self, method: str, does: str = "changes") -> None:
+        """Check that it is clear which server is meant.
 
         Raises:
             ValueError: There are several.
         """
-        if self._pool is not None:
-            urls = [server.url for server in self._servers]
+        urls = [server.url for server in self._servers]
+        if len(urls) > 1:
             raise ValueError(
-                f"{method}: changes one server, and this provider has several ({', '.join(urls)}); make one with the "
+                f"{method}: {does} one server, and this provider has several ({', '.join(urls)}); make one with the "
                 f"address that is meant, such as OllamaProvider({self._defaults.model!r}, {urls[0]!r})"
             )
 

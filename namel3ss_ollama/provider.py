@@ -46,6 +46,7 @@ from namel3ss_ollama.stream import Stream
 from namel3ss_ollama.sync import SyncStream
 from namel3ss_ollama.telemetry import Stats, Telemetry
 from namel3ss_ollama.transport import HTTPSettings, TransportChoice
+from namel3ss_ollama.tuner import TuningMethod
 from namel3ss_ollama.types import LLMResponse
 from namel3ss_ollama.web import Web
 
@@ -55,7 +56,7 @@ _SHOWN = 3
 """How many hosts a provider's `repr` lists."""
 
 
-class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting):
+class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, TuningMethod):
     """A model on an Ollama server.
 
     Constructing a provider sends, opens and imports nothing. It can be used from any number of tasks, threads and event
@@ -571,6 +572,7 @@ class SyncProvider(Facade):
     version = blocking(OllamaProvider.version)
     is_available = blocking(OllamaProvider.is_available)
     preflight = blocking(OllamaProvider.preflight)
+    tune = blocking(OllamaProvider.tune)
 
     def aclose(self) -> None:
         """Close all connections. The provider can be used again; it then makes new ones."""

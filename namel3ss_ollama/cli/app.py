@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from namel3ss_ollama import __version__
-from namel3ss_ollama.cli import batch, chat, completion, doctor, hosts, models, serve
+from namel3ss_ollama.cli import batch, chat, completion, doctor, hosts, models, serve, tune
 from namel3ss_ollama.cli.commands import Commands
 from namel3ss_ollama.cli.options import examples
 
@@ -26,6 +26,7 @@ app = typer.Typer(
         "namel3ss-ollama chat --host embedded:// -m smollm2:135m",
         "namel3ss-ollama batch questions.jsonl answers.jsonl -m llama3.2",
         "namel3ss-ollama doctor",
+        "namel3ss-ollama tune -m llama3.2",
     ),
 )
 
@@ -62,5 +63,6 @@ app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 app.command(epilog=hosts.HOSTS_EXAMPLES)(hosts.hosts)
 app.command(epilog=hosts.TOP_EXAMPLES)(hosts.top)
+app.command(epilog=tune.EXAMPLES)(tune.tune)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=completion.EXAMPLES)(completion.completion)

@@ -37,6 +37,7 @@ _WORDS = [
     (r"\bchunk_timeout\b", "the wait for the next token"),
     (r", lower max_concurrent\b", ""),
     (r"\braise num_ctx\b", "raise it with -o num_ctx=8192"),
+    (r"within budget=(\S+) s: raise budget$", r"within --budget \1 s: raise --budget"),
     (r"; name another$", "; name another with --journal"),
     (r"\bname another file$", "name another with --journal"),
     (r"simplify `format` or the tool's parameters", "simplify the schema given to --format"),

@@ -175,7 +175,8 @@ def _tail(record: Record, reply: Reply, prompt: Mapping[str, int], count: int, r
         "eval_count": count,
         "eval_duration": int(count * (1e9 / rate if rate else _TOKEN_NS)),
     }
-    values["total_duration"] = sum(values[f"{n}_duration"] or 0 for n in ("load", "prompt_eval", "eval")) + _PROMPT_NS
+    working = sum(values[f"{n}_duration"] or 0 for n in ("load", "prompt_eval", "eval"))
+    values["total_duration"] = working + _PROMPT_NS + int(record.queued * 1e9)
     values.update(reply.counters)
     if values.get(_CACHED) is not None and _CACHED not in reply.counters:
         values[_CACHED] = min(values[_CACHED] or 0, values["prompt_eval_count"] or 0)  # it is a part of that one

@@ -18,6 +18,7 @@ from .api import respond
 from .checks import State
 from .record import Record
 from .script import Script
+from .slots import Slots
 from .wire import Step, steps
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ __all__ = ["Hub"]
 class Hub:
     """The `Host` of all connections; `refuse` is called, in the server's thread, when a fault closes the port."""
 
-    def __init__(self, state: State, keep_alive: bool, refuse: Callable[[], None]) -> None:
+    def __init__(
+        self, state: State, keep_alive: bool, refuse: Callable[[], None], num_parallel: int | None = None
+    ) -> None:
         self.state = state
         self.script = Script()
         self.records: list[Record] = []
@@ -39,6 +42,7 @@ class Hub:
         self.errors: list[BaseException] = []
         self.refuse_from_loop = refuse
         self._keep_alive = keep_alive
+        self._slots = Slots(num_parallel)
         self._emptied: asyncio.Event | None = None
         self._condition = threading.Condition()
         self._waiting = 0
@@ -60,11 +64,18 @@ class Hub:
             self._emptied.set()
         self.changed()
 
-    def received(self, record: Record) -> tuple[list[Step], bool]:
-        """A request was read: what to do, and whether to close the connection afterwards."""
+    def received(self, record: Record) -> asyncio.Future[None] | None:
+        """A request was read: a slot to wait for, if there is none free."""
         record.number = len(self.records) + 1
         self.active += 1
         self.records.append(record)
+        waits = self._slots.enter(record)
+        if waits is not None:
+            self.changed()
+        return waits
+
+    def planned(self, record: Record) -> tuple[list[Step], bool]:
+        """A request has its slot: what to do, and whether to close the connection afterwards."""
         http10 = record.http_version == "1.0"
         close = not self._keep_alive or http10 or "close" in record.headers.get("connection", "").lower()
         try:
@@ -80,6 +91,7 @@ class Hub:
     def ended(self, record: Record) -> None:
         """A request's answer has ended."""
         self.active -= 1
+        self._slots.leave(record)
         self.changed()
 
     def changed(self) -> None:

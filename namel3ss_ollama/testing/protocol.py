@@ -43,8 +43,12 @@ class Host(Protocol):
         """A connection is gone."""
         ...
 
-    def received(self, record: Record) -> tuple[list[Step], bool]:
-        """A request was read: what to do, and whether to close the connection afterwards."""
+    def received(self, record: Record) -> asyncio.Future[None] | None:
+        """A request was read: a slot to wait for, if there is none free."""
+        ...
+
+    def planned(self, record: Record) -> tuple[list[Step], bool]:
+        """A request has its slot: what to do, and whether to close the connection afterwards."""
         ...
 
     def ended(self, record: Record) -> None:
@@ -163,7 +167,21 @@ class Connection(asyncio.Protocol):
         self._parser = h11.Connection(h11.SERVER)
         self._request, self._body = None, []
         self.record = record
-        plan, close = self._host.received(record)
+        slot = self._host.received(record)
+        if slot is None:
+            self._answer(record)
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._wait(record, slot))
+
+    # Answering
+
+    async def _wait(self, record: Record, slot: asyncio.Future[None]) -> None:
+        await slot
+        record.queued = time.monotonic() - record.time
+        self._answer(record)
+
+    def _answer(self, record: Record) -> None:
+        plan, close = self._host.planned(record)
         if len(plan) == 2 and isinstance(plan[0], Status) and isinstance(plan[1], Send):
             record.status = plan[0].status
             self._write(plan[1])
@@ -172,8 +190,6 @@ class Connection(asyncio.Protocol):
                 return
             plan = []
         self._task = asyncio.get_running_loop().create_task(self._carry_out(record, plan, close))
-
-    # Answering
 
     def _write(self, step: Send) -> None:
         record = self.record

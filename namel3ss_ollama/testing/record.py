@@ -49,6 +49,8 @@ class Record:
     """The name of the fault that was applied, if any."""
     ended: float | None = None
     """When the answer ended, on the same clock as `time`."""
+    queued: float = 0.0
+    """Seconds that it waited for a slot (`num_parallel`)."""
     kept_tools: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
     """The tools of a chat as the server's version keeps them, which is what the model's template sees."""
     headers: dict[str, str] = field(init=False)

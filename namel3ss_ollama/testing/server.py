@@ -48,7 +48,9 @@ class OllamaServer:
     `/api/version` says, and the server behaves as that version does: docs/compatibility.md. Without one it is a 0.9.3
     that takes levels of `think` and `logprobs`, which that version does not know. `context_length` is the
     window in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
-    default). `tokens_per_second` slows every stream down (None: as fast as it goes). `keep_alive=False` closes each
+    default). `tokens_per_second` slows every stream down (None: as fast as it goes). `num_parallel` is how
+    many answers are written at once (None: all); other requests wait for one of these slots, and `total_duration` has
+    that wait in it. `keep_alive=False` closes each
     connection after its answer. `port` 0 takes a free one. `cloud` is whether its cloud models ("gpt-oss:120b-cloud")
     run: it is "signed_in", "signed_out" (then only a request with a key gets through), or "disabled". Raises
     `ValueError` for a value that makes no sense, `OSError` from `start()` when the port is taken.
@@ -64,12 +66,15 @@ class OllamaServer:
         version: str | None = None,
         context_length: int | None = None,
         tokens_per_second: float | None = None,
+        num_parallel: int | None = None,
         keep_alive: bool = True,
         port: int = 0,
         cloud: Cloud = "signed_in",
     ) -> None:
         if tokens_per_second is not None and not tokens_per_second > 0:
             raise ValueError(f"tokens_per_second: {tokens_per_second} is not positive")
+        if num_parallel is not None and num_parallel < 1:
+            raise ValueError(f"num_parallel: {num_parallel} is not positive")
         if not 0 <= port <= 65535:
             raise ValueError(f"port: {port} is no port")
         if context_length is not None and context_length < 1:
@@ -80,7 +85,7 @@ class OllamaServer:
         if cloud not in get_args(Cloud):
             raise ValueError(f"cloud: {cloud!r} is none of {', '.join(get_args(Cloud))}")
         state = State(Models(models), version, context_length, tokens_per_second, cloud, fields)
-        self._hub = Hub(state, keep_alive, self._close_port)
+        self._hub = Hub(state, keep_alive, self._close_port, num_parallel)
         self._wanted_port = port
         self._port: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
