@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -13,12 +14,13 @@ from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply
 
 SLOTS = 4
 PROGRAM = """
-import json, sys
+import json, os, sys
 import ray, ray.data
 from namel3ss_ollama import Host
 from ray_namel3ss_ollama import ask
 
-ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+if "RAY_ADDRESS" not in os.environ:
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
 rows = [{"id": number, "text": f"row {number}"} for number in range(100)]
 dataset = ray.data.from_items(rows, override_num_blocks=int(sys.argv[3]))
 dataset = ask(
@@ -30,13 +32,20 @@ print("rows", json.dumps({row["id"]: row["answer"] for row in dataset.take_all()
 UNWANTED = ("Unclosed", "never awaited", "Task was destroyed", "Event loop is closed", "Traceback", "ResourceWarning")
 
 
-def start(server: OllamaServer, folder: Path, blocks: int) -> subprocess.Popen[str]:
+def start(server: OllamaServer, folder: Path, blocks: int, address: str = "") -> subprocess.Popen[str]:
+    """The program, with a Ray of its own or on the one at an address, as on a cluster."""
     command = [sys.executable, "-c", PROGRAM, server.url, str(folder), str(blocks)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(address)
+    )
+
+
+def environment(address: str) -> dict[str, str]:
+    return {**os.environ, "RAY_ADDRESS": address} if address else {**os.environ}
 
 
 def test_a_killed_driver_costs_the_rows_under_way_and_nothing_is_left_on_the_screen(
-    ollama_server: OllamaServer, tmp_path: Path
+    ollama_server: OllamaServer, tmp_path: Path, small_ray: str
 ) -> None:
     gate = Gate()
     ollama_server.reply(lambda record: Reply(f"About {record.json['prompt']}", gate=gate))
@@ -56,7 +65,7 @@ def test_a_killed_driver_costs_the_rows_under_way_and_nothing_is_left_on_the_scr
     assert 40 - SLOTS <= had <= 40
     gate.open()
 
-    output, errors = start(ollama_server, tmp_path, 5).communicate(timeout=100)
+    output, errors = start(ollama_server, tmp_path, 5, small_ray).communicate(timeout=100)
     (line,) = [line for line in output.splitlines() if line.startswith("rows ")]
     assert json.loads(line.removeprefix("rows ")) == {str(number): f"About row {number}" for number in range(100)}
     times = Counter(record.json["prompt"] for record in prompts(ollama_server))
@@ -71,11 +80,11 @@ def prompts(server: OllamaServer) -> list[Record]:
     return [record for record in server.requests if record.path == "/api/generate"]
 
 
-def test_the_example_runs_and_goes_on(ollama_server: OllamaServer, tmp_path: Path) -> None:
+def test_the_example_runs_and_goes_on(ollama_server: OllamaServer, tmp_path: Path, small_ray: str) -> None:
     example = Path(__file__).parents[2] / "examples" / "ray_batch.py"
     command = [sys.executable, str(example), "--base-url", ollama_server.url, "--folder", str(tmp_path), "--rows", "6"]
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    for address in ("", small_ray):  # with a Ray of its own, then as on a cluster
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment(address))
         assert done.stdout.startswith("6 rows, 0 failed\n"), done.stderr
         assert not [word for word in UNWANTED if word in done.stderr], done.stderr
     assert len(prompts(ollama_server)) == 6
