@@ -143,7 +143,7 @@ class _Worker:
             return f"too many rows in a row reached no host: start one of them and {again}"
         own = ", ".join(host.url for host in self._hosts)
         return (
-            f"too many rows in a row reached none of the hosts of this actor ({own}; there are {len(job.hosts)} in all): "
+            f"too many rows in a row reached none of this actor's hosts ({own}; there are {len(job.hosts)} in all): "
             f"start them, leave them out of hosts, or pass fewer actors, so that each has more hosts; then {again}"
         )
 
