@@ -12,6 +12,8 @@ import ray.data
 from namel3ss_ollama.testing import OllamaServer
 from ray_namel3ss_ollama import ask
 
+pytestmark = pytest.mark.timeout(400)  # Ray may be started for the first of them
+
 
 @pytest.fixture(scope="module")
 def table(small_ray: str) -> ray.data.Dataset:

@@ -21,9 +21,11 @@ from namel3ss_ollama.testing import Gate, OllamaServer, Reply
 from ray_namel3ss_ollama import ask, embed
 from ray_namel3ss_ollama.keeper import file_of, keeper_of
 
-pytestmark = pytest.mark.usefixtures("small_ray")
+pytestmark = [pytest.mark.usefixtures("small_ray"), pytest.mark.timeout(400)]
 MODEL = "llama3.2"
 SLOTS = 4
+LONGEST = 180
+"""Seconds; an actor takes some of CPU to start, and so longer on a busy machine."""
 ROWS, BAD = 60, 30
 DETAILS = ["error", "error_type", "tokens", "host", "seconds"]
 
@@ -67,7 +69,7 @@ def started(dataset: ray.data.Dataset, gate: Gate) -> Iterator[list[dict[str, An
             yield rows
         finally:
             gate.open()
-        job.result(90)
+        job.result(LONGEST)
 
 
 def pid_of(kind: str) -> int:
@@ -165,7 +167,9 @@ def test_hosts_are_shared_out_and_no_host_gets_more_than_its_slots() -> None:
         hosts = [Host(first.url, slots=3), Host(second.url, slots=2)]
         dataset = ask(prompts(80, 16), MODEL, hosts=hosts, actors=2, prompt="text", into="answer", batch_size=4)
         with started(dataset, gate) as found:
-            first.wait_for(lambda _: gate.waiting == 5, timeout=60)  # all slots of both, each host with its own actor
+            first.wait_for(
+                lambda _: gate.waiting == 5, timeout=LONGEST
+            )  # all slots of both, each host with its own actor
         assert Counter(row["host"] for row in found).keys() == {first.url, second.url}
         assert most_at_once(first) == 3
         assert most_at_once(second) == 2
@@ -179,7 +183,9 @@ def test_a_killed_keeper_loses_nothing_and_a_killed_actor_the_rows_under_way(
 
     def step(count: int, total: int) -> None:
         gate.step(count)
-        ollama_server.wait_for(lambda _: len(answered(ollama_server)) == total and gate.waiting == SLOTS, timeout=60)
+        ollama_server.wait_for(
+            lambda _: len(answered(ollama_server)) == total and gate.waiting == SLOTS, timeout=LONGEST
+        )
 
     with started(held(ollama_server, tmp_path), gate) as rows:
         step(40, 40)
@@ -187,7 +193,7 @@ def test_a_killed_keeper_loses_nothing_and_a_killed_actor_the_rows_under_way(
         step(20, 60)
         # The new keeper answers after it has what was on its way to the old one.
         keeper = keeper_of(file_of(tmp_path, "answer"), "answers", MODEL)
-        while len(ray.get(keeper.look_up.remote(list(range(100))), timeout=60)) < 60:
+        while len(ray.get(keeper.look_up.remote(list(range(100))), timeout=LONGEST)) < 60:
             pass
         assert set(asked(ollama_server).values()) == {1}
         os.kill(pid_of("MapWorker"), signal.SIGKILL)
