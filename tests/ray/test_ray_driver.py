@@ -83,6 +83,6 @@ def test_the_example_runs_and_goes_on(ollama_server: OllamaServer, tmp_path: Pat
     on_it = {**os.environ, "RAY_ADDRESS": small_ray}  # as on a cluster
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, env=on_it)
-        assert done.stdout.startswith("6 rows, 0 failed\n"), done.stderr
+        assert "6 rows, 0 failed" in done.stdout.splitlines(), done.stderr  # Ray may print there, too
         assert not [word for word in UNWANTED if word in done.stderr], done.stderr
     assert len(prompts(ollama_server)) == 6
