@@ -98,7 +98,9 @@ def test_hosts_that_are_down_end_the_job_and_it_says_what_to_do() -> None:
     at_once: dict[str, Any] = {"settings": {"retry": RetryPolicy.off()}}
     with pytest.raises(LLMConnectionError, match=r"start one of them and run the job again"):
         through(job(*urls, **at_once), *rows)
-    with pytest.raises(LLMConnectionError, match=rf"this actor \({urls[0]}; there are 2 in all\).* pass fewer actors"):
+    with pytest.raises(
+        LLMConnectionError, match=rf"this actor's hosts \({urls[0]}; there are 2 in all\).* pass fewer actors"
+    ):
         through(job(*urls, actors=2, **at_once), *rows)
 
 
