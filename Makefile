@@ -41,7 +41,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray floors check docs pages record live soak fuzz bench bench-quick notebooks requirements build clean
+.PHONY: help demo test test-ray floors check docs pages record live soak fuzz bench bench-quick notebooks requirements build wheels clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -122,7 +122,12 @@ requirements: $(READY) ## compile the pins in requirements/ again (UPGRADE=--upg
 	cd requirements && ../$(COMPILE) 3.10 $(UPGRADE) -c dev.txt docs.in -o docs.txt
 
 build: $(READY) ## build the wheels and source distributions into dist/
+	@rm -rf dist
 	@for package in $(PACKAGES); do $(BIN)/python -m build --no-isolation --outdir dist $$package || exit 1; done
+	$(BIN)/twine check --strict dist/*
+
+wheels: build ## install the wheels into clean environments, with each extra (or those in ARGS), and run a first program
+	$(BIN)/python tests/wheels $(ARGS)
 
 clean: ## remove environments, caches and built files
 	rm -rf .venv .venv-* dist site .benchmarks .codspeed .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
