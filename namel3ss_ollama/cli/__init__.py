@@ -32,8 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
         import typer  # noqa: F401
     except ModuleNotFoundError as error:
         print(
-            f"namel3ss-ollama: {error.name} is not installed; install the command line's dependencies with "
-            "pip install 'namel3ss-ollama[cli]'",
+            f"namel3ss-ollama: {error.name} is not installed; pip install 'namel3ss-ollama[cli]' installs the command "
+            "line's dependencies",
             file=sys.stderr,
         )
         raise SystemExit(1) from None

@@ -140,4 +140,4 @@ def checked_id(row: Row, name: str, at: str) -> RowId:
     if isinstance(id, int) and not isinstance(id, bool) and -(2**63) <= id < 2**63:
         return id
     what = f"{id!r:.40} in {name!r}" if name in row else f"no field {name!r}"
-    raise CommandError(f"{at}: an id must be a text or a 64-bit integer, not {what}")
+    raise CommandError(f"{at}: an id must be a text or a 64-bit integer; got {what}")

@@ -17,7 +17,7 @@ from namel3ss_ollama.cli.wording import in_the_commands_words
 __all__ = ["Session"]
 
 HELP = {
-    "/clear": "clear the conversation (the system prompt stays)",
+    "/clear": "start a new conversation (the system prompt stays)",
     "/help": "list the commands",
     "/bye": "end; so does Ctrl-D",
     "Ctrl-C": "stop the answer; the part that has arrived stays in the conversation",
