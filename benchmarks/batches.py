@@ -1,7 +1,7 @@
 """A large batch with a journal, over several hosts of known speed: `python -m benchmarks.batches [--rows N]`.
 
-Prints how busy the hosts' slots were, what a row costs the client, and how memory grows. The servers are processes of
-their own.
+Prints the utilisation of the hosts' slots, the client's cost per row, and the memory growth. The servers are separate
+processes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from namel3ss_ollama import Host, Hosts, OllamaProvider
 _HOSTS, _SLOTS = 4, 25
 _TOKENS = 10
 _WARM = 0.2
-"""The part of a batch in which memory grows for reasons of its own: connections, caches, the database's."""
+"""The part of a batch in which memory grows for other reasons: connections, caches, the database."""
 
 
 async def measure(urls: list[str], rows: int, journal: Path) -> dict[str, float]:
-    """Ask as many prompts as there are rows, and say how that went."""
+    """Ask one prompt per row, and return the measurements."""
     memory: list[tuple[int, float]] = []
 
     def watch(index: int, result: object) -> None:
@@ -48,10 +48,10 @@ async def measure(urls: list[str], rows: int, journal: Path) -> dict[str, float]
     return {
         "rows": rows,
         "seconds": round(wall, 1),
-        "rows a second": round(rows / wall, 1),
-        "part of the slots' time that was used": round(rows * TIMED / (wall * _HOSTS * _SLOTS), 4),
-        "client CPU a row, microseconds": round(cpu / rows * 1e6, 1),
-        "memory a row, bytes": round(slope, 1),
+        "rows per second": round(rows / wall, 1),
+        "slot utilisation": round(rows * TIMED / (wall * _HOSTS * _SLOTS), 4),
+        "client CPU per row, microseconds": round(cpu / rows * 1e6, 1),
+        "memory per row, bytes": round(slope, 1),
     }
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         urls = [stack.enter_context(replay_server()) for _ in range(_HOSTS)]
         journal = Path(folder) / "run.db"
         figures = asyncio.run(measure(urls, rows, journal))
-        print(json.dumps({**figures, "journal a row, bytes": journal.stat().st_size // rows}, indent=1))
+        print(json.dumps({**figures, "journal per row, bytes": journal.stat().st_size // rows}, indent=1))
 
 
 if __name__ == "__main__":

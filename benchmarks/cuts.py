@@ -1,10 +1,11 @@
-"""How well cut chats are noticed on a server that does not refuse them: `python -m benchmarks.cuts [--url URL]`.
+"""How well truncated chats are detected on a server that does not refuse them: `python -m benchmarks.cuts [--url URL]`.
 
-Conversations of random languages, code, tools and lengths go to a real server, in a window that many do not fit: most
-grow turn by turn, as chats do; some come at once, as when an old chat is loaded. How many tokens a request has is the
-sum of its sentences', which the server has counted one by one, so that is known to a few percent; requests that close
-to the window are left out. Writes docs/cuts.md: false alarms, and how many of the cuts were noticed. Only counts of
-prompts matter, so a copy of a model with its first layer alone does as well, and takes a thirtieth of the time.
+Conversations with random languages, code, tools and lengths go to a real server, with a window that is too small for
+many: most grow turn by turn, as chats do; some arrive complete, as when an old chat is loaded. The number of tokens of
+a request is the sum of its sentences', which the server has counted one by one, so it is known to a few percent;
+requests that close to the window are omitted. Writes docs/cuts.md: false alarms, and how many of the cuts were
+detected. Only prompt counts matter, so a copy of a model with only its first layer also works, and takes a thirtieth of
+the time.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ __all__ = ["Case", "cases", "table"]
 
 _PAGE = Path(__file__).parent.parent / "docs" / "cuts.md"
 _UNSURE = 0.06
-"""How far, relative to the window, a conversation must be from it to count."""
+"""The minimum distance of a conversation from the window, relative to the window, to be counted."""
 _A_FIFTH = 0.2
 _GROWN, _WITH_TOOLS = 2 / 3, 0.2
-"""The parts of conversations that grow turn by turn, and that have a tool."""
+"""The fractions of conversations that grow turn by turn, and that have a tool."""
 _TOOL = {
     "type": "function",
     "function": {
@@ -41,16 +42,16 @@ _TOOL = {
 
 @dataclass
 class Case:
-    """A request, and what became of it.
+    """A request and its result.
 
     Attributes:
         kind: The language of its conversation.
         messages: The conversation so far.
-        tokens: How many tokens it has, about.
+        tokens: Its approximate number of tokens.
         grown: Whether the conversation grew to this length turn by turn.
-        tools: Whether a tool goes along.
-        count: How many the server counted.
-        told: Whether the answer said that it was cut.
+        tools: Whether it has a tool.
+        count: The tokens that the server counted.
+        told: Whether the answer reported the truncation.
     """
 
     kind: str
@@ -62,19 +63,19 @@ class Case:
     told: bool = False
 
     def lost(self) -> float:
-        """Which part of the prompt was cut off."""
+        """The fraction of the prompt that was cut off."""
         return max(0.0, 1 - self.count / self.tokens)
 
 
 def cases(number: int, window: int, sizes: dict[str, int], overhead: tuple[int, int, int], seed: int) -> list[Case]:
-    """The requests of conversations, a third of which fit the window.
+    """The requests of conversations, a third of which fit into the window.
 
     Args:
-        number: How many conversations.
+        number: The number of conversations.
         window: The window, in tokens.
         sizes: The tokens of each sentence.
-        overhead: The tokens that a template puts around a conversation and around a message, and those of the tool.
-        seed: Of the random numbers.
+        overhead: The tokens that a template adds to a conversation and to a message, and those of the tool.
+        seed: The random seed.
     """
     chance = random.Random(seed)
     made: list[Case] = []

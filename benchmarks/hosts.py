@@ -1,7 +1,7 @@
-"""Which host gets a request, compared in a simulation: `python -m benchmarks.hosts [--quick]`.
+"""Compares load balancing strategies in a simulation: `python -m benchmarks.hosts [--quick]`.
 
-Writes docs/hosts.md. All of it is in virtual time, so the figures are the same on each machine; only what a choice
-costs is measured by a clock.
+Writes docs/hosts.md. The simulation runs in virtual time, so the figures are the same on every machine; only the cost
+of a choice is measured in real time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SCENARIOS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seconds to the first token, mean and 99th percentile, and how often a model was loaded in a thousand requests."""
+    """Seconds to first token, mean and 99th percentile, and model loads per thousand requests."""
 
     mean: float
     p99: float
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def outcome(scenario: Scenario, name: str, seeds: range) -> Outcome:
-    """What comes of a way to choose, over all seeds."""
+    """The outcome of a strategy, over all seeds."""
     runs: list[Figures] = [simulate(scenario, BALANCERS[name], seed) for seed in seeds]
     firsts = sorted(first for run in runs for first in run.firsts)
     loads = sum(run.loads for run in runs)
@@ -65,7 +65,7 @@ Results = Mapping[str, Mapping[str, Outcome]]
 
 
 def cost_of_a_choice(choices: int = 20_000) -> float:
-    """Microseconds of CPU time to choose, hold and release one of 200 hosts, nine tenths of which are busy."""
+    """Microseconds of CPU time to choose, reserve and release one of 200 hosts, nine tenths of which are busy."""
     chance = random.Random(1)
     models = [f"model-{number}:latest" for number in range(8)]
     fleet = Fleet([Standing(str(number)) for number in range(200)], rng=random.Random(2))
@@ -184,7 +184,7 @@ To choose a host, hold and release it took {cost:.1f} us of CPU time a request o
 
 
 def draw(path: Path, results: Results) -> None:
-    """Bars of the means, a panel for each scenario."""
+    """Draw the means as bars, with a panel for each scenario."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -204,7 +204,7 @@ def draw(path: Path, results: Results) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle("mean seconds to the first token (logarithmic)", fontsize=10)
     figure.tight_layout()
-    # Without the version of matplotlib in it, and so the same for the same results.
+    # Without the version of matplotlib, so that equal results give equal files.
     figure.savefig(path, dpi=90, metadata={"Software": None})
     plt.close(figure)
 
