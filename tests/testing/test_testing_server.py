@@ -106,7 +106,7 @@ def test_arguments_are_checked():
         server.sequence()
     with pytest.raises(ValueError, match=r"^how: "):
         server.drop_connections("gently")
-    with pytest.raises(ValueError, match=r"^done_reason: belongs"):
+    with pytest.raises(ValueError, match=r"^done_reason: set it on"):
         server.reply(Reply("x"), done_reason="length")
     with pytest.raises(ValueError, match=r"^at_token: belongs"):
         server.fault(Fault("cut"), at_token=1)
