@@ -62,11 +62,14 @@ class Loaded:
     """A model in memory.
 
     Attributes:
-        model: The model. options: Its load options. kind: For text or for embeddings. server: The binding's server;
-            None before it is loaded and after it is unloaded. active: The number of slots in use. used: When it was
-            last used, seconds since the epoch. expires: When it expires, seconds since the epoch; None for never.
-            leaving: Whether it is unloaded when the last slot is released, whatever `expires` says, unless one is taken
-            again.
+        model: The model.
+        options: Its load options.
+        kind: For text or for embeddings.
+        server: The binding's server; None before it is loaded and after it is unloaded.
+        active: The number of slots in use.
+        used: When it was last used, seconds since the epoch.
+        expires: When it expires, seconds since the epoch; None for never.
+        leaving: Whether it is unloaded when its last slot is released, whatever `expires` says. Cleared by a new user.
     """
 
     model: Model
