@@ -96,8 +96,7 @@ def batch(
             "--max-concurrent",
             metavar="N",
             min=1,
-            help="How many requests run at once, on all servers together; if unset, 10, or with several servers their "
-            "slots.",
+            help="The concurrency limit over all servers; if unset, 10, or the total of the slots of several servers.",
         ),
     ] = None,
 ) -> None:

@@ -61,8 +61,7 @@ async def _serve(port: int, host: str) -> None:
         async with serving(port, host, on_request=_log) as url:
             if not _is_loopback(host):
                 note(
-                    f"warning: {host or 'every address'} can be reached from other machines, and nobody has to "
-                    "authenticate",
+                    f"warning: {host or 'every address'} can be reached from other machines, without authentication",
                     "yellow",
                 )
             note(f"serving at {url}; Ctrl-C ends it")

@@ -246,7 +246,7 @@ def _generate(state: State, record: Record, scripted: Scripted) -> Answer:
 
 @lru_cache(maxsize=4096)
 def _vector(written: str, size: int) -> tuple[float, ...]:
-    """A unit vector that depends on the text alone."""
+    """A unit vector that depends only on the text."""
     digest = hashlib.shake_256(written.encode("utf-8", "replace")).digest(2 * size)
     values = array("h", digest)
     norm = sum(value * value for value in values) ** 0.5 or 1.0
