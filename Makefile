@@ -144,12 +144,14 @@ $(READY): requirements/dev.txt requirements/uv.txt $(METADATA)
 	fi
 	@touch $@
 
+# Ray starts many processes, each of which would compile what it imports as long as nobody has.
+$(RAY)/.ready: COMPILED := --compile-bytecode
 # The peers that are measured have an environment of their own, with the same versions as .venv; so has Ray, which is large;
 # so have the floors and the site.
 $(BENCH)/.ready $(DOCS)/.ready $(FLOORS)/.ready $(RAY)/.ready: .venv-%/.ready: $(READY) requirements/%.txt $(METADATA)
 	@echo "setting up .venv-$*"
 	@$(INTERPRETER) -m venv .venv-$*
-	@if $(BIN)/uv pip install --quiet --python .venv-$*/bin/python --require-hashes -r requirements/$*.txt; then :; else \
+	@if $(BIN)/uv pip install --quiet $(COMPILED) --python .venv-$*/bin/python --require-hashes -r requirements/$*.txt; then :; else \
 		echo "uv could not install the requirements; trying pip" && \
 		.venv-$*/bin/python -m pip install -qq --require-hashes -r requirements/$*.txt; \
 	fi

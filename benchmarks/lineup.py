@@ -72,7 +72,15 @@ CONSTRUCTED = (
     "llama_index:theirs_construct",
 )
 EMBEDDING = ("core:embed", "ollama_python:embed", "langchain:ours_embed", "langchain:theirs_embed")
-BATCH = ("core:batch", "core:batch_journal", "ollama_python:batch", "langchain:ours_batch", "langchain:theirs_batch")
+BATCH = (
+    "floors:batch",
+    "core:batch",
+    "core:batch_journal",
+    "ollama_python:batch",
+    "langchain:ours_batch",
+    "langchain:theirs_batch",
+)
+RAY_BATCH = ("ray:ours_batch", "ray:ours_batch_journal", "ray:theirs_batch")
 LIMITING = ("core:limiter", "core:semaphore")
 IMPORTED = {
     "nothing": "pass",
@@ -94,6 +102,7 @@ LABELS = {
     "floors:plain_aiohttp": "aiohttp + orjson",
     "floors:httpx_over_aiohttp": "httpx-aiohttp + orjson",
     "floors:plain_httpx": "httpx + orjson",
+    "floors:batch": "asyncio.gather over aiohttp + orjson",
     "core": "OllamaProvider",
     "core:provider": "**OllamaProvider.stream_chat**",
     "core:provider_httpx": '**OllamaProvider.stream_chat**, `transport="httpx"`',
@@ -102,7 +111,7 @@ LABELS = {
     "core:construct": "**OllamaProvider()**",
     "core:embed": "**OllamaProvider.embed**",
     "core:batch": "**OllamaProvider.agenerate_batch**",
-    "core:batch_journal": "**the same with a journal**",
+    "core:batch_journal": "**OllamaProvider.agenerate_batch** with a journal",
     "core:limiter": "**the provider's limiter**",
     "core:semaphore": "asyncio.Semaphore (one event loop, unbounded queue)",
     "ollama_python": "ollama",
@@ -126,6 +135,9 @@ LABELS = {
     "langchain:theirs_embed": "langchain-ollama aembed_documents",
     "langchain:ours_batch": "**LangChain, ours**: abatch",
     "langchain:theirs_batch": "langchain-ollama abatch",
+    "ray:ours_batch": "**Ray, ours**: ask",
+    "ray:ours_batch_journal": "**Ray, ours**: ask with a journal",
+    "ray:theirs_batch": "Ray's HttpRequestProcessor",
     "llama_index:floor": "LlamaIndex's floor: responses made before the clock starts",
     "llama_index:floor_made": "LlamaIndex's floor: responses made when they are due",
     "llama_index:ours": "**LlamaIndex, ours**: astream_chat",

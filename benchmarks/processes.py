@@ -9,9 +9,18 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 _LONGEST_START = 60.0
+_RAY = Path(__file__).parents[1] / ".venv-ray" / "bin" / "python"
+"""Ray's environment, created by `make test-ray`."""
+NO_RAY = "Ray's rows were skipped: they need Linux and `.venv-ray`, which `make test-ray` creates."
+
+
+def has_ray() -> bool:
+    """Whether Ray can be measured: its environment exists, and /proc, which has the times of its processes."""
+    return _RAY.exists() and Path("/proc/self/stat").exists()
 
 
 def pin(part: Literal["server", "client"]) -> None:
@@ -37,7 +46,7 @@ def replay_server() -> Iterator[str]:
 
 
 class Worker:
-    """A process that measures clients, and keeps them between measurements.
+    """A process that measures clients, and keeps them between measurements; Ray's runs in a separate environment.
 
     Args:
         library: The module of `benchmarks.clients` that they are in.
@@ -47,7 +56,7 @@ class Worker:
 
     def __init__(self, library: str, url: str, without: str = "") -> None:
         self._library = library
-        self._running = _python("benchmarks.worker", library, url, without)
+        self._running = _python("benchmarks.worker", library, url, without, python=_RAY if library == "ray" else None)
         self._process = self._running.__enter__()
 
     def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
@@ -123,7 +132,7 @@ class Workers:
 
 
 @contextmanager
-def _python(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def _python(module: str, *arguments: str, python: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "0",
@@ -132,7 +141,7 @@ def _python(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         "NO_PROXY": "127.0.0.1",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [python or sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

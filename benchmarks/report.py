@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,8 @@ from typing import Any
 
 from benchmarks import measures
 from benchmarks.figures import Figure, figure, ratio
-from benchmarks.lineup import LABELS
+from benchmarks.lineup import LABELS, RAY_BATCH
+from benchmarks.processes import NO_RAY
 from benchmarks.targets import targets
 
 BEGIN = "<!-- what is below is written by `make bench` -->"
@@ -63,13 +65,16 @@ def _lines(results: Mapping[str, Any], plots: list[Path]) -> Iterator[str]:
         yield ""
         yield f"### {name.replace('_', ' ').capitalize()}"
         yield ""
-        yield (measure.__doc__ or "").strip()
+        yield inspect.cleandoc(measure.__doc__ or "")
         yield ""
         values = results[name]
         if any(isinstance(value, Mapping) for value in values.values()):
             yield from _grid(values)
         else:
             yield from _list(values, _BELOW[name])
+        if name == "batch" and RAY_BATCH[0] not in values:
+            yield ""
+            yield NO_RAY
 
 
 def target_table(results: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import httpx
 import httpx_aiohttp
 import orjson
 
-from benchmarks.clients import MESSAGES, Client
+from benchmarks.clients import MESSAGES, PROMPT, Client
 
 
 def _body(tokens: int, model: str = "bench") -> dict[str, Any]:
@@ -95,3 +95,18 @@ def _of_httpx(client: httpx.AsyncClient, url: str) -> Client:
         return counter.characters
 
     return run
+
+
+async def batch(url: str, prompts: int, at_once: int, tokens: int, model: str = "bench") -> None:
+    """Answers to many prompts: all requests at once, with one in flight per connection."""
+
+    async def ask(session: aiohttp.ClientSession) -> str:
+        body = {"model": model, "prompt": PROMPT, "stream": False, "options": {"num_predict": tokens}}
+        async with session.post(f"{url}/api/generate", data=orjson.dumps(body)) as response:
+            text: str = orjson.loads(await response.read())["response"]
+            return text
+
+    connector = aiohttp.TCPConnector(limit=at_once)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(None)) as session:
+        answers = await asyncio.gather(*(ask(session) for _ in range(prompts)))
+    assert all(answers)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import ray
 
-from namel3ss_ollama import BatchRow, Host, Hosts, LLMError, OllamaProvider, RowId
+from namel3ss_ollama import BatchRow, Host, Hosts, LLMConnectionError, LLMError, OllamaProvider, RowId
 from ray_namel3ss_ollama.keeper import Rows
 from ray_namel3ss_ollama.shares import hosts_of
 
@@ -110,6 +110,7 @@ class _Worker:
         share = 0
         if job.shares is not None:
             share = ray.get(job.shares.take.remote(ray.get_runtime_context().get_actor_id()))
+        self._hosts = hosts_of(job.hosts, share, job.actors)
         self._provider = provider_of(job, share)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -123,6 +124,8 @@ class _Worker:
         store = Rows(job.path, job.keeper, known)
         try:
             await self._batch(inputs, ids, store)
+        except LLMConnectionError as error:
+            raise LLMConnectionError(f"{error}; {self._remedy()}", original_error=error) from error
         finally:
             await store.written()
         rows = store.rows(vectors=vectors)
@@ -131,6 +134,18 @@ class _Worker:
                 if row.failure is not None:
                     raise LLMError(f"row {row.id!r}: {row.failure.type}: {row.failure.message}")
         return _with_columns(table, rows, job, vectors=vectors)
+
+    def _remedy(self) -> str:
+        """The remedy if no host can be reached; with several actors, the job has other hosts."""
+        job = self._job
+        again = "run the job again" if job.keeper is None else "run the job again, which resumes it"
+        if job.actors == 1:
+            return f"too many rows in a row reached no host: start one of them and {again}"
+        own = ", ".join(host.url for host in self._hosts)
+        return (
+            f"too many rows in a row reached none of this actor's hosts ({own}; there are {len(job.hosts)} in all): "
+            f"start them, leave them out of hosts, or pass fewer actors, so that each has more hosts; then {again}"
+        )
 
     async def _batch(self, inputs: list[Any], ids: list[RowId] | None, store: Rows) -> None:
         raise NotImplementedError
