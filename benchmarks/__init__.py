@@ -1,1 +1,1 @@
-"""What a token costs, here and in the packages that people use instead. `python -m benchmarks --help`."""
+"""The cost of a token, here and in comparable packages. `python -m benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""Measure, and write what came out: `python -m benchmarks [--quick] [--only NAME ...]`."""
+"""Measure, and write the results: `python -m benchmarks [--quick] [--only NAME ...]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     names = [measure.__name__ for measure in measures.ALL]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of everything, written into .benchmarks/")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements, written to .benchmarks/")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"print only: {', '.join(names)}")
     arguments = parser.parse_args()
     size = measures.QUICK if arguments.quick else measures.FULL

@@ -1,7 +1,7 @@
-"""Ways to choose a host for a request: ours, and those of proxies and of other programs.
+"""Load balancing strategies: ours, and those of proxies and other programs.
 
-The others send a request on at once, and count how many of their own each machine has. They know nothing of what other
-clients do.
+The others forward a request at once, and count their own requests on each machine. They do not know about other
+clients.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from namel3ss_ollama.queues import Queues
 __all__ = ["BALANCERS"]
 
 _DECAY = 300.0
-"""Seconds in which peak EWMA forgets two thirds of a latency: with the usual 10, it knows nothing of a host by the time
-of the next request, and does worse."""
+"""Seconds in which the weight of a latency in peak EWMA decays by two thirds: with the usual 10, it has forgotten a
+host by the next request, and performs worse."""
 _BOUND = 1.25
-"""How many times its share a machine may have, with bounded loads."""
+"""The maximum load of a machine with bounded loads, as a multiple of its share."""
 
 
 class _AtOnce:
-    """Sends each request on at once."""
+    """Forwards each request at once."""
 
     def __init__(self, clock: Clock, machines: list[Machine], chance: random.Random) -> None:
         self.clock, self.machines, self.chance = clock, machines, chance
@@ -43,7 +43,7 @@ class _AtOnce:
     def look(self, machine: Machine) -> None: ...
 
     def pick(self, request: Request) -> int:
-        raise NotImplementedError  # each way to choose has its own
+        raise NotImplementedError  # each strategy has its own
 
     def _least(self, among: list[int]) -> int:
         least = min([self.in_flight[at] for at in among])
@@ -69,7 +69,7 @@ class LeastConnections(_AtOnce):
 
 
 class PeakEwma(_AtOnce):
-    """Of two at random the one with the smaller product of latency and requests; a higher latency counts at once."""
+    """The better of two random machines, by latency times requests; a higher latency takes effect at once."""
 
     def __init__(self, clock: Clock, machines: list[Machine], chance: random.Random) -> None:
         super().__init__(clock, machines, chance)
@@ -91,7 +91,7 @@ class PeakEwma(_AtOnce):
 
 
 class BoundedHashing(_AtOnce):
-    """A conversation's own machine, or the next of its own order that has not much more than its share."""
+    """A conversation's own machine, or the next one in its order that is not overloaded."""
 
     def pick(self, request: Request) -> int:
         count = len(self.machines)
@@ -106,7 +106,7 @@ class BoundedHashing(_AtOnce):
 
 
 class LoadedLeastConnections(_AtOnce):
-    """Least connections among the machines that hold the model, as far as is known; among all, where none does."""
+    """Least connections among the machines known to have the model loaded; among all, if none has."""
 
     def __init__(self, clock: Clock, machines: list[Machine], chance: random.Random) -> None:
         super().__init__(clock, machines, chance)
@@ -137,7 +137,7 @@ class _Waiter:
 
 
 class Ours:
-    """The rule of `namel3ss_ollama.choosing`: a request waits here until a host has a slot free for it."""
+    """The rule of `namel3ss_ollama.choosing`: a request waits in the client until a host has a free slot."""
 
     def __init__(self, clock: Clock, machines: list[Machine], chance: random.Random) -> None:
         self.clock, self.machines = clock, machines
@@ -146,7 +146,7 @@ class Ours:
         self._queues: Queues[_Waiter] = Queues()
         self._homes: dict[int, Standing] = {}
         for host, machine in zip(self._hosts, machines, strict=True):
-            # How long a model takes to load is guessed from its size, and guessed too short.
+            # The load time of a model is estimated from its size, and underestimated.
             pulled = {model: (int(0.6e9 * seconds), "digest") for model, seconds in machine.load.items()}
             self._fleet.learn_pulled(host, pulled)
 

@@ -1,8 +1,8 @@
 """Large batches over hosts of known speed, ours and others: `python -m benchmarks.batches [--rows N]`.
 
-Prints of each how busy the hosts' slots were and what a row costs the client; of ours with a journal also how memory
-and the file grow. The servers are processes of their own. Ray's rows need its environment, and leave out the start of
-its actors.
+Prints the utilisation of the hosts' slots and the client's cost per row for each; for ours with a journal, also the
+growth of the memory and the file. The servers are separate processes. Ray's rows need its environment, and exclude the
+start of its actors.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from namel3ss_ollama import Host, Hosts, OllamaProvider
 _HOSTS, _SLOTS = 4, 25
 _TOKENS = 10
 _WARM = 0.2
-"""The part of a batch in which memory grows for reasons of its own: connections, caches, the database's."""
+"""The part of a batch in which memory grows for other reasons: connections, caches, the database."""
 _THEIRS = 100
-"""Rows of Ray's own stage, which asks few at once and one host only."""
+"""Rows of Ray's own stage, which has little concurrency and only one host."""
 
 
 def figures(rows: int, cpu: float, wall: float, slots: int = _HOSTS * _SLOTS) -> dict[str, float]:
-    """What a batch took, put as what matters."""
+    """The cost of a batch, as the figures that matter."""
     return {
         "rows": rows,
         "seconds": round(wall, 1),
-        "rows a second": round(rows / wall, 1),
-        "part of the slots' time that was used": round(rows * TIMED / (wall * slots), 4),
-        "client CPU a row, microseconds": round(cpu / rows * 1e6, 1),
+        "rows per second": round(rows / wall, 1),
+        "slot utilisation": round(rows * TIMED / (wall * slots), 4),
+        "client CPU per row, microseconds": round(cpu / rows * 1e6, 1),
     }
 
 
 async def timed(rows: int, work: Callable[[], Awaitable[object]]) -> dict[str, float]:
-    """The figures of what runs in this process."""
+    """Run a batch in this process, and return its figures."""
     cpu, began = time.process_time(), time.perf_counter()
     await work()
     return figures(rows, time.process_time() - cpu, time.perf_counter() - began)
 
 
 async def gathered(urls: list[str], rows: int) -> dict[str, float]:
-    """By hand: `asyncio.gather` of as many requests as there are rows, each host its share of them."""
+    """By hand: `asyncio.gather` of one request per row, divided among the hosts."""
     parts = [rows // _HOSTS + (number < rows % _HOSTS) for number in range(_HOSTS)]
 
     async def work() -> None:
@@ -72,7 +72,7 @@ async def without_journal(urls: list[str], rows: int) -> dict[str, float]:
 
 
 async def with_journal(urls: list[str], rows: int, journal: Path) -> dict[str, float]:
-    """The same with a journal, which has the answers instead."""
+    """The same with a journal, which stores the answers instead."""
     memory: list[tuple[int, float]] = []
 
     def watch(index: int, result: object) -> None:
@@ -90,18 +90,18 @@ async def with_journal(urls: list[str], rows: int, journal: Path) -> dict[str, f
         found = await timed(rows, work)
     later = [(index, bytes_) for index, bytes_ in memory if index >= _WARM * rows]
     slope = statistics.linear_regression(*zip(*later, strict=True)).slope
-    return {**found, "memory a row, bytes": round(slope, 1)}
+    return {**found, "memory per row, bytes": round(slope, 1)}
 
 
 def on_ray(url: str, rows: int) -> dict[str, dict[str, float]]:
-    """Those on Ray, by name. There is one host with the slots of all, since Ray's own stage has one address."""
+    """The batches on Ray, by name. There is one host with all slots, since Ray's own stage has one address."""
     found: dict[str, dict[str, float]] = {}
     slots = _HOSTS * _SLOTS
     with Worker("ray", url) as worker:
         for name in RAY_BATCH:
             count = min(rows, _THEIRS) if name.endswith("theirs_batch") else rows
             cost = worker.ask("call", name, prompts=count, at_once=slots, tokens=_TOKENS, model="timed")
-            # The one row of the start waits for its answer, too.
+            # The single row of the start also waits for its answer.
             found[name] = figures(count, cost["cpu"], cost["wall"] + TIMED) | {
                 "start, seconds": round(cost["start_wall"] - TIMED, 1),
                 "start, seconds of CPU": round(cost["start_cpu"], 1),
@@ -124,7 +124,7 @@ def main() -> None:
             "core:batch_journal": asyncio.run(with_journal(urls, rows, journal)),
             **(on_ray(urls[0], rows) if has_ray() else {}),
         }
-        found["core:batch_journal"]["journal a row, bytes"] = journal.stat().st_size // rows
+        found["core:batch_journal"]["journal per row, bytes"] = journal.stat().st_size // rows
     print(json.dumps({LABELS[name].replace("**", ""): values for name, values in found.items()}, indent=1))
     if not has_ray():
         print(NO_RAY)

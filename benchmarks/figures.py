@@ -8,7 +8,7 @@ from typing import TypedDict
 
 
 class Figure(TypedDict):
-    """A number that was measured several times."""
+    """A value that was measured several times."""
 
     median: float
     least: float
@@ -22,7 +22,7 @@ def figure(values: Sequence[float]) -> Figure:
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:
-    """How many times `below` goes into `above`, round by round: what slows one round down slows both."""
-    if len(above) != len(below):  # one of them takes so long that it had fewer rounds
+    """The ratio of `above` to `below`, round by round: a slow round affects both."""
+    if len(above) != len(below):  # a slow one has fewer rounds
         return figure([median(above) / median(below)])
     return figure([a / b for a, b in zip(above, below, strict=True)])

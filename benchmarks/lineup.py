@@ -1,4 +1,4 @@
-"""Who is measured in what, and the names that they have in the tables."""
+"""Which clients are measured for what, and their names in the tables."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CROWDED = (
 )
 A_CLIENT_EACH = ("core:provider", "ollama_python:chat", "langchain:ours", "langchain:theirs")
 SLOW = ("floors:plain_httpx", "ollama_python:chat", "langchain:theirs")
-"""In a crowd these take seconds, and have one round."""
+"""With many streams these take seconds, and have one round."""
 GROWING = (
     "core:provider",
     "ollama_python:chat",
@@ -113,7 +113,7 @@ LABELS = {
     "core:batch": "**OllamaProvider.agenerate_batch**",
     "core:batch_journal": "**OllamaProvider.agenerate_batch** with a journal",
     "core:limiter": "**the provider's limiter**",
-    "core:semaphore": "asyncio.Semaphore (one event loop, no bound on the queue)",
+    "core:semaphore": "asyncio.Semaphore (one event loop, unbounded queue)",
     "ollama_python": "ollama",
     "ollama_python:chat": "ollama AsyncClient.chat",
     "ollama_python:chat_sync": "ollama Client.chat",
@@ -148,4 +148,4 @@ LABELS = {
     "llama_index:ours_construct": "**LlamaIndex, ours**: Ollama()",
     "llama_index:theirs_construct": "llama-index-llms-ollama Ollama() (its clients come later)",
 }
-"""What a client is called in a table; one that is not here is called what it is."""
+"""The names of clients in tables; others appear under their own name."""

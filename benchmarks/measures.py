@@ -1,6 +1,6 @@
-"""What is measured. Each function is one thing; it gives, for every client, a list of values: one a round.
+"""The measurements. Each function is one of them; it returns a list of values for every client, one per round.
 
-The clients take turns within a round, so that a machine that is busy for a while is so for all of them.
+The clients take turns within a round, so that a temporary load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from benchmarks.processes import Worker, Workers, has_ray
 from benchmarks.worker import Clients
 
 Values = dict[str, list[float]]
-"""Values by client, one a round."""
+"""Values by client, one per round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured.
+    """The extent of the measurements.
 
     Attributes:
-        rounds: How often the quick things are; the slow ones less.
-        tokens: The length of an answer whose cost a token is measured.
-        whole: The length of an answer that comes whole.
-        crowd: How many streams there are at once.
-        crowd_each: How many where each makes a client of its own, whose cost does not depend on how many there are.
-        crowds: The same, to see how the cost grows.
+        rounds: The number of rounds of quick measurements; slow ones have fewer.
+        tokens: The length of an answer for the cost per token.
+        whole: The length of an answer that is not streamed.
+        crowd: The number of concurrent streams.
+        crowd_each: Their number if each creates its own client, whose cost does not depend on the number.
+        crowds: Numbers of concurrent streams, to see how the cost grows.
         lengths: Lengths of answers, to see how the cost grows.
-        texts: How many texts are embedded.
-        prompts: How many prompts are a batch of ours.
-        prompts_theirs: How many are one of the others, which take longer.
-        tasks: How many wait for slots.
+        texts: The number of texts to embed.
+        prompts: The number of prompts in a batch of ours.
+        prompts_theirs: The number of prompts in a batch of the others, which take longer.
+        tasks: The number of tasks that wait for slots.
         frameworks: Whether the frameworks' imports are measured, which take seconds each.
     """
 
@@ -94,7 +94,7 @@ def in_turns(rounds: int, clients: Iterable[str], measure: Callable[[str], float
 
 
 def warmed(workers: Workers, clients: Iterable[str]) -> None:
-    """Start workers, and let each have answered before."""
+    """Start workers, and warm up each with an answer."""
     workers.start(clients)
     for client in clients:
         workers.ask("streams", client, tokens=500, repeat=2)
@@ -120,7 +120,7 @@ def _a_token(workers: Workers, size: Size, clients: Iterable[str]) -> Values:
 
 
 def whole_answer(workers: Workers, size: Size) -> Values:
-    """CPU milliseconds of the client for one long answer that is asked for as a whole."""
+    """CPU milliseconds of the client for one long answer that is not streamed."""
     warmed(workers, WHOLE)
     return in_turns(
         size.rounds, WHOLE, lambda client: float(workers.ask("streams", client, tokens=size.whole)["cpu"]) * 1e3
@@ -128,17 +128,17 @@ def whole_answer(workers: Workers, size: Size) -> Values:
 
 
 def crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """Seconds for many streams of 100 tokens at once over one client, its first: of CPU, and on the clock."""
+    """CPU and wall-clock seconds for the first concurrent streams of a client, of 100 tokens each."""
     return _crowd(workers, CROWDED, size.crowd, "new")
 
 
 def crowd_again(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """As `crowd`, over a client that has just had an answer, so that one connection at least is open."""
+    """As `crowd`, over a client that has just received an answer, so that at least one connection is open."""
     return _crowd(workers, CROWDED, size.crowd, "kept")
 
 
 def crowd_with_a_client_each(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """As `crowd`, but each stream makes its own client, as programs do that make one for each request."""
+    """As `crowd`, but each stream creates its own client, as in programs that create one per request."""
     return _crowd(workers, A_CLIENT_EACH, size.crowd_each, "each")
 
 
@@ -150,7 +150,7 @@ def _crowd(workers: Workers, names: Iterable[str], streams: int, clients: Client
         for name in names:
             if turn == 0 or name not in SLOW:
                 if clients == "kept":
-                    workers.ask("streams", name, tokens=1)  # httpx drops a connection after five idle seconds
+                    workers.ask("streams", name, tokens=1)  # httpx closes a connection after five idle seconds
                 cost = workers.ask("streams", name, tokens=100, streams=streams, clients=clients)
                 cpu[name].append(cost["cpu"])
                 wall[name].append(cost["wall"])
@@ -158,12 +158,12 @@ def _crowd(workers: Workers, names: Iterable[str], streams: int, clients: Client
 
 
 def by_crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """CPU microseconds a token for more and more streams of 100 tokens at once; about as many streams in each round."""
+    """CPU microseconds per token for growing numbers of concurrent streams of 100 tokens; as many streams per round."""
     clients = ("floors:plain_aiohttp", "core:provider")
     measured: dict[str, Values] = {client: {str(streams): [] for streams in size.crowds} for client in clients}
     warmed(workers, clients)
     for client in clients:
-        workers.ask("streams", client, tokens=100, streams=size.crowds[-1])  # the memory for it is there from now on
+        workers.ask("streams", client, tokens=100, streams=size.crowds[-1])  # allocates the memory
     for _ in range(2):
         for streams in size.crowds:
             repeat = max(1, 1000 // streams)
@@ -174,7 +174,7 @@ def by_crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
 
 
 def by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """CPU microseconds a token for longer and longer answers, one after the other; as many tokens of each length."""
+    """CPU microseconds per token for answers of growing length, one after the other; as many tokens of each length."""
     warmed(workers, GROWING)
     measured: dict[str, Values] = {client: {str(length): [] for length in size.lengths} for client in GROWING}
     for _ in range(2):
@@ -187,10 +187,10 @@ def by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
 
 
 def memory_by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
-    """MiB that a process grows by at most while an answer streams that nobody keeps, by the answer's length."""
+    """The peak growth of a process in MiB while an answer is streamed and discarded, by the answer's length."""
     clients = GROWING if size.frameworks else GROWING[:2]
     measured: dict[str, Values] = {client: {} for client in clients}
-    with ExitStack() as stack:  # a process for each, since a peak is a whole process's
+    with ExitStack() as stack:  # one process each, since a peak is that of a process
         fresh = {c: stack.enter_context(Worker(c.partition(":")[0], workers.url)) for c in clients}
         for client, worker in fresh.items():
             before = None
@@ -202,7 +202,7 @@ def memory_by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
 
 
 def memory_a_stream(workers: Workers, size: Size) -> Values:
-    """KiB of a stream that waits for its next token; 90 of them, since ollama allows 100 connections."""
+    """KiB per stream that waits for its next token; 90 streams, since ollama allows 100 connections."""
     values: Values = {}
     for library in ("core", "ollama_python"):
         with Worker(library, workers.url) as fresh:
@@ -212,13 +212,13 @@ def memory_a_stream(workers: Workers, size: Size) -> Values:
 
 
 def first_token(workers: Workers, size: Size) -> Values:
-    """Microseconds from asking to the end of an answer of one token, over a connection that is there."""
+    """Microseconds from the request to the end of an answer of one token, over an open connection."""
     warmed(workers, FIRST)
     return in_turns(size.rounds, FIRST, lambda client: float(workers.ask("single", client, count=50)["wall"]) * 1e6)
 
 
 def construct(workers: Workers, size: Size) -> Values:
-    """CPU milliseconds to make a client or a chat model; none of them the first of its process."""
+    """CPU milliseconds to construct a client or a chat model; not the first of its process."""
 
     def measure(function: str) -> float:
         return float(workers.ask("construct", function)["cpu"]) * 1e3
@@ -230,7 +230,7 @@ def construct(workers: Workers, size: Size) -> Values:
 
 
 def imports(workers: Workers, size: Size) -> Values:
-    """CPU milliseconds of an import, in a process of its own; the interpreter's own start is not counted."""
+    """CPU milliseconds of an import, in a separate process, without the interpreter's own start."""
     timed = "import time; began = time.process_time(); {}; print(time.process_time() - began)"
 
     def measure(statement: str) -> float:
@@ -241,7 +241,7 @@ def imports(workers: Workers, size: Size) -> Values:
 
     values = in_turns(size.rounds + 1, IMPORTED, lambda name: measure(IMPORTED[name]))
     for measured in values.values():
-        del measured[0]  # may have compiled
+        del measured[0]  # may include compilation
     if size.frameworks:
         values |= in_turns(1, IMPORTED_WITH_FRAMEWORKS, lambda name: measure(IMPORTED_WITH_FRAMEWORKS[name]))
     return values
@@ -253,9 +253,9 @@ def embed(workers: Workers, size: Size) -> Values:
 
 
 def batch(workers: Workers, size: Size) -> Values:
-    """CPU microseconds a prompt of a large batch of short answers (10 tokens), 100 at once.
+    """CPU microseconds per prompt for a large batch of short answers (10 tokens), 100 concurrently.
 
-    Of Ray it is that of all its processes, without what it takes to start the actors.
+    For Ray, it includes all its processes, but not the start of the actors.
     """
 
     def prompts(function: str) -> int:
@@ -266,7 +266,7 @@ def batch(workers: Workers, size: Size) -> Values:
 
     values = _calls(workers, BATCH, 1, arguments, lambda function: 1e6 / prompts(function))
     if has_ray():
-        with Worker("ray", workers.url) as fresh:  # ended at once: an idle Ray takes CPU, too
+        with Worker("ray", workers.url) as fresh:  # ended at once: an idle Ray also uses CPU
             for function in RAY_BATCH:
                 cost = fresh.ask("call", function, **arguments(function))
                 values[function] = [cost["cpu"] / prompts(function) * 1e6]
@@ -274,13 +274,13 @@ def batch(workers: Workers, size: Size) -> Values:
 
 
 def requests(workers: Workers, size: Size) -> Values:
-    """HTTP requests that an answer takes, asked for whole or as a stream."""
+    """HTTP requests per answer, streamed or not."""
     given = workers.ask("call", "core:requests", answers=50)
     return {"core:requests": [float(given["requests"])]}
 
 
 def limiter(workers: Workers, size: Size) -> Values:
-    """CPU microseconds to take and give back one of 10 slots, for thousands who wait."""
+    """CPU microseconds to acquire and release one of 10 slots, with thousands of waiting tasks."""
     arguments = {"tasks": size.tasks, "slots": 10}
     return _calls(workers, LIMITING, size.rounds, lambda _: arguments, lambda _: 1e6 / size.tasks)
 
@@ -300,7 +300,7 @@ def _calls(
 
 
 def telemetry(workers: Workers, size: Size) -> Values:
-    """CPU microseconds a token of answers of 1,000 tokens, with and without OpenTelemetry."""
+    """CPU microseconds per token for answers of 1,000 tokens, with and without OpenTelemetry."""
     with (
         Worker("core", workers.url, without="opentelemetry") as missing,
         Worker("core", workers.url) as off,
@@ -321,7 +321,7 @@ def telemetry(workers: Workers, size: Size) -> Values:
 
 
 ALL: tuple[Callable[[Workers, Size], Mapping[str, object]], ...] = (
-    imports,  # first, while nothing else was started
+    imports,  # first, before anything else is started
     a_token,
     a_token_synchronously,
     whole_answer,

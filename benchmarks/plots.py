@@ -1,4 +1,4 @@
-"""The results as pictures."""
+"""Plots of the results."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _OURS = "#2a6f97"
 _OTHERS = "#adb5bd"
 _MARKERS = "osD^vP"
 _APART = 1.08
-"""By how much lines stand apart across: where they coincide, each still shows."""
+"""The horizontal offset of lines, so that coinciding ones are visible."""
 
 
 def draw(folder: Path, results: Mapping[str, Any]) -> list[Path]:
-    """Draw all pictures into `folder`; returns the files."""
+    """Draw all plots into `folder`; returns the files."""
     return [
         _bars(folder / "performance-a-token.png", results["a_token"], "CPU microseconds a streamed token"),
         _bars(
@@ -90,13 +90,13 @@ def _lines(path: Path, values: Mapping[str, Mapping[str, list[float]]], title: s
 
 
 def _spread(rows: Sequence[Sequence[float]]) -> list[list[float]]:
-    """How far the least and the most are from the median."""
+    """The distances of the minimum and the maximum from the median."""
     return [[median(row) - min(row) for row in rows], [max(row) - median(row) for row in rows]]
 
 
 def _saved(figure: Any, path: Path) -> Path:
     figure.tight_layout()
-    # Without the version of matplotlib in it, and so the same for the same results.
+    # Without the version of matplotlib, so that equal results give equal files.
     figure.savefig(path, dpi=90, metadata={"Software": None})
     plt.close(figure)
     return path

@@ -1,4 +1,4 @@
-"""The processes of a run: the server on one core, workers on another, and how to talk to them."""
+"""The processes of a run: the server on one core, workers on another, and communication with them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 _LONGEST_START = 60.0
 _RAY = Path(__file__).parents[1] / ".venv-ray" / "bin" / "python"
-"""Ray's environment, which `make test-ray` makes."""
-NO_RAY = "Ray's rows were left out: they need Linux and `.venv-ray`, which `make test-ray` makes."
+"""Ray's environment, created by `make test-ray`."""
+NO_RAY = "Ray's rows were skipped: they need Linux and `.venv-ray`, which `make test-ray` creates."
 
 
 def has_ray() -> bool:
-    """Whether Ray can be measured: its environment is there, and /proc, which has the times of its processes."""
+    """Whether Ray can be measured: its environment exists, and /proc, which has the times of its processes."""
     return _RAY.exists() and Path("/proc/self/stat").exists()
 
 
 def pin(part: Literal["server", "client"]) -> None:
-    """Keep this process on one core, apart from the other part, where the system has two and can do so."""
+    """Pin this process to one core, separate from the other part's, if the system has two and supports it."""
     if not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
@@ -32,7 +32,7 @@ def pin(part: Literal["server", "client"]) -> None:
 
 
 def allow_many_files() -> None:
-    """Raise the limit on open files, for thousands of connections, as far as that is allowed."""
+    """Raise the limit on open files, for thousands of connections, as far as allowed."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -46,7 +46,7 @@ def replay_server() -> Iterator[str]:
 
 
 class Worker:
-    """A process that measures clients, and keeps them between measurements; that of Ray in an environment of its own.
+    """A process that measures clients, and keeps them between measurements; Ray's runs in a separate environment.
 
     Args:
         library: The module of `benchmarks.clients` that they are in.
@@ -60,12 +60,12 @@ class Worker:
         self._process = self._running.__enter__()
 
     def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
-        """What is measured of a client, or another function of the library.
+        """Run a measurement of a client, or another function of the library.
 
         Args:
             what: The method of `benchmarks.worker.Bench`.
             name: The function, as "library:function".
-            **arguments: What the method takes besides.
+            **arguments: Other arguments of the method.
 
         Raises:
             RuntimeError: The worker failed; its traceback is on standard error.
@@ -95,13 +95,13 @@ class Worker:
 
 
 def owner_of(name: str) -> str:
-    """Whose function this is: what ours is compared with in a framework has a process of its own."""
+    """The worker of a function: the clients that ours is compared with in a framework have separate processes."""
     library, _, function = name.partition(":")
     return f"{library}:theirs" if function.startswith("theirs") else library
 
 
 class Workers:
-    """The workers of a run, one for each whose cost is measured; started when first needed, and kept.
+    """The workers of a run, one for each measured package; started when first needed, and kept.
 
     Args:
         url: The server's address.
@@ -113,14 +113,14 @@ class Workers:
         self._stack = ExitStack()
 
     def start(self, names: Iterable[str]) -> None:
-        """Start what measures these, side by side, since what they import takes seconds."""
+        """Start the workers of these concurrently, since their imports take seconds."""
         for name in names:
             if (owner := owner_of(name)) not in self._workers:
                 library = owner.partition(":")[0]
                 self._workers[owner] = self._stack.enter_context(Worker(library, self.url))
 
     def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:
-        """As `Worker.ask`, of the worker whose it is."""
+        """As `Worker.ask`, of the right worker."""
         self.start([name])
         return self._workers[owner_of(name)].ask(what, name, **arguments)
 
@@ -136,7 +136,7 @@ def _python(module: str, *arguments: str, python: Path | None = None) -> Iterato
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "",  # what is imported is compiled once, as where it is installed
+        "PYTHONDONTWRITEBYTECODE": "",  # imported modules are compiled once, as in an installation
         "LANGSMITH_TRACING": "false",
         "NO_PROXY": "127.0.0.1",
     }

@@ -1,13 +1,13 @@
-"""A server that answers as Ollama does, as fast as the client can read: `python -m benchmarks.replay`.
+"""A server that answers like Ollama, as fast as the client can read: `python -m benchmarks.replay`.
 
-A process of its own, so that its work is not counted as the client's. Answers are rendered once and kept: one HTTP
-chunk a line, written in large pieces with the flow control that the socket asks for. How many tokens there are is
-`options.num_predict`. It prints its port, and ends when its standard input does.
+It is a separate process, so that its work is not counted as the client's. Answers are rendered once and cached: one
+HTTP chunk per line, written in large pieces with the socket's flow control. `options.num_predict` is the number of
+tokens. It prints its port, and exits when its standard input ends.
 
-The model "held" gets the first half of its answer and then silence, until the client hangs up; the model "stepped"
-gets one write a token, each in a turn of its own of the event loop, so that many streams grow side by side; the model
-"paced" gets one with a pause before each, so that tokens arrive alone, as from a model that computes; the model "timed"
-gets all of it after `TIMED` seconds.
+The model "held" sends the first half of its answer and then nothing, until the client disconnects; "stepped" sends one
+write per token, each in a separate iteration of the event loop, so that many streams progress together; "paced" also
+pauses before each write, so that tokens arrive one by one, as from a real model; "timed" sends everything after `TIMED`
+seconds.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def streamed(kind: str, tokens: int) -> tuple[bytes, ...]:
 
 @functools.cache
 def stepped(kind: str, tokens: int) -> tuple[bytes, ...]:
-    """The same answer, a write for each token."""
+    """The same answer, with one write per token."""
     first = _HEAD + framed(line(kind, WORD))
     last = framed(last_line(kind, "", tokens)) + b"0\r\n\r\n"
     return (first, *(framed(line(kind, WORD)) for _ in range(tokens - 1)), last)
@@ -87,7 +87,7 @@ def embedded(texts: int) -> tuple[bytes, ...]:
 
 @functools.cache
 def running() -> tuple[bytes, ...]:
-    """The answer of /api/ps, with windows that hold the longest answer."""
+    """The answer of /api/ps, with windows large enough for the longest answer."""
     models = [{"name": name, "model": name, "context_length": _WINDOW} for name in MODELS]
     return (_plain(json.dumps({"models": models}).encode()),)
 

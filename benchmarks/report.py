@@ -1,4 +1,4 @@
-"""The results as a table of figures, in the part of docs/performance.md that a run writes anew."""
+"""The results as tables, in the part of docs/performance.md that a run rewrites."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BELOW = {
     "telemetry": "not installed",
     "memory_a_stream": "ollama_python",
 }
-"""What the last column of a table compares with."""
+"""The reference for the last column of a table."""
 _PACKAGES = (
     "namel3ss-ollama", "aiohttp", "httpx", "httpx-aiohttp", "orjson", "pydantic", "ollama", "langchain-core",
     "langchain-ollama", "llama-index-core", "llama-index-llms-ollama", "opentelemetry-sdk",
@@ -39,14 +39,14 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, str]:
-    """Where and with what a run was made."""
+    """The machine and the versions of a run."""
     cores = os.cpu_count() or 1
     where = f"{platform.python_implementation()} {platform.python_version()}, {platform.system()}, {cores} cores"
     return {"where": where, **{package: version(package) for package in _PACKAGES}}
 
 
 def write(path: Path, results: Mapping[str, Any], plots: list[Path]) -> None:
-    """Write everything below the mark in `path`, which is made when it is not there."""
+    """Write everything below the mark in `path`, which is created if needed."""
     text = path.read_text(encoding="utf-8") if path.exists() else f"# Performance\n\n{BEGIN}\n"
     kept = text.partition(BEGIN)[0]
     path.write_text(f"{kept}{BEGIN}\n\n" + "\n".join(_lines(results, plots)) + "\n", encoding="utf-8")
@@ -78,7 +78,7 @@ def _lines(results: Mapping[str, Any], plots: list[Path]) -> Iterator[str]:
 
 
 def target_table(results: Mapping[str, Any]) -> Iterator[str]:
-    """The targets, and whether they are reached."""
+    """The targets, and whether they are met."""
     yield "| to show | measured (spread) | bound | reached |"
     yield "| --- | --- | --- | --- |"
     for target in targets(dict(results)):

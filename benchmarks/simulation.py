@@ -1,9 +1,9 @@
-"""Servers, conversations and clients in virtual time: what `benchmarks.hosts` compares ways to choose a host with.
+"""Servers, conversations and clients in virtual time, with which `benchmarks.hosts` compares load balancing strategies.
 
-A machine is modelled on an Ollama server: it takes in whatever is sent and answers first in, first out, as many at once
-as it has slots; it holds one model, and throws that out for another once nothing runs;
-loading takes seconds, in which all behind it wait. It remembers the last prompts of a model while that stays loaded,
-and reads only what is new of a conversation that it knows. What it holds can be asked, how many wait cannot.
+A machine is modelled on an Ollama server: it accepts every request and answers in order, with as many concurrent
+requests as it has slots; it holds one model, and replaces it by another once idle; loading takes seconds, during which
+all later requests wait. It caches the last prompts of a model while that stays loaded, and reads only the new part of a
+known conversation. Clients can query its loaded model, but not its queue.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Protocol
 __all__ = ["Balancer", "Figures", "Kind", "Machine", "Request", "Scenario", "simulate"]
 
 LOOK = 5.0
-"""Seconds between two looks at what a machine holds."""
+"""Seconds between polls of a machine's loaded model."""
 _PREFIXES = 20
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of machine: tokens written and read a second, and answers at once."""
+    """A kind of machine: tokens written and read per second, and slots."""
 
     decode: float
     prefill: float
@@ -34,14 +34,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Machines, and who asks them for what.
+    """Machines, and the load on them.
 
     Attributes:
-        machines: How many of which kind.
-        models: How many models; a machine holds one at a time, and begins with one.
-        clients: How many programs ask, each of which knows only of its own requests.
-        rate: Requests a second, all clients together.
-        requests: How many, about.
+        machines: The number of machines of each kind.
+        models: The number of models; a machine holds one at a time, and starts with one.
+        clients: The number of client programs, each of which knows only its own requests.
+        rate: Requests per second of all clients together.
+        requests: The approximate number of requests.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Scenario:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A turn of a conversation, and what became of it: times are seconds of the virtual clock."""
+    """A turn of a conversation, and its outcome: times are seconds of the virtual clock."""
 
     conversation: int
     client: int
@@ -63,7 +63,7 @@ class Request:
     tokens: int
     answer: int
     known: int
-    """How many of its tokens the machine has read that answered the last turn."""
+    """How many of its tokens are cached on the machine that answered the last turn."""
     asked: float = 0.0
     sent: float = 0.0
     wait: float = 0.0
@@ -74,21 +74,21 @@ class Request:
 
 
 class Balancer(Protocol):
-    """Who chooses the machine for each request of one client."""
+    """Chooses the machine for each request of one client."""
 
     def ask(self, request: Request) -> None:
-        """A request is made: `Machine.send` is called with it, now or later."""
+        """Handle a new request: `Machine.send` is called with it, now or later."""
 
     def answered(self, request: Request, machine: Machine) -> None:
         """A machine has answered it."""
 
     def look(self, machine: Machine) -> None:
-        """What a machine holds is seen."""
+        """Observe a machine's loaded model."""
 
 
 @dataclass
 class Clock:
-    """The virtual time, and what is due."""
+    """The virtual time, and scheduled calls."""
 
     now: float = 0.0
     due: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -104,7 +104,7 @@ class Clock:
 
 
 class Machine:
-    """A server; `changed` is when what it holds last changed."""
+    """A server; `changed` is when its loaded model last changed."""
 
     def __init__(self, number: int, kind: Kind, clock: Clock, load: dict[str, float], holds: str) -> None:
         self.number, self.kind, self.load = number, kind, load
@@ -167,7 +167,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Figures:
-    """What came out: seconds to the first token, of every request, and how often a model was loaded."""
+    """The results: the seconds to first token of every request, and the number of model loads."""
 
     firsts: list[float]
     loads: int
@@ -177,7 +177,7 @@ Maker = Callable[[Clock, list[Machine], random.Random], Balancer]
 
 
 def simulate(scenario: Scenario, make: Maker, seed: int) -> Figures:
-    """Run a scenario with one balancer for each client. The same seed means the same conversations for all of them."""
+    """Run a scenario with one balancer per client. The same seed gives all balancers the same conversations."""
     clock, chance = Clock(), random.Random(seed)
     models = [f"model-{number}:latest" for number in range(scenario.models)]
     load = {model: 5.0 + 15.0 * at / max(scenario.models - 1, 1) for at, model in enumerate(models)}
@@ -244,7 +244,7 @@ def _look_regularly(
     def look() -> None:
         nonlocal last
         for machine in machines:
-            if machine.changed >= last:  # the others would say what they said
+            if machine.changed >= last:  # the others have not changed
                 balancer.look(machine)
         last = clock.now
         if has_work():

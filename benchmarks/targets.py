@@ -1,4 +1,4 @@
-"""What the figures have to show, as ratios within one run."""
+"""The performance targets, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to show.
+    """One target.
 
     Attributes:
         what: What is compared.
-        figure: The ratio that was measured.
-        bound: What it is held against.
-        at_least: Whether it must not be below the bound; if not, not above.
-        unit: What the figure is in.
+        figure: The measured ratio.
+        bound: The limit for the ratio.
+        at_least: Whether the bound is a minimum; otherwise it is a maximum.
+        unit: The unit of the figure.
     """
 
     what: str
@@ -30,7 +30,7 @@ class Target:
 
     @property
     def reached(self) -> bool:
-        """Whether the median is on the right side."""
+        """Whether the median meets the bound."""
         median = self.figure["median"]
         return median >= self.bound if self.at_least else median <= self.bound
 

@@ -1,4 +1,4 @@
-"""Sentences to make conversations of, in languages that tokenizers treat differently, and code."""
+"""Sentences for conversations, in languages that tokenizers treat differently, and code."""
 
 # ruff: noqa: RUF001 -- other scripts have letters that look like Latin ones
 

@@ -1,7 +1,7 @@
 """The process that measures a library's clients: `python -m benchmarks.worker LIBRARY URL WITHOUT`.
 
-Commands come in and results go out as lines of JSON. Times are seconds; `cpu` is that of all threads of this process,
-which the server's, being another's, is no part of.
+Commands and results are lines of JSON. Times are seconds; `cpu` is that of all threads of this process, and so excludes
+the server's.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Bench:
         self._url = url
         self._clients: dict[str, Any] = {}
         self._loop = asyncio.new_event_loop()
-        # Nobody closes the clients, since the process ends after them; aiohttp would complain of that.
+        # The clients are not closed, since the process ends after them; aiohttp would warn about that.
         self._loop.set_exception_handler(lambda *_: None)
         asyncio.set_event_loop(self._loop)
 
     def streams(
         self, name: str, tokens: int, streams: int = 1, repeat: int = 1, clients: Clients = "kept"
     ) -> dict[str, float]:
-        """The cost of `streams` answers of so many tokens at once, `repeat` times.
+        """The cost of `streams` concurrent answers of `tokens` tokens, `repeat` times.
 
-        The clients are either the one that is kept between measurements, a new one, which is kept from now on, or one
-        for each stream, whose making is part of the cost.
+        The client is either the one kept between measurements, a new one, which is kept from then on, or a separate one
+        for each stream, whose construction is part of the cost.
         """
         if clients == "new":
             self._clients.pop(name, None)
@@ -82,7 +82,7 @@ class Bench:
         return self._clients[name]
 
     def single(self, name: str, count: int) -> dict[str, float]:
-        """The median time of an answer of one token, one after the other."""
+        """The median time of an answer of one token, measured sequentially."""
         client = self._client(name)
 
         async def times() -> list[float]:
@@ -96,13 +96,13 @@ class Bench:
         return {"wall": sorted(self._loop.run_until_complete(times()))[count // 2]}
 
     def peak(self, name: str, tokens: int) -> dict[str, float]:
-        """The process's largest memory so far, in bytes, before and after an answer of so many tokens."""
+        """The process's peak memory in bytes, before and after an answer of `tokens` tokens."""
         before = _peak()
         self.streams(name, tokens)
         return {"before": before, "bytes": _peak()}
 
     def call(self, name: str, **arguments: Any) -> dict[str, float]:
-        """The cost of a coroutine function, and what it returns."""
+        """The cost of a coroutine function, and its result."""
         work = getattr(self._library, name)(self._url, **arguments)
         gc.collect()
         cpu, wall = time.process_time(), time.perf_counter()
@@ -110,7 +110,7 @@ class Bench:
         return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, **(given or {})}
 
     def construct(self, name: str) -> dict[str, float]:
-        """The cost of making something."""
+        """The cost of constructing an object."""
         make = getattr(self._library, name)
         cpu = time.process_time()
         made = make(self._url)
@@ -120,7 +120,7 @@ class Bench:
 
 
 def resident() -> int:
-    """This process's memory now, in bytes; 0 where the system does not tell."""
+    """This process's current memory in bytes; 0 if the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     except OSError:
@@ -138,7 +138,7 @@ def main() -> None:
     if without:
         sys.modules[without] = None  # type: ignore[assignment] # so that importing it fails
     bench = Bench(library, url)
-    pin("client")  # only now: imports may use both cores
+    pin("client")  # after the imports, which may use both cores
     for command in sys.stdin:
         what, name, arguments = json.loads(command)
         print(json.dumps(getattr(bench, what)(name, **arguments)), flush=True)

@@ -92,4 +92,4 @@ if __name__ == "__main__":
     try:
         run(main())
     except KeyboardInterrupt:
-        sys.exit("\nwhat was answered is kept; the same command goes on from there")
+        sys.exit("\nanswers so far are kept; the same command resumes from there")

@@ -1,8 +1,9 @@
-"""`make fuzz`: each target for its share of the time, by atheris.
+"""`make fuzz`: runs each target with atheris for its share of the time.
 
     python fuzz [SECONDS [TARGET]]
 
-What makes a target fail is written to `crash-...` in the present folder; `python fuzz 0 TARGET FILE` runs it again.
+An input that makes a target fail is saved as `crash-...` in the current directory; `python fuzz 0 TARGET FILE` runs it
+again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ try:
 except ImportError:
     sys.exit(
         "make fuzz needs atheris, which has wheels for Python 3.11 to 3.13 on Linux only: "
-        "make fuzz PYTHON=3.11 (the tests in tests/fuzz run the same targets by hypothesis, on any Python)"
+        "make fuzz PYTHON=3.11 (the tests in tests/fuzz run the same targets with hypothesis, on any Python)"
     )
 
 with atheris.instrument_imports(include=["namel3ss_ollama"]):
@@ -25,7 +26,7 @@ with atheris.instrument_imports(include=["namel3ss_ollama"]):
 
 
 def fuzz(name: str, seconds: int, *files: str) -> None:
-    """Run one target until the time is over; ends the process."""
+    """Run one target until the time is up; ends the process."""
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(SEEDS[name]):
             (Path(corpus) / str(number)).write_bytes(seed)
@@ -35,7 +36,7 @@ def fuzz(name: str, seconds: int, *files: str) -> None:
 
 
 def main() -> None:
-    """Each target in a process of its own, since atheris ends the one that it runs in."""
+    """Run each target in a separate process, since atheris ends its process."""
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     if len(sys.argv) > 2:
         fuzz(sys.argv[2], seconds, *sys.argv[3:])

@@ -1,6 +1,6 @@
-"""What must hold for any bytes: functions that take some and fail where it does not.
+"""Properties that must hold for any bytes: functions that take bytes and fail if the property does not hold.
 
-`make fuzz` feeds them with what atheris finds, `tests/fuzz` with what hypothesis does.
+`make fuzz` runs them with inputs from atheris, `tests/fuzz` with inputs from hypothesis.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIMIT = 64
 
 
 def decoder(data: bytes) -> None:
-    """Bytes cut anywhere give the lines between line feeds, up to the first that is too long."""
+    """Bytes split anywhere give the lines between line feeds, up to the first that is too long."""
     size, data = (data[0] % 7 + 1, data[1:]) if data else (1, data)
     cutter = LineDecoder(LIMIT)
     lines: list[bytes] = []
@@ -68,7 +68,7 @@ def _outcome(read: Callable[[Answer, dict[str, Any]], None], answer: Answer, lin
 
 
 def messages(data: bytes) -> None:
-    """Any lines are an answer, or one of the errors that a caller knows; its parts can be sent back."""
+    """Any lines give an answer, or one of the documented errors; the answer's parts can be sent back."""
     for kind in ("chat", "generate"):
         whole, streamed = Answer(kind), Answer(kind)
         for line in _objects(data):
@@ -85,7 +85,7 @@ def messages(data: bytes) -> None:
 
 
 def tool_calls(data: bytes) -> None:
-    """Any JSON is tool calls, those without a name as text; any text is arguments or kept as it is."""
+    """Any JSON gives tool calls, or text if a name is missing; any text is parsed as arguments or kept unchanged."""
     with contextlib.suppress(orjson.JSONDecodeError):
         calls = read_tool_calls(orjson.loads(data))
         assert all(call.id and (call.name if isinstance(call, ToolCall) else call.text) for call in calls)
@@ -97,7 +97,7 @@ def tool_calls(data: bytes) -> None:
 
 
 def address(data: bytes) -> None:
-    """Any text is an address that means itself, or a `ValueError`."""
+    """Any text gives an address that parses to itself, or a `ValueError`."""
     text = data.decode("utf-8", "replace")
     for lenient in (False, True):
         with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""What is measured: each function makes a client, and a client returns how many characters an answer had."""
+"""The measured clients: each function makes a client, which returns the number of characters of an answer."""
 
 from __future__ import annotations
 

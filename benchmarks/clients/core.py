@@ -72,7 +72,7 @@ def provider_whole(url: str) -> Client:
 
 
 def provider_stepped(url: str) -> Client:
-    """`stream_chat` of a server that writes one token at a time."""
+    """`stream_chat` from a server that writes one token at a time."""
     made = _provider(url)
 
     async def run(tokens: int) -> int:
@@ -99,7 +99,7 @@ async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
 
 
 async def batch_journal(url: str, prompts: int, at_once: int, tokens: int) -> None:
-    """The same with a journal; no two prompts are equal, as they would be asked once."""
+    """The same with a journal; the prompts are distinct, since equal ones are asked once."""
     with tempfile.TemporaryDirectory() as folder:
         async with OllamaProvider("bench", url, max_concurrent=at_once) as made:
             given = (f"{PROMPT} {number}" for number in range(prompts))
@@ -108,7 +108,7 @@ async def batch_journal(url: str, prompts: int, at_once: int, tokens: int) -> No
 
 
 async def requests(_: str, answers: int) -> dict[str, float]:
-    """How many HTTP requests an answer takes, of a server that counts them."""
+    """HTTP requests per answer, counted by the server."""
     with OllamaServer() as server:
         async with OllamaProvider("llama3.2", server.url) as made:
             for _ in range(answers):
@@ -119,7 +119,7 @@ async def requests(_: str, answers: int) -> dict[str, float]:
 
 
 async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
-    """How much memory a stream takes that waits for its next token, in bytes."""
+    """The memory of a stream that waits for its next token, in bytes."""
     made = _provider(url)
     asked = [made.stream_chat(MESSAGES, max_tokens=2, model="held") for _ in range(streams + 1)]
     await anext(asked[0])
@@ -132,7 +132,7 @@ async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
 
 
 async def limiter(url: str, tasks: int, slots: int) -> None:
-    """Taking and giving back slots that many wait for."""
+    """Acquiring and releasing slots that many tasks wait for."""
     from namel3ss_ollama.limiter import Limiter
 
     made = Limiter(slots)

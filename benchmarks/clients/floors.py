@@ -1,4 +1,4 @@
-"""What HTTP and JSON alone cost: lines are split and parsed, nothing else is done with them."""
+"""The cost of HTTP and JSON alone: lines are split and parsed, nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Counter:
 
 
 def raw_socket(url: str) -> Client:
-    """asyncio's streams and a parser that knows the server: the limit."""
+    """asyncio's streams and a parser made for this server: the limit."""
     parts = urlsplit(url)
 
     async def run(tokens: int) -> int:
@@ -62,7 +62,7 @@ def plain_aiohttp(url: str) -> Client:
     session: list[aiohttp.ClientSession] = []
 
     async def run(tokens: int) -> int:
-        if not session:  # it belongs to the loop that makes it
+        if not session:  # it belongs to the event loop that creates it
             session.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         counter = _Counter()
         async with session[0].post(url + "/api/chat", json=_body(tokens)) as response:
@@ -98,7 +98,7 @@ def _of_httpx(client: httpx.AsyncClient, url: str) -> Client:
 
 
 async def batch(url: str, prompts: int, at_once: int, tokens: int, model: str = "bench") -> None:
-    """Answers to many prompts: all requests at once, as many under way as there are connections."""
+    """Answers to many prompts: all requests at once, with one in flight per connection."""
 
     async def ask(session: aiohttp.ClientSession) -> str:
         body = {"model": model, "prompt": PROMPT, "stream": False, "options": {"num_predict": tokens}}

@@ -1,4 +1,4 @@
-"""LangChain: our chat model, the one of langchain-ollama, and what LangChain itself costs."""
+"""LangChain: our chat model, that of langchain-ollama, and the cost of LangChain itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from benchmarks.clients import PROMPT, Client, SyncClient
 
 
-# Imported where they are needed: a program has one of them in memory, not both.
+# Imported where needed: a program has one of them in memory, not both.
 def _ours(url: str, **settings: Any) -> BaseChatModel:
     from langchain_namel3ss_ollama import ChatOllama
 
@@ -27,7 +27,7 @@ def _theirs(url: str, **settings: Any) -> BaseChatModel:
 
 
 class _Ready(BaseChatModel):
-    """Yields chunks that were made before."""
+    """Yields chunks made in advance."""
 
     ready: list[list[ChatGenerationChunk]] = Field(default_factory=list)
 
@@ -51,7 +51,7 @@ class _Ready(BaseChatModel):
 
 
 class _Made(_Ready):
-    """Makes its chunks when they are asked for, as every model must."""
+    """Makes its chunks on demand, as every model must."""
 
     tokens: int = 0
 
@@ -89,7 +89,7 @@ class _Streamed:
 class _SyncStreamed(_Streamed):
     """`stream` of a model."""
 
-    def __call__(self, tokens: int) -> int:  # type: ignore[override] # the worker looks which it is
+    def __call__(self, tokens: int) -> int:  # type: ignore[override] # the worker checks which it is
         options = {} if isinstance(self._model, _Ready) else {"num_predict": tokens}
         chunks = self._model.stream(PROMPT, **({"options": options} if options else {}))
         return sum(len(chunk.content) for chunk in chunks)

@@ -1,4 +1,4 @@
-"""LlamaIndex: our LLM, the one of llama-index-llms-ollama, and what LlamaIndex itself costs."""
+"""LlamaIndex: our LLM, that of llama-index-llms-ollama, and the cost of LlamaIndex itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.clients import PROMPT, Client, SyncClient
 _MESSAGES = [ChatMessage(role="user", content=PROMPT)]
 
 
-# Imported where they are needed: a program has one of them in memory, not both.
+# Imported where needed: a program has one of them in memory, not both.
 def _ours(url: str) -> LLM:
     from llama_index.llms.namel3ss_ollama import Ollama
 
@@ -30,7 +30,7 @@ def _theirs(url: str) -> LLM:
 
 
 class _Ready(CustomLLM):
-    """Yields responses that were made before."""
+    """Yields responses made in advance."""
 
     ready: list[Any] = Field(default_factory=list)
 
@@ -69,7 +69,7 @@ class _Ready(CustomLLM):
 
 
 class _Made(_Ready):
-    """Makes its responses when they are asked for, as every LLM must."""
+    """Makes its responses on demand, as every LLM must."""
 
     def prepare(self, tokens: int, times: int) -> None:
         self.ready = [_made(tokens) for _ in range(times)]
@@ -105,7 +105,7 @@ class _Streamed:
 class _SyncStreamed(_Streamed):
     """`stream_chat` of an LLM."""
 
-    def __call__(self, tokens: int) -> int:  # type: ignore[override] # the worker looks which it is
+    def __call__(self, tokens: int) -> int:  # type: ignore[override] # the worker checks which it is
         self._limit(tokens)
         responses = self._llm.stream_chat(_MESSAGES)
         return sum(len(response.delta or "") for response in responses)

@@ -24,7 +24,7 @@ def chat(url: str) -> Client:
 
 
 def chat_stepped(url: str) -> Client:
-    """The same of a server that writes one token at a time."""
+    """The same from a server that writes one token at a time."""
     client = ollama.AsyncClient(url)
 
     async def run(tokens: int) -> int:
@@ -54,7 +54,7 @@ async def embed(url: str, texts: int) -> None:
 
 
 async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
-    """Answers to many prompts, by hand: the package has nothing for it."""
+    """Answers to many prompts, by hand: the package has no batches."""
     client = ollama.AsyncClient(url)
     slots = asyncio.Semaphore(at_once)
 
@@ -67,7 +67,7 @@ async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
 
 
 async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
-    """How much memory a stream takes that waits for its next token, in bytes."""
+    """The memory of a stream that waits for its next token, in bytes."""
     client = ollama.AsyncClient(url)
 
     async def begun() -> object:

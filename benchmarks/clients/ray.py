@@ -1,4 +1,4 @@
-"""Ray Data: the package for it, and Ray's own stage for HTTP. Each returns what it cost, of all processes of Ray."""
+"""Ray Data: our package, and Ray's own HTTP stage. Each returns its cost, over all of Ray's processes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ray_namel3ss_ollama import ask
 
 _BLOCKS = 8
 _THEIR_BATCH = 16
-"""A batch's requests go one after the other, so that smaller ones than the 64 by default are quicker."""
+"""The requests of a batch are sequential, so smaller batches than the default of 64 are faster."""
 _EVERY = 0.1
-"""Seconds between two looks at the processes: so much of the time of one that ends is missed."""
+"""Seconds between polls of the processes: at most this much of an ending one's time is missed."""
 Cost = dict[str, float]
 
 
@@ -42,7 +42,7 @@ async def ours_batch_journal(url: str, prompts: int, at_once: int, tokens: int, 
 
 
 async def theirs_batch(url: str, prompts: int, at_once: int, tokens: int, model: str = "bench") -> Cost:
-    """`HttpRequestProcessor`, which has no setting for how many requests there are at once."""
+    """`HttpRequestProcessor`, which has no setting for the concurrency."""
     del at_once
     return await asyncio.to_thread(_cost, functools.partial(_theirs, url, model, tokens), prompts)
 
@@ -79,8 +79,8 @@ def _theirs(url: str, model: str, tokens: int, name: str, prompts: int) -> ray.d
 
 
 def _cost(dataset_of: Callable[[str, int], ray.data.Dataset], prompts: int) -> Cost:
-    """What so many rows cost, and what one row does, which is the start of the actors, by itself."""
-    # Standard output is the worker's own.
+    """The cost of the rows, and separately that of a single row, which is the start of the actors."""
+    # Standard output belongs to the worker.
     with contextlib.redirect_stdout(sys.stderr):
         if not ray.is_initialized():
             ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -109,7 +109,7 @@ def _run(dataset: ray.data.Dataset, prompts: int) -> Cost:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[Cost]:
-    """The CPU seconds of this process and all below it, which are there at the end; without those of watching."""
+    """The CPU seconds of this process and its descendants at the end, without those of the polling."""
     before = _times()
     after = dict(before)
     spent: Cost = {}
@@ -134,7 +134,7 @@ def _watched() -> Iterator[Cost]:
 
 
 def _times() -> dict[int, float]:
-    """CPU seconds so far of this process and those below it, by id."""
+    """CPU seconds so far of this process and its descendants, by id."""
     ticks = os.sysconf("SC_CLK_TCK")
     parents: dict[int, int] = {}
     times: dict[int, float] = {}

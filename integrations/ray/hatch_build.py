@@ -11,5 +11,5 @@ class SameVersionOfTheCore(MetadataHookInterface):
     """Fills in `dependencies`: those of `[tool.hatch.metadata.hooks.custom]` and the core, pinned."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Add the dependencies to `metadata`, which has the version already."""
+        """Add the dependencies to `metadata`, which already has the version."""
         metadata["dependencies"] = [f"namel3ss-ollama=={metadata['version']}", *self.config["dependencies"]]

@@ -1,7 +1,7 @@
-"""The command `namel3ss-ollama`: chat with a model, look after the models of a server, find out what is wrong.
+"""The command `namel3ss-ollama`: chat with a model, manage the models of a server, diagnose problems.
 
-Needs the extra `cli` (typer and rich); importing `namel3ss_ollama` does not. The commands are thin: they read
-arguments, call `OllamaProvider` and write what comes back, the answer to standard output and all else to standard
+Needs the extra `cli` (typer and rich); importing `namel3ss_ollama` does not. The commands are thin: they parse
+arguments, call `OllamaProvider` and print the result, the answer to standard output and everything else to standard
 error.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = (
-    False  # see `namel3ss_ollama`: what is imported here is imported before anything can be done about Ctrl-C
-)
+TYPE_CHECKING = False  # see `namel3ss_ollama`: imports here run before Ctrl-C can be handled
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,10 +17,10 @@ __all__ = ["main"]
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; ends in `SystemExit` with 0, 1 (it failed), 2 (wrong usage), 130 (Ctrl-C) or 141 (pipe).
+    """Run the command line; raises `SystemExit` with 0, 1 (failure), 2 (wrong usage), 130 (Ctrl-C) or 141 (pipe).
 
     Args:
-        args: The arguments; those of the process by default, whose handling of Ctrl-C is then the command's.
+        args: The arguments; by default those of the process, in which case the command also handles Ctrl-C.
     """
     from namel3ss_ollama.cli.process import leave_on_interrupt, open_closed_streams
 
@@ -30,12 +28,12 @@ def main(args: Sequence[str] | None = None) -> None:
         leave_on_interrupt()
     open_closed_streams()
     try:
-        import rich  # noqa: F401 # imported where it is needed; here, so that its lack shows at once
+        import rich  # noqa: F401 # imported lazily elsewhere; here so that a missing package shows at once
         import typer  # noqa: F401
     except ModuleNotFoundError as error:
         print(
-            f"namel3ss-ollama: {error.name} is not installed; pip install 'namel3ss-ollama[cli]' brings the command "
-            "line's needs along",
+            f"namel3ss-ollama: {error.name} is not installed; pip install 'namel3ss-ollama[cli]' installs the command "
+            "line's dependencies",
             file=sys.stderr,
         )
         raise SystemExit(1) from None
@@ -45,5 +43,5 @@ def main(args: Sequence[str] | None = None) -> None:
     show_warnings()
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="replace")  # a terminal that lacks a letter gets a `?`, not a traceback
+            reconfigure(errors="replace")  # a character that the terminal lacks becomes `?`, not a traceback
     app(args=args, prog_name="namel3ss-ollama")

@@ -1,4 +1,4 @@
-"""An answer as it comes, which Ctrl-C ends without ending the program."""
+"""A streamed answer that Ctrl-C stops without ending the program."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["stream_answer"]
 async def stream_answer(
     provider: OllamaProvider, messages: list[Message], show: Callable[[StreamChunk], None]
 ) -> tuple[LLMResponse, bool]:
-    """An answer, or as much of it as came before Ctrl-C, and whether that ended it.
+    """An answer, or the part of it that arrived before Ctrl-C, and whether Ctrl-C stopped it.
 
     Raises:
         CommandError: A message cannot be sent as it is.
-        LLMError: What kept the answer from coming.
+        LLMError: The request failed.
     """
     with checked_arguments(CommandError):
         stream = provider.stream_chat(messages)
     async with provider, stream:
         with on_interrupt(stream.cancel):
             async with waiting(f"waiting for {provider.model}") as stop_waiting:
-                with checked_arguments(CommandError):  # an image file is read with the first step
+                with checked_arguments(CommandError):  # image files are read on the first step
                     first = await anext(stream, None)
                 stop_waiting()
                 if first is not None:

@@ -1,4 +1,4 @@
-"""The tree of commands."""
+"""The command tree."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def _root(
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Chat with models on an Ollama server, ask them many things, look after them, and find out what is wrong.
+    """Chat with models on an Ollama server, run batches, manage models, and diagnose problems.
 
     The server is the one at --host, else at OLLAMA_BASE_URL, else at OLLAMA_HOST, else at http://localhost:11434;
-    embedded:// is a model in this process. Several servers are named by several --host, or by OLLAMA_HOSTS with commas
-    between them. OLLAMA_API_KEY, where set, is sent along. NO_COLOR and FORCE_COLOR are heeded.
+    embedded:// runs the model in this process. For several servers, repeat --host, or separate them by commas in
+    OLLAMA_HOSTS. OLLAMA_API_KEY is sent if set. NO_COLOR and FORCE_COLOR are respected.
 
-    Exit codes: 0 fine, 1 it failed (one line on standard error says why), 2 wrong usage, 130 Ctrl-C, 141 the reader
-    of the output has gone.
+    Exit codes: 0 success, 1 failure (one line on standard error says why), 2 wrong usage, 130 Ctrl-C, 141 the output
+    pipe was closed.
     """
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())

@@ -1,7 +1,7 @@
 """`namel3ss-ollama batch`: a file of prompts or texts in, a file of answers or vectors out, and a journal between them.
 
-The input is read three times, a row at a time: before anything is asked, so that what is wrong with it costs no
-request; to ask; and to write the output, in which the rows of the journal are put beside their own.
+The input is read three times, a row at a time: to validate it before the first request; to send the requests; and to
+write the output, which combines each input row with its result from the journal.
 """
 
 from __future__ import annotations
@@ -44,15 +44,13 @@ EXAMPLES = examples(
 )
 _BAD_ROW = "BadRow"
 _OF_A_CALL = ("system", "tools", "tool_choice")
-"""Settings that are no provider's defaults."""
+"""Settings that differ from the provider's defaults."""
 
 
 def batch(
     ctx: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="The file with the rows: .jsonl, .csv or .parquet.")],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The file for the results; replaced where there is one.")
-    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file for the results; replaced if it exists.")],
     model: ModelOption = None,
     prompt_field: Annotated[
         str | None,
@@ -66,27 +64,31 @@ def batch(
             "--id-field",
             metavar="NAME",
             callback=named,
-            help="The field with an id, by which a row is known when the input changes; its place if unset.",
+            help="The field with an id, which identifies a row when the input changes; its position if unset.",
         ),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt.")] = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="json|FILE", help="Answer in JSON, or in JSON after the schema in a file."),
+        typer.Option(
+            "--format", metavar="json|FILE", help="Answer in JSON, or in JSON that follows the schema in a file."
+        ),
     ] = None,
     embed: Annotated[bool, typer.Option("--embed", help="Embed the texts; the results are vectors.")] = False,
     hosts: HostsOption = None,
     option: Options = None,
     think: Annotated[
         bool | None,
-        typer.Option("--think/--no-think", help="Have the model reason first, or not; if unset, as the model does."),
+        typer.Option("--think/--no-think", help="Turn reasoning on or off; if unset, the model's default."),
     ] = None,
     journal: Annotated[
         Path | None,
-        typer.Option("--journal", metavar="FILE", help="Where answers are kept as they come; OUT.journal if unset."),
+        typer.Option(
+            "--journal", metavar="FILE", help="The file that answers are saved to as they arrive; OUT.journal if unset."
+        ),
     ] = None,
     retry_all: Annotated[
-        bool, typer.Option("--retry-all", help="Ask every row again that failed, also where it would fail again.")
+        bool, typer.Option("--retry-all", help="Retry every failed row, including permanent failures.")
     ] = False,
     max_concurrent: Annotated[
         int | None,
@@ -94,8 +96,7 @@ def batch(
             "--max-concurrent",
             metavar="N",
             min=1,
-            help="How many requests run at once, on all servers together; if unset, 10, or with several servers their "
-            "slots.",
+            help="The concurrency limit over all servers; if unset, 10, or the total of the slots of several servers.",
         ),
     ] = None,
 ) -> None:
@@ -104,20 +105,20 @@ def batch(
     Each row of OUT has the fields of its row in IN, in the same order, and `answer`, `error`, `error_type`, `tokens`,
     `host` and `seconds`; with --embed `vector` in the place of `answer`. Parquet needs the package pyarrow.
 
-    Answers are kept in a journal as they come, and OUT is written at the end. The same command again asks what is
-    left: after Ctrl-C, a kill or a reboot, and where a failure may have passed (no connection, a busy server). Other
-    failures are kept, until --retry-all. A row that has changed is asked again. With temperature=0 or a seed, equal
-    rows are asked once. The journal can be deleted when OUT is all that is wanted.
+    Answers are saved to a journal as they arrive, and OUT is written at the end. Running the same command again resumes
+    the batch after Ctrl-C, a kill or a reboot, and retries temporary failures (no connection, a busy server). Other
+    failures are kept unless you pass --retry-all. A row that has changed is asked again. With temperature=0 or a seed,
+    equal rows are asked once. You can delete the journal once you have OUT.
 
-    A prompt is text, or a list of messages (`role`, `content`). A row without the field, or with a prompt that is empty
-    or neither of these, fails, and the others are asked. A line that cannot be read and an id that repeats end the
-    command before anything is asked.
+    A prompt is text, or a list of messages (`role`, `content`). A row without the field, or with an empty or invalid
+    prompt, fails; the other rows are still asked. An unreadable line or a duplicate id ends the command before the
+    first request.
 
-    Rows of OpenAI's batch format (`custom_id`, `url`, `body`) are known by their first one, in a .jsonl file, and so
-    are their responses; /v1/chat/completions and /v1/embeddings. All rows have to have the same model and settings.
-    --model and OLLAMA_MODEL go before the model that they name, --option and --format before their settings.
+    OpenAI's batch format (`custom_id`, `url`, `body`; /v1/chat/completions and /v1/embeddings) is detected by the first
+    row of a .jsonl file; the output is then in that format too. All rows must have the same model and settings. --model
+    and OLLAMA_MODEL override the rows' model, --option and --format their settings.
 
-    Exit code 0 when every row was answered, 1 when some failed or it could not be run, 130 after Ctrl-C.
+    Exit code 0 if every row was answered, 1 if some failed or the batch could not run, 130 after Ctrl-C.
     """
     files = _Files(source, target, journal or target.with_name(f"{target.name}.journal"))
     inputs, outputs = files.tables()
@@ -175,12 +176,12 @@ class _Files:
         """Input and output.
 
         Raises:
-            UsageError: Two of the files are one.
-            CommandError: The input is not there, or there is no place for the output.
+            UsageError: Two of the files are the same.
+            CommandError: The input does not exist, or the output cannot be written.
         """
         inputs, outputs = open_table(self.source), open_table(self.target)
         if not self.source.is_file():
-            raise CommandError(f"{self.source} is no file" if self.source.exists() else f"there is no {self.source}")
+            raise CommandError(f"{self.source} is not a file" if self.source.exists() else f"there is no {self.source}")
         for one, other, what in (
             (self.source, self.target, "the output would overwrite the input; name another OUT"),
             (self.source, self.journal, "the journal would overwrite the input; name another --journal"),
@@ -199,13 +200,13 @@ class _Files:
         return inputs, outputs
 
     def stamp(self) -> tuple[int, ...]:
-        """Differs when the input has changed."""
+        """A value that changes when the input does."""
         about = self.source.stat()
         return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _kind_of(inputs: Table, prompt_field: str | None, id_field: str | None, *, embed: bool, any_model: bool) -> RowKind:
-    """How the rows are understood: the first one says whether they are OpenAI's."""
+    """How to read the rows; the first one shows whether they are in OpenAI's format."""
     first = next(inputs.rows(), None)
     if first is None or not is_openai(first[1]):
         return FieldRows(prompt_field or "text", id_field, embeds=embed)
@@ -218,14 +219,14 @@ def _kind_of(inputs: Table, prompt_field: str | None, id_field: str | None, *, e
 def _check_openai(outputs: Table, given: dict[str, str | None]) -> None:
     for name, value in given.items():
         if value is not None:
-            raise UsageError(f"{name}: rows of OpenAI's batch format say that themselves; leave it out")
+            raise UsageError(f"{name}: rows in OpenAI's batch format set that themselves; leave it out")
     if outputs.path.suffix.lower() not in (".jsonl", ".ndjson"):
         raise UsageError(f"{outputs.path}: responses in OpenAI's batch format are JSONL; name a .jsonl file")
 
 
 @dataclass(frozen=True, slots=True)
 class _Survey:
-    """What there is to do.
+    """The result of validating the input.
 
     Attributes:
         good: How many rows can be asked.
@@ -237,14 +238,14 @@ class _Survey:
 
 
 def _survey(inputs: Table, kind: RowKind) -> _Survey:
-    """Read the input once, before anything is asked.
+    """Read the input once, before the first request.
 
     Raises:
-        CommandError: A line cannot be read, an id repeats, or a row does not fit the others.
+        CommandError: A line cannot be read, an id repeats, or a row does not match the others.
     """
     good = 0
     fields = Fields()
-    # Ids may be more than memory holds: SQLite keeps them in a temporary file, which it deletes.
+    # The ids may not fit into memory: SQLite keeps them in a temporary file, which it deletes.
     with contextlib.closing(sqlite3.connect("")) as seen:
         seen.execute("PRAGMA journal_mode = OFF")
         seen.execute("CREATE TABLE ids (id PRIMARY KEY, number INTEGER) WITHOUT ROWID")
@@ -258,7 +259,7 @@ def _survey(inputs: Table, kind: RowKind) -> _Survey:
                 except sqlite3.IntegrityError:
                     (before,) = seen.execute("SELECT number FROM ids WHERE id = ?", (id,)).fetchone()
                     raise CommandError(
-                        f"{at}: the id {id!r} is that of {inputs.unit} {before}, too; an id is one row's"
+                        f"{at}: the id {id!r} is also that of {inputs.unit} {before}; ids must be unique"
                     ) from None
             fields.see(row)
             with contextlib.suppress(BadRowError):
@@ -269,13 +270,13 @@ def _survey(inputs: Table, kind: RowKind) -> _Survey:
 
 
 class _Asked:
-    """The rows that can be asked, as `agenerate_batch` takes them: prompts, of a known number, and ids."""
+    """The valid rows in the form that `agenerate_batch` takes: prompts, with a length, and ids."""
 
     def __init__(self, inputs: Table, kind: RowKind, count: int) -> None:
         self._inputs = inputs
         self._kind = kind
         self._count = count
-        ids, self._prompts = itertools.tee(self._rows())  # drawn in step: one row is in memory
+        ids, self._prompts = itertools.tee(self._rows())  # consumed in step: one row is in memory
         self.ids: Iterable[RowId] = (id for id, _ in ids)
         self.embeds = kind.embeds
 
@@ -300,7 +301,7 @@ async def _ask(
     max_concurrent: int | None,
     retry_failed: Any,
 ) -> BatchReport:
-    """Ask what the journal has no answer to."""
+    """Ask the rows for which the journal has no answer."""
     call: dict[str, Any] = {"journal": journal, "ids": asked.ids, "retry_failed": retry_failed, "progress": True}
     slots = NOT_GIVEN if max_concurrent is None else max_concurrent
     with checked_arguments():
@@ -313,7 +314,7 @@ async def _ask(
             provider = OllamaProvider(model, where(hosts), max_concurrent=slots, **settings)
     report: BatchReport
     async with provider:
-        # Before there is a journal, which would be that of a model whose name was misspelt.
+        # Checked before a journal is created, so that a misspelt model leaves none.
         if asked.embeds:
             await shown_or_missing(provider, model, hosts)
         else:
@@ -334,9 +335,9 @@ class _Written:
     """Counts the rows of the output as they are written.
 
     Attributes:
-        count: How many there are.
+        count: The number of rows.
         failed: How many of them failed.
-        first: Where the first of these is, and why it failed.
+        first: The position of the first failed row, and why it failed.
     """
 
     count: int = 0
@@ -344,10 +345,10 @@ class _Written:
     first: str = field(default="")
 
     def rows(self, inputs: Table, kind: RowKind, report: BatchReport) -> Iterator[Row]:
-        """Each row of the input with what came of it.
+        """Each row of the input with its result.
 
         Raises:
-            CommandError: The input has other rows than those that were asked.
+            CommandError: The input's rows are not the ones that were asked.
         """
         results = report.rows()
         for index, (number, row) in enumerate(inputs.rows()):
@@ -372,12 +373,12 @@ class _Written:
 
 def _changed(inputs: Table) -> CommandError:
     return CommandError(
-        f"{inputs.path} has changed since it was read; what was answered is kept, and the same command asks the rest"
+        f"{inputs.path} has changed since it was read; answers so far are kept, and the same command asks the rest"
     )
 
 
 def _sum_up(report: BatchReport, written: _Written, outputs: Table) -> None:
-    """Say what came of it.
+    """Print a summary.
 
     Raises:
         CommandError: Rows failed.
@@ -390,17 +391,17 @@ def _sum_up(report: BatchReport, written: _Written, outputs: Table) -> None:
     )
     if written.failed:
         raise CommandError(
-            f"{written.failed:,} of {written.count:,} rows failed; the first: {written.first}. The same command asks "
-            "those again whose failure may have passed, --retry-all all of them"
+            f"{written.failed:,} of {written.count:,} rows failed; the first: {written.first}. The same command "
+            "retries temporary failures, --retry-all all of them"
         )
 
 
 def _how_to_go_on(ctx: typer.Context, journal: Path) -> str:
-    return f"what was answered is in {journal}; the same command goes on from there: {_same_command(ctx)}"
+    return f"answers so far are in {journal}; the same command resumes from there: {_same_command(ctx)}"
 
 
 def _same_command(ctx: typer.Context) -> str:
-    """The command line that leads here, with what is secret in a URL replaced."""
+    """The command line of this run, with secrets in URLs replaced."""
     words = ["namel3ss-ollama", "batch"]
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(str(parameter.name))

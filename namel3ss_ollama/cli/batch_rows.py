@@ -1,4 +1,4 @@
-"""The rows of a batch: which id one has, what it asks, and how its result is written. Plain functions of a row."""
+"""The rows of a batch: a row's id, its prompt, and how its result is written. Plain functions of a row."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MOST_NAMED = 8
 
 
 class BadRowError(Exception):
-    """A row asks nothing that could be sent; its text says why. The row fails, and the others are asked."""
+    """A row has no valid prompt; the message says why. The row fails, and the others are asked."""
 
 
 class RowKind(Protocol):
-    """How rows are understood.
+    """How rows are read and written.
 
     Attributes:
-        embeds: Whether they are texts to embed.
+        embeds: Whether the rows are texts to embed.
         has_ids: Whether the rows have ids of their own.
     """
 
@@ -31,10 +31,10 @@ class RowKind(Protocol):
     has_ids: bool
 
     def check(self, row: Row, at: str) -> None:
-        """See that a row fits the others.
+        """Check that a row matches the others.
 
         Raises:
-            CommandError: It does not, so that the batch cannot be run; `at` is where.
+            CommandError: It does not, so the batch cannot run; `at` is the row's position.
         """
 
     def id(self, row: Row, at: str, index: int) -> RowId:
@@ -45,17 +45,17 @@ class RowKind(Protocol):
         """
 
     def prompt(self, row: Row) -> Any:
-        """What it asks, or the text to embed.
+        """The row's prompt, or the text to embed.
 
         Raises:
-            BadRowError: It asks nothing.
+            BadRowError: The row has none.
         """
 
     def result(self, row: Row, done: BatchRow) -> Row:
-        """What is written for it."""
+        """The output row."""
 
     def columns(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The fields that are written, of those that were found in the input."""
+        """The fields of the output, given those of the input."""
 
 
 class FieldRows:
@@ -63,7 +63,7 @@ class FieldRows:
 
     Args:
         prompt_field: The field with the prompt or text.
-        id_field: The field with the id; None where the row's place is the id.
+        id_field: The field with the id; None if the row's position is the id.
         embeds: Whether the texts are embedded.
     """
 
@@ -75,23 +75,21 @@ class FieldRows:
         self._results = {"vector": "vector", **_RESULTS} if embeds else {"answer": "text", **_RESULTS}
 
     def check(self, row: Row, at: str) -> None:
-        """See that no field of the row would be lost."""
+        """Check that the result would not overwrite a field of the row."""
         for name in self._results:
             if name in row:
-                raise CommandError(
-                    f"{at}: has a field {name!r}, which the output has for the result; give it another name"
-                )
+                raise CommandError(f"{at}: has a field {name!r}, which the output uses for the result; rename it")
 
     def id(self, row: Row, at: str, index: int) -> RowId:
         """The row's id."""
         return index if self._id_field is None else checked_id(row, self._id_field, at)
 
     def prompt(self, row: Row) -> Any:
-        """The text of the row, or its messages: then the batch itself looks at them."""
+        """The text of the row, or its messages, which the batch itself validates."""
         if self._prompt_field not in row:
             names = ", ".join(list(row)[:_MOST_NAMED])
             raise BadRowError(
-                f"there is no field {self._prompt_field!r} among {names}; --prompt-field names the one that is meant"
+                f"there is no field {self._prompt_field!r} among {names}; name the right one with --prompt-field"
             )
         value = row[self._prompt_field]
         if isinstance(value, list) and value and not self.embeds:
@@ -99,7 +97,7 @@ class FieldRows:
         return checked_text(value, self._prompt_field)
 
     def result(self, row: Row, done: BatchRow) -> Row:
-        """The row with what came of it."""
+        """The row with its result."""
         failure = done.failure
         made = {"vector": done.vector} if self.embeds else {"answer": done.answer and done.answer.content}
         return {
@@ -121,10 +119,10 @@ def checked_text(value: object, name: str) -> str:
     """A text to send.
 
     Raises:
-        BadRowError: It is none, or blank.
+        BadRowError: It is not a text, or is blank.
     """
     if not isinstance(value, str):
-        raise BadRowError(f"{name!r} is no text but {'null' if value is None else type(value).__name__}")
+        raise BadRowError(f"{name!r} is not a text but {'null' if value is None else type(value).__name__}")
     if not value.strip():
         raise BadRowError(f"{name!r} is empty")
     return value
@@ -142,4 +140,4 @@ def checked_id(row: Row, name: str, at: str) -> RowId:
     if isinstance(id, int) and not isinstance(id, bool) and -(2**63) <= id < 2**63:
         return id
     what = f"{id!r:.40} in {name!r}" if name in row else f"no field {name!r}"
-    raise CommandError(f"{at}: an id is a text or an integer of 64 bits, and here is {what}")
+    raise CommandError(f"{at}: an id must be a text or a 64-bit integer; got {what}")

@@ -1,4 +1,4 @@
-"""`namel3ss-ollama chat`: one question and its answer, or the way into a session."""
+"""`namel3ss-ollama chat`: one question and its answer, or an interactive session."""
 
 from __future__ import annotations
 
@@ -49,11 +49,13 @@ def chat(
     option: Options = None,
     think: Annotated[
         bool | None,
-        typer.Option("--think/--no-think", help="Have the model reason first, or not; if unset, as the model does."),
+        typer.Option("--think/--no-think", help="Turn reasoning on or off; if unset, the model's default."),
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="json|FILE", help="Answer in JSON, or in JSON after the schema in a file."),
+        typer.Option(
+            "--format", metavar="json|FILE", help="Answer in JSON, or in JSON that follows the schema in a file."
+        ),
     ] = None,
     image: Annotated[
         list[Path] | None,
@@ -63,7 +65,7 @@ def chat(
             exists=True,
             dir_okay=False,
             readable=True,
-            help="A picture for the model to look at. Repeatable.",
+            help="An image file to send with the question. Repeatable.",
         ),
     ] = None,
     stats: Annotated[
@@ -78,22 +80,21 @@ def chat(
         typer.Option(
             "--history/--no-history",
             envvar="NAMEL3SS_OLLAMA_HISTORY",
-            help="Whether a conversation's questions are kept for the next one (arrow up), in "
+            help="Whether to save a conversation's questions for the next one (arrow up), in "
             "~/.local/state/namel3ss-ollama/history.",
         ),
     ] = True,
 ) -> None:
-    """Ask a model, and print the answer as it comes.
+    """Ask a model, and print the answer as it arrives.
 
-    The answer goes to standard output, reasoning and statistics to standard error. What is piped in is read, too, and
-    comes after PROMPT.
+    The answer goes to standard output, reasoning and statistics to standard error. Piped input is appended to PROMPT.
 
-    Without PROMPT, on a terminal, this is a conversation. Ctrl-C stops an answer; what had come of it stays part of
-    the conversation. Ctrl-D or /bye ends it, /clear forgets it, /help lists these; a
-    question that begins and ends with three quotation marks can have several lines.
+    Without PROMPT, on a terminal, this starts a conversation. Ctrl-C stops an answer; the part that has arrived stays
+    in the conversation. Ctrl-D or /bye ends the conversation, /clear clears it, /help lists the commands; a question
+    between triple quotation marks can span several lines.
 
-    Ctrl-C during a single answer ends with exit code 130, and what had come is printed; --json then has the
-    finish_reason null.
+    Ctrl-C during a single answer prints what has arrived and ends with exit code 130; with --json, finish_reason is
+    then null.
     """
     settings = {**read_options(option), "think": think, "format": read_format(format)}
     text = _question(prompt)
@@ -118,7 +119,7 @@ async def _check(name: str, hosts: list[str] | None, *, images: bool) -> None:
 
 
 def _question(prompt: str | None) -> str | None:
-    """The prompt with what is piped in; None when neither is there and a terminal is."""
+    """The prompt with any piped input; None without either, on a terminal."""
     if prompt is None and sys.stdin.isatty():
         if not sys.stdout.isatty():
             raise typer.BadParameter("is needed when the output is not a terminal", param_hint="PROMPT")
@@ -135,38 +136,38 @@ def _question(prompt: str | None) -> str | None:
 
 
 def _is_piped() -> bool:
-    """Whether standard input is a pipe or a file: anything else (a daemon's, cron's) is not waited for."""
+    """Whether standard input is a pipe or a file; anything else (a daemon's, cron's) is not read."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):
-        return not sys.stdin.isatty()  # no file of the system's: an object in its place
+        return not sys.stdin.isatty()  # not a system file: an object in its place
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def read_format(value: str | None) -> Any:
-    """What `--format` stands for: "json", or the schema in a file.
+    """The value of `--format`: "json", or the schema in a file.
 
     Raises:
-        typer.BadParameter: There is no such file, or it holds no JSON object.
+        typer.BadParameter: The file does not exist, or is not a JSON object.
     """
     if value in (None, "json"):
         return value
     try:
         schema = json.loads(Path(str(value)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        problem = error.strerror if isinstance(error, OSError) else "holds no JSON"
+        problem = error.strerror if isinstance(error, OSError) else "not valid JSON"
         raise typer.BadParameter(
             f"{value!r} is neither json nor a file with a JSON schema ({problem})", param_hint="--format"
         ) from None
     if not isinstance(schema, dict):
-        raise typer.BadParameter(f"{value!r} holds no JSON object", param_hint="--format")
+        raise typer.BadParameter(f"{value!r} is not a JSON object", param_hint="--format")
     return schema
 
 
 async def _answer(
     provider: OllamaProvider, messages: list[Message], hosts: list[str] | None, *, stats: bool, as_json: bool
 ) -> bool:
-    """Print one answer; whether Ctrl-C ended it."""
+    """Print one answer; returns whether Ctrl-C stopped it."""
     printer = None if as_json else AnswerPrinter()
     try:
         response, interrupted = await stream_answer(provider, messages, printer.show if printer else _ignore)

@@ -1,4 +1,4 @@
-"""What the doctor looks at, one thing after the other, as far as each lets look further."""
+"""The checks of the doctor; each runs only if the previous ones allow it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FEW_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        status: "ok"; "note" for what could not be found out; "warning" for what works, but not as one might think;
+        status: "ok"; "note" for what could not be determined; "warning" for what works, but perhaps not as expected;
             "problem" for what does not work.
         what: What was found.
-        remedy: What mends it; empty when nothing has to be.
+        remedy: How to fix it; empty if there is nothing to fix.
     """
 
     status: Status
@@ -39,18 +39,18 @@ class Finding:
 
 
 class Examination:
-    """Looks at a server and a model, and tells what it finds as it finds it.
+    """Examines a server and a model, and reports each finding at once.
 
     Args:
-        promptly: A provider for the questions that any server answers at once.
+        promptly: A provider for requests that every server answers promptly.
         make: Makes the provider for a model.
-        options: The runtime options that are to be looked at, num_ctx among them.
-        tell: Gets each finding.
-        hosts: What --host said, if it did.
+        options: The runtime options to check, including num_ctx.
+        tell: Called with each finding.
+        hosts: The values of --host, if given.
 
     Attributes:
-        facts: What was found, for programs.
-        findings: What was told.
+        facts: The results as data, for programs.
+        findings: The findings so far.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Examination:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no problems; warnings are none."""
+        """Whether there are no problems; warnings do not count."""
         return all(finding.status != "problem" for finding in self.findings)
 
     def _found(self, status: Status, what: str, remedy: str = "") -> None:
@@ -81,7 +81,7 @@ class Examination:
         self._tell(finding)
 
     async def run(self, model: str | None) -> None:
-        """Look at all of it."""
+        """Run all checks."""
         async with self._promptly:
             try:
                 self.facts["version"] = version = await self._promptly.version()
@@ -98,7 +98,7 @@ class Examination:
             if model is None:
                 able = await chat_models(self._promptly)
                 if len(able) != 1:
-                    self._found("note", "no model was looked at", "name one with --model or OLLAMA_MODEL")
+                    self._found("note", "no model was checked", "name one with --model or OLLAMA_MODEL")
                     return
                 model = able[0]
             await self._examine(model)
@@ -118,7 +118,7 @@ class Examination:
                 return
             can = sorted(result.capabilities)
             self.facts["capabilities"] = can
-            self._found("ok", f"{model} can do: {', '.join(can) or 'the server does not tell'}")
+            self._found("ok", f"{model} can do: {', '.join(can) or 'the server does not say'}")
             try:
                 if can and "completion" not in can:
                     await self._embed(provider)
@@ -131,10 +131,10 @@ class Examination:
                 self._found("problem", f"{model} does not answer", str(error))
 
     async def _load(self, provider: OllamaProvider) -> list[dict[str, Any]]:
-        """Load the model twice: the second time tells whether it stays. Returns what is loaded then."""
+        """Load the model twice: the second load shows whether it stays loaded. Returns the models loaded then."""
         seconds = [await self._seconds_to_load(provider) for _ in range(2)]
         running, here = await self._is_loaded(provider)
-        if here is None:  # a server that others use as well may just have unloaded it for them
+        if here is None:  # a shared server may just have unloaded it for another client
             await self._seconds_to_load(provider)
             running, here = await self._is_loaded(provider)
         where = f", on {processor(here)}" if here else ""
@@ -143,9 +143,9 @@ class Examination:
         if here is None:
             self._found(
                 "problem",
-                "it does not stay loaded, so each answer has to wait for that",
-                "set OLLAMA_KEEP_ALIVE on the server (5m, say), and keep_alive where requests set it; if they are set, "
-                "memory is short: the server's log says so",
+                "it does not stay loaded, so each answer has to wait for a load",
+                "set OLLAMA_KEEP_ALIVE on the server (to 5m, say), and keep_alive where requests set it; if they "
+                "are set, memory is short: the server's log says so",
             )
         return running
 
@@ -169,18 +169,18 @@ class Examination:
             "loaded_with": window.running,
             "in_force": in_force,
         }
-        most = f"the model's own is {window.trained} tokens" if window.trained else "the model does not tell its own"
+        most = f"the model's own is {window.trained} tokens" if window.trained else "the model does not state its own"
         setting = "-o num_ctx=8192 here, PARAMETER num_ctx in its Modelfile, or OLLAMA_CONTEXT_LENGTH on the server"
         if in_force is None:
             self._found(
                 "note",
-                f"the server does not tell which context window is in force ({most})",
+                f"the server does not report which context window is in force ({most})",
                 f"to be sure of it, set one of: {setting}",
             )
         elif window.trained and in_force * 2 < window.trained:
             self._found(
                 "warning",
-                f"the context window in force is {in_force} tokens ({most}): longer prompts are cut without a word",
+                f"the context window in force is {in_force} tokens ({most}): longer prompts are truncated silently",
                 f"raise it (that takes memory) by one of: {setting}",
             )
         else:
@@ -201,7 +201,7 @@ class Examination:
             self._found(
                 "problem",
                 "its answer is empty",
-                f"look whether its template is right (ollama show {provider.model} --template), or pull it again",
+                f"check its template (ollama show {provider.model} --template), or pull it again",
             )
 
     async def _embed(self, provider: OllamaProvider) -> None:
@@ -222,7 +222,7 @@ async def differences_between(provider: OllamaProvider, model: str | None) -> li
         try:
             models = await provider.list_models()
         except LLMError:
-            return []  # of which each host's examination has told
+            return []  # already reported by each host's examination
     pulled: dict[str, dict[str, tuple[int, str]]] = {}
     for one in models:
         pulled.setdefault(one["host"], {})[tagged(str(one["name"]))] = 0, str(one.get("digest") or "")

@@ -1,4 +1,4 @@
-"""Which model is meant: the one that was named, if it is there, else the only one that can be."""
+"""Choose the model: the named one, if it exists, else the only one available."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _MOST_NAMES = 8
 
 
 def get_one(provider: OllamaProvider, hosts: list[str] | None, name: str | None = None) -> str:
-    """The command that brings a model to where there is none, or that one.
+    """The command that gets a model: the given one, or one to start with.
 
     Args:
-        provider: Asks the server; of several, the command is for the first.
-        hosts: What --host said, if it did.
-        name: The model; one to begin with by default.
+        provider: The provider for the server; with several, the command is for the first.
+        hosts: The values of --host, if given.
+        name: The model; one to start with by default.
     """
     url = provider.base_url
     if url == EMBEDDED_URL:
@@ -51,7 +51,7 @@ def get_one(provider: OllamaProvider, hosts: list[str] | None, name: str | None 
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:
-    """The names that may have been meant, most likely first; at most three."""
+    """Similar names, most similar first; at most three."""
     names = list(names)
     family = name.partition(":")[0].lower()
     if same := [one for one in names if one.partition(":")[0].lower() == family]:
@@ -63,14 +63,14 @@ def near(name: str, names: Iterable[str]) -> list[str]:
 
 
 async def listed_names(provider: OllamaProvider) -> list[str]:
-    """The names of the models that there are, each once, whatever the number of hosts that have it."""
+    """The names of the available models, each once however many hosts have it."""
     return list(dict.fromkeys(str(model["name"]) for model in await provider.list_models()))
 
 
 async def missing(
     provider: OllamaProvider, name: str, hosts: list[str] | None, *, download: bool = True
 ) -> CommandError:
-    """What to say when the server does not have a model; `download`: how to get it, too."""
+    """The error for a missing model; with `download`, it says how to get the model."""
     try:
         names = await listed_names(provider)
     except LLMError:
@@ -98,11 +98,11 @@ def _listed(names: Sequence[str]) -> str:
 async def shown_or_missing(
     provider: OllamaProvider, name: str, hosts: list[str] | None, *, download: bool = True
 ) -> dict[str, Any]:
-    """What the server tells of a model.
+    """The server's details of a model.
 
     Raises:
         CommandError: It does not have the model.
-        LLMError: It does not tell.
+        LLMError: The request failed.
     """
     try:
         return await provider.show_model(name)
@@ -111,11 +111,11 @@ async def shown_or_missing(
 
 
 async def check_chat_model(provider: OllamaProvider, hosts: list[str] | None, *, images: bool) -> None:
-    """See that the provider's model is there and can chat, before a conversation begins.
+    """Check that the provider's model exists and can chat, before a conversation starts.
 
     Raises:
-        CommandError: It cannot, or is not there.
-        LLMError: There is no server, or it refuses the key.
+        CommandError: It cannot chat, or does not exist.
+        LLMError: The server cannot be reached, or rejects the key.
     """
     name = provider.model
     try:
@@ -123,16 +123,16 @@ async def check_chat_model(provider: OllamaProvider, hosts: list[str] | None, *,
     except (LLMConnectionError, LLMTimeoutError, AuthenticationError):
         raise
     except LLMError:
-        return  # a server that shows nothing may answer all the same
-    for needed, what in (("completion", "chat"), ("vision", "look at pictures")):
+        return  # a server without /api/show may still answer
+    for needed, what in (("completion", "chat"), ("vision", "read images")):
         if can and needed not in can and (needed != "vision" or images):
             raise CommandError(
-                f"{name} cannot {what}: it can {', '.join(can)}; see what else there is: namel3ss-ollama models list"
+                f"{name} cannot {what}: it can {', '.join(can)}; list the other models: namel3ss-ollama models list"
             )
 
 
 async def chat_models(provider: OllamaProvider) -> list[str]:
-    """The names of the server's models that can chat; those of which a server does not tell count as if they could."""
+    """The names of the server's chat models, including models whose capabilities are unknown."""
     names = await listed_names(provider)
     able = await asyncio.gather(*(_can_chat(provider, name) for name in names))
     return [name for name, can in zip(names, able, strict=True) if can]
@@ -147,7 +147,7 @@ async def _can_chat(provider: OllamaProvider, name: str) -> bool:
 
 
 async def pick_model(asked: str | None, hosts: list[str] | None) -> str:
-    """The model that was asked for, else the only one there is.
+    """The requested model, else the only one available.
 
     Raises:
         CommandError: There are none, or several.

@@ -1,4 +1,4 @@
-"""How a group of commands answers a name that it does not know, and how the outermost one ends."""
+"""How a command group handles an unknown name, and how the root command ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, e
 
 
 class Group(TyperGroup):
-    """A group that names the command which was meant."""
+    """A group that suggests the command that was probably meant."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first argument names."""
@@ -48,22 +48,22 @@ def _paths(command: Any, path: str) -> Iterator[str]:
 
 
 class Commands(Group):
-    """The outermost group. Nothing gets past it but `SystemExit`."""
+    """The root group. It raises nothing but `SystemExit`."""
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Parse the arguments, and print the help where that is asked for."""
+        """Parse the arguments, and print the help if requested."""
         try:
             return super().make_context(*args, **extra)
         except BrokenPipeError:
             raise _reader_gone() from None
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; what it raises becomes a line on standard error and an exit code."""
+        """Run the command; errors become a line on standard error and an exit code."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a broken pipe can still be told from a bug
+            sys.stdout.flush()  # here, where a broken pipe can still be distinguished from a bug
             return result
-        except BrokenPipeError:  # typer would make another exit code of it
+        except BrokenPipeError:  # typer would use another exit code
             raise _reader_gone() from None
         except KeyboardInterrupt:
             if sys.stderr.isatty():
@@ -77,7 +77,7 @@ class Commands(Group):
             raise typer.Exit(1) from None
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
-        """Parse and run; usage errors become one line, too."""
+        """Parse and run; usage errors also become one line."""
         try:
             sys.exit(self._code(args, *rest, **{**extra, "standalone_mode": False}))
         except BrokenPipeError:
@@ -98,7 +98,7 @@ class Commands(Group):
             fail("aborted")
             return 1
         except Exception as error:
-            # Typer brings click along in some versions and depends on it in others: known by what it can do.
+            # Some versions of typer bundle click, others depend on it: recognised by its attributes.
             if not hasattr(error, "format_message"):
                 raise
             context = getattr(error, "ctx", None)

@@ -1,6 +1,6 @@
-"""`namel3ss-ollama completion`: what a shell needs to complete commands and options, made out of the commands.
+"""`namel3ss-ollama completion`: shell completion scripts, generated from the commands.
 
-The scripts hold the names, so that pressing Tab starts no Python.
+The scripts contain the names, so pressing Tab does not start Python.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FILES = ("--image", "--format", "--journal")
 
 
 class Shell(str, Enum):
-    """The shells that a script can be made for."""
+    """The supported shells."""
 
     bash = "bash"
     zsh = "zsh"
@@ -35,7 +35,7 @@ class Shell(str, Enum):
 def completion(
     ctx: typer.Context, shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]
 ) -> None:
-    """Print a script with which a shell completes commands and options."""
+    """Print a script that makes a shell complete commands and options."""
     root = ctx.find_root()
     commands = dict(_tree(root, root.command, ""))
     name = str(root.info_name)
@@ -49,7 +49,7 @@ def _tree(ctx: Any, command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _options(command: Any) -> list[tuple[list[str], bool, str]]:
-    """Of each option: its names, whether it takes a value, and its help."""
+    """The names of each option, whether it takes a value, and its help."""
     found = [
         ([*one.opts, *one.secondary_opts], not one.is_flag, str(one.help or ""))
         for one in command.params

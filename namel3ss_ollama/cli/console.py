@@ -1,7 +1,7 @@
-"""How the commands write: answers as they come, tables, JSON, and lines about what happens.
+"""Output of the commands: streamed answers, tables, JSON, and status lines.
 
-Standard output carries what was asked for, standard error all else. Styles only where a terminal is at the other end
-and NO_COLOR is not set, or where FORCE_COLOR is; on a terminal, lines are broken between words.
+Results go to standard output, everything else to standard error. Styles are used on a terminal unless NO_COLOR is set,
+and elsewhere if FORCE_COLOR is set; on a terminal, lines wrap at word boundaries.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ __all__ = [
 _DIM, _BOLD, _RED, _YELLOW, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 STYLES = {"dim": _DIM, "bold": _BOLD, "red": _RED, "yellow": _YELLOW}
 _CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-"""Signs that move a terminal's cursor, set its title or worse: a model's words are not to do that."""
+"""Control characters that move a terminal's cursor, set its title or worse; removed from a model's output."""
 
 
 class CommandError(Exception):
-    """What ends a command with exit code 1; its text is the line to print."""
+    """Ends a command with exit code 1; the message is the line to print."""
 
 
 class UsageError(CommandError):
-    """What the user typed cannot be right: exit code 2."""
+    """The user's input is invalid: exit code 2."""
 
 
 @contextlib.contextmanager
 def checked_arguments(kind: type[CommandError] = UsageError) -> Iterator[None]:
-    """Around the calls that check what the user gave: what they refuse is the user's to mend, no bug."""
+    """Wrap calls that validate user input: an error there is a usage error, not a bug."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -62,7 +62,7 @@ def checked_arguments(kind: type[CommandError] = UsageError) -> Iterator[None]:
 
 
 def styled(text: str, style: str, stream: TextIO) -> str:
-    """The text in that style, if the stream shall have styles."""
+    """The text in that style, if the stream supports styles."""
     if os.environ.get("NO_COLOR"):
         wanted = False
     elif os.environ.get("FORCE_COLOR"):
@@ -73,32 +73,32 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 
 
 class _Warnings(logging.Handler):
-    """What the core warns of, as a line of the command's."""
+    """Prints the core's warnings as lines of the command."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, in words that can be typed here."""
+        """Write it, with Python names replaced by command-line ones."""
         note(f"warning: {in_the_commands_words(record.getMessage())}", "yellow")
 
 
 def show_warnings() -> None:
-    """From now on, write the core's warnings as the command writes."""
+    """Show the core's warnings in the command's style from now on."""
     logger = logging.getLogger("namel3ss_ollama")
     if not any(isinstance(handler, _Warnings) for handler in logger.handlers):
         logger.addHandler(_Warnings(logging.WARNING))
 
 
 class _Progress(logging.Handler):
-    """How far a batch is, as a line of the command's; what else the core logs at that level is not for people."""
+    """Prints a batch's progress as lines of the command; ignores the core's other logs of that level."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, if it is that."""
+        """Write it, if it is progress."""
         if record.levelno == logging.INFO and str(record.msg).startswith("batch: "):
             note(record.getMessage().removeprefix("batch: "))
 
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[None]:
-    """Around a batch: where there is no terminal for a bar, the core's log says how far it is."""
+    """Show a batch's progress from the core's log if there is no terminal for a bar."""
     logger = logging.getLogger("namel3ss_ollama")
     handler, before = _Progress(logging.INFO), logger.level
     logger.addHandler(handler)
@@ -112,7 +112,7 @@ def shown_progress() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Around what the command tells in another way."""
+    """Suppress warnings about what the command reports in another way."""
     logger = logging.getLogger("namel3ss_ollama")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -123,19 +123,19 @@ def without_warnings() -> Iterator[None]:
 
 
 def note(text: str, style: str = "dim", *, first: str = "", indent: str = "") -> None:
-    """A line about what happens; `first` and `indent` are what its lines begin with."""
+    """Print a status line; `first` and `indent` are the prefixes of its lines."""
     print(styled(filled(text, width_of(sys.stderr), first=first, indent=indent), style, sys.stderr), file=sys.stderr)
     sys.stderr.flush()
 
 
 def fail(text: str) -> None:
-    """The line about what went wrong."""
+    """Print the error line."""
     what = filled(" ".join(text.split()), width_of(sys.stderr), first="error: ")
     print(what.replace("error:", styled("error:", "red", sys.stderr), 1), file=sys.stderr, flush=True)
 
 
 def print_paragraph(text: str, *, indent: str = "", first: str | None = None, style: str = "") -> None:
-    """A paragraph on standard output; `style` is for what the first line begins with."""
+    """Print a paragraph to standard output; `style` applies to the prefix of the first line."""
     first = indent if first is None else first
     paragraph = filled(text, width_of(sys.stdout), indent=indent, first=first)
     if style:
@@ -144,12 +144,12 @@ def print_paragraph(text: str, *, indent: str = "", first: str | None = None, st
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """A value as JSON; with `indent=None` on one line, and out at once."""
+    """Print a value as JSON; with `indent=None` on one line, flushed at once."""
     print(json.dumps(value, ensure_ascii=False, indent=indent, default=str), flush=indent is None)
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows in columns, never cut: what is piped on must be whole. A terminal that is too narrow gets a list a row."""
+    """Print rows in columns, never truncated, so that pipes get everything. A narrow terminal gets a list per row."""
     rows = list(rows)
     table = [list(head), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -167,7 +167,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def human_size(size: object) -> str:
-    """Bytes, as people read them."""
+    """A number of bytes in a readable unit."""
     if not isinstance(size, (int, float)):
         return "?"
     value = float(size)
@@ -179,7 +179,7 @@ def human_size(size: object) -> str:
 
 
 def stats_line(response: LLMResponse) -> str:
-    """Tokens, speed and waiting of an answer, as far as they are known."""
+    """The tokens, speed and latency of an answer, as far as known."""
     usage, measured = response.usage, response.metadata
     parts = [f"{usage['completion_tokens']} tokens"] if response.finish_reason else ["stopped"]
     if rate := measured.get("tokens_per_second"):
@@ -193,14 +193,14 @@ def stats_line(response: LLMResponse) -> str:
 
 
 class AnswerPrinter:
-    """Writes an answer as it comes: its text to standard output, its reasoning to standard error."""
+    """Writes a streamed answer: its text to standard output, its reasoning to standard error."""
 
     def __init__(self) -> None:
         self._text = _Outlet(sys.stdout)
         self._thoughts = _Outlet(sys.stderr, "dim")
 
     def show(self, chunk: StreamChunk) -> None:
-        """Write what a chunk brings."""
+        """Write a chunk."""
         if chunk.thinking:
             self._thoughts.write(chunk.thinking)
         if chunk.content:
@@ -208,7 +208,7 @@ class AnswerPrinter:
             self._text.write(chunk.content)
 
     def end(self) -> None:
-        """The answer is over, or broken off: whatever comes next begins on a line of its own."""
+        """End the answer, complete or not: further output starts on a new line."""
         self._thoughts.end("\n\n")
         self._text.end("\n")
 
@@ -233,7 +233,7 @@ class _Outlet:
         self._put(text)
 
     def end(self, line_end: str) -> None:
-        """Write what is held back, and a line end: for reasoning an empty line, for text one if it needs one."""
+        """Write the buffered text and a line end: an empty line after reasoning, a newline after text if needed."""
         if not self._open:
             return
         self._open = False

@@ -1,4 +1,4 @@
-"""`namel3ss-ollama doctor`: what is wrong, and what mends it."""
+"""`namel3ss-ollama doctor`: problems and how to fix them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def doctor(
     model: ModelOption = None,
     hosts: HostsOption = None,
     option: Options = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all that was found.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all findings.")] = False,
 ) -> None:
-    """Find out what is wrong with a server or a model, and what mends it.
+    """Diagnose problems with a server or a model, and say how to fix them.
 
-    Of several servers each is looked at, and what differs between them: one name that stands for different models, and
+    With several servers, checks each one, and reports differences between them: different models under one name, and
     different context windows.
 
-    Looks at the server, its models, and for one model: what it can do, whether it loads and stays loaded, whether the
+    Checks the server, its models, and for one model: its capabilities, whether it loads and stays loaded, whether the
     context window in force is much smaller than the model's own, and how fast it answers.
 
-    Exit code 0 when all works (with warnings, perhaps), 1 when there are problems.
+    Exit code 0 if everything works (warnings included), 1 if there are problems.
     """
     settings = read_options(option)
     tell = _ignore if as_json else _print
@@ -64,7 +64,7 @@ def _examination(
             return OllamaProvider(name, where(hosts), retry=RetryPolicy.off(), **settings)
 
     promptly = server(hosts, model or "none", retry=RetryPolicy.off())
-    make(promptly.model)  # what is wrong with the options is wrong now
+    make(promptly.model)  # invalid options fail now
     return Examination(promptly, make, settings, tell, hosts=hosts)
 
 

@@ -1,4 +1,4 @@
-"""The lines of earlier conversations, for arrow up: readline's history, in a file that only its owner can read."""
+"""The input history of earlier conversations (arrow up): readline's, in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _MOST_LINES = 1000
 
 
 def history_file() -> Path:
-    """Where the lines are kept: in the user's folder for state (XDG_STATE_HOME)."""
+    """The path of the history file, in the user's state directory (XDG_STATE_HOME)."""
     given = os.environ.get("XDG_STATE_HOME", "")
     folder = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
     return folder / "namel3ss-ollama" / "history"
 
 
 class History:
-    """Reads the lines when a conversation begins, and writes each as it is typed.
+    """Loads the history when a conversation starts, and saves each line as it is typed.
 
-    Where there is no readline (Windows), or the file cannot be used, it does nothing: a conversation goes on without.
+    Without readline (Windows), or if the file cannot be used, it does nothing and the conversation continues.
 
     Args:
-        kept: Whether lines come from the file and go there; else there is only the history of this conversation.
+        kept: Whether to load and save the file; otherwise, the history is that of this conversation only.
     """
 
     def __init__(self, *, kept: bool) -> None:
         self._kept = kept
 
     def open(self) -> None:
-        """Have lines edited by readline, with the history so far."""
+        """Enable line editing by readline, with the saved history."""
         with contextlib.suppress(ImportError):
             import readline
 
@@ -41,7 +41,7 @@ class History:
                     readline.read_history_file(_private(history_file()))
 
     def add(self, line: str) -> None:
-        """Remember a line."""
+        """Add a line."""
         with contextlib.suppress(ImportError):
             import readline
 
@@ -49,13 +49,15 @@ class History:
             if not line.strip() or (last and readline.get_history_item(last) == line):
                 return
             readline.add_history(line)
-            append = getattr(readline, "append_history_file", None)  # libedit has none: all is written at the end
+            append = getattr(
+                readline, "append_history_file", None
+            )  # libedit lacks it: everything is written at the end
             if self._kept and append:
                 with contextlib.suppress(OSError, RuntimeError):
                     append(1, _private(history_file()))
 
     def close(self) -> None:
-        """Keep what is not kept yet, and shorten the file where it has become long."""
+        """Save unsaved lines, and shorten a long file."""
         with contextlib.suppress(ImportError, OSError, RuntimeError):
             import readline
 
@@ -66,10 +68,10 @@ class History:
 
 
 def _private(path: Path) -> Path:
-    """The file, made if need be, for its owner alone.
+    """The file, created if needed, readable by its owner only.
 
     Raises:
-        OSError: It cannot be made, or is no file of the user's.
+        OSError: It cannot be created, or is not a regular file of the user.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)

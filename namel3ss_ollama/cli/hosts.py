@@ -1,4 +1,4 @@
-"""`namel3ss-ollama hosts` and `top`: what each of several servers says of itself, once or again and again."""
+"""`namel3ss-ollama hosts` and `top`: the state of several servers, once or continuously."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _FEW_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a host says.
+    """The state of a host.
 
     Attributes:
         host: Its address.
         up: Whether it answers.
         why_not: Why it does not, or why it could not be measured.
-        version: Its version; empty where it does not answer.
-        models: What it has loaded, as it sends it.
-        wait: Seconds that a question waited in its own queue; None where it was not measured.
-        tokens_per_second: How fast it wrote the answer.
+        version: Its version; empty if it does not answer.
+        models: Its loaded models, as it sends them.
+        wait: Seconds that a request waited in its own queue; None if not measured.
+        tokens_per_second: Its generation speed.
     """
 
     host: str
@@ -64,21 +64,21 @@ def hosts(
             "--measure",
             metavar="MODEL",
             callback=named,
-            help="Ask each host one short question of this model first, which loads it: how long that waited in the "
-            "host's own queue, and how fast the answer was.",
+            help="First send each host a short prompt for this model, which loads it, and measure the wait in the "
+            "host's own queue and the speed of the answer.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a host.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per host.")] = False,
 ) -> None:
-    """Show what each server is doing: whether it is up, its version, the models in its memory and how long yet.
+    """Show the state of each server: whether it is up, its version, its loaded models and when they expire.
 
-    The servers are those given with --host, which can be given several times, or those in OLLAMA_HOSTS, with commas
-    between them; else the one server that every command means.
+    The servers are those of --host, which is repeatable, or those of OLLAMA_HOSTS, separated by commas; else the one
+    server that every command uses.
 
-    A server does not tell how many requests of others it is busy with; a program knows that of its own
-    (`provider.hosts()`). What can be found out from here is how long one more waits: --measure.
+    A server does not report how many requests it is processing; a program knows only its own (`provider.hosts()`).
+    --measure shows how long one more request waits.
 
-    Exit code 1 when no server is up.
+    Exit code 1 if no server is up.
     """
     looks = run(_look_once(_providers(hosts), measure))
     if as_json:
@@ -96,16 +96,16 @@ def top(
     hosts: HostsOption = None,
     interval: Annotated[
         float,
-        typer.Option("--interval", "-n", metavar="SECONDS", min=0.1, max=3600, help="How often the servers are asked."),
+        typer.Option("--interval", "-n", metavar="SECONDS", min=0.1, max=3600, help="The polling interval."),
     ] = 2.0,
 ) -> None:
-    """Show what `hosts` does, again and again, until Ctrl-C.
+    """Show what `hosts` shows, continuously, until Ctrl-C.
 
-    It shows what the servers say: versions, and the models in their memory. A server does not tell how many requests it
-    is busy with, and those of another program cannot be known from here.
+    Shows what the servers report: versions, and loaded models. A server does not report how many requests it is
+    processing, and the requests of other programs are not visible from here.
 
-    On a terminal it is one table that is kept up to date; elsewhere it is a line for each server and model each time,
-    with the time in front.
+    On a terminal, a table is updated in place; elsewhere, each poll prints a line per server and model, prefixed with
+    the time.
     """
     run(_watch(_providers(hosts), interval))
 
@@ -142,7 +142,7 @@ async def _look(provider: OllamaProvider) -> Look:
 
 
 async def _measure(provider: OllamaProvider, model: str | None) -> dict[str, Any] | LLMError:
-    """What a host says of how long a short answer took, or why there is none."""
+    """The host's timings of a short answer, or why there is none."""
     if model is None:
         return {}
     try:
@@ -163,7 +163,7 @@ def _with(look: Look, measured: dict[str, Any] | LLMError) -> Look:
 
 
 def _rows(looks: Sequence[Look], *, measured: bool = False) -> list[list[str]]:
-    """A row for each model that a host has loaded, or one for a host that has none."""
+    """A row for each loaded model of a host, or one row for a host without any."""
     now = datetime.now(timezone.utc)
     return [
         [look.host, "up" if look.up else "down", look.version or "-", *cells, *(_measures(look) if measured else [])]
@@ -187,7 +187,7 @@ def _measures(look: Look) -> list[str]:
 
 
 async def _watch(providers: Sequence[OllamaProvider], interval: float) -> None:
-    from rich.console import Console  # only now: the other commands start faster without
+    from rich.console import Console  # imported here: the other commands start faster without it
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text

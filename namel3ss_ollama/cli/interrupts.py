@@ -1,9 +1,9 @@
-"""Ctrl-C in asynchronous code: it cancels what is going on, connections and all, and is never overheard.
+"""Ctrl-C in asynchronous code: it cancels the running task, including its connections, and is never missed.
 
-Python runs a signal's handler between two bytecodes of the main thread. A signal that comes in the moment before the
-event loop begins to wait would be noticed only when something else ends that wait: hours later, if a server stalls.
-So the loop gets a pipe that each signal writes to, which is what its `add_signal_handler` sets up (loops on Windows
-have one anyway).
+Python runs a signal's handler between two bytecodes of the main thread. A signal that arrives just before the event
+loop starts to wait would be noticed only when something else ends that wait: hours later, if a server stalls. So the
+loop gets a wakeup pipe that each signal writes to; its `add_signal_handler` sets that up (loops on Windows always have
+one).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result, as `asyncio.run`.
+    """Run a coroutine like `asyncio.run`, and return its result.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C cancelled it, and it has given back what it held.
+        KeyboardInterrupt: Ctrl-C cancelled it, and it has released its resources.
     """
 
     async def interruptible() -> T:
@@ -38,15 +38,15 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
-        _restore(before)  # closing the loop takes away more than it was given
+        _restore(before)  # closing the loop removes more handlers than were added
 
 
 @contextlib.contextmanager
 def on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
-    """Let the first Ctrl-C call `stop` in the running event loop; a second one does what it did before.
+    """Make the first Ctrl-C call `stop` in the running event loop; a second one has its previous effect.
 
-    Does nothing where the program was started with SIGINT ignored, and outside the main thread, where Python allows
-    no handlers.
+    Does nothing if the program was started with SIGINT ignored, or outside the main thread, where Python allows no
+    handlers.
     """
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signal.SIGINT)
@@ -56,7 +56,7 @@ def on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
         loop.call_soon_threadsafe(stop)
 
     if before not in (signal.SIG_IGN, None):
-        # Not on Windows, and not off the main thread: there Ctrl-C stays what Python makes of it.
+        # Not on Windows or outside the main thread: there, Python's own handling of Ctrl-C stays.
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
             loop.add_signal_handler(signal.SIGINT, _nothing)
         with contextlib.suppress(ValueError):
@@ -69,7 +69,7 @@ def on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def raising_interrupts() -> Iterator[None]:
-    """Let Ctrl-C raise `KeyboardInterrupt` in the block, as Python has it, unless SIGINT is ignored."""
+    """Make Ctrl-C raise `KeyboardInterrupt` in the block, Python's default, unless SIGINT is ignored."""
     before = signal.getsignal(signal.SIGINT)
     if before not in (signal.SIG_IGN, None):
         _restore(signal.default_int_handler)
@@ -86,4 +86,4 @@ def _restore(handler: Any) -> None:
 
 
 def _nothing() -> None:
-    """The loop has a handler of its own to call; `interrupted` does the work."""
+    """A handler for the loop to call; `interrupted` does the work."""

@@ -40,7 +40,7 @@ Name = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _models(ctx: typer.Context) -> None:
-    """Look after the models of a server."""
+    """Manage the models of a server."""
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
@@ -65,7 +65,7 @@ def _print_models(
     models: list[dict[str, Any]],
     cells: Callable[[dict[str, Any]], list[str]],
 ) -> None:
-    """A table of models; with several hosts, which of them has each."""
+    """Print a table of models; with several hosts, it shows which hosts have each."""
     if provider.hosts():
         print_table([*head, "HOST"], ([*cells(model), str(model["host"])] for model in models))
     else:
@@ -88,17 +88,17 @@ def pull(
     name: Name,
     hosts: OneHostOption = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print progress as JSON, an object a line, as the server sends it.")
+        bool, typer.Option("--json", help="Print progress as JSON, one object per line, as the server sends it.")
     ] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow a registry without TLS.")] = False,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="For the engine in this process: the same as --host embedded://.")
     ] = False,
 ) -> None:
-    """Download a model, or what has changed of it.
+    """Download a model, or the changed parts of it.
 
-    A connection that breaks is made again. Ctrl-C stops the download; the server keeps what it has, and goes on from
-    there when asked again.
+    A broken connection is reopened. Ctrl-C stops the download; the server keeps what it has and resumes from there the
+    next time.
     """
     if embedded and hosts:
         raise typer.BadParameter("cannot be given together with --host", param_hint="--embedded")
@@ -119,7 +119,7 @@ async def _pull(name: str, hosts: list[str] | None, *, as_json: bool, insecure: 
 
 @app.command()
 def show(name: Name, hosts: HostsOption = None, as_json: AsJson = False) -> None:
-    """Show what there is to know of a model: what it can do, its context window, its parameters."""
+    """Show the details of a model: its capabilities, its context window, its parameters."""
     shown = run(shown_or_missing(server(hosts, name), name, hosts))
     if as_json:
         print_json(shown)
@@ -150,7 +150,7 @@ def rm(
 ) -> None:
     """Delete a model from the server."""
     provider = one_server(hosts, name)
-    with contextlib.suppress(ServerError, BadRequestError, MalformedResponseError):  # what is broken can be deleted
+    with contextlib.suppress(ServerError, BadRequestError, MalformedResponseError):  # a broken model can be deleted
         run(shown_or_missing(provider, name, hosts, download=False))
     if not yes:
         typer.confirm(f"Delete {name} from {provider.base_url}?", abort=True, err=True)
@@ -160,7 +160,7 @@ def rm(
 
 @app.command()
 def ps(hosts: HostsOption = None, as_json: AsJson = False) -> None:
-    """List the models that are loaded: on what they run, with which context window, and for how long yet."""
+    """List the loaded models: their processor, context window, and when they expire."""
     provider = server(hosts)
     models = run(provider.running_models())
     if as_json:
@@ -183,7 +183,7 @@ def ps(hosts: HostsOption = None, as_json: AsJson = False) -> None:
 
 
 def processor(model: dict[str, Any]) -> str:
-    """Where a loaded model is: CPU, GPU, or how much of it on the GPU."""
+    """Where a loaded model is: CPU, GPU, or the share on the GPU."""
     size, on_gpu = model.get("size"), model.get("size_vram")
     if not isinstance(size, int) or not isinstance(on_gpu, int) or size <= 0:
         return "?"
@@ -192,7 +192,7 @@ def processor(model: dict[str, Any]) -> str:
 
 
 def time_left(expires_at: object, now: datetime) -> str:
-    """How long until a point in time that the server wrote (RFC 3339, nanoseconds and all)."""
+    """The time left until a timestamp of the server (RFC 3339, with nanoseconds)."""
     found = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)", str(expires_at))
     if found is None:
         return "?"

@@ -1,7 +1,7 @@
-"""OpenAI's batch files: a request a line in, a response a line out.
+"""OpenAI's batch files: one request per input line, one response per output line.
 
-The requests go to Ollama's own API, so that retries, hosts and the journal are those of every batch. One batch has one
-set of settings: rows that differ in more than their messages are refused before anything is asked.
+The requests go to Ollama's own API, with the same retries, hosts and journal as every batch. A batch has one set of
+settings: rows that differ in more than their messages are rejected before the first request.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _SETTINGS = {
     "response_format": "format",
     "reasoning_effort": "think",
 }
-"""The fields of a body that say how to answer, and the keywords that they are here."""
+"""The fields of a body that control the answer, and the matching keywords here."""
 _NO_MATTER = frozenset(
     {"model", "messages", "input", "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
 )
-"""Fields that are no settings, or change nothing about an answer."""
+"""Fields that are not settings, or do not affect the answer."""
 _NEUTRAL: Mapping[str, Any] = {"n": 1, "stream": False, "encoding_format": "float", "parallel_tool_calls": True}
-"""Fields that go without saying with these values, and are not supported with others."""
+"""Fields that are supported only with these values, which are the defaults."""
 
 
 def is_openai(row: Row) -> bool:
@@ -50,11 +50,11 @@ class OpenAIRows:
 
     Args:
         first: The first row, whose endpoint, model and settings are those of all.
-        at: Where it is.
-        any_model: Whether it does not matter which models the rows name.
+        at: Its position.
+        any_model: Whether the rows' models are ignored.
 
     Raises:
-        CommandError: The first row cannot be run.
+        CommandError: The first row is not a valid request.
     """
 
     has_ids = True
@@ -68,9 +68,9 @@ class OpenAIRows:
         self.model = first["body"].get("model")
 
     def check(self, row: Row, at: str) -> None:
-        """See that a row asks for the same as the first, but for its messages."""
+        """Check that a row differs from the first only in its messages."""
         if not is_openai(row):
-            raise CommandError(f"{at}: has no custom_id and body, as {self._first_at} has")
+            raise CommandError(f"{at}: has no custom_id and body, unlike {self._first_at}")
         body = row["body"]
         had = {"url": self._url, **self.settings}
         has = {"url": _url(row, at), **_settings(body, at)}
@@ -80,7 +80,7 @@ class OpenAIRows:
             if had.get(name) != has.get(name):
                 raise CommandError(
                     f"{at}: its {name} is {_short(has.get(name))}, and that of {self._first_at} is "
-                    f"{_short(had.get(name))}; one batch has one of them: split the file"
+                    f"{_short(had.get(name))}; a batch can have only one: split the file"
                     + (", or give --model for all" if name == "model" else "")
                 )
 
@@ -94,7 +94,7 @@ class OpenAIRows:
         if not self.embeds:
             messages = body.get("messages")
             if not isinstance(messages, list) or not messages:
-                raise BadRowError("body.messages is no list of messages")
+                raise BadRowError("body.messages is not a list of messages")
             return messages
         text = body.get("input")
         if isinstance(text, list) and len(text) == 1:
@@ -104,7 +104,7 @@ class OpenAIRows:
         return checked_text(text, "body.input")
 
     def result(self, row: Row, done: BatchRow) -> Row:
-        """The response, as OpenAI writes it; rows that failed are in the same file, with an `error`."""
+        """The response in OpenAI's format; failed rows are in the same file, with an `error`."""
         name = hashlib.blake2b(str(done.id).encode(), digest_size=12).hexdigest()
         response = error = None
         if done.failure is not None:
@@ -129,15 +129,15 @@ class OpenAIRows:
 
 def _url(row: Row, at: str) -> str:
     if row.get("method", "POST") != "POST":
-        raise CommandError(f"{at}: its method is {_short(row['method'])}, and only POST is known")
+        raise CommandError(f"{at}: its method is {_short(row['method'])}, and only POST is supported")
     url = row.get("url")
     if url not in (_CHAT, _EMBEDDINGS):
-        raise CommandError(f"{at}: its url is {_short(url)}; known are {_CHAT} and {_EMBEDDINGS}")
+        raise CommandError(f"{at}: its url is {_short(url)}; supported are {_CHAT} and {_EMBEDDINGS}")
     return str(url)
 
 
 def _settings(body: Row, at: str) -> dict[str, Any]:
-    """The keywords that a body's fields stand for."""
+    """The keywords for a body's fields."""
     settings: dict[str, Any] = {}
     for name, value in body.items():
         if value is None or name in _NO_MATTER:
@@ -199,7 +199,7 @@ def _completion(answer: LLMResponse, name: str) -> Row:
 
 
 def _seconds(created_at: object) -> int:
-    """A time as the server writes it, in seconds since 1970; 0 where there is none."""
+    """A timestamp of the server, in seconds since 1970; 0 if there is none."""
     found = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)", str(created_at))
     return 0 if found is None else int(datetime.fromisoformat(found[1] + found[2].replace("Z", "+00:00")).timestamp())
 

@@ -1,4 +1,4 @@
-"""What several commands share: their options, and reading `key=value`."""
+"""Options that several commands share, and parsing of `key=value`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def named(value: str | None) -> str | None:
-    """The value of an option that names something; a blank one is a mistake in a script.
+    """Check the value of an option that names something; a blank one is a mistake in a script.
 
     Raises:
         typer.BadParameter: It is blank.
@@ -45,7 +45,7 @@ def named(value: str | None) -> str | None:
 
 
 def all_named(values: list[str] | None) -> list[str] | None:
-    """As `named`, of an option that can be given several times."""
+    """As `named`, for an option that can be given several times."""
     for value in values or ():
         named(value)
     return values
@@ -58,7 +58,7 @@ HostsOption = Annotated[
         "--base-url",
         metavar="URL",
         callback=all_named,
-        help="Where the server is; embedded:// for none. Given several times: several servers.",
+        help="The server's address; embedded:// for none. Repeatable, for several servers.",
     ),
 ]
 OneHostOption = Annotated[
@@ -68,7 +68,7 @@ OneHostOption = Annotated[
         "--base-url",
         metavar="URL",
         callback=all_named,
-        help="Where the server is; embedded:// for none. One is changed at a time.",
+        help="The server's address; embedded:// for none. Only one server at a time.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the server sends it.")]
@@ -78,7 +78,7 @@ Options = Annotated[
         "--option",
         "-o",
         metavar="KEY=VALUE",
-        help="A runtime option, such as temperature=0 or num_ctx=8192; the value is JSON, or else text. Repeatable.",
+        help="A runtime option, such as temperature=0 or num_ctx=8192; the value is JSON, else text. Repeatable.",
     ),
 ]
 ModelOption = Annotated[
@@ -96,15 +96,15 @@ _PROMPTLY = StreamConfig(first_chunk_timeout=30.0, chunk_timeout=30.0)
 
 
 def where(hosts: list[str] | None) -> str | list[str] | None:
-    """What --host said, as a provider takes it: one address as text, so that what is wrong with it has no index."""
+    """The values of --host for a provider: a single address as a string, so that error messages have no index."""
     return hosts[0] if hosts and len(hosts) == 1 else hosts or None
 
 
 def addresses(hosts: list[str] | None) -> list[str | None]:
-    """The address of each server that is meant; None for the one that the environment names, or the default.
+    """The addresses of the servers; None stands for the environment's server, or the default.
 
     Raises:
-        UsageError: One of several is wrong, or there twice.
+        UsageError: One of several addresses is invalid, or given twice.
     """
     with checked_arguments():
         found = read_hosts(where(hosts), os.environ)
@@ -112,39 +112,39 @@ def addresses(hosts: list[str] | None) -> list[str | None]:
 
 
 def server(hosts: list[str] | None, model: str = "none", **settings: Any) -> OllamaProvider:
-    """A provider for questions that are answered promptly; a model has to be named, even where none is meant.
+    """A provider for requests that are answered promptly; it needs a model, even for requests without one.
 
     Raises:
-        UsageError: An argument is wrong.
+        UsageError: An argument is invalid.
     """
     with checked_arguments():
         return OllamaProvider(model, where(hosts), **{"stream_config": _PROMPTLY, **settings})
 
 
 def one_server(hosts: list[str] | None, model: str) -> OllamaProvider:
-    """As `server`, for what changes a server.
+    """As `server`, for commands that change a server.
 
     Raises:
-        UsageError: An argument is wrong, or there are several servers.
+        UsageError: An argument is invalid, or there are several servers.
     """
     provider = server(hosts, model)
     if urls := [state.url for state in provider.hosts()]:
         raise UsageError(
-            f"this changes one server, and there are {', '.join(urls)}; say which is meant, such as --host {urls[0]}"
+            f"this changes one server, and there are {', '.join(urls)}; name one of them, such as --host {urls[0]}"
         )
     return provider
 
 
 def place(provider: OllamaProvider) -> str:
-    """Where a provider's answers come from, in words."""
+    """A readable name for a provider's server."""
     return " and ".join(state.url for state in provider.hosts()) or provider.base_url
 
 
 def utf8(text: str, hint: str) -> str:
-    """The text of an argument as it is.
+    """The text of an argument, unchanged.
 
     Raises:
-        typer.BadParameter: It was not UTF-8 (or whatever else the locale says) and cannot be sent.
+        typer.BadParameter: It is not valid in UTF-8 (or the locale's encoding) and cannot be sent.
     """
     try:
         text.encode()
@@ -154,7 +154,7 @@ def utf8(text: str, hint: str) -> str:
 
 
 def read_options(pairs: Iterable[str] | None) -> dict[str, Any]:
-    """The keywords for a provider that `--option`s stand for; options without a keyword go into `options`.
+    """The provider's keywords for `--option` values; options without a keyword go into `options`.
 
     Raises:
         typer.BadParameter: One is not `key=value`.
@@ -174,11 +174,11 @@ def read_options(pairs: Iterable[str] | None) -> dict[str, Any]:
         else:
             near = difflib.get_close_matches(key, RUNTIME_OPTIONS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            note(f"warning: {key} is no option that is known here and is sent as it is{hint}", "yellow")
+            note(f"warning: {key} is not a known option and is sent unchanged{hint}", "yellow")
             others[key] = value
     return {**known, "options": others} if others else known
 
 
 def examples(*lines: str) -> str:
-    """The end of a help text: commands to try. The first letter is click's sign for lines that stay as they are."""
+    """The epilog of a help text: example commands. The first character tells click not to rewrap them."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

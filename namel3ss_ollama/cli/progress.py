@@ -1,4 +1,4 @@
-"""A download's progress: bars on a terminal, a line for each new step elsewhere."""
+"""A download's progress: bars on a terminal, one line per step elsewhere."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing_extensions import Self
 __all__ = ["PullProgress"]
 
 _ROOM_FOR_BARS = 64
-"""Columns that a bar needs beside its numbers; a narrower terminal gets the numbers alone."""
+"""Columns that a bar needs next to its numbers; a narrower terminal gets only the numbers."""
 _DOWNLOADING = ("pulling", "pushing", "downloading", "uploading")
 
 
 class PullProgress(contextlib.ExitStack):
-    """Shows what the server tells of a download: a bar for each of a model's layers, whatever their order."""
+    """Shows a download's progress: a bar for each of a model's layers, in any order."""
 
     def __enter__(self) -> Self:
-        from rich.console import Console  # only now: the other commands start faster without
+        from rich.console import Console  # imported here: the other commands start faster without it
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -44,10 +44,10 @@ class PullProgress(contextlib.ExitStack):
         return super().__enter__()
 
     def show(self, update: Mapping[str, Any]) -> None:
-        """Take in one line of progress."""
+        """Show one progress update."""
         status = str(update.get("status", ""))
         layer, total = update.get("digest"), update.get("total")
-        # A layer that is verified or written after its download reports numbers of its own: those are no bar's.
+        # Verifying or writing a layer after its download reports other numbers, which do not belong to its bar.
         if layer and status.startswith(_DOWNLOADING) and self._console.is_terminal:
             if layer not in self._layers:
                 self._layers[layer] = self._bars.add_task(status, total=total)
@@ -59,7 +59,7 @@ class PullProgress(contextlib.ExitStack):
             self._console.print(status)
 
     def _fill(self) -> None:
-        """Fill the bars: a server may say that it is done before it has counted the last bytes."""
+        """Fill the bars: a server may report success before it has counted the last bytes."""
         for task in self._bars.tasks:
             if task.total is not None:
                 self._bars.update(task.id, completed=task.total)

@@ -1,4 +1,4 @@
-"""`namel3ss-ollama serve`: the model in this process, for every client of Ollama's API."""
+"""`namel3ss-ollama serve`: models in this process, served over Ollama's API."""
 
 from __future__ import annotations
 
@@ -27,23 +27,28 @@ EXAMPLES = examples(
 
 def serve(
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="Serve the engine in this process; there is nothing else to serve yet.")
+        bool,
+        typer.Option(
+            "--embedded", help="Serve the engine in this process; required, as nothing else can be served yet."
+        ),
     ] = False,
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0 takes a free one.")
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0 picks a free one.")
     ] = 11434,
     host: Annotated[
-        str, typer.Option("--host", metavar="HOST", help="The address to listen on; nobody has to authenticate.")
+        str, typer.Option("--host", metavar="HOST", help="The address to listen on; there is no authentication.")
     ] = "127.0.0.1",
 ) -> None:
-    """Serve models from this process under Ollama's API, until Ctrl-C.
+    """Serve models from this process over Ollama's API, until Ctrl-C.
 
-    Any client of Ollama can talk to it, in any language. The models are those of Ollama's own store, and those that
-    were pulled with --embedded. Needs the extra `embedded`. Each request is one line on standard error: when, which,
-    its status, how long it took, and from where it came.
+    Any Ollama client can use it, in any language. The models are those of Ollama's own store, and those pulled with
+    --embedded. Needs the extra `embedded`. Each request logs one line to standard error: time, request, status,
+    duration and client address.
     """
     if not embedded:
-        raise CommandError("say --embedded: serving means the engine in this process; Ollama's own is `ollama serve`")
+        raise CommandError(
+            "add --embedded: only the engine in this process can be served; Ollama's server is `ollama serve`"
+        )
     run(_serve(port, host))
 
 
@@ -56,8 +61,7 @@ async def _serve(port: int, host: str) -> None:
         async with serving(port, host, on_request=_log) as url:
             if not _is_loopback(host):
                 note(
-                    f"warning: {host or 'every address'} can be reached from other machines, and nobody has to "
-                    "authenticate",
+                    f"warning: {host or 'every address'} can be reached from other machines, without authentication",
                     "yellow",
                 )
             note(f"serving at {url}; Ctrl-C ends it")
@@ -73,7 +77,7 @@ def _log(served: Served) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether an address to listen on is this machine's alone."""
+    """Whether a listen address is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

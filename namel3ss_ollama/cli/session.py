@@ -1,4 +1,4 @@
-"""A conversation on a terminal. Python's `input` reads the lines, with readline's editing where there is readline."""
+"""A conversation on a terminal. Python's `input` reads the lines, with line editing if readline is available."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from namel3ss_ollama.cli.wording import in_the_commands_words
 __all__ = ["Session"]
 
 HELP = {
-    "/clear": "forget the conversation (the system prompt stays)",
-    "/help": "list these",
+    "/clear": "start a new conversation (the system prompt stays)",
+    "/help": "list the commands",
     "/bye": "end; so does Ctrl-D",
-    "Ctrl-C": "stop the answer; what has come of it stays part of the conversation",
-    '"""': "begin a question of several lines; the same ends it",
-    "space": "a line that begins with one is sent, whatever it begins with then",
+    "Ctrl-C": "stop the answer; the part that has arrived stays in the conversation",
+    '"""': "start a question of several lines; the same ends it",
+    "space": "a line that begins with one is always sent as a question",
 }
 _ENDS = ("/bye", "/exit", "/quit")
 _COMMAND = re.compile(r"(/[^\W\d]\w*|/\?)(\s|$)")
@@ -30,19 +30,19 @@ _QUOTES = '"""'
 
 
 def _text(line: str) -> str:
-    """The line, with a sign in place of each byte that is no text in the terminal's encoding."""
+    """The line, with a replacement character for each byte that is invalid in the terminal's encoding."""
     return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Session:
-    """A conversation: what was said so far, and the loop that goes on with it.
+    """A conversation: its messages, and the loop that reads questions.
 
     Args:
-        provider: Whose model answers.
-        opening: What every conversation begins with: the system prompt, or nothing.
-        images: Pictures, for the first question.
+        provider: The provider of the model.
+        opening: The first messages of every conversation: the system prompt, or none.
+        images: Images for the first question.
         stats: Whether to report tokens/s and the like after each answer.
-        lines: The lines of earlier conversations; none by default.
+        lines: The input history of earlier conversations; none by default.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Session:
     def run(self) -> None:
         """Ask and answer until Ctrl-D or /bye."""
         self._lines.open()
-        note(f"{self._provider.model} at {place(self._provider)}; /help lists what else there is")
+        note(f"{self._provider.model} at {place(self._provider)}; /help lists the commands")
         going_on = True
         with raising_interrupts():
             while going_on:
@@ -79,7 +79,7 @@ class Session:
         self._lines.close()
 
     def _read(self) -> tuple[str, bool]:
-        """What is typed next, and whether it is text whatever it begins with."""
+        """The next input, and whether it is always a question, never a command."""
         line = self._line(">>> ")
         if not line.lstrip().startswith(_QUOTES):
             return line.strip(), line[:1].isspace()
@@ -100,7 +100,7 @@ class Session:
         return line
 
     def _take(self, text: str, literal: bool) -> bool:
-        """Do what was typed; whether to go on."""
+        """Handle an input; returns whether to continue."""
         command = None if literal else _COMMAND.match(text)
         if command is None:
             if text.strip():
@@ -119,10 +119,10 @@ class Session:
             for what, text in HELP.items():
                 note(text, first=f"{what:8}", indent=" " * 8)
         else:
-            note(f"{name} is unknown and was not sent; /help lists what there is")
+            note(f"{name} is unknown and was not sent; /help lists the commands")
 
     def ask(self, text: str) -> None:
-        """One turn. What comes of the answer joins the history with its question; if nothing comes, neither does."""
+        """One turn. The question and the (partial) answer join the messages; without an answer, neither does."""
         question = Message("user", text, images=self._images)
         printer = AnswerPrinter()
         response: LLMResponse | None = None

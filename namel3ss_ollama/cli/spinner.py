@@ -1,4 +1,4 @@
-"""A sign of life on the terminal while nothing has come of an answer yet."""
+"""A spinner on the terminal until the first part of an answer arrives."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from namel3ss_ollama.cli.wrapping import width_of
 __all__ = ["waiting"]
 
 _DELAY = 0.4
-"""Seconds: what comes sooner needs no sign."""
+"""Seconds before the spinner appears."""
 _TURN = 0.15
-"""Seconds between two pictures."""
+"""Seconds per frame."""
 _FRAMES = "|/-\\"
 
 
 @contextlib.asynccontextmanager
 async def waiting(what: str) -> AsyncIterator[Callable[[], None]]:
-    """Show that something is waited for, until the block ends or what it gets is called, whichever comes first.
+    """Show a spinner until the block ends or the yielded function is called, whichever comes first.
 
-    Only where both outputs are a terminal: else the lines belong to something else.
+    Only if both outputs are terminals.
     """
     width = width_of(sys.stderr)
     if width is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
@@ -65,4 +65,4 @@ def _write(text: str) -> None:
 
 
 def _nothing() -> None:
-    """There is nothing to stop."""
+    """Stop nothing: there is no spinner."""

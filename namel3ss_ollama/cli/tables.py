@@ -1,6 +1,6 @@
-"""Tables in files: JSONL, CSV and Parquet, read row by row and written whole or not at all.
+"""Tables in files: JSONL, CSV and Parquet, read row by row and written atomically.
 
-A row is a dict of its fields. Parquet needs pyarrow, which is imported only where such a file is meant.
+A row is a dict of its fields. Parquet needs pyarrow, which is imported only for such files.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ __all__ = ["Columns", "Fields", "Row", "Table", "open_table"]
 
 Row = dict[str, Any]
 Columns = Mapping[str, Any]
-"""Of each field its kind: "text", "integer", "number", "boolean", "vector", "any", or a type of pyarrow's."""
+"""The kind of each field: "text", "integer", "number", "boolean", "vector", "any", or a pyarrow type."""
 _KINDS = {"str": "text", "int": "integer", "float": "number", "bool": "boolean"}
 _ROWS_AT_ONCE = 1000
-"""How many rows of a Parquet file are in memory."""
+"""How many rows of a Parquet file are in memory at a time."""
 _LONGEST_FIELD = 2**31 - 1
-"""Characters in a field of a CSV file; the csv module's own limit is that of a short text."""
+"""The most characters in a CSV field; the csv module's default is too small for long texts."""
 
 
 class Table(ABC):
     """A file with rows.
 
     Args:
-        path: Where it is, or is to be.
+        path: Its path, to read or to write.
     """
 
     unit: ClassVar[str] = "line"
-    """What a row's number counts."""
+    """What a row's number counts, such as lines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def at(self, number: int) -> str:
-        """Where a row is, in words."""
+        """The position of a row, for messages."""
         return f"{self.path}, {self.unit} {number}"
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -60,16 +60,16 @@ class Table(ABC):
             raise CommandError(f"{self.path} cannot be read: {error.strerror or error}") from error
 
     def columns(self) -> dict[str, Any] | None:
-        """The fields and their kinds, where the file itself says that."""
+        """The fields and their kinds, if the file itself declares them."""
         return None
 
     def write(self, rows: Iterable[Row], columns: Columns) -> None:
-        """Write all rows, or leave the file as it is.
+        """Write all rows, or leave the file unchanged.
 
         Raises:
             CommandError: It cannot be written.
         """
-        path = self.path.resolve()  # what a link points to is replaced, not the link
+        path = self.path.resolve()  # a link's target is replaced, not the link
         part = path.with_name(f".{path.name}.part")
         try:
             with part.open("wb") as file:
@@ -89,7 +89,7 @@ class Table(ABC):
     def _write(self, file: BinaryIO, rows: Iterable[Row], columns: Columns) -> None: ...
 
     def _unreadable(self, number: int, why: str) -> CommandError:
-        return CommandError(f"{self.at(number)}: {why}; mend it and run the same command again")
+        return CommandError(f"{self.at(number)}: {why}; fix it and run the same command again")
 
     def _lines(self, file: BinaryIO) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(file, 1):
@@ -100,7 +100,7 @@ class Table(ABC):
 
 
 class _Jsonl(Table):
-    """A JSON object a line; blank lines are passed over."""
+    """One JSON object per line; blank lines are skipped."""
 
     def _read(self, file: BinaryIO) -> Iterator[tuple[int, Row]]:
         for number, line in self._lines(file):
@@ -109,9 +109,9 @@ class _Jsonl(Table):
             try:
                 row = read_json(line)
             except (ValueError, RecursionError) as error:
-                raise self._unreadable(number, f"is no JSON ({error})") from error
+                raise self._unreadable(number, f"is not JSON ({error})") from error
             if not isinstance(row, dict):
-                raise self._unreadable(number, f"is no JSON object: {line.strip()!r:.40}")
+                raise self._unreadable(number, f"is not a JSON object: {line.strip()!r:.40}")
             yield number, row
 
     def _write(self, file: BinaryIO, rows: Iterable[Row], columns: Columns) -> None:
@@ -135,9 +135,9 @@ class _Csv(Table):
                     if len(cells) != len(head):
                         raise self._unreadable(number, f"has {len(cells)} fields, and the header {len(head)}")
                     yield number, dict(zip(head, cells, strict=True))
-                number = reader.line_num + 1  # where the next row begins: a field may have line ends in it
+                number = reader.line_num + 1  # the first line of the next row: a field may contain line ends
         except csv.Error as error:
-            raise self._unreadable(number, f"is no CSV ({error})") from error
+            raise self._unreadable(number, f"is not CSV ({error})") from error
 
     def _head(self, cells: list[str]) -> list[str]:
         if len(set(cells)) < len(cells):
@@ -145,7 +145,7 @@ class _Csv(Table):
         return cells
 
     def columns(self) -> dict[str, Any] | None:
-        """The fields that the header names."""
+        """The fields in the header."""
         try:
             with self.path.open("rb") as file:
                 reader = csv.reader((line for _, line in self._lines(file)), strict=True)
@@ -162,7 +162,7 @@ class _Csv(Table):
 
 
 class _Lines:
-    """What `csv` writes to."""
+    """The file object that `csv` writes to."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -172,7 +172,7 @@ class _Lines:
 
 
 class _Parquet(Table):
-    """A Parquet file, read and written some rows at a time."""
+    """A Parquet file, read and written in row batches."""
 
     unit = "row"
 
@@ -226,26 +226,26 @@ _BY_SUFFIX: Mapping[str, type[Table]] = {".jsonl": _Jsonl, ".ndjson": _Jsonl, ".
 
 
 def open_table(path: Path) -> Table:
-    """The table in a file, of the kind that its suffix names.
+    """The table in a file, of the kind given by its suffix.
 
     Raises:
-        UsageError: No kind has that suffix.
+        UsageError: The suffix is unknown.
         CommandError: It needs a package that is not installed.
     """
     kind = _BY_SUFFIX.get(path.suffix.lower())
     if kind is None:
-        raise UsageError(f"{path}: the suffix is none of {', '.join(_BY_SUFFIX)}, which say how a file is read")
+        raise UsageError(f"{path}: the suffix must be one of {', '.join(_BY_SUFFIX)}, which sets the format")
     return kind(path)
 
 
 class Fields:
-    """The fields that rows turn out to have, for a table that does not say so itself."""
+    """Collects the fields of rows, for a table that does not declare them."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, set[str]] = {}
 
     def see(self, row: Row) -> None:
-        """Take in a row."""
+        """Add the fields of a row."""
         for name, value in row.items():
             kinds = self._kinds.setdefault(name, set())
             if value is not None:
@@ -253,7 +253,7 @@ class Fields:
                 kinds.add("any" if long else _KINDS.get(type(value).__name__, "any"))
 
     def columns(self) -> dict[str, Any]:
-        """Of each field the kind that suits all its values."""
+        """The kind of each field that fits all its values."""
         return {name: _common(kinds) for name, kinds in self._kinds.items()}
 
 
@@ -271,5 +271,5 @@ def _json(value: Any) -> bytes:
 
 
 def _text(value: object) -> str | None:
-    """A value in a column of text."""
+    """A value for a text column."""
     return value if value is None or isinstance(value, str) else _json(value).decode()

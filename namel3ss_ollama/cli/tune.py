@@ -1,4 +1,4 @@
-"""`namel3ss-ollama tune`: settings that fit a server, out of measurements of it."""
+"""`namel3ss-ollama tune`: settings that fit a server, based on measurements."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ EXAMPLES = examples(
     "namel3ss-ollama tune -m llama3.2 --window 16384 --window 32768 --plot tune.png",
 )
 _BAR = 40
-"""Columns of the longest bar of a plot."""
+"""Columns of a plot's longest bar."""
 
 
 def tune(
@@ -51,10 +51,10 @@ def tune(
     hosts: HostsOption = None,
     option: Options = None,
     budget: Annotated[
-        float, typer.Option("--budget", metavar="SECONDS", min=1, help="The longest that it may take, for each server.")
+        float, typer.Option("--budget", metavar="SECONDS", min=1, help="The time limit for each server.")
     ] = 170.0,
     most: Annotated[
-        int, typer.Option("--most", metavar="N", min=1, help="The most requests at once that are measured.")
+        int, typer.Option("--most", metavar="N", min=1, help="The highest number of concurrent requests to measure.")
     ] = 64,
     window: Annotated[
         list[int] | None,
@@ -67,18 +67,18 @@ def tune(
         ),
     ] = None,
     no_windows: Annotated[
-        bool, typer.Option("--no-windows", help="Compare no context windows: the model is not loaded again.")
+        bool, typer.Option("--no-windows", help="Do not compare context windows, so the model is not reloaded.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw it into a PNG file, too; needs matplotlib.")
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also save the plot as a PNG file; needs matplotlib.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; of several servers a list.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; a list for several servers.")] = False,
 ) -> None:
     """Measure a server, and recommend settings that fit it.
 
-    Measures tokens a second, the time to the first token and the wait in the server's queue by the number of requests
-    at once, and what other context windows cost. What else the server does meanwhile is part of the measurement. Each
-    window loads the model again; at the end it is loaded as before.
+    Measures tokens per second, the time to first token and the wait in the server's queue by the number of concurrent
+    requests, and the cost of other context windows. Other load on the server affects the results. Each window reloads
+    the model; at the end it is loaded as before.
 
     Prints tables, a plot, and the settings that fit, each with its reason: as a call in Python, and as environment
     variables of the server. Several servers are measured one after the other.
@@ -104,15 +104,15 @@ def tune(
 
 
 def _check_plot(plot: Path | None, servers: int) -> None:
-    """See that the plot can be drawn, before anything is measured."""
+    """Check that the plot can be saved, before measuring."""
     if plot is None:
         return
     if plot.suffix.lower() != ".png":
-        raise UsageError(f"--plot: {plot} does not end in .png, which is what it will be")
+        raise UsageError(f"--plot: {plot} does not end in .png, the format of the plot")
     if servers > 1:
-        raise UsageError("--plot: is of one server; name it with --host")
+        raise UsageError("--plot: needs a single server; name it with --host")
     if not plot.parent.is_dir():
-        raise CommandError(f"--plot: there is no folder {plot.parent}")
+        raise CommandError(f"--plot: there is no directory {plot.parent}")
     if importlib.util.find_spec("matplotlib") is None:
         raise CommandError("--plot: needs matplotlib; pip install matplotlib, or leave --plot out")
 
@@ -130,7 +130,7 @@ async def _tuned(hosts: list[str] | None, model: str | None, settings: dict[str,
 @contextlib.contextmanager
 def _progress(budget: float) -> Iterator[Callable[[TuneProgress], None]]:
     """A bar on a terminal, and a line for each step elsewhere, on standard error."""
-    from rich.console import Console  # only now: the other commands start faster without
+    from rich.console import Console  # imported here: the other commands start faster without it
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -193,7 +193,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _bars(rows: Sequence[AtOnce]) -> list[str]:
-    """Tokens a second by the number of requests at once, as bars of plain characters."""
+    """Tokens per second by the number of concurrent requests, as a bar chart of plain characters."""
     most = max(row.tokens_per_second for row in rows)
     return [
         f"{row.at_once:4} {'#' * round(_BAR * row.tokens_per_second / most if most else 0):{_BAR}} "
@@ -203,14 +203,14 @@ def _bars(rows: Sequence[AtOnce]) -> list[str]:
 
 
 def _draw(tuning: Tuning, path: Path) -> None:
-    """Draw what was measured into a PNG file."""
-    figure_module: Any = importlib.import_module("matplotlib.figure")  # which not everybody has installed
+    """Save the measurements as a plot in a PNG file."""
+    figure_module: Any = importlib.import_module("matplotlib.figure")  # an optional dependency
     figure = figure_module.Figure(figsize=(9, 3.5), layout="constrained", dpi=120)
     rows = [row for row in tuning.at_once if not row.failure]
     numbers = [row.at_once for row in rows]
     left, right = figure.subplots(1, 2)
     left.plot(numbers, [row.tokens_per_second for row in rows], marker="o")
-    left.set(ylabel="tokens a second, all answers", ylim=(0, None))
+    left.set(ylabel="tokens per second, all answers", ylim=(0, None))
     nan = float("nan")
     for name in ("first_token_p50", "first_token_p95", "queue_wait"):
         values = [getattr(row, name) for row in rows]
@@ -221,7 +221,7 @@ def _draw(tuning: Tuning, path: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.axvline(tuning["max_concurrent"].value, linestyle=":", color="grey")
-        axes.set_xlabel("requests at once")
+        axes.set_xlabel("concurrent requests")
     figure.suptitle(f"{tuning.model} at {tuning.host}")
     try:
         figure.savefig(path, format="png")

@@ -1,7 +1,7 @@
-"""The core speaks to programmers; the command says the same in words that can be typed here.
+"""The core's messages name Python calls; the command replaces them by options and commands.
 
-Words are exchanged rather than sentences, so that a message of the core can be improved without a look at this table;
-a test runs every fault of the test server through the command and looks for what is left of Python.
+Words are replaced rather than sentences, so that a message of the core can change without this table; a test runs every
+fault of the test server through the command and searches its output for Python names.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NAMED = re.compile(r"(\w+)(?=: )")
 
 
 def in_the_commands_words(text: str) -> str:
-    """A message of the core's, with what has to be typed here in the place of Python's names."""
+    """A message of the core, with Python names replaced by what to type on the command line."""
     if (named := _NAMED.match(text)) and named[1] in _ARGUMENTS:
         text = _ARGUMENTS[named[1]] + text[named.end() :]
     for pattern, words in _WORDS:

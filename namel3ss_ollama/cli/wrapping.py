@@ -1,4 +1,4 @@
-"""Text for a terminal, broken between words: lines that are known, and an answer that comes piece by piece."""
+"""Word wrapping for a terminal, of complete paragraphs and of a streamed answer."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import TextIO
 __all__ = ["WordWrap", "filled", "width_of"]
 
 _LEAST = 20
-"""Columns: where a terminal has fewer, or says so wrongly, lines are as if it had these."""
+"""The fewest columns: narrower terminals, and wrong reports, are treated as this wide."""
 _FENCE = re.compile(r"\s*(```|~~~)")
 _LONGEST_FENCE = 80
 _PIECES = re.compile(r"\n|[^\S\n]+|\S+")
 _WIDE = "\u2e80"
-"""From here on are the writings that have no spaces between words: a line can be broken anywhere in them."""
+"""The first character of the scripts without spaces between words: a line can break anywhere in them."""
 _BREAKABLE = re.compile(rf"[^{_WIDE}-\U0010ffff]+|[{_WIDE}-\U0010ffff]")
 
 
 def width_of(stream: TextIO) -> int | None:
-    """How many columns the terminal at a stream has; None when there is no terminal."""
+    """The width of a stream's terminal in columns; None if it is not a terminal."""
     if not stream.isatty():
         return None
     columns = 0
@@ -35,13 +35,13 @@ def width_of(stream: TextIO) -> int | None:
 
 
 def filled(text: str, width: int | None, *, indent: str = "", first: str | None = None) -> str:
-    """A paragraph in lines of that width, no word cut; as it is when there is no width.
+    """A paragraph wrapped to a width at word boundaries; unchanged without a width.
 
     Args:
         text: The paragraph.
-        width: Columns.
-        indent: What each line but the first begins with.
-        first: What the first line begins with; `indent` by default.
+        width: The width in columns.
+        indent: The prefix of each line but the first.
+        first: The prefix of the first line; `indent` by default.
     """
     first = indent if first is None else first
     if width is None:
@@ -52,13 +52,13 @@ def filled(text: str, width: int | None, *, indent: str = "", first: str | None 
 
 
 class WordWrap:
-    """Breaks a text that comes in pieces into lines between words. Each piece is shown at once.
+    """Wraps a text that arrives in pieces at word boundaries. Each piece is shown at once.
 
-    A word of which the last piece does not fit any more is taken back, and goes on the next line. Code between fences
-    (```), and words that are longer than a line, are left to the terminal.
+    A word whose last piece does not fit is erased and moved to the next line. Fenced code (```) and words longer than a
+    line are left to the terminal.
 
     Args:
-        width: Gives the columns; asked at the beginning of each line, since a window can be resized.
+        width: Returns the width in columns; called at the start of each line, since a window can be resized.
     """
 
     def __init__(self, width: Callable[[], int]) -> None:
@@ -68,20 +68,20 @@ class WordWrap:
         self._ask_width = width
         self._width = width()
         self._space = ""
-        """What is between the last word and the next; at the end of a line it is left out."""
+        """The space after the last word; dropped at the end of a line."""
         self._word = ""
         self._word_cells = 0
         self._column = 0
         self._line = ""
-        """The beginning of the line as the model wrote it, as far as a fence can be seen in it."""
+        """The start of the line as the model wrote it, long enough to detect a fence."""
         self._code = False
 
     def feed(self, text: str) -> str:
-        """What to write now that this has come."""
+        """What to write after receiving a piece."""
         return "".join(map(self._shown, _PIECES.findall(text)))
 
     def flush(self) -> str:
-        """What is still held back: space at the end."""
+        """The buffered trailing space."""
         space, self._space = self._space, ""
         return space if self._column + len(space) < self._width else ""
 
@@ -108,7 +108,7 @@ class WordWrap:
     def _added(self, part: str) -> str:
         cells = self._measure(part)
         before = ""
-        if part[0] >= _WIDE or self._space or not self._word:  # a line can be broken here
+        if part[0] >= _WIDE or self._space or not self._word:  # a line can break here
             space, self._space = self._space, ""
             across = self._measure(space.expandtabs(8))
             self._word, self._word_cells = "", 0

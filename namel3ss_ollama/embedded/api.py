@@ -1,8 +1,7 @@
-"""Ollama's endpoints, and those of OpenAI's API that it has as well, answered by the engine.
+"""Ollama's endpoints, including those of OpenAI's API, answered by the engine.
 
-A handler works in a thread of its own, gets the request's object, and hands objects on through `Work.emit`: one where
-the answer is one, or a line each of a stream. What it cannot do it refuses, with Ollama's statuses and, where Ollama
-has such a text, its texts.
+A handler runs in its own thread, gets the request's object, and passes objects on through `Work.emit`: a single one, or
+one per line of a stream. It refuses unsupported requests with Ollama's statuses and, where Ollama has one, its text.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ _A_MODEL = "/v1/models/"
 
 
 def handler_of(method: str, path: str) -> Handler | None:
-    """What answers a request; None where nothing does."""
+    """The handler of a request; None if there is none."""
     if method == "GET" and path.startswith(_A_MODEL) and path != _A_MODEL:
         return openai_api.model(path.removeprefix(_A_MODEL))
     return _ROUTES.get((method, path))
 
 
 def is_path(path: str) -> bool:
-    """Whether there is something at a path, by whatever method."""
+    """Whether a path exists, for any method."""
     return path.startswith(_A_MODEL) or any(other == path for _, other in _ROUTES)

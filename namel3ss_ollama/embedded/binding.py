@@ -1,9 +1,9 @@
-"""The binding to llama.cpp, `xllamacpp`: how a model is loaded with it, and asked.
+"""The binding to llama.cpp, `xllamacpp`: loading a model and running requests.
 
-The binding always listens for HTTP, too. Nobody is meant to come: where the system has Unix sockets it is told to
-listen on one, in a folder of ours that is removed at once, and everywhere with a random key.
+The binding always listens for HTTP as well, which is not used: where the system has Unix sockets it listens on one, in
+a private directory that is removed at once, and it always requires a random key.
 
-Loading keeps Python's interpreter lock: for as long as it takes, no other thread runs. Computing gives it up.
+Loading holds Python's global interpreter lock: no other thread runs meanwhile. Computing releases it.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ __all__ = ["Json", "Kind", "Server", "complete", "embed", "fitted", "start"]
 Json = dict[str, Any]
 Kind = Literal["text", "embedding"]
 _WORKING_MEMORY = 256 * 1024 * 1024
-"""Bytes that loading takes beside the weights and the context, roughly."""
+"""Approximate bytes that loading takes in addition to the weights and the context."""
 
 _WINDOW_STEP = 256
-"""Tokens: llama.cpp makes each window a multiple of it."""
+"""Tokens: llama.cpp rounds each window up to a multiple of this."""
 
 _MEMORY = Path("/proc/meminfo")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LONGEST_PLACE = 70
-"""Characters: the path of a Unix socket has about a hundred at most."""
+"""Characters: the path of a Unix socket is limited to about a hundred."""
 
 
 class Server(Protocol):
-    """What is used of the binding's server, which is a model in memory with its threads."""
+    """The used part of the binding's server, which is a loaded model with its threads."""
 
     def handle_completions(self, prompt: Json, callback: Callable[[Json], bool]) -> None:
-        """Continue a prompt; the callback gets the tokens, and ends it by returning True."""
+        """Continue a prompt; the callback gets the tokens, and stops the generation by returning True."""
 
     def handle_embeddings(self, prompt: Json) -> Json:
         """Vectors for texts."""
@@ -56,7 +56,7 @@ class Server(Protocol):
 def fitted(server: Server, request: Json, window: int) -> Json:
     """A request whose answer ends where the context window does.
 
-    llama.cpp makes each window a multiple of 256; within one of another size, this counts.
+    llama.cpp rounds each window up to a multiple of 256; this limits the answer for other sizes.
 
     Args:
         server: The model.
@@ -74,7 +74,7 @@ def fitted(server: Server, request: Json, window: int) -> Json:
 
 
 def _prompt_tokens(server: Server, request: Json, window: int) -> int:
-    """How many tokens a prompt has: the first event tells, before any of them is computed."""
+    """The number of tokens of a prompt, from the first event, before any of them is computed."""
     found = 0
 
     def first(event: Json) -> bool:
@@ -94,10 +94,10 @@ def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> Non
     Args:
         server: The model.
         request: The engine's fields, as for `fitted`.
-        take: Gets what comes, a token at a time, and while the prompt is computed events without text; True ends it.
+        take: Called with events, one per token, and without text while the prompt is computed; True stops it.
 
     Raises:
-        Refused: The engine cannot do it. What `take` raises comes out, too.
+        Refused: The engine cannot do it. Exceptions from `take` are raised too.
     """
     failed: list[BaseException] = []
 
@@ -106,24 +106,24 @@ def complete(server: Server, request: Json, take: Callable[[Json], bool]) -> Non
             if "error" in event:
                 raise _refusal(event["error"])
             return take(event)
-        except BaseException as error:  # the binding would lose it
+        except BaseException as error:  # the binding would swallow it
             failed.append(error)
             return True
 
-    # A prompt's beginning that is computed already is not computed again; but the rest then comes out rounded
-    # differently, which is not what somebody wants who asks for a repeatable answer.
+    # A prompt's cached prefix is not computed again; but the rest is then rounded differently, so a request for a
+    # repeatable answer must not use the cache.
     fields = {**request, "stream": True, "cache_prompt": "seed" not in request}
-    # Told how far it is with the prompt, `take` can end that, too: after each batch of `num_batch` tokens.
+    # With progress events for the prompt, `take` can stop that too: after each batch of `num_batch` tokens.
     server.handle_completions({**fields, "return_progress": True}, look)
     if failed:
-        raise failed.pop()  # kept in this frame as well, it would keep the model in memory
+        raise failed.pop()  # a reference in this frame would keep the model in memory
 
 
 def embed(server: Server, text: str, window: int) -> tuple[list[float], int]:
-    """A vector of length 1, and how many tokens the text has.
+    """A vector of length 1, and the number of tokens of the text.
 
     Raises:
-        Refused: The engine cannot do it, or these are more than the window.
+        Refused: The engine cannot do it, or the text exceeds the window.
     """
     answer = server.handle_embeddings({"input": [text]})
     if "error" in answer:
@@ -139,10 +139,10 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
     """Load a model.
 
     Args:
-        model: Which.
-        options: How.
+        model: The model.
+        options: The load options.
         kind: For text, or for embeddings.
-        slots: How many requests it is to serve at once.
+        slots: The number of concurrent requests.
 
     Raises:
         Refused: It cannot be loaded.
@@ -159,14 +159,14 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
     settings.model.path = str(model.path)
     settings.n_ctx = options.num_ctx * slots
     settings.n_parallel = slots
-    # A batch takes at least a token of each slot; with less, llama.cpp ends the process.
+    # A batch holds at least one token per slot; with less, llama.cpp aborts the process.
     settings.n_batch = settings.n_ubatch = max(options.num_batch, slots)
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.num_thread or _cores()
     if options.num_gpu is not None:
         settings.n_gpu_layers = options.num_gpu
     if kind == "embedding":
         settings.embedding = True
-        # A text is one batch. Pooling divides it by the slots; with a rest, llama.cpp ends the process.
+        # A text is one batch. Pooling divides it by the slots; with a remainder, llama.cpp aborts the process.
         settings.n_batch = settings.n_ubatch = -(-options.num_ctx // slots) * slots
         if not model.header.embeds_only:
             settings.pooling_type = binding.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
@@ -184,15 +184,15 @@ def start(model: Model, options: LoadOptions, kind: Kind, slots: int) -> Server:
         except (RuntimeError, ValueError, MemoryError) as error:
             raise Refused(
                 500,
-                f"{model.name} could not be loaded: the file is damaged, of a kind that this engine does not know, or "
-                "too large for the memory that is free",
+                f"{model.name} could not be loaded: the file is damaged, not supported by this engine, or "
+                "too large for the free memory",
             ) from error
     return server
 
 
 @contextlib.contextmanager
 def _nowhere() -> Iterator[str]:
-    """An address to listen on where nobody else can come: a Unix socket whose folder is gone afterwards."""
+    """An address to listen on that nothing can reach: a Unix socket whose directory is deleted afterwards."""
     if not hasattr(socket, "AF_UNIX"):
         yield "127.0.0.1"
         return
@@ -204,7 +204,7 @@ def _nowhere() -> Iterator[str]:
 
 
 def _check_memory(binding: Any, model: Model, options: LoadOptions, slots: int) -> None:
-    """Refuse what cannot fit before llama.cpp tries: it ends the process when memory runs out."""
+    """Refuse a model that cannot fit before llama.cpp tries: it aborts the process when memory runs out."""
     free = max((_free(_as_dict(device)) for device in binding.get_device_info()), default=0)
     needed = model.path.stat().st_size + model.header.bytes_a_token * options.num_ctx * slots + _WORKING_MEMORY
     if 0 < free < needed:
@@ -216,12 +216,12 @@ def _check_memory(binding: Any, model: Model, options: LoadOptions, slots: int) 
 
 
 def _free(device: Mapping[str, Any]) -> int:
-    """A device's free bytes. For the CPU llama.cpp names all the memory there is, so the system is asked, too."""
+    """A device's free bytes. For the CPU, llama.cpp reports the total memory, so the system is queried too."""
     said = [int(device["memory_free"])]
     if device.get("name") == "CPU":
         with contextlib.suppress(OSError):  # not on Linux
             said += [int(kib) * 1024 for kib in re.findall(r"MemAvailable:\s*(\d+) kB", _MEMORY.read_text())]
-        with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        with contextlib.suppress(OSError, ValueError):  # not a container, or one without a limit
             said.append(int(_LIMIT.read_text()))
     return min(said)
 

@@ -1,7 +1,7 @@
-"""Whether weights are what they should be: their SHA-256, computed once a file.
+"""The integrity of weights: their SHA-256, computed once per file.
 
-Weights that are damaged but whole in size load, and answer nonsense. A gigabyte takes a few seconds to digest, so what
-came out is remembered, in this process and in the cache folder, for as long as a file's size, time and inode stay.
+Damaged weights of the right size load, and produce nonsense. Hashing a gigabyte takes a few seconds, so the result is
+cached, in this process and in the cache folder, while a file's size, time and inode do not change.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _State = tuple[int, int, int]
 
 
 def check(path: Path, expected: str, memory: Path) -> None:
-    """Make sure that a file is what it should be.
+    """Check that a file has the expected digest.
 
     Args:
         path: The weights.
         expected: Their SHA-256, 64 hexadecimal digits.
-        memory: The file that remembers digests; it need not be there.
+        memory: The file that caches digests; it need not exist.
 
     Raises:
-        Refused: It is something else.
+        Refused: The digest differs.
     """
     if sha256_of(path, memory) != expected:
         raise Refused(500, f"the weights in {path} are damaged: their SHA-256 is not {expected}; pull the model again")
 
 
 def sha256_of(path: Path, memory: Path) -> str:
-    """A file's SHA-256, computed where it is not remembered; `memory` is as for `check`."""
+    """A file's SHA-256, computed if not cached; `memory` is as in `check`."""
     key, state = os.path.realpath(path), _state(path)
     if key not in _known:
         _known.update({known: found for known, found in _read(memory).items() if known not in _known})
@@ -50,7 +50,7 @@ def sha256_of(path: Path, memory: Path) -> str:
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
-    if _state(path) == state:  # else somebody writes to it
+    if _state(path) == state:  # else it is being written to
         _remember(key, state, digest.hexdigest(), memory)
     return digest.hexdigest()
 
@@ -69,7 +69,7 @@ def _read(memory: Path) -> dict[str, tuple[_State, str]]:
         entries = json.loads(memory.read_bytes())
         return {str(key): ((int(size), int(time), int(inode)), str(digest))
                 for key, (size, time, inode, digest) in entries.items()}  # fmt: skip
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: it is made again
+    except (OSError, ValueError, TypeError, AttributeError):  # missing or damaged: it is created again
         return {}
 
 
@@ -78,7 +78,7 @@ def _remember(key: str, state: _State, digest: str, memory: Path) -> None:
         _known[key] = (state, digest)
         kept = {**_read(memory), key: (state, digest)}
         there = [(name, found) for name, found in kept.items() if Path(name).exists()][-_MOST_REMEMBERED:]
-        with contextlib.suppress(OSError):  # a folder that cannot be written to: then this process alone remembers
+        with contextlib.suppress(OSError):  # a read-only folder: then only this process caches it
             memory.parent.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(prefix="digests-", dir=memory.parent)
             with os.fdopen(handle, "w", encoding="utf-8") as file:

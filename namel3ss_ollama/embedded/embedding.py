@@ -1,4 +1,4 @@
-"""Texts to vectors."""
+"""The embedding endpoints."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def _embedded(work: Work, model: Model, texts: list[str]) -> tuple[list[list[flo
     vectors: list[list[float]] = []
     tokens = 0
     with work.engine.use(model, loading, "embedding", work.job, keep) as (server, waited):
-        for text in texts:  # one by one, so that a caller who goes is noticed
+        for text in texts:  # one by one, so that a disconnect is noticed
             if work.job.cancelled:
                 raise Cancelled
-            # Without a token there is nothing to average; a blank is the least that is one.
+            # Pooling needs at least one token; a space is the smallest.
             vector, count = binding.embed(server, text or " ", loading.num_ctx)
             vectors.append(vector)
             tokens += count
@@ -62,7 +62,7 @@ def _embedded(work: Work, model: Model, texts: list[str]) -> tuple[list[list[flo
 
 
 def _shortened(vector: list[float], size: int) -> list[float]:
-    """The first numbers of a vector, made to have length 1 again."""
+    """The first numbers of a vector, normalised to length 1 again."""
     part = vector[:size]
     norm = sum(value * value for value in part) ** 0.5 or 1.0
     return [value / norm for value in part]

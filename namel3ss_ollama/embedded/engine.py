@@ -1,11 +1,11 @@
-"""The models in memory: who may compute with them, who waits, and when they are loaded and unloaded.
+"""The loaded models: their slots, the queue for them, and when they are loaded and unloaded.
 
-One engine a process: whoever uses it takes a lease, and when the last one is given back, all is unloaded. Work is done
-in the caller's thread, which is a worker's of the transport; nothing here knows of event loops.
+There is one engine per process: each user takes a lease, and when the last one is released, everything is unloaded.
+Work runs in the caller's thread, a worker thread of the transport; nothing here depends on event loops.
 
-A model is loaded once for text and once for embeddings, with as many slots as requests may run at once; more of
-them wait, and beyond `max_queue` are refused as Ollama's server does. Other load options mean loading anew, when
-nobody computes with the old ones.
+A model is loaded once for text and once for embeddings, with one slot per concurrent request; more requests wait, and
+beyond `max_queue` they are refused, as by Ollama's server. Other load options reload the model once no request uses
+it.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ __all__ = ["SHUT_DOWN", "Cancelled", "Engine", "Job", "Loaded", "shared_engine"]
 SHUT_DOWN = "the engine was shut down"
 _MOST_LOADED = 3
 _MOST_SLOTS = 256
-"""llama.cpp's own bound."""
+"""llama.cpp's own limit."""
 
 
 _Key = tuple[Path, Kind]
 
 
 class Cancelled(Exception):
-    """The job's caller has gone."""
+    """The job was cancelled by its caller."""
 
 
 class Job:
-    """A request as the engine sees it: whether its caller still waits.
+    """A request in the engine, which its caller can cancel.
 
     Args:
-        engine: Where it waits for a slot, so that it can be woken.
+        engine: The engine in which it waits for a slot, so that it can be woken.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -52,7 +52,7 @@ class Job:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """The caller has gone: the computation ends with the next token, a wait at once."""
+        """Cancel the request: a computation ends with the next token, a wait at once."""
         self.cancelled = True
         self._engine.wake()
 
@@ -62,14 +62,14 @@ class Loaded:
     """A model in memory.
 
     Attributes:
-        model: Which.
-        options: As it is loaded.
+        model: The model.
+        options: Its load options.
         kind: For text or for embeddings.
-        server: What computes; None while it is being loaded, and when it is no longer.
-        active: How many slots are taken.
+        server: The binding's server; None before it is loaded and after it is unloaded.
+        active: The number of slots in use.
         used: When it was last used, seconds since the epoch.
-        expires: When it is to be unloaded, seconds since the epoch; None for never.
-        leaving: Whether it goes when the last slot is given back, whatever its users say, unless somebody takes one.
+        expires: When it expires, seconds since the epoch; None for never.
+        leaving: Whether it is unloaded when its last slot is released, whatever `expires` says. Cleared by a new user.
     """
 
     model: Model
@@ -86,8 +86,8 @@ class Engine:
     """The models in memory.
 
     Args:
-        slots: How many requests a model serves at once.
-        max_queue: How many wait for a slot before more are refused.
+        slots: The number of concurrent requests per model.
+        max_queue: How many requests may wait for a slot; more are refused.
     """
 
     def __init__(self, slots: int, max_queue: int) -> None:
@@ -98,16 +98,16 @@ class Engine:
         self._waiting: dict[Job, _Key] = {}
         self._leases = 0
         self._jobs: set[Job] = set()
-        self._ended = ""  # why nothing can be loaded any more
+        self._ended = ""  # why nothing more can be loaded
         _engines.add(self)
 
     def lease(self) -> None:
-        """Keep what is loaded from being unloaded, until `release`."""
+        """Keep models loaded until `release`."""
         with self._changed:
             self._leases += 1
 
     def release(self) -> None:
-        """Give a lease back; with the last one, everything is unloaded."""
+        """Release a lease; with the last one, everything is unloaded."""
         with self._changed:
             self._leases -= 1
             last = self._leases == 0
@@ -115,7 +115,7 @@ class Engine:
             self.unload()
 
     def running(self) -> list[Loaded]:
-        """What is loaded."""
+        """The loaded models."""
         self.sweep()
         with self._changed:
             return [loaded for loaded in self._loaded.values() if loaded.server is not None]
@@ -124,23 +124,23 @@ class Engine:
     def use(
         self, model: Model, options: LoadOptions, kind: Kind, job: Job, keep: float | None
     ) -> Iterator[tuple[Server, float]]:
-        """A slot of a model, which is loaded first where it is not, and the seconds that this took.
+        """Take a slot of a model, loading it if needed, and return it with the seconds that loading took.
 
         Args:
-            model: Which.
-            options: How it is to be loaded.
-            kind: For what.
-            job: Whose slot it is.
+            model: The model.
+            options: Its load options.
+            kind: For text or for embeddings.
+            job: The job that uses the slot.
             keep: How long the model stays loaded afterwards, in seconds; None for ever.
 
         Raises:
-            Refused: Loading failed, or too many wait already.
+            Refused: Loading failed, or the queue is full.
             Cancelled: The job was cancelled while it waited.
         """
         self.sweep()
         began = time.monotonic()
         loaded = self._take(model, options, kind, job)
-        assert loaded.server is not None  # it is loaded, and stays so while a slot is taken
+        assert loaded.server is not None  # it stays loaded while a slot is in use
         try:
             if job.cancelled:
                 raise Cancelled
@@ -155,7 +155,7 @@ class Engine:
             self.sweep()
 
     def unload(self, path: Path | None = None) -> None:
-        """Unload a model, or all; those that compute are unloaded when they have ended."""
+        """Unload a model, or all; models in use are unloaded when their requests have ended."""
         with self._changed:
             for loaded in self._loaded.values():
                 if path is None or loaded.model.path == path:
@@ -163,7 +163,7 @@ class Engine:
         self.sweep()
 
     def sweep(self) -> None:
-        """Unload what has outlived its time."""
+        """Unload expired models."""
         now = time.time()
         with self._changed:
             gone = [self._loaded.pop(key) for key, one in list(self._loaded.items()) if _over(one, now)]
@@ -171,12 +171,12 @@ class Engine:
         _end(gone)
 
     def wake(self) -> None:
-        """Have those who wait look again."""
+        """Wake the waiting jobs, to check again."""
         with self._changed:
             self._changed.notify_all()
 
     def shut_down(self) -> None:
-        """Cancel everything, wait for it to end, and unload: before the interpreter ends."""
+        """Cancel everything, wait for it to end, and unload, before the interpreter exits."""
         with self._changed:
             self._ended = SHUT_DOWN
             for job in self._jobs:
@@ -186,10 +186,10 @@ class Engine:
         self.unload()
 
     def before_fork(self) -> None:
-        """Unload what nobody computes with, and load nothing until the fork is over.
+        """Unload idle models, and load nothing until the fork is over.
 
-        llama.cpp does not survive a fork: where a model was loaded then, a child that loads one hangs or crashes as it
-        ends. The parent loads its models anew when they are wanted.
+        llama.cpp does not survive a fork: if a model was loaded at that time, a child that loads one hangs, or crashes
+        on exit. The parent reloads its models when needed.
         """
         while True:
             self._changed.acquire()
@@ -200,11 +200,11 @@ class Engine:
             _end(idle)
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Allow loading again."""
         self._changed.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew, if nobody computed at that time: the threads that did are not in this process."""
+        """Start over, unless a model was computing at that time: its threads do not exist in this process."""
         self._changed = make_condition()
         if self._loaded:
             self._ended = "this process was forked while a model computed: start it by spawning, not by forking"
@@ -228,11 +228,11 @@ class Engine:
             except BaseException:
                 self._jobs.discard(job)
                 raise
-        _end(replaced)  # before there is more to hold
+        _end(replaced)  # before the new model takes memory
         return self._load(key, loaded, job)
 
     def _wait_for_turn(self, key: _Key, options: LoadOptions, job: Job) -> None:
-        """Wait until the job can have a slot, or can load; those who want the same model take turns as they came."""
+        """Wait until the job can take a slot, or can load; jobs for the same model are served in order."""
         self._waiting[job] = key
         try:
             while not job.cancelled:
@@ -248,7 +248,7 @@ class Engine:
             self._changed.notify_all()
 
     def _is_free(self, key: _Key, options: LoadOptions) -> bool:
-        """Whether there is a slot, or room to load."""
+        """Whether a slot is free, or the model can be loaded."""
         found = self._loaded.get(key)
         if found is None:
             return len(self._loaded) < _MOST_LOADED or any(one.active == 0 for one in self._loaded.values())
@@ -271,7 +271,7 @@ class Engine:
         return loaded
 
     def _make_room(self, key: _Key) -> list[Loaded]:
-        """Take out what stands in the way: the same model with other options, or the one that was used longest ago."""
+        """Remove a model to make room: the same one with other options, or the least recently used one."""
         replaced = [self._loaded.pop(key)] if key in self._loaded else []
         idle = sorted((one.used, other) for other, one in self._loaded.items() if one.active == 0)
         if len(self._loaded) >= _MOST_LOADED and idle:
@@ -280,9 +280,9 @@ class Engine:
 
 
 def _end(models: list[Loaded]) -> None:
-    """Unload; not to be done with the lock held, for it waits for threads to end."""
+    """Unload; must not be called with the lock held, since it waits for threads to end."""
     for loaded in models:
-        loaded.server = None  # the binding ends with its last reference
+        loaded.server = None  # the binding stops with its last reference
 
 
 def _over(loaded: Loaded, now: float) -> bool:
@@ -306,7 +306,7 @@ class _Process:
             return self._engine
 
     def after_fork(self) -> None:
-        """In a child: the lock may have been held by a thread that is gone."""
+        """In a child: replace the lock, which a thread that no longer exists may have held."""
         self._lock = allocate_lock()
 
 
@@ -335,7 +335,7 @@ def shared_engine() -> Engine:
     """The process's engine: OLLAMA_NUM_PARALLEL slots (2) and a queue of OLLAMA_MAX_QUEUE (512).
 
     Raises:
-        Refused: One of these is no number, or out of range.
+        Refused: One of these is not a number, or out of range.
     """
     return _process.engine()
 

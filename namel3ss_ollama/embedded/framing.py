@@ -1,4 +1,4 @@
-"""How an answer's objects become bytes: lines of JSON, as in Ollama's API, or server-sent events, as in OpenAI's."""
+"""Serialises an answer's objects: as lines of JSON, as in Ollama's API, or as server-sent events, as in OpenAI's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Framing", "framing", "streams"]
 
 @dataclass(frozen=True)
 class Framing:
-    """A way to write an answer.
+    """A format for an answer.
 
     Attributes:
         content_type: The header of a stream.
-        before: What precedes each object of a stream.
-        after: What follows it.
-        end: What ends a stream that did not fail.
-        error: A refusal as an object.
+        before: The prefix of each object of a stream.
+        after: The suffix of each object of a stream.
+        end: The end of a stream that did not fail.
+        error: Converts a refusal to an object.
     """
 
     content_type: str
@@ -33,7 +33,7 @@ class Framing:
     error: Callable[[Refused], Json]
 
     def written(self, value: Json | Refused) -> bytes:
-        """An object of a stream, or the refusal that breaks it off."""
+        """An object of a stream, or the refusal that ends it early."""
         return self.before + orjson.dumps(self.error(value) if isinstance(value, Refused) else value) + self.after
 
 
@@ -44,7 +44,7 @@ _STREAMED_IF_WANTED = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 def framing(path: str) -> Framing:
-    """How answers of a path are written."""
+    """The format of answers of a path."""
     return _EVENTS if path.startswith("/v1/") else _LINES
 
 

@@ -1,4 +1,4 @@
-"""Chat and generate: from a request to the engine's events, and from these to the lines of an answer."""
+"""Chat and generate: from a request to the engine's events, and from the events to the lines of an answer."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
     constraint = {} if schema is None else {"json_schema": schema}
     loading = load_options(options, model.header.context_length)
     fields = {**sampling(options, loading.num_ctx), "prompt": prompt, **_logprobs(work), **constraint}
-    # Who stops it may well stop it within the JSON.
+    # A cancelled or stopped answer may end within the JSON.
     whole = schema is not None and not work.wanted("options", dict, {}).get("stop")
     answer = _Answer(work, model.name, chat, outputs, whole_json=whole)
     keep = work.keep_alive()
@@ -80,7 +80,7 @@ def _generate_text(work: Work, model: Model, prompt: str, outputs: Outputs, *, c
 
 
 class _Answer:
-    """Lines of an answer out of the engine's events."""
+    """Builds the lines of an answer from the engine's events."""
 
     def __init__(self, work: Work, name: str, chat: bool, outputs: Outputs, *, whole_json: bool) -> None:
         self._work = work
@@ -96,7 +96,7 @@ class _Answer:
         self._last: Json = {}
 
     def take(self, event: Json) -> bool:
-        """An event: a token, and with the last the counters; True when the caller has gone."""
+        """Handle an event: a token, and with the last one the counters; returns True if the caller has cancelled."""
         if self._work.job.cancelled:
             return True
         choice = event["choices"][0]
@@ -119,10 +119,10 @@ class _Answer:
         """The last lines.
 
         Raises:
-            Refused: The answer has no end, or it was to be JSON and is not.
+            Refused: The answer was cut off, or it should be JSON and is not.
         """
         if not self._last:
-            raise Refused(500, "the engine broke off")
+            raise Refused(500, "the engine stopped before the end of the answer")
         self._check()
         thinking, content, calls = self._outputs.finish()
         if self._stream:
@@ -139,7 +139,7 @@ class _Answer:
         try:
             json.loads(self._written.getvalue())
         except ValueError as error:
-            raise Refused(500, "the engine did not hold to the schema in format: simplify it") from error
+            raise Refused(500, "the engine did not follow the schema in format: simplify it") from error
 
     def _line(self, content: str, thinking: str, calls: Sequence[Json] = (), logprobs: Sequence[Json] = ()) -> Json:
         line: Json = {"model": self._name, "created_at": now(), "done": False}
@@ -233,7 +233,7 @@ def _logprobs(work: Work) -> Json:
 
 
 def _logprob(entry: Json, top: int) -> Json:
-    """An entry as the API has it; with the `top` likeliest tokens, where they were asked for."""
+    """An entry in the API's format, with the `top` most likely tokens if requested."""
     kept: Json = {key: entry[key] for key in ("token", "logprob", "bytes")}
     if top:
         likely = entry.get("top_logprobs") or ()

@@ -1,7 +1,7 @@
-"""The header of a GGUF file: what a model says of itself, without its weights.
+"""The header of a GGUF file: a model's metadata, without its weights.
 
-Only what is small is kept: numbers, texts, and of the arrays the one with the tokens, of which a chat template needs
-two. The format is that of the GGUF specification, versions 2 and 3, little-endian.
+Only small values are kept: numbers, texts, and two tokens of the array of tokens, which chat templates need. The format
+is that of the GGUF specification, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _FILE_TYPES = {
 
 @dataclass(frozen=True)
 class GGUF:
-    """What the header says.
+    """The contents of a header.
 
     Attributes:
-        metadata: The keys with one value; arrays are left out.
+        metadata: The keys with one value; arrays are omitted.
         special_tokens: The texts of `tokenizer.ggml.bos_token_id` and `..eos_token_id`, by "bos" and "eos".
-        parameters: How many weights there are.
+        parameters: The number of weights.
     """
 
     metadata: dict[str, Scalar]
@@ -50,24 +50,24 @@ class GGUF:
 
     @property
     def chat_template(self) -> str:
-        """The template (Jinja) that the model came with, or ""."""
+        """The model's own template (Jinja), or ""."""
         return str(self.metadata.get("tokenizer.chat_template", ""))
 
     @property
     def adds_bos(self) -> bool:
-        """Whether a prompt gets its first token when it is turned into tokens."""
-        # Those of the oldest kind of tokenizer do, unless they say that they don't.
+        """Whether tokenising a prompt adds its first token."""
+        # The oldest kind of tokenizer does, unless the header says otherwise.
         oldest = self.metadata.get("tokenizer.ggml.model") == "llama"
         return bool(self.metadata.get("tokenizer.ggml.add_bos_token", oldest))
 
     @property
     def context_length(self) -> int:
-        """The context window that the model was trained for, in tokens; 0 where it does not say."""
+        """The context window that the model was trained for, in tokens; 0 if unknown."""
         return self._number("context_length")
 
     @property
     def embeds_only(self) -> bool:
-        """Whether the model makes embeddings and no text."""
+        """Whether the model only produces embeddings."""
         return self._number("pooling_type") > 0 or "bert" in self.architecture
 
     @property
@@ -78,7 +78,7 @@ class GGUF:
 
     @property
     def bytes_a_token(self) -> int:
-        """What a token of context takes in memory, with the usual 16-bit cache."""
+        """The memory for a token of context in bytes, with the usual 16-bit cache."""
         heads = self._number("attention.head_count")
         width = self._number("embedding_length") // heads if heads else 0
         width = self._number("attention.key_length") or width
@@ -93,7 +93,7 @@ def read_gguf(path: Path) -> GGUF:
     """Read a file's header.
 
     Raises:
-        Refused: The file cannot be read, is no GGUF, or ends too early.
+        Refused: The file cannot be read, is not GGUF, or is truncated.
     """
     try:
         with path.open("rb") as file:
@@ -109,7 +109,7 @@ def _read(reader: _Reader, path: Path) -> GGUF:
         raise Refused(400, f"{path} is not a GGUF file")
     version = reader.number("<I")
     if version not in (2, 3):
-        raise Refused(400, f"{path} is a GGUF file of version {version}; versions 2 and 3 can be read")
+        raise Refused(400, f"{path} is a GGUF file of version {version}; versions 2 and 3 are supported")
     tensors, entries = reader.number("<Q"), reader.number("<Q")
     metadata: dict[str, Scalar] = {}
     tokens: list[str] = []
@@ -140,15 +140,15 @@ def _read(reader: _Reader, path: Path) -> GGUF:
 
 
 class _Reader:
-    """A file from front to back: what is to be read is there, or it is an EOFError.
+    """Reads a file sequentially; a read past its end raises EOFError.
 
-    So a damaged file's word on how long something is neither makes room in memory nor a loop without end.
+    So a wrong length in a damaged file causes neither a huge allocation nor an endless loop.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.left = os.fstat(file.fileno()).st_size
-        """How many bytes are still to come."""
+        """The number of bytes left."""
 
     def take(self, length: int) -> bytes:
         self._pass(length)
@@ -177,7 +177,7 @@ class _Reader:
         return value
 
     def texts(self) -> list[str]:
-        """An array of texts; empty where it holds something else."""
+        """An array of texts; empty if it holds something else."""
         kind, length = self.unpack("<IQ")
         if kind != _STRING:
             self._skip_items(kind, length, 1)

@@ -1,8 +1,8 @@
-"""Prompt templates as Ollama's models have them: the part of Go's text/template that they use.
+"""Prompt templates of Ollama's models: the part of Go's text/template that they use.
 
 Conditions, loops, `with`, variables, pipelines, parentheses, Go's comparison and logic functions, and Ollama's own
-(`json`, `currentDate`). Objects and lists print as JSON, as Ollama's types do. What is not known here is an error,
-not left out. The language: https://pkg.go.dev/text/template
+(`json`, `currentDate`). Objects and lists print as JSON, as Ollama's types do. Unsupported syntax is an error and
+not ignored. The language: https://pkg.go.dev/text/template
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _VARIABLE = re.compile(r"\$\w+")
 
 
 class TemplateError(ValueError):
-    """A template is malformed, or uses what is not known here."""
+    """A template is malformed, or uses an unsupported feature."""
 
 
 @dataclass
 class _Node:
-    """A piece of a template: text, or an action with what it contains."""
+    """A node of a template: text, or an action with its contents."""
 
     kind: str
     text: str = ""
@@ -65,10 +65,10 @@ class GoTemplate:
         return name in self._fields
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text for these values.
+        """Render the template with these values.
 
         Raises:
-            TemplateError: A function is unknown, or gets what it cannot work on.
+            TemplateError: A function is unknown, or gets an unsuitable value.
         """
         out: list[str] = []
         try:
@@ -76,7 +76,7 @@ class GoTemplate:
         except TemplateError:
             raise
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-            raise TemplateError(f"a prompt template cannot be filled in: {error}") from error
+            raise TemplateError(f"a prompt template cannot be rendered: {error}") from error
         return "".join(out)
 
 
@@ -87,7 +87,7 @@ class _Parser:
         self.end, self.rest = "", ""
 
     def block(self, ends: Sequence[str]) -> list[_Node]:
-        """Nodes up to one of the words in `ends`, which is left in `self.end`, and what follows it in `self.rest`."""
+        """Nodes up to one of the words in `ends`, which goes to `self.end`, and the text after it to `self.rest`."""
         nodes: list[_Node] = []
         for is_text, piece in self._pieces:
             if is_text:
@@ -126,13 +126,13 @@ class _Parser:
 
 
 def _split(piece: str) -> tuple[str, str]:
-    """An action's first word, or "", and what follows."""
-    word = str(_WORD.match(piece)[0])  # type: ignore[index] # it matches the empty text, too
+    """An action's first word, or "", and the rest."""
+    word = str(_WORD.match(piece)[0])  # type: ignore[index] # it also matches the empty text
     return word, piece[len(word) :].strip()
 
 
 def _pieces(source: str) -> Iterator[tuple[bool, str]]:
-    """Texts and actions in turn, white space trimmed where the actions say so."""
+    """Texts and actions in order, with white space trimmed as the actions specify."""
     at, trim = 0, False
     for found in _ACTION.finditer(source):
         text = source[at : found.start()]
@@ -169,7 +169,7 @@ def _simple(kind: str, source: str) -> _Node:
 
 
 def _tokens(source: str) -> list[tuple[str, str]]:
-    """Texts and their kinds; a `field` is a path right behind a closing parenthesis."""
+    """Tokens and their kinds; a `field` is a path directly after a closing parenthesis."""
     tokens: list[tuple[str, str]] = []
     at = 0
     source = source.rstrip()
@@ -205,7 +205,7 @@ def _pipeline(tokens: list[tuple[str, str]]) -> list[Any]:
             stack.append([[]])
         elif (text, kind) == (")", "sign"):
             if len(stack) == 1:
-                raise TemplateError("a prompt template has a ) too many")
+                raise TemplateError("a prompt template has an unmatched )")
             inner = stack.pop()
             if not all(inner):
                 raise TemplateError("a prompt template has an expression without an end")
@@ -232,7 +232,7 @@ class _Continue(Exception):
 
 
 class _Run:
-    """One execution: the variables in sight, and the text so far."""
+    """One execution: the variables in scope, and the output so far."""
 
     def __init__(self, root: Any, out: list[str]) -> None:
         self._scopes: list[dict[str, Any]] = [{"$": root}]
@@ -303,13 +303,13 @@ class _Run:
             if kind == "word" and text not in _CONSTANTS:
                 piped = [self._call(text, rest, piped, dot)]
             elif rest or piped:
-                raise TemplateError(f"a prompt template calls {text!r}, which is no function")
+                raise TemplateError(f"a prompt template calls {text!r}, which is not a function")
             else:
                 piped = [self._operand(kind, text, dot)]
         return piped[0]
 
     def _call(self, name: str, operands: list[Any], piped: list[Any], dot: Any) -> Any:
-        if name in ("and", "or"):  # they look at what comes later only when they must
+        if name in ("and", "or"):  # they evaluate later operands only if needed
             value: Any = None
             for kind, text in operands:
                 value = self._operand(kind, text, dot)
@@ -317,7 +317,7 @@ class _Run:
                     return value
             return piped[0] if piped else value
         if name not in _FUNCTIONS:
-            raise TemplateError(f"a prompt template calls {name!r}, which is not known here")
+            raise TemplateError(f"a prompt template calls {name!r}, which is not supported")
         return _FUNCTIONS[name](*(self._operand(kind, text, dot) for kind, text in operands), *piped)
 
     def _operand(self, kind: str, text: Any, dot: Any) -> Any:
@@ -349,7 +349,7 @@ def _printed(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    """As Ollama's types write themselves: compact, and with the names of the API."""
+    """JSON as Ollama's types write it: compact, and with the names of the API."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -367,7 +367,7 @@ def _index(value: Any, *keys: Any) -> Any:
 
 
 def _printf(layout: str, *values: Any) -> str:
-    """Texts into a layout: `%s`, `%v` and `%d` as they print, `%q` in quotes."""
+    """Format texts: `%s`, `%v` and `%d` as printed, `%q` in quotes."""
     left = list(values)
 
     def verb(found: re.Match[str]) -> str:

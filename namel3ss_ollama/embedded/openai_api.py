@@ -1,7 +1,7 @@
-"""OpenAI's endpoints below /v1, as Ollama's server has them: translated to the engine's own API and back.
+"""OpenAI's endpoints under /v1, as on Ollama's server: translated to the engine's own API and back.
 
-The server's `created` and ids are made here; usage is the engine's counters. Of what nobody set the model's defaults
-hold, as in the engine's own API.
+`created` and ids are generated here; usage comes from the engine's counters. Unset options have the model's defaults,
+as in the engine's own API.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ def error(refused: Refused) -> Json:
 
 
 class _Answer:
-    """The engine's lines as an answer of OpenAI's: one object, or a chunk a line.
+    """Converts the engine's lines to an answer of OpenAI's API: one object, or one chunk per line.
 
     Args:
-        work: The request, which gets the objects.
-        prefix: How ids begin.
-        kind: What the object is called.
-        content: Gets a line, and whether it is a chunk; gives what a choice has of its content.
+        work: The request, which receives the objects.
+        prefix: The prefix of ids.
+        kind: The name of the object.
+        content: Called with a line, and whether it is a chunk; returns the content fields of a choice.
     """
 
     def __init__(self, work: Work, prefix: str, kind: str, content: Callable[[Json, bool], Json]) -> None:
@@ -105,7 +105,7 @@ class _Answer:
         self._called = False
 
     def take(self, line: Json) -> None:
-        """A line of the engine's."""
+        """Handle a line of the engine."""
         self._head["model"] = line["model"]
         self._called = self._called or bool(line.get("message", {}).get("tool_calls"))
         content = self._content(line, self._stream)

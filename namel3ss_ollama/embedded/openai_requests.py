@@ -1,7 +1,7 @@
-"""Requests of OpenAI's API in the terms of Ollama's. Plain functions.
+"""Translates requests of OpenAI's API to Ollama's. Plain functions.
 
-What would change the answer and has no counterpart is refused; what an answer does not show (`user`, `store` and the
-like) is passed over, as Ollama's server does.
+Fields that would change the answer and have no counterpart are refused; fields that do not affect an answer (`user`,
+`store` and the like) are ignored, as by Ollama's server.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
 }
-"""What the engine does not do, and the values that ask for nothing."""
+"""Unsupported fields, and the values with which they have no effect."""
 
 
 def chat_request(given: Json) -> Json:
     """The body of /api/chat for one of /v1/chat/completions.
 
     Raises:
-        Refused: It asks for what the engine does not do, or is none.
+        Refused: It asks for an unsupported feature, or is not a valid request.
     """
     messages = given.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -41,7 +41,7 @@ def chat_request(given: Json) -> Json:
     request = {**_common(given), "messages": list(_messages(messages)), "tools": tools}
     wanted = _format(given.get("response_format"))
     if forced is not None and wanted is not None:
-        raise Refused(400, "tool_choice and response_format exclude each other: the engine has one grammar a request")
+        raise Refused(400, "tool_choice and response_format exclude each other: the engine has one grammar per request")
     request["format"] = wanted if forced is None else forced
     if (effort := given.get("reasoning_effort")) is not None:
         request["think"] = False if effort in ("none", "minimal") else effort
@@ -55,9 +55,9 @@ def completion_request(given: Json) -> Json:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt:
-        raise Refused(400, "prompt: must be one text that is not empty")
+        raise Refused(400, "prompt: must be one text, not empty")
     if given.get("logprobs") not in (None, False, 0):
-        raise Refused(400, "logprobs: supported in /v1/chat/completions alone")
+        raise Refused(400, "logprobs: supported only in /v1/chat/completions")
     return {**_common(given), "prompt": prompt, "suffix": given.get("suffix")}
 
 
@@ -97,14 +97,14 @@ def _messages(given: list[Any]) -> Iterator[Json]:
             made.setdefault("tool_calls", []).append({"id": call.get("id"), "function": call["function"]})
             names.setdefault(str(call.get("id")), []).append(call["function"].get("name"))
         if made["role"] == "tool":
-            # An id may come twice: its n-th result is that of its n-th call.
+            # An id may be repeated: its n-th result belongs to its n-th call.
             known = names.get(str(message.get("tool_call_id")), [])
             made["tool_name"] = message.get("name") or (known.pop(0) if known else "")
         yield made
 
 
 def _text(content: object) -> object:
-    """A message's text: as it is, or that of its parts, as Ollama joins messages of one role."""
+    """A message's text: unchanged, or that of its parts, joined as Ollama joins messages of one role."""
     if not isinstance(content, list):
         return content
     texts = []
@@ -117,7 +117,7 @@ def _text(content: object) -> object:
 
 
 def _format(given: object) -> object:
-    """`response_format` as a `format`; None where the answer is free."""
+    """`response_format` as a `format`; None if the answer is unconstrained."""
     if given is None:
         return None
     kind = given.get("type") if isinstance(given, dict) else None
@@ -152,16 +152,14 @@ def _tools(given: Json) -> tuple[list[Json], Json | None]:
 
 
 def _calling(functions: list[Json]) -> Json:
-    """The schema of a call of one of these functions, in the form that the engine reads calls in."""
+    """The schema of a call of one of these functions, in the form in which the engine parses calls."""
     calls: list[Json] = []
     definitions: Json = {}
     for function in functions:
         parameters = dict(function.get("parameters") or {"type": "object", "properties": {}})
-        for name, schema in (parameters.pop("$defs", None) or {}).items():  # where `#/$defs/...` is looked for
+        for name, schema in (parameters.pop("$defs", None) or {}).items():  # where `#/$defs/...` is resolved
             if definitions.setdefault(name, schema) != schema:
-                raise Refused(
-                    400, f"tools: two of them define {name!r}, each otherwise; name one of them in tool_choice"
-                )
+                raise Refused(400, f"tools: two of them define {name!r} differently; name one of them in tool_choice")
         properties = {"name": {"const": function.get("name")}, "arguments": parameters}
         calls.append({"type": "object", "properties": properties, "required": list(properties)})
     schema = calls[0] if len(calls) == 1 else {"anyOf": calls}

@@ -1,9 +1,9 @@
 """How llama.cpp's threads wait for each other.
 
-They meet after each layer, and GNU's OpenMP has who comes first spin for the others, for as long as it takes. Where
-something else computes on the same cores, the spinning keeps the awaited thread from running: on two busy cores, 5 to 9
-tokens a second came that way. Threads that sleep at once gave 50 there, but only 49 instead of 107 on idle cores; those
-that spin a little first give 44 and 104. The library reads its settings once, when it is loaded.
+They synchronise after each layer, and in GNU's OpenMP, early threads spin until the others arrive. If something else
+computes on the same cores, the spinning keeps the awaited thread from running: two busy cores reached 5 to 9 tokens per
+second. Threads that sleep at once reached 50 there, but only 49 instead of 107 on idle cores; threads that spin briefly
+first reach 44 and 104. The library reads its settings once, when it is loaded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SPINS = "10000"
 
 @contextlib.contextmanager
 def waiting_asleep() -> Iterator[None]:
-    """While it is open, an OpenMP that is loaded will have its threads sleep soon, unless the user said how they wait.
+    """Make an OpenMP library loaded in the block put waiting threads to sleep soon, unless the user set a policy.
 
-    Afterwards the environment is as it was, so that child processes and other libraries don't get what is for one.
+    Afterwards the environment is restored, so that child processes and other libraries are not affected.
     """
     if any(name in os.environ for name in _SETTINGS):
         yield

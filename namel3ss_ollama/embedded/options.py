@@ -1,4 +1,4 @@
-"""A request's options, checked and put into the engine's terms. Plain functions."""
+"""A request's options, validated and translated for the engine. Plain functions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DEFAULT_CONTEXT = 4096
 _LARGEST_FLOAT = 3.4e38
 _LARGEST_INTEGER = 2**31 - 1
 _MOST_THREADS = 64
-"""A core each is what makes sense; far more, and the system refuses them, which ends the process."""
+"""More threads than cores are of no use; with far too many, the system refuses them, which aborts the process."""
 
-# What is allowed, both ends included. The engine holds numbers in 32 bits; some values beyond these end the process.
+# The allowed ranges, inclusive. The engine stores numbers in 32 bits; some values outside these abort the process.
 _FLOATS: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 1000.0),
     "top_p": (0.0, 1.0),
@@ -46,7 +46,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 _PIECE = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
 _DURATION = re.compile(rf"[-+]?(?:0|(?:{_PIECE.pattern})+)", re.ASCII)
 _FOR_EVER = 292 * 365 * 24 * 3600
-"""Seconds: the longest duration that Ollama's server knows."""
+"""Seconds: the longest duration that Ollama's server supports."""
 # Ollama's own defaults, where they differ from the engine's.
 _DEFAULTS: Mapping[str, Any] = {
     "temperature": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_last_n": 64, "repeat_penalty": 1.1,
@@ -55,13 +55,13 @@ _DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded; with others it is loaded anew.
+    """The options for loading a model; other values reload it.
 
     Attributes:
         num_ctx: The context window of a request, in tokens.
-        num_batch: How many tokens of a prompt are computed at once.
-        num_thread: How many threads compute; None for one a core.
-        num_gpu: How many layers a GPU gets; None for what the engine thinks right.
+        num_batch: The number of prompt tokens per batch.
+        num_thread: The number of threads; None for one per core.
+        num_gpu: The number of layers on a GPU; None for the engine's choice.
     """
 
     num_ctx: int = DEFAULT_CONTEXT
@@ -71,20 +71,20 @@ class LoadOptions:
 
 
 def load_options(options: Mapping[str, Any], trained: int) -> LoadOptions:
-    """The options of loading among a request's.
+    """The load options of a request.
 
     Args:
-        options: The request's, over the model's.
-        trained: The context window that the model was trained for, in tokens; 0 where it is not known.
+        options: The request's, merged over the model's.
+        trained: The context window that the model was trained for, in tokens; 0 if unknown.
 
     Raises:
-        Refused: A value is of another type or out of range.
+        Refused: A value has the wrong type or is out of range.
     """
     bounds = {**_LOAD, "num_ctx": (1, _LARGEST_INTEGER)}
     given = {
         name: _integer(name, options[name], *bound) for name, bound in bounds.items() if options.get(name) is not None
     }
-    # One that is larger than the model's counts as that, as in Ollama: a provider's own goes to all its models.
+    # A larger window than the model's is reduced to it, as in Ollama: a provider's setting applies to all its models.
     window = min(given.get("num_ctx", DEFAULT_CONTEXT), _widest(trained))
     threads, layers = given.get("num_thread", 0), given.get("num_gpu", -1)
     return LoadOptions(
@@ -103,11 +103,11 @@ def sampling(options: Mapping[str, Any], window: int) -> dict[str, Any]:
     """The fields of a request to the engine.
 
     Args:
-        options: The request's, over the model's.
+        options: The request's, merged over the model's.
         window: The context window in tokens.
 
     Raises:
-        Refused: A value has the wrong type or is out of range, or the engine does not have the option.
+        Refused: A value has the wrong type or is out of range, or the engine does not support the option.
     """
     fields: dict[str, Any] = dict(_DEFAULTS)
     for name, value in options.items():
@@ -125,7 +125,7 @@ def sampling(options: Mapping[str, Any], window: int) -> dict[str, Any]:
             raise Refused(400, f'option "{name}" is not supported by the embedded engine')
     if fields.get("n_predict", 0) <= 0:
         fields["n_predict"] = -1  # up to the end of the window
-    # The engine makes room for as many tokens as are to be looked back at, whatever the number.
+    # The engine allocates memory for the tokens to look back at, whatever the number.
     back = fields["repeat_last_n"]
     fields["repeat_last_n"] = window if back < 0 else min(back, window)
     return fields
@@ -135,7 +135,7 @@ def seconds(keep_alive: object, default: float) -> float | None:
     """`keep_alive` in seconds; None for ever.
 
     Raises:
-        Refused: It is no duration.
+        Refused: It is not a duration.
     """
     if keep_alive is None:
         return default
@@ -182,5 +182,5 @@ def _whole(name: str, value: object) -> int:
 
 def _within(name: str, value: float, low: float, high: float) -> float:
     if not low <= value <= high:
-        raise Refused(400, f'option "{name}" is out of range: it can be {low:.10g} to {high:.10g}')
+        raise Refused(400, f'option "{name}" is out of range: it must be from {low:.10g} to {high:.10g}')
     return value

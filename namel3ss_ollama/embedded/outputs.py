@@ -1,4 +1,4 @@
-"""What a model writes, told apart as it comes: reasoning, text, and calls of tools."""
+"""Splits a model's output as it arrives: reasoning, text, and tool calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from namel3ss_ollama.reasoning import ReasoningSplitter
 __all__ = ["Outputs"]
 
 _BETWEEN = re.compile(r"(?:[\s,;]|</?tool_calls?>|\[/?TOOL_CALLS\]|<\|python_tag\|>|```(?:json)?)*")
-"""What stands around calls, and between them."""
+"""The text around calls, and between them."""
 _CALL_STARTS = ("{", "[", "<tool_call", "<|python_tag|>", "```")
 
 
@@ -23,19 +23,19 @@ class Outputs:
     """Splits a model's text.
 
     Args:
-        thinking: Whether reasoning between `<think>` and `</think>` is told apart.
-        tools: The names of the tools that may be called; with none, all is text.
-        within: Whether the prompt has begun the reasoning already.
+        thinking: Whether reasoning between `<think>` and `</think>` is separated.
+        tools: The names of the tools that may be called; without any, everything is text.
+        within: Whether the prompt has already opened the reasoning.
     """
 
     def __init__(self, *, thinking: bool, tools: Collection[str], within: bool = False) -> None:
-        self._tools = tuple(tools)  # what a model calls a name need not be hashable
+        self._tools = tuple(tools)  # a name from a model need not be hashable
         self._reasoning = ReasoningSplitter(within=within) if thinking else None
         self._held = ""
         self._begun = False
 
     def feed(self, text: str) -> tuple[str, str]:
-        """What can be handed on of the text so far, as reasoning and content; the rest is held back."""
+        """Add text; returns the reasoning and content that can be passed on, and buffers the rest."""
         thought = ""
         if self._reasoning is not None:
             thought, text = self._reasoning.feed(text)
@@ -43,7 +43,7 @@ class Outputs:
         return thought, self._content() if text else ""
 
     def finish(self) -> tuple[str, str, list[dict[str, Any]]]:
-        """What was held back at the end: reasoning, content, and the calls of tools, as the API has them."""
+        """The buffered rest at the end: reasoning, content, and tool calls in the API's format."""
         thought = ""
         if self._reasoning is not None:
             thought, rest = self._reasoning.finish()
@@ -55,7 +55,7 @@ class Outputs:
         if self._tools and not self._begun:
             begin = self._held.lstrip()
             if not begin or any(begin.startswith(s) or s.startswith(begin) for s in _CALL_STARTS):
-                return ""  # a call, perhaps: what it is shows at its end
+                return ""  # perhaps a call, which is known only at its end
         self._begun = True
         content, self._held = self._held, ""
         return content
@@ -68,7 +68,7 @@ class Outputs:
             try:
                 value, at = decoder.raw_decode(text, at)
             except (ValueError, RecursionError):
-                return []  # not only calls, so it is text
+                return []  # other text too, so it is not a call
             for call in value if isinstance(value, list) else [value]:
                 if not isinstance(call, dict) or (name := call.get("name")) not in self._tools:
                     return []
@@ -84,7 +84,7 @@ def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _can_be_sent(value: Any) -> bool:
-    """Whether an answer can hold it: models write numbers without bounds, and halves of characters."""
+    """Whether an answer can contain it: models write infinite numbers, and lone surrogates."""
     try:
         orjson.dumps(value)
     except TypeError:

@@ -1,8 +1,8 @@
-"""From a conversation to the text that the weights continue.
+"""Renders a conversation to the text that the model continues.
 
 Two kinds of templates: Ollama's own (`gotemplate.py`), which a model of its store or the catalogue has, and the one
-inside a GGUF file, in Jinja, rendered as the library does that made the custom (transformers): sandboxed, with
-`messages`, `tools`, `add_generation_prompt`, the special tokens, and `raise_exception`.
+inside a GGUF file, in Jinja, rendered as by transformers, which introduced them: sandboxed, with `messages`,
+`tools`, `add_generation_prompt`, the special tokens, and `raise_exception`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MARK = "\x00response\x00"
 
 
 def capabilities(model: Model) -> list[str]:
-    """What a model can do: "completion", "tools", "thinking", "embedding"."""
+    """The capabilities of a model: "completion", "tools", "thinking", "embedding"."""
     if model.header.embeds_only:
         return ["embedding"]
     can = ["completion", "embedding"]
@@ -52,14 +52,14 @@ def chat_prompt(
     """The prompt of a conversation.
 
     Args:
-        model: The model, whose system prompt and first messages come first.
-        messages: Objects of the API: role, content and so on.
-        tools: Definitions of the API.
-        think: What the request says.
-        template: Another template than the model's, in Ollama's language.
+        model: The model; its system prompt and first messages come first.
+        messages: Messages of the API: role, content and so on.
+        tools: Tool definitions of the API.
+        think: The request's `think`.
+        template: A template to use instead of the model's, in Ollama's language.
 
     Raises:
-        Refused: There is no template, or it cannot be filled in with this.
+        Refused: There is no template, or it cannot be rendered.
     """
     history = [
         {**message, "role": message.get("role") or "user", "content": message.get("content") or ""}
@@ -84,16 +84,16 @@ def _go(source: str) -> GoTemplate:
 def go_prompt(
     source: str, messages: Sequence[Json], *, tools: Sequence[Json] = (), think: bool | str | None = None
 ) -> str:
-    """The prompt that a template in Ollama's language makes of a conversation.
+    """Render a conversation with a template in Ollama's language.
 
     Args:
         source: The template.
-        messages: Objects of the API, each with a role and a content.
+        messages: Messages of the API, each with a role and a content.
         tools: As in `chat_prompt`.
         think: As in `chat_prompt`.
 
     Raises:
-        TemplateError: It is malformed, or cannot be filled in with this.
+        TemplateError: It is malformed, or cannot be rendered.
     """
     template = _go(source)
     turns = [_message(message) for message in _merged(messages)]
@@ -106,7 +106,7 @@ def go_prompt(
 
 
 def _turns(template: GoTemplate, messages: list[dict[str, Any]], common: Json) -> Iterator[str]:
-    """The older kind of template, which knows a system prompt, a prompt and a response, rendered a turn each."""
+    """Render the older kind of template, with a system prompt, a prompt and a response, once per turn."""
     turn = dict.fromkeys(_PARTS, "")
     for message in messages:
         part = {"system": "System", "assistant": "Response"}.get(message["Role"], "Prompt")
@@ -118,11 +118,11 @@ def _turns(template: GoTemplate, messages: list[dict[str, Any]], common: Json) -
 
 
 _PARTS = ("System", "Prompt", "Response")
-"""In the order in which a turn has them."""
+"""In the order within a turn."""
 
 
 def _turn(template: GoTemplate, turn: dict[str, str], common: Json, *, last: bool = False) -> str:
-    """A turn; the last one ends with the response, which is to be continued."""
+    """Render a turn; the last one ends with the response, which the model continues."""
     if not last and template.mentions("Response"):
         return template.render({**common, **turn})
     before, _, _ = template.render({**common, **turn, "Response": _MARK}).partition(_MARK)
@@ -130,7 +130,7 @@ def _turn(template: GoTemplate, turn: dict[str, str], common: Json, *, last: boo
 
 
 def _merged(history: Sequence[Json]) -> Iterator[Json]:
-    """Messages of one role in a row as one, as Ollama hands them to a template."""
+    """Merge consecutive messages of one role, as Ollama does for a template."""
     last: Json | None = None
     for message in history:
         plain = message["role"] in ("user", "system")
@@ -159,7 +159,7 @@ def _message(message: Json) -> dict[str, Any]:
 
 
 def _tool(tool: Json) -> dict[str, Any]:
-    """A tool under both kinds of names: Go's for the template's fields, the API's where it prints the whole."""
+    """A tool under both kinds of names: Go's for the template's fields, the API's for printing the object."""
     function = dict(tool["function"])
     if isinstance(parameters := function.get("parameters"), Mapping):
         function["parameters"] = _ordered(parameters, _PARAMETERS)
@@ -168,7 +168,7 @@ def _tool(tool: Json) -> dict[str, Any]:
 
 
 _PARAMETERS = ("type", "$defs", "items", "required", "properties")
-"""In which order Ollama's server writes a tool's parameters, which a small model notices."""
+"""The order in which Ollama's server writes a tool's parameters, to which small models are sensitive."""
 
 
 def _ordered(value: Json, keys: Sequence[str]) -> Json:
@@ -176,7 +176,7 @@ def _ordered(value: Json, keys: Sequence[str]) -> Json:
 
 
 class _Named(dict[str, Any]):
-    """An object of the API whose fields a template finds under Go's names: `.Function.Name` for `function.name`."""
+    """An object of the API whose fields a template can access by Go's names: `.Function.Name` for `function.name`."""
 
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name, super().get(name.lower(), default))
@@ -220,9 +220,9 @@ def _from_jinja(model: Model, history: list[dict[str, Any]], tools: Sequence[Jso
             eos_token=eos,
             **options,
         )
-    except Exception as error:  # a program that came with the weights: it can fail in any way
-        raise TemplateError(f"its chat template cannot be filled in: {error}") from error
-    # The weights put their first token there themselves, where they are made to.
+    except Exception as error:  # the template is a program from the weights: it can fail in any way
+        raise TemplateError(f"its chat template cannot be rendered: {error}") from error
+    # Tokenising adds the first token itself, if the model is set up for it.
     return (text.removeprefix(bos) if header.adds_bos else text) + continued
 
 
@@ -251,11 +251,11 @@ def _jinja(source: str) -> Any:
     try:
         return environment.from_string(source)
     except (jinja2.TemplateError, RecursionError) as error:
-        raise TemplateError(f"its chat template is not understood: {error}") from error
+        raise TemplateError(f"its chat template cannot be parsed: {error}") from error
 
 
 def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
-    """JSON as transformers writes it; Jinja's own escapes what HTML needs escaped."""
+    """JSON as transformers writes it; Jinja's own filter escapes HTML."""
     return json.dumps(value, indent=indent, **{"ensure_ascii": False, **options})
 
 

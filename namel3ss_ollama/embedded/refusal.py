@@ -1,4 +1,4 @@
-"""How the engine says no: a status and a text, as Ollama's own server answers."""
+"""How the engine refuses a request: with a status and a text, like Ollama's own server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models: which there are, which are loaded, what they can do, and fetching and deleting them."""
+"""The model endpoints: available and loaded models, their details, pulling and deleting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ps(work: Work) -> None:
 
 
 def _running(loaded: Loaded) -> Json:
-    forever = datetime(2318, 1, 1, tzinfo=timezone.utc)  # what Ollama shows for a model that stays
+    forever = datetime(2318, 1, 1, tzinfo=timezone.utc)  # what Ollama reports for a model that never expires
     expires = loaded.expires
     until = forever if expires is None else datetime.fromtimestamp(expires, timezone.utc)
     listed = {key: value for key, value in _listed(loaded.model).items() if key != "modified_at"}
@@ -67,7 +67,7 @@ def pull(work: Work) -> None:
     if name not in weights.CATALOG:
         can = ", ".join(weights.CATALOG)
         raise Refused(
-            400, f"the embedded engine cannot pull {name!r}; it can pull {can}, and read any GGUF by its path"
+            400, f"the embedded engine cannot pull {name!r}; it can pull {can}, and load any GGUF file by its path"
         )
     stream = work.wanted("stream", bool, True)
 
@@ -91,7 +91,9 @@ def delete(work: Work) -> None:
     name = canonical(work.wanted("model", str, "") or work.wanted("name", str, ""))
     if name not in weights.CATALOG or not weights.kept(name).exists():
         find_model(name)
-        raise Refused(400, f"the embedded engine deletes only what it has pulled, and {name!r} is not of that")
+        raise Refused(
+            400, f"the embedded engine deletes only models that it has pulled, and {name!r} is not one of them"
+        )
     work.engine.unload(weights.kept(name))
     weights.kept(name).unlink()
     work.emit({})
@@ -103,7 +105,7 @@ def version(work: Work) -> None:
 
 
 def cannot(what: str) -> Handler:
-    """The handler of what only a server can do."""
+    """The handler of an endpoint that only a server supports."""
 
     def refuse(work: Work) -> None:
         raise Refused(400, f"the embedded engine cannot {what} models: use an Ollama server for that")

@@ -1,4 +1,4 @@
-"""`format`: the schema that constrains an answer, as Ollama's server understands it, in the terms of llguidance."""
+"""`format`: the schema that constrains an answer, as Ollama's server interprets it, translated for llguidance."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["compiled"]
 
 Schema = dict[str, Any]
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""One layout only: given the choice, a small model fills its answer with blanks."""
+"""A fixed layout: given the choice, a small model fills its answer with whitespace."""
 _MAPPINGS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _COUNTS = frozenset({"minItems", "maxItems"})
 _MOST_ITEMS = 10_000
-"""A grammar has a place for each item: a billion of them takes the machine's memory, and the process with it."""
+"""A grammar has a rule for each item: a billion of them would exhaust the machine's memory and kill the process."""
 _PLAIN = frozenset({"const", "enum", "default", "examples"})
 
 
 def compiled(wanted: object) -> Schema | None:
-    """The schema for the engine; None where the answer is free.
+    """The schema for the engine; None if the answer is unconstrained.
 
     Args:
         wanted: The request's `format`: "json", a schema, or nothing.
 
     Raises:
-        Refused: It is no schema, or has what cannot be enforced, which the engine would ignore.
+        Refused: It is not a schema, or has a constraint that the engine cannot enforce and would ignore.
     """
     if wanted in (None, ""):
         return None
@@ -48,7 +48,7 @@ def compiled(wanted: object) -> Schema | None:
 
 
 def _closed(node: Any) -> Any:
-    """A schema whose objects have no properties but those that it names, unless it says otherwise, as in Ollama."""
+    """A schema whose objects allow only the properties that it names, unless it says otherwise, as in Ollama."""
     if isinstance(node, list):
         return [_closed(item) for item in node]
     if not isinstance(node, Mapping):
@@ -56,7 +56,9 @@ def _closed(node: Any) -> Any:
     closed: Schema = {}
     for key, value in node.items():
         if key in _COUNTS and isinstance(value, (int, float)) and value > _MOST_ITEMS:
-            raise Refused(400, f"invalid JSON schema in format: {key} is out of range: it can be 0 to {_MOST_ITEMS}")
+            raise Refused(
+                400, f"invalid JSON schema in format: {key} is out of range: it must be from 0 to {_MOST_ITEMS}"
+            )
         if key in _PLAIN:
             closed[key] = value
         elif key in _MAPPINGS and isinstance(value, Mapping):

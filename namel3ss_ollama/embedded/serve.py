@@ -1,7 +1,7 @@
-"""The engine behind a loopback socket: any client of Ollama's API, in any language, can talk to it.
+"""The engine behind a loopback socket: any client of Ollama's API, in any language, can use it.
 
-The HTTP is aiohttp's. Each request goes to the same transport that a provider in the process uses, so there is one
-set of answers, and a client that hangs up ends its computation.
+The HTTP is aiohttp's. Each request goes to the same transport that a provider in the process uses, so the answers
+are the same, and a client's disconnect stops its computation.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["Served", "serving"]
 
 _LONGEST_REQUEST = 256 * 1024 * 1024
 _CLIENT_CLOSED = 499
-"""What nginx logs for a request whose client hung up."""
+"""The status that nginx logs for a client's disconnect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A request that was answered, or broken off.
+    """A request that was answered or aborted.
 
     Attributes:
         method: The HTTP method.
         path: The path, without its query.
-        status: The HTTP status; 499 when the client hung up.
-        seconds: From the request's head to the end of its answer.
-        remote: The address that it came from.
+        status: The HTTP status; 499 if the client disconnected.
+        seconds: The time from the request's headers to the end of its answer.
+        remote: The client's address.
     """
 
     method: str
@@ -48,11 +48,11 @@ class Served:
 async def serving(
     port: int = 11434, host: str = "127.0.0.1", *, on_request: Callable[[Served], None] | None = None
 ) -> AsyncIterator[str]:
-    """Serve for as long as the block runs; gives the URL.
+    """Serve while the block runs; yields the URL.
 
     Args:
-        port: The port; 0 takes a free one.
-        host: The address to listen on. There is no authentication: beyond loopback, anybody can use it.
+        port: The port; 0 picks a free one.
+        host: The address to listen on. There is no authentication: beyond loopback, anyone can use it.
         on_request: Called with each request when its answer has ended.
 
     Raises:
@@ -102,7 +102,7 @@ def _answerer(transport: EmbeddedTransport) -> Callable[[web.Request], Awaitable
         inner = httpx.Request(method, f"http://engine{request.path}", content=await request.read())
         response = await transport.handle_async_request(inner)
         headers = {"content-type": response.headers["content-type"]}
-        if isinstance(response.stream, httpx.SyncByteStream):  # the answer is there already, whole
+        if isinstance(response.stream, httpx.SyncByteStream):  # the answer is already complete
             return web.Response(body=response.content, status=response.status_code, headers=headers)
         out = web.StreamResponse(status=response.status_code, headers=headers)
         async with contextlib.aclosing(response):
@@ -111,7 +111,7 @@ def _answerer(transport: EmbeddedTransport) -> Callable[[web.Request], Awaitable
                 async for data in response.aiter_raw():
                     await out.write(data)
                 await out.write_eof()
-            except ConnectionResetError:  # the client hung up: as when aiohttp notices that first
+            except ConnectionResetError:  # the client disconnected, noticed here before aiohttp did
                 raise asyncio.CancelledError from None
         return out
 

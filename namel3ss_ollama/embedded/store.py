@@ -1,7 +1,7 @@
-"""Which models there are: Ollama's own store, the weights that were fetched, and any GGUF file by its path.
+"""The available models: Ollama's own store, fetched weights, and any GGUF file by its path.
 
-Ollama's store is read and never written. It has a manifest a model, which names by digest the files (blobs) that make
-it: the weights, and as far as it has them a template, a system prompt, options, and a conversation to begin with.
+Ollama's store is read and never written. It has one manifest per model, which names its files (blobs) by digest: the
+weights, and optionally a template, a system prompt, options, and initial messages.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Model:
     Attributes:
         name: Its name, as it is listed.
         path: The weights.
-        digest: What identifies it, 64 hexadecimal digits.
-        template: Its prompt template in Ollama's language; "" where only the weights have one.
+        digest: Its identifier, 64 hexadecimal digits.
+        template: Its prompt template in Ollama's language; "" if only the weights have one.
         system: Its system prompt.
-        parameters: Options that hold unless a request says otherwise.
-        messages: What precedes every conversation.
+        parameters: Default options for requests.
+        messages: Messages that precede every conversation.
         license: Its licence's text or name.
-        sha256: The digest that its weights should have; "" where none is known.
+        sha256: The expected digest of its weights; "" if unknown.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Model:
 
     @property
     def header(self) -> GGUF:
-        """What the weights say of themselves."""
+        """The header of the weights."""
         status = self.path.stat()
         return _header(self.path, status.st_mtime_ns, status.st_size)
 
@@ -67,7 +67,7 @@ def _header(path: Path, _changed: int, _size: int) -> GGUF:
 
 
 def canonical(name: str) -> str:
-    """A name as it is listed: with its tag, and without what is Ollama's own default anyway."""
+    """A name as listed: with its tag, and without Ollama's defaults."""
     name = name.removeprefix("registry.ollama.ai/").removeprefix("library/")
     return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
@@ -82,7 +82,7 @@ def find_model(name: str) -> Model:
     """The model of a name, or of a path to a GGUF file.
 
     Raises:
-        Refused: There is none (404), or what is there cannot be read.
+        Refused: There is none (404), or it cannot be read.
     """
     known = canonical(name)
     manifest = _manifests().get(known)
@@ -96,7 +96,7 @@ def find_model(name: str) -> Model:
 
 
 def all_models() -> list[Model]:
-    """Every model that has a name; those that cannot be read are left out, with a warning in the log."""
+    """Every model that has a name; unreadable ones are skipped, with a warning in the log."""
     models: dict[str, Model] = {name: _fetched(name) for name in CATALOG if kept(name).exists()}
     for name, manifest in _manifests().items():
         try:
@@ -118,7 +118,7 @@ def _is_readable(model: Model) -> bool:
 def _by_path(name: str) -> Model:
     try:
         path = Path(name).expanduser()
-    except RuntimeError as error:  # the home folder of a user that there is not
+    except RuntimeError as error:  # the home folder of an unknown user
         raise Refused(404, f"model {name!r} not found: {error}") from error
     if path.is_dir():
         raise Refused(400, f"{path} is a folder: name the GGUF file in it")
@@ -134,7 +134,7 @@ def _by_path(name: str) -> Model:
 
 @lru_cache(maxsize=32)
 def _tell_of_names(path: Path, size: int, _changed: int) -> None:
-    """Say that a file's weights have a name, under which they answer to another template; once a file."""
+    """Warn, once per file, that its weights also have a name, under which they use another template."""
     names = [
         model.name
         for model in all_models()
@@ -144,15 +144,15 @@ def _tell_of_names(path: Path, size: int, _changed: int) -> None:
     ]
     if names:
         logger.warning(
-            "%s holds the weights of %s: named by its path, a file has its own template, and no system prompt or "
-            "options; use the name to have the model's",
+            "%s holds the weights of %s: loaded by its path, a file has its own template, and no system prompt or "
+            "options; use the name to get the model's",
             path,
             " and ".join(names),
         )
 
 
 def _digest_in(name: str) -> str:
-    """The digest in the name of a blob; "" in that of another file."""
+    """The digest in a blob's name; "" for other files."""
     found = _BLOB.fullmatch(name)
     return found[1] if found else ""
 
@@ -174,7 +174,7 @@ def _fetched(name: str) -> Model:
 
 
 def _manifests() -> dict[str, Path]:
-    """The manifests in Ollama's store, by name as Ollama lists it."""
+    """The manifests in Ollama's store, by the name that Ollama lists."""
     root = ollama_folder() / "manifests"
     return {name: path for path in _files(root) if (name := _listed(path.relative_to(root).parts))}
 
@@ -184,7 +184,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _listed(parts: tuple[str, ...]) -> str:
-    """Host, namespace, model and tag as a name: what is Ollama's own default is left out."""
+    """Host, namespace, model and tag as a name, without Ollama's defaults."""
     host, namespace, model, tag = parts
     shown = [] if host == "registry.ollama.ai" else [host]
     if shown or namespace != "library":
@@ -193,7 +193,7 @@ def _listed(parts: tuple[str, ...]) -> str:
 
 
 def _by_manifest(name: str, manifest: Path) -> Model | None:
-    """The model of a manifest; None where the store lacks its weights."""
+    """The model of a manifest; None if the store lacks its weights."""
     try:
         data = manifest.read_bytes()
         layers = json.loads(data)["layers"]
@@ -225,5 +225,5 @@ _TEXTS = frozenset({"template", "system", "params", "messages", "license"})
 def _blob(digest: str) -> Path:
     algorithm, _, value = digest.partition(":")
     if algorithm != "sha256" or not value.isalnum():
-        raise ValueError(f"the digest {digest!r} is none")
+        raise ValueError(f"{digest!r} is not a digest")
     return ollama_folder() / "blobs" / f"{algorithm}-{value}"

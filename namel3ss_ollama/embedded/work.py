@@ -1,4 +1,4 @@
-"""A request under way, as the endpoints see it."""
+"""A request in progress, as the endpoints see it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _KEEP = 300.0
 
 @dataclass
 class Work:
-    """A request under way.
+    """A request in progress.
 
     Attributes:
-        engine: What computes.
-        job: Whether the caller still waits.
+        engine: The engine.
+        job: The request's job, which its caller can cancel.
         request: The request's object.
-        emit: Hands an object on.
+        emit: Passes an object on.
     """
 
     engine: Engine
@@ -38,10 +38,10 @@ class Work:
     began: float = field(default_factory=time.monotonic)
 
     def wanted(self, name: str, kind: type, default: Any) -> Any:
-        """A field of the request, checked.
+        """A field of the request, validated.
 
         Raises:
-            Refused: It is of another type.
+            Refused: It has the wrong type.
         """
         value = self.request.get(name)
         if value is None:
@@ -51,7 +51,7 @@ class Work:
         return value
 
     def model(self) -> Model:
-        """The model that is asked for.
+        """The requested model.
 
         Raises:
             Refused: None is named, or there is none of that name.
@@ -62,7 +62,7 @@ class Work:
         return find_model(name)
 
     def options(self, model: Model) -> Json:
-        """The options in force: the request's over the model's."""
+        """The effective options: the request's, merged over the model's."""
         return {**model.parameters, **self.wanted("options", dict, {})}
 
     def keep_alive(self) -> float | None:
@@ -74,10 +74,10 @@ Handler = Callable[[Work], None]
 
 
 def now() -> str:
-    """The time, as the API writes it."""
+    """The current time, in the API's format."""
     return datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def nanoseconds(value: float) -> int:
-    """Seconds as the API writes durations."""
+    """Seconds in nanoseconds, as the API writes durations."""
     return int(value * 1e9)

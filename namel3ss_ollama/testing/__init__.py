@@ -1,6 +1,6 @@
-"""An Ollama server for tests: real HTTP on a loopback port, scripted answers, faults to order.
+"""An Ollama server for tests: real HTTP on a loopback port, scripted answers, and faults on demand.
 
-It speaks Ollama's API to any client, so an application can be tested whole, with its real client and no model:
+It speaks Ollama's API to any client, so you can test an application end to end, with its real client and no model:
 
 >>> import json, urllib.request
 >>> from namel3ss_ollama.testing import OllamaServer
@@ -20,10 +20,10 @@ HTTP Error 503: Service Unavailable
 Rome is sunny.
 [503, 200]
 
-Without a script it answers at once: the prompt's last words, JSON that fits the schema in `format`, vectors that
-depend on the text alone. Answers can be held at a `Gate` after any token, so that a test needs no sleep; everything
-received and sent is in `server.requests`; `server.wait_for` waits for what is not there yet. `FAULTS` lists the
-faults. In pytest the fixture `ollama_server` is a server that runs for one test.
+Without a script it answers at once: the prompt's last words, JSON that matches the schema in `format`, vectors that
+depend only on the text. A `Gate` can hold an answer after any token, so tests need no sleeps. `server.requests` records
+everything received and sent; `server.wait_for` waits for a condition. `FAULTS` lists the faults. The pytest fixture
+`ollama_server` is a server that runs for one test.
 """
 
 from .answers import llama_server_error

@@ -1,7 +1,7 @@
-"""Values that describe an answer before it is bytes on a wire, and JSON as Ollama's server writes it.
+"""Values that describe an answer before it is serialised, and JSON as Ollama's server writes it.
 
-An `Answer` is a status, headers and a list of things to do in order: pieces of body (each a line of a stream, or the
-one object of a unary answer), and the pauses and endings that faults put between them. Nothing here does I/O.
+An `Answer` is a status, headers and an ordered list of parts: pieces of body (each a line of a stream, or the single
+object of a unary answer), and the pauses and endings that faults insert. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TEXT_TYPE = "text/plain"
 
 
 class Piece(NamedTuple):
-    """Body bytes that belong together, and how many tokens they complete. Empty data is a token nobody sees yet."""
+    """Body bytes that belong together, and how many tokens they complete. Empty data is a token not visible yet."""
 
     data: bytes
     tokens: int = 0
@@ -53,7 +53,7 @@ class Wait(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Wait for a gate; with None until the client hangs up or the server stops."""
+    """Wait for a gate; None waits until the client disconnects or the server stops."""
 
     gate: Gate | None
 
@@ -69,31 +69,31 @@ Part: TypeAlias = Piece | Wait | Hold | End
 
 @dataclass
 class Answer:
-    """What is to be sent."""
+    """What to send."""
 
     parts: list[Part]
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict[str, str])
     """Content type and the like; Date and the framing are added when it is written."""
     streamed: bool = False
-    """Each piece is an HTTP chunk of its own, flushed as soon as it is there."""
+    """Each piece is a separate HTTP chunk, flushed immediately."""
     content_length: int | None = None
-    """A Content-Length other than the true one."""
+    """A false Content-Length."""
     drip: float | None = None
-    """Seconds between one byte and the next of everything that is sent."""
+    """Seconds between bytes, for everything that is sent."""
     flush: bool = False
-    """Write each piece to the socket by itself even where nothing waits between them."""
+    """Write each piece to the socket separately, even without a pause between them."""
     delay: float = 0.0
     """Seconds before the first byte."""
     tokens_per_second: float | None = None
     gates: Mapping[int, Gate] = field(default_factory=dict[int, "Gate"])
-    """Hold after that many tokens; 0 is before the headers."""
+    """Hold after this many tokens; 0 is before the headers."""
     before: tuple[Wait | Hold | End, ...] = ()
-    """What to do before the headers go out."""
+    """What to do before the headers are sent."""
 
     @property
     def body(self) -> bytes:
-        """All of it."""
+        """The complete body."""
         return b"".join(part.data for part in self.parts if isinstance(part, Piece))
 
 
@@ -105,7 +105,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def dumps(value: object) -> str:
-    """JSON the way Go writes it: no blanks, `<`, `>`, `&` escaped, everything else as it is."""
+    """JSON as Go writes it: no whitespace, `<`, `>`, `&` escaped, everything else unchanged."""
     written = _encode(value)
     return written if written.isascii() and _plain(written) else written.translate(_ESCAPES)
 
@@ -128,14 +128,14 @@ def unary(value: object, status: int = 200, content_type: str = JSON_TYPE) -> An
 
 
 def error(status: int, message: str, **more: str) -> Answer:
-    """An error as Ollama answers it: `{"error": "..."}`, and what comes `more` with it."""
+    """An error in Ollama's format: `{"error": "..."}`, with the fields of `more`."""
     return unary({"error": message, **more}, status)
 
 
 def llama_server_error(
     message: str, code: int = 500, kind: str = "server_error", **more: int
 ) -> str:  # ollama 0.30: llm/llama_server.go, statusErrorMessage
-    """The text of an error that llama-server answered: its JSON, as servers from 0.30 on pass it on.
+    """The text of an error from llama-server: its JSON, which servers from 0.30 on pass through.
 
     >>> llama_server_error("Failed to parse grammar", 400, "invalid_request_error")
     '{"error":{"code":400,"message":"Failed to parse grammar","type":"invalid_request_error"}}'
@@ -149,7 +149,7 @@ def text(status: int, message: str, content_type: str = TEXT_TYPE) -> Answer:
 
 
 def lines(values: Sequence[object]) -> Answer:
-    """A stream with one JSON value a line."""
+    """A stream with one JSON value per line."""
     last = len(values) - 1
     parts: list[Part] = [Piece(dumps(one).encode() + b"\n", int(i < last)) for i, one in enumerate(values)]
     return Answer(parts, headers={"Content-Type": NDJSON_TYPE}, streamed=True)

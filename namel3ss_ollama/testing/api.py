@@ -1,8 +1,8 @@
-"""Ollama's endpoints: a request and what the test scripted for it, to an `Answer`.
+"""Ollama's endpoints: they turn a request and its scripted reply into an `Answer`.
 
-The server's state (models, which of them are loaded, blobs) is the only thing touched here; there is no I/O. Checks
-come in the order of the real server, with its texts. A scripted reply that is whole (json, lines, body) goes out
-without any check; one that is text or embeddings has to pass them.
+Only the server's state (models, loaded models, blobs) changes here; there is no I/O. Checks run in the order of the
+real server, with its texts. A complete scripted reply (json, lines, body) is sent without checks; text and embeddings
+have to pass them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _RELOAD_NS = 1_500_000_000
 
 
 def respond(state: State, record: Record, reply: Reply | None, fault: Fault | None) -> Answer:
-    """The answer to a request, scripted or not, spoilt or not."""
+    """The answer to a request, with any scripted reply and fault."""
     if fault is not None:
         record.fault = fault.name
     try:
@@ -117,7 +117,7 @@ def _override(headers: dict[str, str], reply: Reply) -> None:
 
 
 def _format(payload: dict[str, object], version: str) -> str | None:
-    """What is wrong with `format`, in the server's words."""
+    """The error for an invalid `format`, in the server's words."""
     wanted = payload.get("format")
     if wanted in (None, "", "json"):
         return None
@@ -127,11 +127,11 @@ def _format(payload: dict[str, object], version: str) -> str | None:
 
 
 def _counters(state: State, model: Model, prompt: list[str], again: bool) -> dict[str, int]:
-    """How many tokens the prompt has, how many of them the cache holds since the model's last prompt, and a reload."""
+    """The counters of a prompt: its tokens, those cached from the model's last prompt, and the time of a reload."""
     counters = {"prompt_eval_count": max(len(prompt), 1), **({"load_duration": _RELOAD_NS} if again else {})}
     if versions.CACHED_COUNT.on(state.version):
         held = state.last_prompts.get(model.name, [])
-        pairs = zip(prompt[:-1], held, strict=False)  # the last token is computed in any case
+        pairs = zip(prompt[:-1], held, strict=False)  # the last token is always computed
         counters["prompt_eval_cached_count"] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         state.last_prompts[model.name] = prompt
     return counters
@@ -173,13 +173,13 @@ def _generated(
 
 
 def _rendered(record: Record, model: Model, prompt: list[str], chat: bool, images: int) -> dict[str, object]:
-    """The answer that tells a prompt as a template made it; the model is not asked.
+    """The answer that shows the rendered prompt; the model does not run.
 
-    A template that knows messages makes it of all that were sent (ollama 0.11.5: server/routes.go, server/prompt.go).
+    A template that supports messages renders all of them (ollama 0.11.5: server/routes.go, server/prompt.go).
     """
     written = "".join(prompt)
     if chat and ".Messages" in model.template:
-        from namel3ss_ollama.embedded.prompts import go_prompt  # which few tests need
+        from namel3ss_ollama.embedded.prompts import go_prompt  # needed by few tests
 
         messages = [as_object(one) for one in as_list(record.payload.get("messages"))]
         think = record.payload.get("think")
@@ -246,7 +246,7 @@ def _generate(state: State, record: Record, scripted: Scripted) -> Answer:
 
 @lru_cache(maxsize=4096)
 def _vector(written: str, size: int) -> tuple[float, ...]:
-    """A unit vector that depends on the text alone."""
+    """A unit vector that depends only on the text."""
     digest = hashlib.shake_256(written.encode("utf-8", "replace")).digest(2 * size)
     values = array("h", digest)
     norm = sum(value * value for value in values) ** 0.5 or 1.0
@@ -316,6 +316,6 @@ _ROUTES: dict[str, dict[str, Handler]] = {
     **openai_routes(_chat, _embed, _REGISTRY["/api/tags"]["GET"]),
 }
 _SAYING = (_chat, _generate, _ROUTES[_OPENAI_CHAT]["POST"])
-"""What has a model say something, which some faults change."""
+"""The endpoints at which a model generates, which some faults change."""
 _LATER = {**_CLOUD, **_WEB, **_DECISIONS}
-"""Paths that came with a version."""
+"""Paths that a version introduced."""

@@ -1,7 +1,7 @@
-"""What every endpoint checks of a request, with the real server's answers to what is wrong, and the server's state.
+"""The checks that all endpoints share, with the real server's error texts, and the server's state.
 
-Texts and their order were taken down from a server 0.9.3; where Go's JSON decoder says more than Python's does, the
-text is close but not the same.
+Texts and their order were recorded from a server 0.9.3; where Go's JSON decoder reports more than Python's, the text is
+close but not identical.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ _BY_VERSION = {
     versions.MEMORY: ("low_vram", "use_mlock", "vocab_only"),
     versions.DRAFT: ("draft_num_predict",),
 }
-"""Options that not all versions have."""
+"""Options that only some versions have."""
 _LEVELS = ("high", "medium", "low", "max")
 Cloud = Literal["signed_in", "signed_out", "disabled"]
-"""What a server has of Ollama's cloud: an account, none, or a setting that forbids it."""
+"""A server's access to Ollama's cloud: an account, none, or disabled by a setting."""
 SHAPES: dict[str, tuple[tuple[type, ...], str]] = {
     "model": ((str,), "string"),
     "prompt": ((str,), "string"),
@@ -91,21 +91,21 @@ SHAPES: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 class Loading(NamedTuple):
-    """What became of loading a model for a request."""
+    """The result of loading a model for a request."""
 
     window: Window
     again: bool
-    """Whether it was in memory, and had to be loaded with other settings."""
+    """Whether it was loaded, but had to be reloaded with other settings."""
 
 
 @dataclass
 class State:
-    """What a server knows beside its script."""
+    """The server's state other than its script."""
 
     models: Models
     version: str = "0.9.3"
     context_length: int | None = None
-    """OLLAMA_CONTEXT_LENGTH in tokens; None is the default of that version."""
+    """OLLAMA_CONTEXT_LENGTH in tokens; None is the version's default."""
     tokens_per_second: float | None = None
     cloud: Cloud = "signed_in"
     fields: str = "0.9.3"
@@ -113,7 +113,7 @@ class State:
     loaded: dict[str, Loaded] = field(default_factory=dict[str, "Loaded"])
     blobs: set[str] = field(default_factory=set[str])
     last_prompts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """The tokens that the cache of each model holds."""
+    """The tokens in each model's cache."""
 
 
 class Refused(Exception):
@@ -126,7 +126,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Scripted:
-    """What the test wants of an answer: a reply, and a fault that may change what the model says."""
+    """The scripted part of an answer: a reply, and a fault that may change what the model says."""
 
     reply: Reply | None
     fault: Fault | None
@@ -136,7 +136,7 @@ Handler = Callable[[State, Record, Scripted], Answer]
 
 
 def payload_of(record: Record, kind: str) -> dict[str, object]:
-    """The request's object; refused as Go refuses it where it is none or has a field of the wrong type."""
+    """The request's object; refused as by Go if it is not an object or a field has the wrong type."""
     if not record.body:
         raise Refused(400, "missing request body")
     try:
@@ -172,13 +172,13 @@ def _go(value: object) -> str:
 
 
 def name_of(payload: dict[str, object]) -> str:
-    """The model a request names; an empty string where it names none."""
+    """The model that a request names; an empty string if none."""
     name = payload.get("model") or payload.get("name") or ""
     return name if isinstance(name, str) else ""
 
 
 def needs(model: Model, capability: str, name: str) -> None:
-    """Refuse what the model can not do."""
+    """Refuse a capability that the model lacks."""
     if capability not in model.capabilities:
         raise Refused(400, f"registry.ollama.ai/library/{canonical(name)} does not support {capability}")
 
@@ -199,7 +199,7 @@ def check_think(payload: dict[str, object], kind: str, version: str) -> None:
 
 
 def thinks(payload: dict[str, object], model: Model, name: str, version: str) -> bool:
-    """Whether a model is to think. Refuses where it is asked to and cannot."""
+    """Whether a model thinks for this request. Refuses a request to think if it cannot."""
     wanted = payload.get("think")
     if "thinking" not in model.capabilities:
         if wanted and versions.NAMES_THINKING_MODEL.on(version):
@@ -215,7 +215,7 @@ def thinks(payload: dict[str, object], model: Model, name: str, version: str) ->
 
 
 def check_options(payload: dict[str, object], version: str) -> None:
-    """Refuse options of the wrong type, with a 500 as the real server does; what it has no option for, it ignores."""
+    """Refuse options of the wrong type with a 500, like the real server; unknown options are ignored."""
     known = {name for feature, names in _BY_VERSION.items() if feature.on(version) for name in names}
     whole = INTEGERS | ({"draft_num_predict", "mirostat"} & known)
     fractional = FLOATS | ({"mirostat_tau", "mirostat_eta", "tfs_z"} & known)
@@ -235,7 +235,7 @@ def check_options(payload: dict[str, object], version: str) -> None:
 
 
 def seconds_of(keep_alive: object) -> float:
-    """A keep_alive in seconds; negative means for ever."""
+    """A keep_alive in seconds; negative means forever."""
     if keep_alive is None:
         return 300.0
     if isinstance(keep_alive, (int, float)):
@@ -251,7 +251,7 @@ def seconds_of(keep_alive: object) -> float:
 
 
 def load(state: State, model: Model, payload: dict[str, object]) -> Loading:
-    """Take the model as loaded, or unloaded, as `keep_alive` says."""
+    """Mark the model as loaded or unloaded, according to `keep_alive`."""
     window = window_of(payload, model, state.version, state.context_length)
     name = canonical(name_of(payload))
     keep = seconds_of(payload.get("keep_alive"))

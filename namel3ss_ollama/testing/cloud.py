@@ -1,4 +1,4 @@
-"""Models that Ollama's cloud runs for a server, and what a server knows of itself and of its account."""
+"""Models that run in Ollama's cloud, and the server's status and account."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ACCOUNT = {
 
 
 def found_model(state: State, name: str) -> Model | None:
-    """The model of that name, also one of the cloud that was never pulled, where the version needs no pull."""
+    """The model of that name, including cloud models that were never pulled, if the version needs no pull."""
     found = state.models.get(name)
     if found is None and name and versions.CLOUD_WITHOUT_PULL.on(state.version):
         model = Model(canonical(name), CAPABILITIES)
@@ -31,13 +31,13 @@ def found_model(state: State, name: str) -> Model | None:
 
 
 def check_cloud(state: State, record: Record, model: Model) -> None:
-    """Refuse a cloud model where the cloud does not let one in."""
+    """Refuse a cloud model without access to the cloud."""
     if runs_in_cloud(state, model):
         check_service(state, record, "remote model is unavailable")  # server/cloud_proxy.go
 
 
 def check_service(state: State, record: Record, unavailable: str) -> None:
-    """Refuse what ollama.com does where the cloud is off, or where neither a key nor an account lets one in."""
+    """Refuse a service of ollama.com if the cloud is disabled, or without a key and an account."""
     if state.cloud == "disabled" and versions.STATUS.on(state.version):
         raise Refused(403, _DISABLED + unavailable)
     if state.cloud == "signed_out" and not record.headers.get("authorization", "").startswith("Bearer "):
@@ -45,7 +45,7 @@ def check_service(state: State, record: Record, unavailable: str) -> None:
 
 
 def runs_in_cloud(state: State, model: Model) -> bool:
-    """Whether the cloud runs it, and not the server."""
+    """Whether the model runs in the cloud, not on the server."""
     return model.cloud and versions.CLOUD.on(state.version)
 
 

@@ -1,8 +1,8 @@
 """`/v1/systemone`: decision models, which answer typed questions with probabilities.
 
 The checks and their texts are those of Ollama's decision/systemone.go, the statuses and the sizes those of its test of
-`SystemOneHandler`, both read after 0.35; the texts of a body that is too large, and of a cloud model before 0.40.5, are
-not known. An answer is what the test scripted (`Reply(answers=...)`), else one that depends on the request alone.
+`SystemOneHandler`, both read after 0.35; the texts for a body that is too large, and for a cloud model before 0.40.5,
+are not known. Answers are scripted (`Reply(answers=...)`), or else depend only on the request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["ROUTES"]
 
 _LARGEST, _LARGEST_WITH_IMAGES = 64 * 1024, 32 * 1024 * 1024
 _MOST_QUESTIONS, _FEWEST, _MOST = 64, 2, 26
-_LIKELY = 0.9  # the share of the option that is chosen; the others have the rest
+_LIKELY = 0.9  # the probability of the chosen option; the others share the rest
 _IMAGE_TOKENS = 768
 
 
@@ -55,7 +55,7 @@ def _systemone(state: State, record: Record, scripted: Scripted) -> Answer:
 
 
 def _checked(payload: dict[str, object]) -> dict[str, dict[str, object]]:
-    """The questions; refused where they or the state are not as they have to be."""
+    """The questions; refused if they or the state are invalid."""
     questions = {name: as_object(question) for name, question in as_object(payload.get("questions")).items()}
     if not 1 <= len(questions) <= _MOST_QUESTIONS:
         raise Refused(400, "questions must contain 1\N{EN DASH}64 fields")
@@ -71,7 +71,7 @@ def _checked(payload: dict[str, object]) -> dict[str, dict[str, object]]:
 
 
 def _content(value: object) -> bool:
-    """Whether there is anything in a text, an object or an array."""
+    """Whether a text, an object or an array is not empty."""
     if not isinstance(value, (str, dict, list)):
         raise TypeError("must be a string, object, or array")
     return not isinstance(value, str) or bool(value.strip())
@@ -119,7 +119,7 @@ def _texts(values: Iterable[object], *, optional: bool = False) -> bool:
 
 
 def _options(question: dict[str, object]) -> dict[str, object]:
-    """The options by name, each with its description; of a score they are its levels."""
+    """The options by name, each with its description; for a score, its levels."""
     criteria = question["criteria"]
     if isinstance(criteria, list):
         return {str(level): description for level, description in enumerate(as_list(criteria))}
@@ -127,7 +127,7 @@ def _options(question: dict[str, object]) -> dict[str, object]:
 
 
 def _answer(question: dict[str, object], wanted: object, state: str) -> dict[str, object]:
-    """The answer that a test wants; else an option that the state names, and no opinion on the other kinds."""
+    """The scripted answer; else an option that the state names, and no preference for the other kinds."""
     if isinstance(wanted, Mapping):
         return dict(wanted)
     if question["type"] == "noul":

@@ -1,7 +1,7 @@
-"""The faults by name: what each is, which options it takes, and the check of what is asked for.
+"""The faults by name: a description, the options, and their validation.
 
-Names and options are data here; `spoil.py` does what they say. An unknown name or an option that a fault does not
-know is a `ValueError` at the line of the test that wrote it.
+Names and options are data; `spoil.py` implements them. An unknown name, or an option that a fault does not take, raises
+`ValueError` at the line of the test that wrote it.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ _AT = ("at_token", "at_byte")
 
 FAULTS: Mapping[str, FaultInfo] = MappingProxyType(
     {
-        "refuse": FaultInfo("the connection is reset and the port closed: who connects next is refused"),
+        "refuse": FaultInfo("the connection is reset and the port closed: new connections are refused"),
         "reset_before_headers": FaultInfo("TCP reset before any byte of the answer"),
         "close_before_headers": FaultInfo("connection closed before any byte of the answer"),
         "stall_before_headers": FaultInfo(
-            "nothing is sent, until the gate opens, the seconds are over or the client goes",
+            "nothing is sent until the gate opens, the seconds are over or the client disconnects",
             ("gate", "seconds"),
         ),
         "reset_mid_stream": FaultInfo("TCP reset within the body", _AT),
-        "half_close": FaultInfo("the server ends its side within the body and goes on reading", _AT),
+        "half_close": FaultInfo("the server closes its sending side within the body and keeps reading", _AT),
         "stall_mid_stream": FaultInfo(
-            "silence within the body, until the gate opens, the seconds are over or the client goes",
+            "silence within the body until the gate opens, the seconds are over or the client disconnects",
             (*_AT, "gate", "seconds"),
         ),
         "slow_drip": FaultInfo("headers and body byte by byte, `seconds` (0.01) apart", ("seconds",)),
         "truncated": FaultInfo("the body ends properly, but without its last line", _AT),
         "cut": FaultInfo("connection closed within the body, without the last chunk", _AT),
         "error_line": FaultInfo('a line {"error": ...} ends the stream; a 500 where not streamed', (*_AT, "message")),
-        "malformed_line": FaultInfo("a line that is no JSON", _AT),
-        "invalid_utf8": FaultInfo("bytes within a string that are no UTF-8", _AT),
+        "malformed_line": FaultInfo("a line that is not JSON", _AT),
+        "invalid_utf8": FaultInfo("bytes within a string that are not UTF-8", _AT),
         "half_character": FaultInfo("half of a surrogate pair within a string, as an escape", _AT),
         "lines_in_one_chunk": FaultInfo("all lines in one HTTP chunk"),
-        "byte_chunks": FaultInfo("every byte of the body an HTTP chunk and a write of its own"),
+        "byte_chunks": FaultInfo("every byte of the body is a separate HTTP chunk and write"),
         "huge_line": FaultInfo("a line of more than `size` bytes (1 MiB)", (*_AT, "size")),
         "empty_lines": FaultInfo("an empty line after each line"),
         "crlf": FaultInfo("lines end with CR LF"),
         "no_final_newline": FaultInfo("the last line has no line end"),
         "extra_after_done": FaultInfo("bytes after the last line (`body`)", ("body",)),
-        "duplicate_done": FaultInfo("the last line comes twice"),
+        "duplicate_done": FaultInfo("the last line is sent twice"),
         "wrong_content_type": FaultInfo("`content_type` (text/plain) instead of the right one", ("content_type",)),
         "html_page": FaultInfo("status 200 and a page of HTML, as from a login portal", ("body",)),
         "empty_body": FaultInfo("status 200 and no body"),
@@ -67,19 +67,19 @@ FAULTS: Mapping[str, FaultInfo] = MappingProxyType(
         "redirect": FaultInfo("`status` (307) to `location`", ("status", "location")),
         "gzip": FaultInfo("the body gzipped, with Content-Encoding"),
         "bomb": FaultInfo("a small gzipped body that unpacks to `size` bytes (16 MiB)", ("size",)),
-        "content_length_long": FaultInfo("Content-Length is `size` (10) bytes more than come; then FIN", ("size",)),
-        "content_length_short": FaultInfo("Content-Length is `size` (10) bytes less than come", ("size",)),
+        "content_length_long": FaultInfo("Content-Length is `size` (10) bytes more than are sent; then FIN", ("size",)),
+        "content_length_short": FaultInfo("Content-Length is `size` (10) bytes less than are sent", ("size",)),
         "done_reason": FaultInfo('the last line\'s done_reason is `reason` ("length")', ("reason",)),
         "missing_counter": FaultInfo("the last line lacks `counter`, or all counters", ("counter",)),
         "tool_arguments_string": FaultInfo("the arguments of tool calls are JSON in a string"),
         "tool_arguments_object": FaultInfo("the arguments of tool calls are an object, as they should be"),
-        "tool_arguments_broken": FaultInfo("the arguments of tool calls are a string that is cut in the middle"),
+        "tool_arguments_broken": FaultInfo("the arguments of tool calls are a truncated string"),
         "tool_arguments_empty": FaultInfo("the arguments of tool calls are an empty list, in a string"),
         "tool_name_missing": FaultInfo("the names of tool calls are empty"),
     }
 )
-"""Every fault by name. Those about a place in the body take `at_token` (after that many tokens of a stream, 1 if
-nothing is said; in an answer that is one object the place is the middle) or `at_byte` (after that many body bytes)."""
+"""Every fault by name. Faults at a position in the body take `at_token` (after that many tokens of a stream, 1 by
+default; in an answer of one object, the middle) or `at_byte` (after that many body bytes)."""
 
 
 class FaultOptions(TypedDict, total=False):
@@ -104,7 +104,7 @@ class FaultOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault with its options; `FAULTS` tells which take which. Raises `ValueError` naming what is wrong."""
+    """One fault with its options; `FAULTS` lists the options of each. Raises `ValueError` naming the invalid option."""
 
     name: str
     at_token: int | None = field(default=None, kw_only=True)
@@ -149,10 +149,10 @@ class Fault:
             raise ValueError("seconds: cannot be given together with gate")
         if self.name == "redirect":
             if self.location is None:
-                raise ValueError("location: a redirect needs one")
+                raise ValueError("location: a redirect needs a location")
             if self.status is not None and self.status not in (301, 302, 303, 307, 308):
-                raise ValueError(f"status: {self.status} is no redirect (301, 302, 303, 307, 308)")
+                raise ValueError(f"status: {self.status} is not a redirect (301, 302, 303, 307, 308)")
         elif self.status is not None and not 200 <= self.status <= 599:
-            raise ValueError(f"status: {self.status} is no status of a final answer (200 to 599)")
+            raise ValueError(f"status: {self.status} is not the status of a final answer (200 to 599)")
         if self.html and self.body is not None:
             raise ValueError("body: cannot be given together with html")

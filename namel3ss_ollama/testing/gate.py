@@ -1,4 +1,4 @@
-"""A gate: holds answers until a test lets them on, so that no test has to sleep."""
+"""A gate: holds answers until a test releases them, so that no test has to sleep."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """Holds answers until a test lets them on. Works like `threading.Event`, closed at first.
+    """Holds answers until a test releases them. Works like `threading.Event`, initially closed.
 
-    `open()` lets everything through from then on, `step(n)` only the next n, `close()` holds again. `waiting` is the
-    number of answers held at this moment; `server.wait_for(lambda s: gate.waiting == 1)` waits for one to arrive.
-    Safe to use from any thread.
+    `open()` releases all answers from then on, `step(n)` only the next n, `close()` holds again. `waiting` is the
+    number of answers held now; `server.wait_for(lambda s: gate.waiting == 1)` waits for one to arrive. Safe to use from
+    any thread.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether everything is let through."""
+        """Whether the gate is open."""
         return self._open
 
     @property
@@ -33,19 +33,19 @@ class Gate:
         return len(self._waiters)
 
     def open(self) -> None:
-        """Let everything through that waits or comes."""
+        """Release all waiting and future answers."""
         with self._lock:
             self._open = True
             self._wake(len(self._waiters))
 
     def close(self) -> None:
-        """Hold what comes from now on."""
+        """Hold answers from now on."""
         with self._lock:
             self._open = False
             self._permits = 0
 
     def step(self, count: int = 1) -> None:
-        """Let the next `count` through, those that wait first. Raises `ValueError` if that is not positive."""
+        """Release the next `count` answers, waiting ones first. Raises `ValueError` if `count` is not positive."""
         if count < 1:
             raise ValueError(f"count: {count} is not positive")
         with self._lock:
@@ -62,7 +62,7 @@ class Gate:
                 pass
 
     def enter(self) -> asyncio.Future[None] | None:
-        """For the server: a future to wait for, or None to go on at once."""
+        """For the server: a future to wait for, or None to continue at once."""
         with self._lock:
             if self._open:
                 return None
@@ -75,7 +75,7 @@ class Gate:
             return future
 
     def leave(self, future: asyncio.Future[None]) -> None:
-        """For the server: this one waits no longer."""
+        """For the server: stop waiting for this future."""
         with self._lock:
             self._waiters = [waiter for waiter in self._waiters if waiter[1] is not future]
 

@@ -1,7 +1,7 @@
-"""A reply as the lines or the object of `/api/chat` and `/api/generate`, field by field as Ollama writes them.
+"""Converts a reply to the lines or the object of `/api/chat` and `/api/generate`, with the fields that Ollama writes.
 
-Lines are put together from text: only the content goes through a JSON encoder, so that a thousand streams at once
-cost the server little.
+Lines are assembled from text: only the content goes through a JSON encoder, so a thousand concurrent streams cost the
+server little.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .values import as_list, as_object
 
 __all__ = ["default_reply", "default_tool_call", "generation", "idle"]
 
-_MARK = "\0"  # where logprobs go; no JSON text has a NUL
+_MARK = "\0"  # the place of logprobs; JSON text never contains a NUL
 _LOAD_NS = 20_000_000
 _PROMPT_NS = 1_000_000
 _TOKEN_NS = 10_000_000
@@ -31,7 +31,7 @@ _CACHED = "prompt_eval_cached_count"
 
 
 def default_reply(record: Record, thinks: bool, held: bool, version: str, prompt: list[str]) -> Reply:
-    """What a server without a script says: the last words of the prompt back, or JSON where `format` is `held` to."""
+    """The reply of a server without a script: the prompt's last words, or JSON if `format` is enforced (`held`)."""
     payload = record.payload
     wanted = payload.get("format")
     if wanted and held:
@@ -48,7 +48,7 @@ def default_reply(record: Record, thinks: bool, held: bool, version: str, prompt
 
 
 def default_tool_call(record: Record) -> ToolCall:
-    """A call of the first tool the request offers, with the smallest arguments that fit; for faults that need one."""
+    """A call of the request's first tool, with the smallest valid arguments; for faults that need one."""
     for tool in as_list(record.payload.get("tools")):
         function = as_object(as_object(tool).get("function"))
         name = function.get("name")
@@ -70,7 +70,7 @@ def idle(name: str, chat: bool, reason: str) -> Answer:
 def generation(
     state: State, record: Record, model: Model, reply: Reply, chat: bool, prompt: Mapping[str, int]
 ) -> Answer:
-    """The reply to one request, streamed unless it says `stream: false`; `prompt` counts prompt and load."""
+    """The answer to one request, streamed unless it says `stream: false`; `prompt` has its counters and the load's."""
     name = dumps(record.payload.get("model"))
     if versions.REMOTE_NAMES.on(state.version):
         name += "".join(f',"{key}":{dumps(value)}' for key, value in remote_names(state, model).items())
@@ -94,7 +94,7 @@ def generation(
 
 
 def _numbered(call: ToolCall, place: int, record: Record, version: str) -> ToolCall:
-    """The call with the index and the id that the version gives it, where the test gave none."""
+    """The call with the version's index and id, unless the test set them."""
     if call.index is None and versions.TOOL_CALL_INDEX.on(version):
         call = replace(call, index=place)
     if call.id is None and versions.TOOL_CALL_IDS.on(version):
@@ -107,7 +107,7 @@ _Writer = Callable[[str, str, str, str, str], bytes]
 
 
 def _writer(name: str, chat: bool) -> _Writer:
-    """A function of content, thinking, tool calls, logprobs and the end of the object, that writes the object."""
+    """A function that writes the object from content, thinking, tool calls, logprobs and the end of the object."""
 
     def chat_object(content: str, thinking: str, calls: str, logprobs: str, tail: str) -> bytes:
         message = f'"content":{dumps(content)}'
@@ -164,7 +164,7 @@ def _with_error(answer: Answer, message: str) -> Answer:
 
 
 def _tail(record: Record, reply: Reply, prompt: Mapping[str, int], count: int, rate: float | None, chat: bool) -> str:
-    """The end of the last line: done, its reason and the counters. A NUL stands where logprobs go."""
+    """The end of the last line: done, its reason and the counters. A NUL marks the place of logprobs."""
     length = prompt["prompt_eval_count"]
     values: dict[str, int | None] = {
         "total_duration": 0,
@@ -179,7 +179,7 @@ def _tail(record: Record, reply: Reply, prompt: Mapping[str, int], count: int, r
     values["total_duration"] = working + _PROMPT_NS + int(record.queued * 1e9)
     values.update(reply.counters)
     if values.get(_CACHED) is not None and _CACHED not in reply.counters:
-        values[_CACHED] = min(values[_CACHED] or 0, values["prompt_eval_count"] or 0)  # it is a part of that one
+        values[_CACHED] = min(values[_CACHED] or 0, values["prompt_eval_count"] or 0)  # the first is part of the second
     counters = "".join(f',"{key}":{value}' for key, value in values.items() if value is not None)
     reason = dumps(reply.done_reason)
     if chat:
@@ -191,7 +191,7 @@ def _tail(record: Record, reply: Reply, prompt: Mapping[str, int], count: int, r
 
 
 def _logprobs(record: Record, reply: Reply, words: list[str], version: str) -> list[str]:
-    """One JSON object a token, if the request asks for them and the version knows them, or the test gave them."""
+    """One JSON object per token, if the request asks for them and the version supports them, or the test set them."""
     known = reply.logprobs is not None or versions.LOGPROBS.on(version)
     if record.payload.get("logprobs") is not True or not known:
         return []

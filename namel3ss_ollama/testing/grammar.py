@@ -1,8 +1,8 @@
-"""What a server's version makes of a `format`.
+"""How a version of the server handles a `format`.
 
-Before 0.13.2 its grammar compiler does not escape names and values: a quotation mark in one of them leaves the server
-without a grammar; a backslash comes out as it is in the schema, not as JSON would escape it. Some versions do not hold
-some models to it at all, or look for the JSON in the wrong place.
+Before 0.13.2 its grammar compiler does not escape names and values: with a quotation mark in one of them, there is no
+grammar; a backslash is output as in the schema, without JSON's escape. Some versions do not enforce it for some models,
+or look for the JSON in the wrong place.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _NO_GRAMMAR = "Failed to create new sequence: unable to create sampling context\
 
 
 def problem(schema: Mapping[str, object], version: str) -> str | None:
-    """Why the server makes no grammar of a schema, in its own words; None if it does."""
+    """The server's error if it cannot compile a grammar from a schema; None if it can."""
     return _NO_GRAMMAR if not ESCAPES_LITERALS.on(version) and _has_quotation_mark(schema) else None
 
 
 def written(text: str, version: str) -> str:
-    """An answer that fits a schema, as JSON text, in the way that a server of this version would come to write it."""
+    """JSON text that matches a schema, as a server of this version would write it."""
     return text if ESCAPES_LITERALS.on(version) else text.replace("\\\\", "\\")
 
 
 def clash(payload: Mapping[str, object], model: Model, version: str) -> str | None:
-    """Why the server makes no grammar of a `format` beside `tools`; None if it does."""
+    """The server's error if it cannot combine a `format` with `tools`; None if it can."""
     if not (model.call_grammar and payload.get("tools") and payload.get("format")):
         return None
     if not versions.CALL_GRAMMAR.on(version):
@@ -41,7 +41,7 @@ def clash(payload: Mapping[str, object], model: Model, version: str) -> str | No
 
 
 def holds(payload: Mapping[str, object], model: Model, version: str, *, chat: bool) -> bool:
-    """Whether a model that the server runs itself is held to the request's `format`."""
+    """Whether the server enforces the request's `format` for a model that it runs itself."""
     if model.format == "safetensors" and not versions.MLX_FORMAT.on(version):
         return False
     unthinking = chat and _thinks_by_parser(model) and payload.get("think") is False
@@ -51,7 +51,7 @@ def holds(payload: Mapping[str, object], model: Model, version: str, *, chat: bo
 def is_taken_for_thinking(
     payload: Mapping[str, object], model: Model, version: str, *, chat: bool, think: bool
 ) -> bool:
-    """Whether the JSON under a `format` comes as `thinking`, which the prompt has begun and no JSON ends."""
+    """Whether the JSON for a `format` arrives as `thinking`, which the prompt has opened and no JSON closes."""
     by_parser = bool(payload.get("format")) and not chat and think and _thinks_by_parser(model)
     return by_parser and versions.FORMAT_IN_THINKING.on(version)
 
@@ -61,7 +61,7 @@ def _thinks_by_parser(model: Model) -> bool:
 
 
 def _has_quotation_mark(node: object) -> bool:
-    """Whether the name of a property or a value that the schema fixes has one in it."""
+    """Whether a property's name or a fixed value of the schema contains a quotation mark."""
     if isinstance(node, list):
         return any(map(_has_quotation_mark, cast("list[object]", node)))
     schema = as_object(node)

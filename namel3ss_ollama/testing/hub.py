@@ -1,8 +1,8 @@
-"""What the server has seen, shared between its thread and the tests: records, counts, and the ways to wait.
+"""The state shared between the server's thread and the tests: records, counts, and ways to wait.
 
-All of it is changed in the server's thread alone; a change wakes those who wait. The order is what makes this right
-without a lock on the hot path: a waiter counts itself in and then looks at the state, the server changes the state
-and then looks whether somebody is counted in. One of the two always sees the other.
+Only the server's thread changes it; a change wakes the waiters. The order makes this correct without a lock on the hot
+path: a waiter registers and then checks the state; the server changes the state and then checks for waiters. One of the
+two always sees the other.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ class Hub:
         self._waiting = 0
         self._async_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    # For connections
+    # Called by connections
 
     def opened(self, connection: Connection) -> int:
-        """A connection was accepted; gives it its number."""
+        """A connection was accepted; returns its number."""
         self.accepted += 1
         self.open.add(connection)
         self.changed()
         return self.accepted
 
     def closed(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """A connection was closed."""
         self.open.discard(connection)
         if not self.open and self._emptied is not None:
             self._emptied.set()
         self.changed()
 
     def received(self, record: Record) -> asyncio.Future[None] | None:
-        """A request was read: a slot to wait for, if there is none free."""
+        """A request was read; returns a slot to wait for, if none is free."""
         record.number = len(self.records) + 1
         self.active += 1
         self.records.append(record)
@@ -75,7 +75,7 @@ class Hub:
         return waits
 
     def planned(self, record: Record) -> tuple[list[Step], bool]:
-        """A request has its slot: what to do, and whether to close the connection afterwards."""
+        """A request has its slot; returns what to do, and whether to close the connection afterwards."""
         http10 = record.http_version == "1.0"
         close = not self._keep_alive or http10 or "close" in record.headers.get("connection", "").lower()
         try:
@@ -95,7 +95,7 @@ class Hub:
         self.changed()
 
     def changed(self) -> None:
-        """Something a test may wait for is different now."""
+        """Something that a test may wait for has changed."""
         if self._waiting:
             with self._condition:
                 self._condition.notify_all()
@@ -105,7 +105,7 @@ class Hub:
                     except RuntimeError:  # that loop is closed
                         pass
 
-    # For the server
+    # Called by the server
 
     async def all_closed(self) -> None:
         """Wait until no connection is open."""
@@ -129,7 +129,7 @@ class Hub:
                 self._waiting -= 1
 
     async def wait_async(self, holds: Callable[[], bool], describe: Callable[[], str], timeout: float) -> None:
-        """The same in a running loop, which goes on meanwhile."""
+        """As `wait`, without blocking the running loop."""
         deadline = time.monotonic() + timeout
         event = asyncio.Event()
         waiter = (asyncio.get_running_loop(), event)
@@ -141,7 +141,7 @@ class Hub:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise AssertionError(describe())
-                # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation that comes with the event.
+                # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation that arrives with the event.
                 timer = asyncio.get_running_loop().call_later(left, event.set)
                 try:
                     await event.wait()
@@ -154,7 +154,7 @@ class Hub:
                 self._waiting -= 1
 
     def describe(self) -> str:
-        """Counts and the last requests, for people."""
+        """Counts and the last requests, for messages."""
         shown = [f"  {record!r}" for record in self.records[-20:]]
         hidden = len(self.records) - len(shown)
         return "\n".join(

@@ -1,7 +1,7 @@
-"""What is left of a tool's definition once a server has read it: what the model's template sees.
+"""The part of a tool's definition that a server keeps, which is what the model's template sees.
 
-A server decodes tools into Go structs (api/types.go: Tool, ToolFunction, ToolProperty) and drops what has no field
-there. `items` and `$defs` are of any type, and stay as they were sent.
+A server decodes tools into Go structs (api/types.go: Tool, ToolFunction, ToolProperty) and drops everything else.
+`items` and `$defs` are of any type, and are kept unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["kept_tools"]
 
 
 def kept_tools(tools: object, version: str) -> list[dict[str, object]]:
-    """The tools of a request as a server of this version keeps them.
+    """The tools of a request, as a server of this version keeps them.
 
     >>> address = {"type": "object", "properties": {"street": {"type": "string", "minLength": 1}}}
     >>> tool = {"function": {"name": "send", "parameters": {"type": "object", "properties": {"to": address}}}}

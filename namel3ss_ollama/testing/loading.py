@@ -1,6 +1,7 @@
-"""A model in memory, and which requests make a server load it again: those with other settings of loading.
+"""A loaded model, and which requests make a server reload it: those with other load settings.
 
-Read from Ollama's source (server/sched.go: needsReload). Nothing here takes time: a load tells a longer one.
+Read from Ollama's source (server/sched.go: needsReload). Nothing here takes time: a load only reports a longer
+duration.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ class Loaded(NamedTuple):
     """A model in memory."""
 
     until: float
-    """When it is to be unloaded, seconds since the epoch."""
+    """When it expires, seconds since the epoch."""
     window: int
     """Tokens."""
     settings: Mapping[str, object]
-    """What it was loaded with."""
+    """The settings that it was loaded with."""
 
 
 def settings_of(payload: Mapping[str, object], window: Window) -> dict[str, object]:
-    """The settings of loading that a request asks for, those that it leaves to the server included."""
+    """The load settings of a request, including the server's defaults."""
     options = as_object(payload.get("options"))
     wanted: dict[str, object] = {name: options.get(name) for name in _OPTIONS}
     wanted["num_ctx"] = window.length
     layers = options.get("num_gpu", -1)
-    if not (isinstance(layers, (int, float)) and layers < 0):  # -1 is whatever there is
+    if not (isinstance(layers, (int, float)) and layers < 0):  # -1 means any number
         wanted["num_gpu"] = layers
     if versions.DRAFT.on(window.version):
         wanted["draft_num_predict"] = options.get("draft_num_predict")
@@ -44,5 +45,5 @@ def settings_of(payload: Mapping[str, object], window: Window) -> dict[str, obje
 
 
 def needs_reload(loaded: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
-    """Whether a model that was loaded with some settings is loaded again for others."""
+    """Whether a model loaded with some settings is reloaded for others."""
     return any(loaded.get(name) != value for name, value in wanted.items())

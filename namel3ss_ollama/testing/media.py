@@ -1,4 +1,4 @@
-"""Images and audio of a request: what a server takes them for, which it refuses, and the tokens that they cost."""
+"""Images and audio in a request: how a server detects them, which it refuses, and their cost in tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAV_BYTES_A_SECOND = 32_000
 
 
 def capabilities_of(model: Model, version: str) -> list[str]:
-    """What a model can do, as a server of this version lists it."""
+    """A model's capabilities, as a server of this version lists them."""
     return [one for one in model.capabilities if one != "audio" or versions.AUDIO.on(version)]
 
 
@@ -33,7 +33,7 @@ def media_in(payload: Mapping[str, object], messages: Sequence[object]) -> list[
 
 
 def media_tokens(encoded: str) -> int:
-    """How many tokens an image or a recording is."""
+    """The number of tokens of an image or a recording."""
     data = _bytes_of(encoded)
     kind = _kind(data)
     if kind == "image":
@@ -43,12 +43,12 @@ def media_tokens(encoded: str) -> int:
 
 
 def refusal_of_media(media: Sequence[str], model: Model, version: str) -> tuple[int, str] | None:
-    """Status and text of a server's refusal where the model cannot take an image or a recording; else None.
+    """The status and text of a server's refusal if the model does not support an image or a recording; else None.
 
-    Since 0.30.0 llama-server refuses (llm/llama_server.go: Completion hands on what it answers): a model that can
-    neither see nor hear takes neither, and audio that one cannot hear is not loaded. Before, the runner of a model that
-    cannot see took no notice, and that of another tried to decode all that is no WAV, or all that there is where the
-    model cannot hear, as an image (0.20: runner/ollamarunner/runner.go, model/models/gemma4/model.go).
+    Since 0.30.0 llama-server refuses them (llm/llama_server.go: Completion passes its answer through): both for a model
+    without vision and audio, and audio for a model without audio. Before, the runner of a model without vision ignored
+    them, and that of another decoded everything but WAV, or everything if the model lacks audio, as an image (0.20:
+    runner/ollamarunner/runner.go, model/models/gemma4/model.go).
     """
     kinds = {_kind(_bytes_of(one)) for one in media}
     able = capabilities_of(model, version)
@@ -74,7 +74,7 @@ def _bytes_of(encoded: str) -> bytes:
 
 
 def _kind(data: bytes) -> Literal["wav", "mp3", "image"]:
-    """As llm/media.go has it: what is no audio is an image."""
+    """As in llm/media.go: anything that is not audio is an image."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "wav"
     if data[:3] == b"ID3" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):

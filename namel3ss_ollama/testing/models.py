@@ -1,7 +1,7 @@
-"""The models a test server says it has.
+"""The models of a test server.
 
-Names follow Ollama: a name without a tag means `:latest`, and a request may write it either way. With
-`models=None` every name is accepted and can do everything.
+Names follow Ollama: a name without a tag means `:latest`, and a request may use either form. With `models=None`, every
+name is accepted and has every capability.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 __all__ = ["CAPABILITIES", "DEFAULT_MODELS", "Model", "Models", "canonical"]
 
 CAPABILITIES = ("completion", "tools", "insert", "vision", "audio", "thinking", "embedding", "decision")
-"""What a model can be said to do, in `/api/show`'s words."""
+"""The capabilities of a model, as `/api/show` names them."""
 
 
 def canonical(name: str) -> str:
@@ -25,7 +25,7 @@ def canonical(name: str) -> str:
 
 @dataclass(frozen=True)
 class Model:
-    """One model: its name, what it can do, and what `/api/show`, `/api/tags` and `/api/ps` say of it.
+    """One model: its name, its capabilities, and what `/api/show`, `/api/tags` and `/api/ps` report about it.
 
     Raises `ValueError` for an empty name, an unknown capability or a length that is not positive.
     """
@@ -37,30 +37,30 @@ class Model:
     context_length: int = 8192
     """Tokens."""
     embedding_length: int = 384
-    """Dimensions of the vectors `/api/embed` answers with."""
+    """Dimensions of the vectors from `/api/embed`."""
     parameter_size: str = "134.52M"
     quantization_level: str = "Q4_1"
     size: int = 98_363_315
     """Bytes."""
     format: Literal["gguf", "safetensors"] = "gguf"
-    """How its weights are stored. MLX runs those in safetensors: up to 0.33 it takes no notice of a `format`."""
+    """How its weights are stored. MLX runs those in safetensors: up to 0.33 it ignores `format`."""
     parser: str = ""
-    """The built-in parser of its output, if it has one, as newer servers say in `/api/show`: "qwen3.5". If such a model
-    can think, a `format` has its pitfalls on most versions: docs/compatibility.md."""
+    """The built-in parser of its output, if it has one, as newer servers report in `/api/show`: "qwen3.5". If such a
+    model can think, `format` has pitfalls on most versions: docs/compatibility.md."""
     call_grammar: bool = False
-    """Whether its tool calls have a grammar of their own, beside which newer servers make none of a `format`."""
+    """Whether its tool calls have their own grammar, which newer servers cannot combine with a `format`."""
     template: str = "{{ .Prompt }}"
     system: str = ""
     parameters: str = 'stop                           "<|im_end|>"'
-    """As `/api/show` writes them: a name, blanks, a value, one a line."""
+    """As `/api/show` writes them: a name, whitespace, a value, one per line."""
     think_values: tuple[bool | str, ...] = (True, False)
-    """What `think` can be for a model that can think, as newer servers say in `/api/show`: levels, or on and off."""
+    """The values of `think` for a thinking model, as newer servers report in `/api/show`: levels, or on and off."""
     think_default: bool | str = True
-    """Which of them holds where a request says none, or one that there is not."""
+    """The value used if a request sends none, or an unknown one."""
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise ValueError("name: a model needs one")
+            raise ValueError("name: a model needs a name")
         unknown = [one for one in self.capabilities if one not in CAPABILITIES]
         if unknown:
             raise ValueError(f"capabilities: {unknown[0]!r} is none of {', '.join(CAPABILITIES)}")
@@ -74,13 +74,13 @@ class Model:
 
     @property
     def cloud(self) -> bool:
-        """Whether Ollama's cloud runs it: its tag is `cloud` or ends in `-cloud`."""
-        tag = self.name.rpartition(":")[2]  # internal/modelref: a name without such a tag is none
+        """Whether it runs in Ollama's cloud: its tag is `cloud` or ends in `-cloud`."""
+        tag = self.name.rpartition(":")[2]  # internal/modelref: a name without such a tag is not a cloud model
         return self.name != tag and (tag == "cloud" or tag.endswith("-cloud"))
 
     @property
     def digest(self) -> str:
-        """64 hex digits, the same for the same name each time."""
+        """64 hex digits that depend only on the name."""
         return hashlib.sha256(self.name.encode()).hexdigest()
 
 
@@ -92,7 +92,7 @@ DEFAULT_MODELS: tuple[Model, ...] = (
     Model("codellama:latest", ("completion", "insert"), context_length=16384),
     Model("all-minilm:latest", ("embedding",), family="bert", context_length=512, quantization_level="F16"),
 )
-"""What a server has when it is told nothing else."""
+"""The models of a server by default."""
 
 
 class Models:
@@ -108,12 +108,12 @@ class Models:
         self._lock = threading.Lock()
         self._models: dict[str, Model] = {}
         if isinstance(models, str):
-            raise TypeError("models: a list of names is needed, not one string")
+            raise TypeError("models: expected a list of names, not one string")
         for model in models or ():
             self.add(model)
 
     def add(self, model: str | Model) -> Model:
-        """Add or replace a model. A name alone gives one that completes and calls tools."""
+        """Add or replace a model. A bare name gives a model with completion and tools."""
         one = Model(model) if isinstance(model, str) else model
         one = replace(one, name=canonical(one.name))
         with self._lock:
@@ -121,12 +121,12 @@ class Models:
         return one
 
     def remove(self, name: str) -> None:
-        """Take a model away. Raises `KeyError` where there is none of that name."""
+        """Remove a model. Raises `KeyError` if there is none of that name."""
         with self._lock:
             del self._models[canonical(name)]
 
     def get(self, name: str) -> Model | None:
-        """The model of that name, or None. With `models=None` any name gives a model that can do everything."""
+        """The model of that name, or None. With `models=None`, any name gives a model with every capability."""
         with self._lock:
             found = self._models.get(canonical(name))
         if found is None and self.accept_any and name:

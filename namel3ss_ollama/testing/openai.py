@@ -1,8 +1,8 @@
-"""`/v1/chat/completions`, `/v1/embeddings` and `/v1/models`: OpenAI's API over the handlers of Ollama's own.
+"""`/v1/chat/completions`, `/v1/embeddings` and `/v1/models`: OpenAI's API on top of the handlers of Ollama's own.
 
-A request becomes one of `/api/chat` or `/api/embed`, and the answer is translated back, by the rules of Ollama's
+A request is translated to one of `/api/chat` or `/api/embed`, and the answer back, by the rules of Ollama's
 documentation of its OpenAI compatibility (docs/api/openai-compatibility.mdx) and of openai/openai.go and
-middleware/openai.go: what they do not read is ignored, and `temperature` and `top_p` are 1 where the request sets none.
+middleware/openai.go: unknown fields are ignored, and `temperature` and `top_p` default to 1.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def openai_routes(chat: Handler, embed: Handler, tags: Handler) -> dict[str, dic
 
 
 def _in_its_words(handler: Handler) -> Handler:
-    """The handler, with errors in the form of OpenAI's."""
+    """The handler, with errors in OpenAI's format."""
 
     def handle(state: State, record: Record, scripted: Scripted) -> Answer:
         try:
@@ -84,7 +84,7 @@ def _in_its_words(handler: Handler) -> Handler:
 
 
 def _inner(record: Record, path: str, payload: dict[str, object]) -> Record:
-    """The request that the server makes of one of OpenAI's."""
+    """The request of Ollama's API for one of OpenAI's."""
     inner = Record(
         record.method, path, record.query, record.raw_headers, dumps(payload).encode(), record.connection, record.time
     )
@@ -120,7 +120,7 @@ def _chat_request(given: dict[str, object]) -> dict[str, object]:
 
 
 def _messages(given: list[object]) -> list[object]:
-    """The messages; each part of a content becomes one of its own, as on the server."""
+    """The messages; each part of a content becomes a message, as on the server."""
     made: list[object] = []
     names: dict[object, object] = {}
     for one in given:
@@ -155,7 +155,7 @@ def _part(part: dict[str, object]) -> dict[str, object]:
 
 
 def _completion(record: Record, given: dict[str, object], answer: Answer) -> Answer:
-    """The lines of a chat as events, or its one object."""
+    """The lines of a chat as events, or its single object."""
     kind = "chat.completion.chunk" if answer.streamed else "chat.completion"
     head = {
         "id": f"chatcmpl-{record.number}",
@@ -175,7 +175,7 @@ def _completion(record: Record, given: dict[str, object], answer: Answer) -> Ans
         if calls := as_list(said.get("tool_calls")):
             message["tool_calls"] = [_call(as_object(call), place) for place, call in enumerate(calls)]
             called = True
-        # An error in the middle of a stream has none of these fields: what is left of it is an empty chunk.
+        # An error in the middle of a stream has none of these fields: it becomes an empty chunk.
         reason = None if not line.get("done") else "tool_calls" if called else line.get("done_reason")
         choice = {"index": 0, "delta" if answer.streamed else "message": message, "finish_reason": reason}
         whole: dict[str, object] = {**head, "choices": [choice]}
@@ -234,6 +234,6 @@ def _packed(vector: object) -> str:
 
 
 def _model(listed: dict[str, object]) -> dict[str, object]:
-    stamp = str(listed.get("modified_at"))[:19]  # Python 3.10 reads neither nanoseconds nor the Z
+    stamp = str(listed.get("modified_at"))[:19]  # Python 3.10 parses neither nanoseconds nor the Z
     created = int(datetime.fromisoformat(f"{stamp}+00:00").timestamp())
     return {"id": listed.get("name"), "object": "model", "created": created, "owned_by": "library"}

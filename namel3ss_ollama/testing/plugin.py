@@ -1,4 +1,4 @@
-"""The pytest plugin: a fixture with a server of its own for each test that asks for it."""
+"""The pytest plugin: a fixture with a separate server for each test that requests it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["ollama_server"]
 
 @pytest.fixture
 def ollama_server() -> Iterator[OllamaServer]:
-    """A running `OllamaServer` with the default models, stopped when the test is over.
+    """A running `OllamaServer` with the default models, stopped at the end of the test.
 
-    The test fails if a predicate or a reply function it gave the server raised.
+    The test fails if one of its predicates or reply functions raised.
     """
-    # Imported here: the plugin is loaded by every pytest run in an environment where the package is installed.
+    # Imported here: every pytest run loads the plugin if the package is installed.
     from .server import OllamaServer
 
     with OllamaServer() as server:

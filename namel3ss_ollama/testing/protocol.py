@@ -1,9 +1,9 @@
-"""One connection: h11 reads requests, the plan of `wire.py` is carried out step by step.
+"""One connection: h11 reads requests, and the steps of `wire.py` are carried out in order.
 
-h11 only parses. Each request gets a fresh h11 connection that is fed what the last one left over, so it never has
-to agree with what faults make of the answer. The read side stays open while an answer is sent: the end of the
-client's side is seen at once, also while an answer is held or stalled. A plan that is one write is carried out on
-the spot; only others get a task.
+h11 only parses. Each request gets a fresh h11 connection that is fed the leftover bytes of the last one, so it never
+has to agree with the faults in an answer. The read side stays open while an answer is sent: a client's disconnect is
+seen at once, even while an answer is held or stalled. A plan of a single write runs immediately; only others get a
+task.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Host(Protocol):
-    """What a connection needs of its server."""
+    """What a connection needs from its server."""
 
     def opened(self, connection: Connection) -> int:
-        """A connection was accepted; gives it its number."""
+        """A connection was accepted; returns its number."""
         ...
 
     def closed(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """A connection was closed."""
         ...
 
     def received(self, record: Record) -> asyncio.Future[None] | None:
-        """A request was read: a slot to wait for, if there is none free."""
+        """A request was read; returns a slot to wait for, if none is free."""
         ...
 
     def planned(self, record: Record) -> tuple[list[Step], bool]:
-        """A request has its slot: what to do, and whether to close the connection afterwards."""
+        """A request has its slot; returns what to do, and whether to close the connection afterwards."""
         ...
 
     def ended(self, record: Record) -> None:
@@ -56,7 +56,7 @@ class Host(Protocol):
         ...
 
     def changed(self) -> None:
-        """Something a test may wait for is different now."""
+        """Something that a test may wait for has changed."""
         ...
 
     def refuse_from_loop(self) -> None:
@@ -79,21 +79,21 @@ class Connection(asyncio.Protocol):
         self._gone = False
         self._gate: tuple[Gate, asyncio.Future[None]] | None = None
         self.record: Record | None = None
-        """The request that is being answered."""
+        """The request being answered."""
         self.number = 0
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        # Paused as soon as the kernel takes no more, so that a slow reader holds the answer up as a real one would.
+        # Paused as soon as the kernel's buffer is full, so that a slow reader delays the answer as it would a real one.
         transport.set_write_buffer_limits(high=0)
         self.number = self._host.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request; kept where another one is being answered."""
+        """Receive bytes of a request; buffered while another one is being answered."""
         if self._gone:
             return
         if self.record is not None:
@@ -102,21 +102,21 @@ class Connection(asyncio.Protocol):
             self._feed(data)
 
     def eof_received(self) -> bool:
-        """The client has closed its side: as for a real server, it wants nothing any more."""
+        """The client has closed its side, which counts as a disconnect, as with a real server."""
         self._client_gone()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Closed, by whomever."""
+        """The connection was closed, by either side."""
         self._client_gone()
         self._host.closed(self)
 
     def pause_writing(self) -> None:
-        """The kernel takes no more."""
+        """The kernel's buffer is full."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """The kernel has taken all there was."""
+        """The kernel's buffer has room again."""
         self._paused = False
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _complete(self) -> None:
-        """A request has been read whole: answer it."""
+        """A request has been read completely: answer it."""
         request = self._request
         assert request is not None
         path, _, query = request.target.decode(_ENCODE).partition("?")
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
             await self._drained()
         for step in plan:
             if isinstance(step, Send):
-                if self._transport.is_closing():  # the client has gone, and asyncio is about to say so
+                if self._transport.is_closing():  # the client has disconnected, and asyncio is about to report it
                     self._client_gone()
                     return
                 self._write(step)
@@ -219,7 +219,7 @@ class Connection(asyncio.Protocol):
             elif isinstance(step, Status):
                 record.status = step.status
             elif isinstance(step, Wait):
-                # By the clock and not one after the other, so that a rate holds although each wait is a bit late.
+                # By absolute times, so that the rate is kept although each wait ends a bit late.
                 due += step.seconds
                 await asyncio.sleep(max(0.0, due - loop.time()))
             elif isinstance(step, Hold):
@@ -293,7 +293,7 @@ class Connection(asyncio.Protocol):
     def _stop(self, outcome: Outcome) -> None:
         record, task = self.record, self._task
         if self._gate is not None:
-            # Not in the task: whoever sees the record ended must not see the gate still holding it.
+            # Not in the task: once the record has ended, the gate must not be seen holding it.
             gate, future = self._gate
             gate.leave(future)
             self._gate = None
@@ -303,10 +303,10 @@ class Connection(asyncio.Protocol):
             self._task = None
             task.cancel()
 
-    # For the server
+    # Called by the server
 
     def abort(self, reset: bool = False) -> None:
-        """Close without sending what is still buffered; with `reset` so that the client gets a TCP reset."""
+        """Close without sending buffered data; with `reset`, by a TCP reset."""
         if reset:
             sock = self._transport.get_extra_info("socket")
             if sock is not None:
@@ -314,7 +314,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def shut(self, outcome: Outcome, reset: bool = False) -> None:
-        """End what is being answered, and the connection."""
+        """End the current answer and the connection."""
         self._gone = True
         self._stop(outcome)
         self.abort(reset)

@@ -1,8 +1,8 @@
-"""What the test server remembers of a request.
+"""The test server's record of a request.
 
-A record is made when a request has been read whole, and lives on while it is answered: the server's thread
-writes to it, a test reads from it. Each field is replaced in one assignment, so a reader sees the old value or the
-new one and needs no lock. To wait for a change use `OllamaServer.wait_for`.
+A record is created when a request has been read completely, and updated while it is answered: the server's thread
+writes to it, a test reads from it. Each field is replaced in one assignment, so a reader sees the old or the new value
+and needs no lock. To wait for a change, use `OllamaServer.wait_for`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .values import as_list, as_object
 __all__ = ["Outcome", "Record"]
 
 Outcome = Literal["active", "complete", "client_closed", "fault", "server_stopped"]
-"""How a request ended. `active`: not yet. `complete`: the whole answer went to the kernel. `client_closed`: the
-client hung up before that. `fault`: a scripted fault ran to its end. `server_stopped`: `stop()` came first."""
+"""How a request ended. `active`: not yet. `complete`: the complete answer went to the kernel. `client_closed`: the
+client disconnected before that. `fault`: a scripted fault ran to its end. `server_stopped`: `stop()` came first."""
 
 
 @dataclass(eq=False)
 class Record:
-    """One request and what became of it."""
+    """One request and its outcome."""
 
     method: str
     path: str
@@ -32,18 +32,18 @@ class Record:
     """Names in lower case, in the order sent."""
     body: bytes
     connection: int
-    """Which connection it came on, counted from 1 in the order accepted."""
+    """The number of its connection, counted from 1 in the order accepted."""
     time: float
-    """When it had been read whole: seconds on `time.monotonic()`, for differences."""
+    """When it had been read completely: seconds on `time.monotonic()`, for differences."""
     http_version: str = "1.1"
     number: int = 0
     """Counted from 1 in the order received."""
     status: int | None = None
-    """The status sent, None when no status line went out."""
+    """The status sent; None if no status line was sent."""
     bytes_sent: int = 0
     """Bytes written to the socket, headers and framing included."""
     tokens_sent: int = 0
-    """Lines with text, thinking or a tool call that were sent; for `stream: false`, their number in the object."""
+    """The number of lines sent with text, thinking or a tool call; for `stream: false`, their number in the object."""
     outcome: Outcome = "active"
     fault: str | None = None
     """The name of the fault that was applied, if any."""
@@ -52,9 +52,9 @@ class Record:
     queued: float = 0.0
     """Seconds that it waited for a slot (`num_parallel`)."""
     kept_tools: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
-    """The tools of a chat as the server's version keeps them, which is what the model's template sees."""
+    """The tools of a chat as the server's version keeps them: what the model's template sees."""
     headers: dict[str, str] = field(init=False)
-    """By name in lower case; the last one where a name came twice."""
+    """By name in lower case; the last one if a name is repeated."""
 
     def __post_init__(self) -> None:
         self.headers = dict(self.raw_headers)
@@ -62,7 +62,7 @@ class Record:
 
     @property
     def json(self) -> object:
-        """The body as JSON, or None where it is empty or no JSON."""
+        """The body as JSON, or None if it is empty or not JSON."""
         if self._json is _UNREAD:
             try:
                 self._json = json.loads(self.body)
@@ -72,7 +72,7 @@ class Record:
 
     @property
     def payload(self) -> dict[str, object]:
-        """The body as a JSON object, empty where it is anything else."""
+        """The body as a JSON object; empty if it is anything else."""
         return as_object(self.json)
 
     @property
@@ -84,7 +84,7 @@ class Record:
 
     @property
     def text(self) -> str:
-        """What people wrote, joined by newlines: system, prompt, input, messages, or the state and questions."""
+        """The text of the request, joined by newlines: system, prompt, input, messages, or the state and questions."""
         payload = self.payload
         found: list[str] = []
         for key in ("system", "prompt", "suffix"):

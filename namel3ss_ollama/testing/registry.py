@@ -1,6 +1,6 @@
-"""The endpoints about models: list, show, load, copy, delete, create, pull, push and blobs.
+"""The model endpoints: list, show, load, copy, delete, create, pull, push and blobs.
 
-They change the server's list of models as the real ones do. Nothing is downloaded: a pull adds the name.
+They change the server's list of models like the real ones. Nothing is downloaded: a pull adds the name.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ _Steps = list[dict[str, object]]
 
 
 def _progress(stream: object, steps: _Steps) -> Answer:
-    """Progress as lines, or only its last word where the request says `stream: false`."""
+    """Progress as lines, or only the last one for `stream: false`."""
     if stream is not False:
         return lines(steps)
     last = steps[-1]
@@ -164,7 +164,7 @@ def _step(status: str) -> dict[str, object]:
 
 
 def _layers(name: str, verb: str) -> _Steps:
-    """The lines about a model's one big layer and its manifest."""
+    """The progress lines of a model's single large layer and its manifest."""
     digest = hashlib.sha256(f"layer of {name}".encode()).hexdigest()
     total = 98_363_315
     step: dict[str, object] = {"status": f"{verb} {digest[:12]}", "digest": f"sha256:{digest}", "total": total}

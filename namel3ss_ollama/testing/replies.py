@@ -1,4 +1,4 @@
-"""What a test can have the server say: replies and tool calls, checked when they are made."""
+"""Scripted replies and tool calls, validated when they are created."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .gate import Gate
 __all__ = ["COUNTERS", "Reply", "ReplyOptions", "ToolCall", "tokens_of"]
 
 Decided: TypeAlias = str | float | Mapping[str, object]
-"""What a decision model answers to a question."""
+"""A decision model's answer to a question."""
 _TOKEN = re.compile(r"\s*[\w']{1,12}|\s*[^\w\s]|\s+")
 COUNTERS = (
     "total_duration",
@@ -27,7 +27,7 @@ COUNTERS = (
 
 
 def tokens_of(text: str | Sequence[str]) -> list[str]:
-    """A text as tokens: a list as given, a string in words and signs, blanks before the word. Joined it is the text.
+    """A text as tokens: a list as given, a string split into words and punctuation. Joined, they give the text.
 
     >>> tokens_of("Good day, Bob.")
     ['Good', ' day', ',', ' Bob', '.']
@@ -37,18 +37,18 @@ def tokens_of(text: str | Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call the model makes.
+    """A tool call by the model.
 
-    `arguments` is sent as an object if it is a mapping, as a JSON string if it is text: `ToolCall("add", '{"a": 1}')`
-    is what some models do, `ToolCall("add", '{"a": ')` what broken ones do.
+    `arguments` is sent as an object if it is a mapping, as a JSON string if it is text: some models send
+    `ToolCall("add", '{"a": 1}')`, broken ones `ToolCall("add", '{"a": ')`.
     """
 
     name: str
     arguments: Mapping[str, object] | str = field(default_factory=dict[str, object])
     id: str | None = None
-    """None is what the server's version makes of it: an id from 0.12.10 on, none before."""
+    """None depends on the server's version: an id from 0.12.10 on, none before."""
     index: int | None = None
-    """`function.index`; None is what the server's version makes of it: its place from 0.12.6 on, none before."""
+    """`function.index`; None depends on the server's version: its position from 0.12.6 on, none before."""
 
     def wire(self) -> dict[str, object]:
         """The object in `tool_calls`, in the server's order of fields."""
@@ -86,11 +86,11 @@ class ReplyOptions(TypedDict, total=False):
 class Reply:
     """One scripted answer.
 
-    For `/api/chat` and `/api/generate` it is `text`, `thinking` and `tool_calls`, streamed or whole as the request
-    asks; `embeddings` is for `/api/embed`, `answers` for `/v1/systemone`. Requests to other endpoints, and those that
-    only load a model, leave such replies unused. `json` (one object), `lines` (NDJSON, each a JSON value or raw bytes)
-    and `body` are for any endpoint: they are sent as they are, whatever the request says. Raises `ValueError` naming
-    the argument that makes no sense.
+    For `/api/chat` and `/api/generate` it has `text`, `thinking` and `tool_calls`, streamed or not as the request asks;
+    `embeddings` is for `/api/embed`, `answers` for `/v1/systemone`. Requests to other endpoints, and those that only
+    load a model, do not use up such replies. `json` (one object), `lines` (NDJSON, each a JSON value or raw bytes) and
+    `body` are for any endpoint: they are sent unchanged, whatever the request says. Raises `ValueError` naming the
+    invalid argument.
     """
 
     text: str | Sequence[str] = ""
@@ -98,27 +98,27 @@ class Reply:
     thinking: str | Sequence[str] = ""
     tool_calls: Sequence[ToolCall | Mapping[str, object]] = ()
     tool_calls_in_one_line: bool = False
-    """All calls in one line; otherwise one line each."""
+    """Send all calls in one line; otherwise, one line each."""
     done_reason: str = "stop"
     counters: Mapping[str, int | None] = field(default_factory=dict[str, "int | None"])
-    """Values for the last line's counters (durations in nanoseconds); None leaves one out."""
+    """Values for the last line's counters (durations in nanoseconds); None omits a counter."""
     load_duration: int | None = None
     """Nanoseconds; short for `counters={"load_duration": ...}`."""
     logprobs: Sequence[float] | None = None
-    """One value a token of text, sent when the request asks for logprobs; None makes some up."""
+    """One value per token of text, sent if the request asks for logprobs; None generates values."""
     tokens_per_second: float | None = None
-    """None sends as fast as it goes, or as the server's own setting says."""
+    """None uses the server's setting, or no limit."""
     delay: float = 0.0
     """Seconds before the first byte."""
     gate: Gate | None = None
-    """Held before the headers; short for `gates={0: gate}`."""
+    """Holds the answer before the headers; short for `gates={0: gate}`."""
     gates: Mapping[int, Gate] = field(default_factory=dict[int, Gate])
-    """Held after that many tokens."""
+    """Gates that hold the answer after that many tokens."""
     error: str | None = None
-    """After the tokens an error line comes instead of the last line; with `stream: false` a 500."""
+    """An error line after the tokens, instead of the last line; with `stream: false`, a 500."""
     embeddings: Sequence[Sequence[float]] | None = None
     answers: Mapping[str, Decided] | None = None
-    """By question: the option that is chosen, the level of a score, the probability of a noul, or a whole answer."""
+    """By question: the chosen option, the level of a score, the probability of a noul, or a complete answer."""
     json: object = None
     lines: Sequence[object] | None = None
     body: str | bytes | None = None
@@ -140,16 +140,18 @@ class Reply:
         if any(position < 0 for position in self.gates):
             raise ValueError("gates: a position is negative; 0 is before the headers")
         if not 200 <= self.status <= 599:
-            raise ValueError(f"status: {self.status} is no status of a final answer (200 to 599)")
+            raise ValueError(f"status: {self.status} is not the status of a final answer (200 to 599)")
         whole = [n for n in ("json", "lines", "body") if getattr(self, n) is not None]
         content = self.text or self.thinking or self.tool_calls or self.error or self.embeddings is not None
         content = content or self.answers is not None
         if len(whole) > 1:
             raise ValueError(f"{whole[1]}: cannot be given together with {whole[0]}")
         if whole and content:
-            raise ValueError(f"{whole[0]}: is the whole answer, so no text, thinking, tool calls or error with it")
+            raise ValueError(
+                f"{whole[0]}: is the complete answer, so text, thinking, tool calls and error cannot be given with it"
+            )
         if self.status != 200 and content:
-            raise ValueError("status: goes with json, lines or body; for errors see Fault('status')")
+            raise ValueError("status: needs json, lines or body; for errors see Fault('status')")
         _writable("json", self.json)
         for line in self.lines or ():
             if not isinstance(line, bytes):
@@ -157,7 +159,7 @@ class Reply:
 
     @property
     def raw(self) -> bool:
-        """Whether it is sent as it is, on any endpoint."""
+        """Whether it is sent unchanged, on any endpoint."""
         return self.json is not None or self.lines is not None or self.body is not None or self.status != 200
 
     @property

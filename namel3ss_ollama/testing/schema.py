@@ -1,9 +1,9 @@
 """The smallest instance of a JSON schema.
 
-What a server with constrained decoding would have to answer: used when a request carries a schema in `format` and
-the test scripted nothing. Covers what pydantic and people write: types, enum, const, default, anyOf, oneOf, allOf,
-$ref into the same document, required properties, lengths and bounds. A pattern is not solved: the string is then
-only as long as asked. A schema that refers to itself ends at its first optional or nullable place.
+What a server with constrained decoding would answer: used if a request has a schema in `format` and the test scripted
+nothing. Covers common schemas, such as pydantic's: types, enum, const, default, anyOf, oneOf, allOf, $ref into the same
+document, required properties, lengths and bounds. Patterns are not solved: such a string only has the right length.
+A recursive schema ends at its first optional or nullable position.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _merge(into: dict[str, object], other: Mapping[str, object]) -> None:
 
 
 def _resolve(reference: str, root: object) -> object:
-    """What `#/$defs/Name` names; an empty schema where it names nothing."""
+    """The schema that `#/$defs/Name` refers to; an empty schema if there is none."""
     found = root
     for part in reference.lstrip("#").split("/"):
         if not part:
@@ -113,7 +113,7 @@ def _resolve(reference: str, root: object) -> object:
 
 
 def _choose(options: list[object], node: Mapping[str, object], key: str, depth: int) -> object:
-    """The first branch, with what stands beside it; deep down the one that ends soonest, a null."""
+    """The first branch, merged with its sibling keys; at depth, the shortest one, null."""
     chosen = options[0]
     if depth >= _DEPTH // 2:
         for option in options:

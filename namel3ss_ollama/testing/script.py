@@ -1,10 +1,10 @@
-"""Which request gets what: rules with criteria, each with a queue of replies and faults.
+"""Rules that match requests, each with a queue of replies and faults.
 
-A `Script` holds rules in the order they were made. Each rule has criteria and a queue of outcomes (replies, faults,
-functions), each for a number of requests or for all of them. A request takes the first reply and, apart from that,
-the first fault whose rule matches, so it does not matter whether a fault or the reply it spoils was scripted first.
-A fault spoils the reply that comes next in its own rule, else the one the other rules give, else the default. A
-request that gets a fault does not use up a counted reply: the retry after it gets the same one.
+A `Script` holds rules in the order of their creation. Each rule has criteria and a queue of outcomes (replies, faults,
+functions), each for a number of requests or for all of them. A request takes the first reply and, independently, the
+first fault whose rule matches, so the order in which a fault and its reply are scripted does not matter. A fault
+affects the next reply of its own rule, else that of the other rules, else the default. A request that gets a fault does
+not use up a counted reply: its retry gets the same one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Scripted: TypeAlias = Reply | Fault | Callable[[Record], Reply]
 
 
 class Rule:
-    """Which requests it is for, and what they get.
+    """Matches requests, and holds their replies and faults.
 
     Made by `server.on(...)`; its methods return the rule, so that
-    `server.on(model="m").fault("cut", times=2).reply("fine")` reads as it happens.
+    `server.on(model="m").fault("cut", times=2).reply("fine")` reads in the order of events.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class Rule:
         times: int | None = None,
         **options: Unpack[ReplyOptions],
     ) -> Rule:
-        """Answer the next `times` requests (None: all that come) with this; see `Reply` for the keywords.
+        """Answer the next `times` requests (None: all) with this; see `Reply` for the keywords.
 
-        A function gets the request's record and returns a `Reply`. It runs in the server's thread; what it raises
+                A function gets the request's record and returns a `Reply`. It runs in the server's thread; an exception
         becomes a 500 and, when the `with` block ends, a `RuntimeError`.
         """
         if isinstance(text, Reply) or callable(text):
             if options:
-                raise ValueError(f"{next(iter(options))}: belongs into the Reply that is given")
+                raise ValueError(f"{next(iter(options))}: set it on the Reply that is given")
             return self._add(text, times)
         return self._add(Reply(text, **options), times)
 
     def fault(self, name: str | Fault, *, times: int | None = None, **options: Unpack[FaultOptions]) -> Rule:
-        """Spoil the answer to the next `times` requests (None: all that come); see `FAULTS` for the names."""
+        """Apply a fault to the next `times` requests (None: all); see `FAULTS` for the names."""
         if isinstance(name, Fault):
             if options:
-                raise ValueError(f"{next(iter(options))}: belongs into the Fault that is given")
+                raise ValueError(f"{next(iter(options))}: set it on the Fault that is given")
             return self._add(name, times)
         return self._add(Fault(name, **options), times)
 
@@ -106,12 +106,12 @@ class Rule:
         return self._predicate is None or bool(self._predicate(record))
 
     def current(self) -> _Entry | None:
-        """What the next request gets."""
+        """The entry for the next request."""
         with self._lock:
             return next((entry for entry in self._queue if entry.left is None or entry.left > 0), None)
 
     def next_reply(self) -> Reply | Callable[[Record], Reply] | None:
-        """The reply that comes after the faults in the queue: the one they spoil."""
+        """The reply after the faults in the queue, which they apply to."""
         with self._lock:
             for entry in self._queue:
                 if not isinstance(entry.outcome, Fault) and entry.left != 0:
@@ -119,7 +119,7 @@ class Rule:
         return None
 
     def use(self, entry: _Entry) -> None:
-        """One request less for this outcome."""
+        """Count one request for this outcome."""
         with self._lock:
             if entry.left is not None:
                 entry.left -= 1
@@ -137,7 +137,7 @@ _DECISION = "/v1/systemone"
 
 
 def _suits(rule: Rule, reply: Reply | Callable[[Record], Reply], record: Record) -> bool:
-    """Whether the reply is one for that endpoint: a text is not used up by `/api/version` or by loading a model."""
+    """Whether the reply is for that endpoint: `/api/version` or loading a model does not use up a text."""
     if reply.raw if isinstance(reply, Reply) else rule.path is not None:
         return True
     if record.path in _GENERATION:
@@ -155,16 +155,16 @@ class Script:
         self._rules: list[Rule] = []
 
     def add(self, rule: Rule) -> Rule:
-        """The rule comes after all others."""
+        """Add a rule after all others."""
         self._rules.append(rule)
         return rule
 
     def clear(self) -> None:
-        """No rules any more."""
+        """Remove all rules."""
         self._rules = []
 
     def pick(self, record: Record) -> tuple[Reply | None, Fault | None]:
-        """The reply and the fault for a request, which are then used up by one. Runs the users' functions."""
+        """The reply and the fault for a request, counted as used once. Runs the user's functions."""
         reply: Reply | Callable[[Record], Reply] | None = None
         fault: Fault | None = None
         source: tuple[Rule, _Entry] | None = None

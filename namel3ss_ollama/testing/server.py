@@ -1,10 +1,10 @@
-"""The server as tests see it: a thread with an event loop of its own and a listening socket.
+"""The server that tests use: a thread with its own event loop and a listening socket.
 
-Everything here is safe to call from any thread: what concerns sockets is run in the server's thread, what was seen
-is read from the hub (`hub.py`), what is scripted is taken up by the next request.
+Everything here is safe to call from any thread: socket operations run in the server's thread, observations come from
+the hub (`hub.py`), and scripts take effect with the next request.
 
-Refusing is done with a second socket: it is bound to the port and does not listen, so the kernel refuses whoever
-connects and nobody else can take the port, and it starts to listen when the server accepts again.
+To refuse connections, a second socket is bound to the port without listening, so the kernel refuses connections and no
+other process can take the port; it starts to listen when the server accepts again.
 """
 
 from __future__ import annotations
@@ -38,22 +38,21 @@ __all__ = ["OllamaServer", "close_listener"]
 _BACKLOG = 4096
 _DEFAULT, _NEWEST = "0.9.3", "0.40"
 _ACCEPTING = 3
-"""Turns of the event loop that asyncio takes to make a connection of a socket that it has accepted."""
+"""Event loop iterations that asyncio needs to turn an accepted socket into a connection."""
 
 
 class OllamaServer:
     """An Ollama server on a loopback port, for tests.
 
-    `models` are the models it has: names or `Model`s, `None` for one that accepts any name. `version` is what
-    `/api/version` says, and the server behaves as that version does: docs/compatibility.md. Without one it is a 0.9.3
-    that takes levels of `think` and `logprobs`, which that version does not know. `context_length` is the
-    window in tokens where neither request nor model set `num_ctx`, as OLLAMA_CONTEXT_LENGTH does (None: the version's
-    default). `tokens_per_second` slows every stream down (None: as fast as it goes). `num_parallel` is how
-    many answers are written at once (None: all); other requests wait for one of these slots, and `total_duration` has
-    that wait in it. `keep_alive=False` closes each
-    connection after its answer. `port` 0 takes a free one. `cloud` is whether its cloud models ("gpt-oss:120b-cloud")
-    run: it is "signed_in", "signed_out" (then only a request with a key gets through), or "disabled". Raises
-    `ValueError` for a value that makes no sense, `OSError` from `start()` when the port is taken.
+    `models` are its models: names or `Model`s, `None` to accept any name. `version` is the version that `/api/version`
+    reports and that the server behaves as: docs/compatibility.md. By default it is a 0.9.3 that also supports levels of
+    `think` and `logprobs`, which that version does not. `context_length` is the window in tokens if neither request nor
+    model set `num_ctx`, like OLLAMA_CONTEXT_LENGTH (None: the version's default). `tokens_per_second` limits the speed
+    of every stream (None: no limit). `num_parallel` is the number of concurrent answers (None: no limit); other
+    requests wait for a slot, and `total_duration` includes the wait. `keep_alive=False` closes each connection after
+    its answer. `port` 0 picks a free one. `cloud` is its access to cloud models ("gpt-oss:120b-cloud"): "signed_in",
+    "signed_out" (only requests with a key succeed), or "disabled". Raises `ValueError` for an invalid value, `OSError`
+    from `start()` if the port is taken.
 
     Use it as a context manager, or call `start()` and `stop()`. Leaving the `with` block raises `RuntimeError` if a
     predicate or reply function of the test, or the server itself, failed while answering.
@@ -76,7 +75,7 @@ class OllamaServer:
         if num_parallel is not None and num_parallel < 1:
             raise ValueError(f"num_parallel: {num_parallel} is not positive")
         if not 0 <= port <= 65535:
-            raise ValueError(f"port: {port} is no port")
+            raise ValueError(f"port: {port} is not a port")
         if context_length is not None and context_length < 1:
             raise ValueError(f"context_length: {context_length} is not positive")
         fields = _NEWEST if version is None else version
@@ -94,7 +93,7 @@ class OllamaServer:
         self._holder: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # Life
+    # Lifecycle
 
     def start(self) -> Self:
         """Listen. Returns the server. Raises `RuntimeError` if it is running."""
@@ -102,7 +101,7 @@ class OllamaServer:
             raise RuntimeError("the server is running")
         self._holder = _bound(self._wanted_port)
         self._port = self._holder.getsockname()[1]
-        # Not new_event_loop(): a policy the application set is none of the server's.
+        # Not new_event_loop(): the application's event loop policy must not affect the server.
         self._loop = loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, args=(loop,), name=f"ollama-server-{self._port}", daemon=True)
         self._thread.start()
@@ -110,7 +109,7 @@ class OllamaServer:
         return self
 
     def stop(self) -> None:
-        """Close everything and wait for the thread to end. Does nothing if the server does not run."""
+        """Close everything and wait for the thread to end. Does nothing if the server is not running."""
         thread, loop = self._thread, self._loop
         if thread is None or loop is None:
             return
@@ -132,7 +131,7 @@ class OllamaServer:
 
     @property
     def running(self) -> bool:
-        """Whether it is started and not stopped."""
+        """Whether the server is running."""
         return self._thread is not None
 
     @property
@@ -144,7 +143,7 @@ class OllamaServer:
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:<port>`, without a slash at the end."""
+        """`http://127.0.0.1:<port>`, without a trailing slash."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -154,7 +153,7 @@ class OllamaServer:
 
     @property
     def models(self) -> Models:
-        """The models it has; `server.models.add(...)` and `.remove(...)` change them."""
+        """The server's models; `server.models.add(...)` and `.remove(...)` change them."""
         return self._hub.state.models
 
     # Script
@@ -167,7 +166,7 @@ class OllamaServer:
         contains: str | None = None,
         predicate: Callable[[Record], bool] | None = None,
     ) -> Rule:
-        """A rule for requests that meet all that is given; give it replies and faults.
+        """Add a rule for requests that match all given criteria, then give it replies and faults.
 
         `path` is the exact path, `model` the name with or without `:latest`, `contains` a text that occurs in prompt,
         messages or input, `predicate` a function of the record, called in the server's thread.
@@ -200,16 +199,16 @@ class OllamaServer:
         predicate: Callable[[Record], bool] | None = None,
         **options: Unpack[FaultOptions],
     ) -> Rule:
-        """Spoil the answers to matching requests: `on(...).fault(...)`, see there and `FAULTS` for the names."""
+        """Apply a fault to matching requests: `on(...).fault(...)`, see there and `FAULTS` for the names."""
         rule = Rule(path=path, model=model, contains=contains, predicate=predicate)
         return self._hub.script.add(rule.fault(name, times=times, **options))
 
     def sequence(self, *outcomes: str | Scripted) -> Rule:
-        """The next requests get these, one each: texts, `Reply`s, `Fault`s or functions of the record."""
+        """Give each of the next requests one outcome: texts, `Reply`s, `Fault`s or functions of the record."""
         return self.on().sequence(*outcomes)
 
     def reset(self) -> None:
-        """Forget rules and records. Connections and models stay."""
+        """Clear rules and records. Connections and models stay."""
         self._hub.script.clear()
         self._hub.records = []
         self._hub.errors = []
@@ -217,7 +216,7 @@ class OllamaServer:
     # The socket
 
     def refuse(self) -> None:
-        """Stop listening: who connects is refused. Idle connections are closed; what is being answered goes on."""
+        """Stop listening: new connections are refused. Idle connections are closed; answers in progress continue."""
         self._call(self._refuse)
 
     def accept(self) -> None:
@@ -225,7 +224,7 @@ class OllamaServer:
         self._call(self._listen)
 
     def drop_connections(self, how: Literal["close", "reset"] = "close") -> None:
-        """Close every open connection, idle or not, with FIN or RST; what is being answered counts as a fault."""
+        """Close every open connection, idle or not, with FIN or RST; answers in progress record this as a fault."""
         if how not in ("close", "reset"):
             raise ValueError(f"how: {how!r} is neither 'close' nor 'reset'")
 
@@ -235,11 +234,11 @@ class OllamaServer:
 
         self._call(drop)
 
-    # What happened
+    # Observations
 
     @property
     def requests(self) -> list[Record]:
-        """All requests in the order they came, those being answered included."""
+        """All requests in the order received, including those in progress."""
         return list(self._hub.records)
 
     @property
@@ -254,16 +253,16 @@ class OllamaServer:
 
     @property
     def active_requests(self) -> int:
-        """Requests read and not answered to the end yet."""
+        """The number of requests that are not completely answered yet."""
         return self._hub.active
 
     @property
     def errors(self) -> list[BaseException]:
-        """What failed in predicates, reply functions or the server itself; such a request got a 500."""
+        """Exceptions in predicates, reply functions or the server itself; such requests got a 500."""
         return list(self._hub.errors)
 
     def wait_for(self, predicate: Callable[[OllamaServer], bool], timeout: float = 5.0) -> None:
-        """Wait until `predicate(server)` is true; an `IndexError` in it (`server.requests[0]` too early) is false.
+        """Wait until `predicate(server)` is true; an `IndexError` in it (`server.requests[0]` too early) means false.
 
         Raises `AssertionError` with the server's state after `timeout` seconds. It blocks the thread: in an async
         test use `wait_for_async`.
@@ -287,7 +286,7 @@ class OllamaServer:
         loop.run_forever()
 
     def _call(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Run something in the server's thread, and wait for it unless this is that thread."""
+        """Run something in the server's thread, and wait for it unless already in that thread."""
         if self._loop is None:
             raise RuntimeError("the server is not running")
         if threading.current_thread() is self._thread:
@@ -334,9 +333,9 @@ class OllamaServer:
 
 
 async def close_listener(listener: asyncio.Server) -> None:
-    """Close a listening server when what it has accepted has become connections, and no sooner.
+    """Close a listening server once all accepted sockets have become connections.
 
-    asyncio fails to make a connection for a server that is closed, and then leaves the accepted socket open.
+    asyncio fails to make a connection for a closed server, and then leaves the accepted socket open.
     """
     for sock in listener.sockets:
         asyncio.get_running_loop().remove_reader(sock.fileno())
@@ -353,7 +352,7 @@ def _holds(predicate: Callable[[OllamaServer], bool], server: OllamaServer) -> b
 
 
 def _bound(port: int) -> socket.socket:
-    """A socket that is bound and does not listen."""
+    """A socket that is bound but not listening."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":

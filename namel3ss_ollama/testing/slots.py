@@ -1,6 +1,6 @@
-"""Slots of the server: how many answers are written at once, as by OLLAMA_NUM_PARALLEL; other requests wait in order.
+"""Slots of the server: the number of concurrent answers, like OLLAMA_NUM_PARALLEL; other requests wait in order.
 
-Only answers of a model need one: that a request loads a model, or asks for a list, is no reason to wait.
+Only generated answers need one: a request that loads a model or asks for a list does not wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ANSWERS = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings")
 
 
 class Slots:
-    """As many slots as `count` says, or no bound. Used in the server's thread alone."""
+    """`count` slots, or no limit. Used only in the server's thread."""
 
     def __init__(self, count: int | None) -> None:
         self._count = count
@@ -24,7 +24,7 @@ class Slots:
         self._waiting: deque[tuple[Record, asyncio.Future[None]]] = deque()
 
     def enter(self, record: Record) -> asyncio.Future[None] | None:
-        """A future to wait for, or None to go on at once."""
+        """A future to wait for, or None to continue at once."""
         payload = record.payload
         asks = payload.get("messages") or payload.get("prompt") or payload.get("input")
         if self._count is None or record.path not in _ANSWERS or not asks:

@@ -1,8 +1,7 @@
-"""What each fault does to a reply or an answer. Plain functions over values, no I/O.
+"""How each fault changes a reply or an answer. Plain functions over values, no I/O.
 
-Two kinds: a few change what the model says (`spoil_reply`), the others change the answer on its way out
-(`spoil_answer`). `FAULTS` in `faults.py` describes them; a fault that is named there and not handled here fails the
-tests.
+Two kinds: a few change what the model says (`spoil_reply`), the others change the answer as it is sent
+(`spoil_answer`). `FAULTS` in `faults.py` describes them; the tests fail if a fault listed there is not handled here.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _STRING = re.compile(rb'"(?:content|response|status|error)":"')
 
 
 def spoil_reply(fault: Fault, reply: Reply, tool: ToolCall) -> Reply:
-    """The reply as the fault makes the model say it; `tool` is called where the reply calls none."""
+    """The reply with the fault applied; `tool` is called if the reply calls none."""
     if fault.name == "done_reason":
         return replace(reply, done_reason=fault.reason or "length")
     if fault.name == "missing_counter":
@@ -75,7 +74,7 @@ def _arguments(call: ToolCall, kind: str) -> dict[str, object] | str:
 
 
 def spoil_answer(fault: Fault, answer: Answer, version: str) -> Answer:
-    """The answer as the fault sends it, in the words of a server of this version."""
+    """The answer with the fault applied, with the texts of a server of this version."""
     if fault.name == "status" and fault.status in (None, 500) and not (fault.message or fault.body or fault.html):
         fault = replace(fault, message=f"{'llama-server' if LLAMA_SERVER.on(version) else 'llama runner'} {_DIED}")
     change = _CHANGES.get(fault.name)
@@ -83,12 +82,12 @@ def spoil_answer(fault: Fault, answer: Answer, version: str) -> Answer:
 
 
 def _place(fault: Fault, answer: Answer) -> tuple[list[Part], list[Part]]:
-    """The parts before and after the fault's place."""
+    """The parts before and after the fault's position."""
     parts = answer.parts
     if fault.at_byte is None and answer.streamed:
         wanted, index = (1 if fault.at_token is None else fault.at_token), 0
         count = 0
-        # A place beyond the last token is the one before the last line.
+        # A position beyond the last token is just before the last line.
         while index < len(parts) - 1 and count < wanted:
             part = parts[index]
             count += part.tokens if isinstance(part, Piece) else 0
@@ -149,7 +148,7 @@ def _malformed(fault: Fault, answer: Answer) -> Answer:
 
 
 def _into_string(new: Callable[[Fault], bytes]) -> Callable[[Fault, Answer], Answer]:
-    """Put bytes into the text of the piece after the place, or of the last one."""
+    """Insert bytes into the text of the piece after the position, or of the last one."""
 
     def change(fault: Fault, answer: Answer) -> Answer:
         if answer.streamed:

@@ -1,4 +1,4 @@
-"""Looking into JSON of unknown shape without asking at each step whether it is what it should be."""
+"""Access to JSON of unknown shape without a type check at each step."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The endpoints by which a server searches the web, reads its pages and tells what an account has used, by ollama.com.
+"""The endpoints for ollama.com's services: web search, web pages, and an account's usage.
 
-The answers depend on the request alone; for anything else script the path.
+The answers depend only on the request; for anything else, script the path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .record import Record
 
 __all__ = ["ROUTES"]
 
-_RESULTS = 5  # docs/capabilities/web-search.mdx: the default, and the most
+_RESULTS = 5  # docs/capabilities/web-search.mdx: the default, and the maximum
 _MOST_RESULTS = 10
 _NOTHING = {"request_count": 0, "usage_usd": 0, "input_tokens": 0, "cached_input_tokens": 0, "output_tokens": 0}
 
@@ -44,7 +44,7 @@ def _web_fetch(state: State, record: Record, scripted: Scripted) -> Answer:
 
 
 def _usage(state: State, record: Record, scripted: Scripted) -> Answer:
-    # docs/api/cloud-usage.mdx, without the times, which depend on when it is asked
+    # docs/api/cloud-usage.mdx, without the times, which depend on the time of the request
     asked = {name: values[0] for name, values in parse_qs(record.query).items()}
     span = asked.get("range", "7d")
     answer: dict[str, object] = {

@@ -1,7 +1,7 @@
-"""What a server does with an input that is longer than the context window: the rules of old and new versions.
+"""How a server handles an input longer than the context window: the rules of old and new versions.
 
 Read from Ollama's source; each rule names the file, and `versions.py` the versions. Nothing here does I/O. Tokens are
-those of `tokens_of`, without a template and without special tokens, so an embedded text may fill the window.
+those of `tokens_of`, without a template and without special tokens, so a text to embed may fill the window.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _SMALLEST = 4  # server/sched.go raises a smaller num_ctx to this
 
 
 class TooLong(Exception):
-    """The server refuses an input for its length, with status 400 and this text."""
+    """The server refuses an input as too long, with status 400 and this text."""
 
 
 class Window(NamedTuple):
-    """A context window of a request: its length in tokens, and the version whose rules hold."""
+    """The context window of a request: its length in tokens, and the version whose rules apply."""
 
     length: int
     version: str
 
 
 def default_context_length(version: str) -> int:
-    """The window in tokens where neither request nor model set one and OLLAMA_CONTEXT_LENGTH is unset.
+    """The window in tokens if neither request nor model set one and OLLAMA_CONTEXT_LENGTH is unset.
 
-    envconfig/config.go: 2048, and 4096 since 0.6.7. Since 0.15.5 it is 4096, 32768 or 262144 by the video memory, here
-    as on a machine without any.
+    envconfig/config.go: 2048, and 4096 since 0.6.7. Since 0.15.5 it is 4096, 32768 or 262144, depending on the video
+    memory; here as on a machine without any.
     """
     return 4096 if versions.WINDOW_4096.on(version) else 2048
 
@@ -73,10 +73,10 @@ def window_of(payload: Mapping[str, object], model: Model, version: str, context
 def seen_prompt(
     payload: Mapping[str, object], text: str, kept: Sequence[object], chat: bool, window: Window
 ) -> list[str]:
-    """The tokens the model gets of a prompt or a chat; `text` is all that was written. Raises `TooLong`.
+    """The tokens of a prompt or a chat that the model gets; `text` is the complete input. Raises `TooLong`.
 
-    The tools, of which the server has `kept` this much, come first, as a line of JSON: templates write them there. The
-    tokens of images and audio are empty.
+    The tools, as `kept` by the server, come first as a line of JSON, where templates put them. The tokens of images and
+    audio are empty.
     """
     messages = as_list(payload.get("messages"))
     tools = tokens_of(dumps(list(kept)) + "\n") if kept else []
@@ -101,7 +101,7 @@ def _may_shift(payload: Mapping[str, object], window: Window) -> bool:
 
 
 def fitting_messages(messages: Sequence[object], window: int) -> list[object]:
-    """A chat without the oldest messages that are too many; system messages and the last one stay.
+    """A chat without the oldest messages that do not fit; system messages and the last one stay.
 
     server/prompt.go, chatPrompt: the same in 0.9.3 and 0.33.0.
     """
@@ -114,10 +114,10 @@ def fitting_messages(messages: Sequence[object], window: int) -> list[object]:
 
 
 def fitting_prompt(tokens: Sequence[str], payload: Mapping[str, object], window: Window) -> list[str]:
-    """A prompt as the runner takes it: its first `num_keep` tokens and its end, where it is too long.
+    """The prompt that the runner gets: if it is too long, its first `num_keep` tokens and its end.
 
-    Up to 0.30.0 it is cut to the window (runner/ollamarunner/runner.go, NewSequence). llama-server, of which
-    Ollama makes use since 0.30.0, wants one token left for the answer; since 0.30.11 the cut frees half of the window
+    Before 0.30.0 it is truncated to the window (runner/ollamarunner/runner.go, NewSequence). llama-server, which Ollama
+    uses since 0.30.0, needs one token left for the answer; since 0.30.11, truncation frees half of the window
     (llm/llama_server.go, completionPromptForRequest).
     """
     length, version = window
@@ -140,7 +140,7 @@ def fitting_prompt(tokens: Sequence[str], payload: Mapping[str, object], window:
 
 
 def _refusal(count: int, window: Window) -> str:
-    """The answer to `truncate: false`: the runner's words, or llama-server's JSON as it came (llm/llama_server.go)."""
+    """The answer to `truncate: false`: the runner's text, or llama-server's unchanged JSON (llm/llama_server.go)."""
     if not versions.LLAMA_SERVER.on(window.version):
         return "the input length exceeds the context length"
     message = f"request ({count} tokens) exceeds the available context size ({window.length} tokens), try increasing it"
@@ -148,9 +148,9 @@ def _refusal(count: int, window: Window) -> str:
 
 
 def shortened(reply: Reply, payload: Mapping[str, object], prompt: int, window: Window) -> Reply:
-    """A reply as far as the window has room for it beside `prompt` tokens, where the request says `shift: false`.
+    """A reply truncated to the room in the window after `prompt` tokens, if the request says `shift: false`.
 
-    Otherwise the server drops the oldest half of what it holds and goes on, and the counts keep growing
+    Otherwise the server drops the oldest half of its context and continues, and the counts keep growing
     (runner/ollamarunner/runner.go since 0.12.6, llama-server's --context-shift since 0.30.0).
     """
     if _may_shift(payload, window):
@@ -159,12 +159,12 @@ def shortened(reply: Reply, payload: Mapping[str, object], prompt: int, window: 
 
 
 def bounded(reply: Reply, window: Window) -> Reply:
-    """A reply as far as the server lets a model write, whatever `num_predict` says."""
+    """A reply truncated to the server's limit for an answer, whatever `num_predict` says."""
     return _beginning(reply, 10 * window.length) if versions.NUM_PREDICT_BOUND.on(window.version) else reply
 
 
 def _beginning(reply: Reply, room: int) -> Reply:
-    """As much of a reply as has room, in tokens."""
+    """The beginning of a reply that fits, in tokens."""
     thinking, words = tokens_of(reply.thinking), tokens_of(reply.text)
     if len(thinking) + len(words) + len(reply.calls) <= room:
         return reply
@@ -175,9 +175,9 @@ def _beginning(reply: Reply, room: int) -> Reply:
 
 
 def fitting_text(text: str, cut: bool, window: Window) -> list[str]:
-    """The tokens of a text to embed: the first ones, as many as fit. Raises `TooLong` where `cut` is false.
+    """The tokens of a text to embed: as many of the first ones as fit. Raises `TooLong` if `cut` is false.
 
-    server/routes.go, EmbedHandler: the text of the refusal is another since 0.12.0 and since 0.13.3.
+    server/routes.go, EmbedHandler: the error text changed in 0.12.0 and in 0.13.3.
     """
     tokens = tokens_of(text)
     if len(tokens) <= window.length or cut:

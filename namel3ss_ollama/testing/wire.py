@@ -1,7 +1,7 @@
-"""An `Answer` as the exact bytes and waits on the socket: status line, headers, chunked or counted body.
+"""An `Answer` as exact bytes and waits on the socket: status line, headers, body with chunks or Content-Length.
 
-The result is a list of steps for `protocol.py` to take one after the other. Written raw and not with an HTTP
-library, since half of the faults are things a library rightly refuses to send. No I/O here.
+The result is a list of steps for `protocol.py` to carry out in order. The bytes are written without an HTTP library,
+since half of the faults are invalid HTTP that a library refuses to send. No I/O here.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from .answers import Answer, End, Hold, Part, Piece, Wait
 
 __all__ = ["Send", "Status", "Step", "steps"]
 
-_BUFFER = 2048  # Go's server counts a body up to this size, and chunks a longer one.
+_BUFFER = 2048  # Go's server sends a Content-Length for bodies up to this size, and chunks for longer ones.
 _COALESCE = 16384
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Send(NamedTuple):
-    """Bytes for the socket in one write, and how many tokens the client has once it has them."""
+    """Bytes for the socket in one write, and how many tokens the client has after it."""
 
     data: bytes
     tokens: int = 0
 
 
 class Status(NamedTuple):
-    """The next `Send` begins with a status line of this status."""
+    """The next `Send` starts with a status line of this status."""
 
     status: int
 
@@ -38,8 +38,8 @@ Step: TypeAlias = Send | Status | Wait | Hold | End
 def steps(answer: Answer, *, head_only: bool = False, http10: bool = False, close: bool = False) -> list[Step]:
     """What to do, in order.
 
-    `head_only`: the request was HEAD. `http10`: no chunks, the end of the connection ends the body. `close`: say so
-    in the headers; the caller closes.
+    `head_only`: the request was HEAD. `http10`: no chunks, the end of the connection ends the body. `close`: announce
+    it in the headers; the caller closes the connection.
     """
     plan: list[Step] = []
     if answer.delay:
@@ -78,7 +78,7 @@ def steps(answer: Answer, *, head_only: bool = False, http10: bool = False, clos
 
 
 class _Writer:
-    """Joins what is to be sent at once into one write."""
+    """Joins data to be sent together into one write."""
 
     def __init__(self, plan: list[Step], head: bytes, status: int) -> None:
         self._plan = plan
@@ -96,7 +96,7 @@ class _Writer:
             self.flush()
 
     def flush(self, headers: bool = True) -> None:
-        """Write what waits; the headers too where nothing else waits, unless told not to."""
+        """Write buffered data; also the headers if nothing else is buffered, unless `headers` is false."""
         if not self._waiting and (self._head is None or not headers):
             return
         if self._head is not None:
@@ -146,7 +146,7 @@ def _date(second: int) -> str:
 
 
 def _http_date(second: int) -> str:
-    # Not strftime: its names of days and months follow the locale.
+    # Not strftime: its names of days and months depend on the locale.
     moment = time.gmtime(second)
     day = _DAYS[moment.tm_wday]
     month = _MONTHS[moment.tm_mon - 1]

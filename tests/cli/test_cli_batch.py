@@ -79,7 +79,7 @@ def test_a_prompt_may_be_messages(run, server, asked, tmp_path) -> None:
     fine, words, empty = read(tmp_path / "out.jsonl")
     assert fine["answer"]
     assert "messages[0]: expected a Message or a dict, not str" in words["error"]
-    assert "no text but list" in empty["error"]
+    assert "not a text but list" in empty["error"]
 
 
 def test_max_concurrent_bounds_the_requests(run, server, asked, tmp_path) -> None:
@@ -136,12 +136,12 @@ def test_bad_rows_fail_and_the_others_are_asked(run, server, asked, tmp_path) ->
     assert "5 of 6 rows failed; the first: in.jsonl, line 1: BadRow" in " ".join(result.stderr.split())
     rows = read(tmp_path / "out.jsonl")
     assert [row["error"] for row in rows] == [
-        "line 1: there is no field 'text' among other, more; --prompt-field names the one that is meant",
-        "line 2: 'text' is no text but int",
+        "line 1: there is no field 'text' among other, more; name the right one with --prompt-field",
+        "line 2: 'text' is not a text but int",
         None,
-        "line 5: 'text' is no text but null",
+        "line 5: 'text' is not a text but null",
         "line 6: 'text' is empty",
-        "line 7: 'text' is no text but list",
+        "line 7: 'text' is not a text but list",
     ]
     assert [row["error_type"] for row in rows].count("BadRow") == 5
     assert rows[2]["answer"]
@@ -151,16 +151,16 @@ def test_bad_rows_fail_and_the_others_are_asked(run, server, asked, tmp_path) ->
 @pytest.mark.parametrize(
     ("lines", "args", "why"),
     [
-        (['{"text": "a"}', '{"text": '], [], "in.jsonl, line 2: is no JSON"),
-        (['{"text": "a"}', "", "[1]"], [], "in.jsonl, line 3: is no JSON object: '[1]'"),
+        (['{"text": "a"}', '{"text": '], [], "in.jsonl, line 2: is not JSON"),
+        (['{"text": "a"}', "", "[1]"], [], "in.jsonl, line 3: is not a JSON object: '[1]'"),
         (
             ['{"id": 1, "text": "a"}', '{"id": 1, "text": "b"}'],
             ["--id-field", "id"],
-            "line 2: the id 1 is that of line 1",
+            "line 2: the id 1 is also that of line 1",
         ),
-        (['{"id": 1.5, "text": "a"}'], ["--id-field", "id"], "line 1: an id is a text or an integer of 64 bits"),
-        (['{"text": "a"}'], ["--id-field", "id"], "and here is no field 'id'"),
-        (['{"text": "a", "answer": 1}'], [], "line 1: has a field 'answer', which the output has for the result"),
+        (['{"id": 1.5, "text": "a"}'], ["--id-field", "id"], "line 1: an id must be a text or a 64-bit integer"),
+        (['{"text": "a"}'], ["--id-field", "id"], "got no field 'id'"),
+        (['{"text": "a", "answer": 1}'], [], "line 1: has a field 'answer', which the output uses for the result"),
     ],
 )
 def test_what_is_wrong_with_the_file_ends_it_before_anything_is_asked(run, server, tmp_path, lines, args, why) -> None:
@@ -185,8 +185,8 @@ def test_text_that_is_not_utf8_is_named_by_its_line(run, server, tmp_path) -> No
     ("args", "code", "why"),
     [
         (["none.jsonl", "out.jsonl"], 1, "there is no none.jsonl"),
-        ([".", "out.jsonl"], 2, "the suffix is none of"),
-        (["in.jsonl", "out.txt"], 2, "out.txt: the suffix is none of .jsonl, .ndjson, .csv, .parquet"),
+        ([".", "out.jsonl"], 2, "the suffix must be one of"),
+        (["in.jsonl", "out.txt"], 2, "out.txt: the suffix must be one of .jsonl, .ndjson, .csv, .parquet"),
         (["in.jsonl", "in.jsonl"], 2, "the output would overwrite the input"),
         (["in.jsonl", "./link.jsonl"], 2, "the output would overwrite the input"),
         (["in.jsonl", "out.jsonl", "--journal", "in.jsonl"], 2, "the journal would overwrite the input"),
@@ -317,7 +317,7 @@ def test_csv_in_and_out(run, server, tmp_path) -> None:
     ("text", "why"),
     [
         ("a,text\n1\n", "line 2: has 1 fields, and the header 2"),
-        ('a,text\n1,"x\ny"\n2,"x\n', "line 4: is no CSV"),
+        ('a,text\n1,"x\ny"\n2,"x\n', "line 4: is not CSV"),
         ("text,text\n1,2\n", "line 1: names a field twice"),
     ],
 )
@@ -420,7 +420,7 @@ def test_openais_chats(run, server, chats, tmp_path) -> None:
     assert body["created"] > 0
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
     assert (refused["response"], refused["error"]["code"]) == (None, "BadRequestError")
-    assert bad["error"] == {"code": "BadRow", "message": "line 3: body.messages is no list of messages"}
+    assert bad["error"] == {"code": "BadRow", "message": "line 3: body.messages is not a list of messages"}
     assert len({row["id"] for row in (good, refused, bad)}) == 3
 
 
@@ -473,14 +473,14 @@ def test_openais_embeddings(run, server, asked, tmp_path) -> None:
             [],
             "line 2: its temperature is 1, and that of in.jsonl, line 1 is not set",
         ),
-        (chat_row("a", "y"), [], "line 2: the id 'a' is that of line 1"),
+        (chat_row("a", "y"), [], "line 2: the id 'a' is also that of line 1"),
         ({"text": "y"}, [], "line 2: has no custom_id and body"),
-        ({**chat_row("b", "y"), "url": "/v1/responses"}, [], "line 2: its url is '/v1/responses'; known are"),
+        ({**chat_row("b", "y"), "url": "/v1/responses"}, [], "line 2: its url is '/v1/responses'; supported are"),
         ({**chat_row("b", "y"), "method": "GET"}, [], "line 2: its method is 'GET'"),
         (chat_row("b", "y", stream=True), [], "line 2: body.stream can only be False"),
         (chat_row("b", "y", logit_bias={"1": 2}), [], "line 2: body.logit_bias has no counterpart"),
         (chat_row("b", "y", response_format={"type": "x"}), [], "line 2: body.response_format is none of"),
-        (chat_row("b", "y"), ["--prompt-field", "x"], "--prompt-field: rows of OpenAI's batch format say that"),
+        (chat_row("b", "y"), ["--prompt-field", "x"], "--prompt-field: rows in OpenAI's batch format set that"),
         (chat_row("b", "y"), ["--embed"], "--embed: the rows of in.jsonl are for /v1/chat/completions"),
     ],
 )
@@ -529,7 +529,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_does(run, process, server, asked, tmp
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")
     assert not (tmp_path / "my out.jsonl").exists()
-    assert err.startswith("what was answered is in my out.jsonl.journal; the same command goes on from there: ")
+    assert err.startswith("answers so far are in my out.jsonl.journal; the same command resumes from there: ")
     command = shlex.split(err.partition("from there: ")[2])
     assert command[:2] == ["namel3ss-ollama", "batch"]
     long = {"-m": "--model", "-o": "--option"}

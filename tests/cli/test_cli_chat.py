@@ -61,7 +61,7 @@ def test_an_option_that_is_no_json_is_text_and_an_unknown_one_is_told_of(run, ch
     first, second = result.stderr.splitlines()
     assert "temprature" in first
     assert first.endswith("did you mean temperature?")
-    assert second == "warning: zzzz is no option that is known here and is sent as it is"
+    assert second == "warning: zzzz is not a known option and is sent unchanged"
 
 
 def test_reasoning_is_not_in_the_output(run, server, chats) -> None:

@@ -97,7 +97,7 @@ def test_which_model(run, server) -> None:
     result = run("doctor")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-2:] == [
-        "note     no model was looked at",
+        "note     no model was checked",
         "         -> name one with --model or OLLAMA_MODEL",
     ]
 
@@ -118,8 +118,8 @@ def test_a_small_window_is_a_warning(run, loaded) -> None:
     result = run("doctor", "--json")
     assert result.exit_code == 0
     assert findings(result)["warning"] == [
-        "the context window in force is 2048 tokens (the model's own is 8192 tokens): longer prompts are cut without a "
-        "word"
+        "the context window in force is 2048 tokens (the model's own is 8192 tokens): longer prompts are truncated "
+        "silently"
     ]
     assert "num_ctx" in next(f for f in json.loads(result.stdout)["findings"] if f["status"] == "warning")["remedy"]
 
@@ -140,21 +140,21 @@ def test_a_window_of_the_option(run, server) -> None:
 
 def test_a_window_that_nobody_tells(run, server) -> None:
     assert findings(run("doctor", "--json"))["note"] == [
-        "the server does not tell which context window is in force (the model's own is 8192 tokens)"
+        "the server does not report which context window is in force (the model's own is 8192 tokens)"
     ]
     server.reply(json={}, path="/api/show")
     result = run("doctor", "--json", "-m", "tiny")
     assert findings(result)["note"] == [
-        "the server does not tell which context window is in force (the model does not tell its own)"
+        "the server does not report which context window is in force (the model does not state its own)"
     ]
-    assert "tiny can do: the server does not tell" in findings(result)["ok"]
+    assert "tiny can do: the server does not say" in findings(result)["ok"]
 
 
 def test_a_model_that_does_not_stay_loaded(run, server) -> None:
     server.reply(json={"models": []}, path="/api/ps")
     result = run("doctor", "--json")
     assert result.exit_code == 1
-    assert findings(result)["problem"] == ["it does not stay loaded, so each answer has to wait for that"]
+    assert findings(result)["problem"] == ["it does not stay loaded, so each answer has to wait for a load"]
     assert json.loads(result.stdout)["load"]["stays_loaded"] is False
 
 

@@ -222,7 +222,7 @@ def test_what_changes_a_server_asks_for_one(run, server, other, both, monkeypatc
     result = run("models", *command, *(both if by == "option" else ()))
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: this changes one server, and there are {server.url}, {other.url}; say which is meant, such as "
+        f"error: this changes one server, and there are {server.url}, {other.url}; name one of them, such as "
         f"--host {server.url}\n"
     )
     assert not server.requests

@@ -120,7 +120,7 @@ def test_commands(converse, chats, capsys) -> None:
     ]
     assert len(chats()) == 3
     told = capsys.readouterr().err
-    assert told.count("/clear  forget the conversation") == 2
+    assert told.count("/clear  start a new conversation") == 2
     assert "/nonsense is unknown and was not sent" in told
     assert "/set is unknown and was not sent" in told
     assert "Ctrl-D or /bye ends" in told
@@ -246,7 +246,7 @@ def test_an_empty_question_of_several_lines_is_not_sent(converse, chats) -> None
     [
         (["-m", "tny"], "does not have the model 'tny'; did you mean tiny:latest?"),
         (["-m", "vectors"], "vectors cannot chat: it can embedding"),
-        (["-m", "tiny", "--image", __file__], "tiny cannot look at pictures"),
+        (["-m", "tiny", "--image", __file__], "tiny cannot read images"),
     ],
 )
 def test_a_model_that_cannot_do_it_is_found_before_a_conversation_opens(terminal, chats, args, told) -> None:

@@ -66,8 +66,8 @@ def test_a_plot_in_a_file(run, tmp_path: Path) -> None:
     ("args", "code", "words"),
     [
         (["--plot", "tune.svg"], 2, "does not end in .png"),
-        (["--plot", "nowhere/tune.png"], 1, "there is no folder nowhere"),
-        (["--plot", "a.png", "--host", "http://a:1", "--host", "http://b:1"], 2, "--plot: is of one server"),
+        (["--plot", "nowhere/tune.png"], 1, "there is no directory nowhere"),
+        (["--plot", "a.png", "--host", "http://a:1", "--host", "http://b:1"], 2, "--plot: needs a single server"),
         (["--no-windows", "--window", "4096"], 2, "--window: cannot be given with --no-windows"),
         (["--budget", "0"], 2, "--budget"),
         (["--option", "num_ctx=none"], 2, "num_ctx"),

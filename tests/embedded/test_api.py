@@ -195,7 +195,7 @@ async def test_a_format_is_handed_on_and_looked_after(ask: Ask, binding: FakeBin
     assert binding.requests[0]["json_schema"]["additionalProperties"] is False
     binding.answer = lambda request, take: say(take, '{"a": ') and None
     *_, error = await ask("/api/chat", model="small", messages=[USER], format="json")
-    assert "did not hold to the schema" in error["error"]
+    assert "did not follow the schema" in error["error"]
     # whoever stops it, or lets it grow only so far, gets what there is
     stopped = {"messages": [USER], "format": "json", "options": {"stop": "}"}, "stream": False}
     assert (await ask("/api/chat", model="small", **stopped))["message"]["content"] == '{"a": '
@@ -497,4 +497,4 @@ async def test_delete(ask: Ask, fetching: dict[str, Any], engine: Engine) -> Non
     assert not kept("smollm2:135m").exists()
     assert engine.running() == []
     error = await ask("/api/delete", method="DELETE", status=400, model="small")
-    assert "deletes only what it has pulled" in error
+    assert "deletes only models that it has pulled" in error

@@ -120,4 +120,4 @@ def test_a_file_whose_weights_have_a_name(store: Store, tmp_path: Path, caplog: 
                 assert find_model(str(path)).template == ""
     told = [message.partition(":")[0] for message in (record.getMessage() for record in caplog.records)]
     assert told == [f"{copy} holds the weights of small", f"{link} holds the weights of plain"]
-    assert "latest: named by its path, a file has its own template" in caplog.text
+    assert "latest: loaded by its path, a file has its own template" in caplog.text

@@ -261,16 +261,16 @@ def test_what_templates_use_besides(make: Make, jinja: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("jinja", "message"),
     [
-        ("{% if %}", "its chat template is not understood"),
-        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "its chat template is not understood"),
+        ("{% if %}", "its chat template cannot be parsed"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "its chat template cannot be parsed"),
         ("{{ raise_exception('Only roles that alternate!') }}", "Only roles that alternate!"),
-        ("{{ messages[9].content }}", "cannot be filled in"),
-        ("{{ 1 / 0 }}", "cannot be filled in"),
-        ("{{ messages + 1 }}", "cannot be filled in"),
-        ("{{ none.x.y }}", "cannot be filled in"),
-        ("{% for i in range(10 ** 9) %}{% endfor %}", "cannot be filled in"),
-        ("{{ '%d' % 'x' }}", "cannot be filled in"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "cannot be filled in"),
+        ("{{ messages[9].content }}", "cannot be rendered"),
+        ("{{ 1 / 0 }}", "cannot be rendered"),
+        ("{{ messages + 1 }}", "cannot be rendered"),
+        ("{{ none.x.y }}", "cannot be rendered"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "cannot be rendered"),
+        ("{{ '%d' % 'x' }}", "cannot be rendered"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "cannot be rendered"),
     ],
 )
 def test_a_jinja_template_that_is_malformed_or_fails(make: Make, jinja: str, message: str) -> None:

@@ -315,7 +315,7 @@ def test_the_command_warns_and_reports(
 def test_serve_says_what_it_needs(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("serve")
     assert result.exit_code == 1
-    assert "say --embedded" in result.stderr
+    assert "add --embedded" in result.stderr
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

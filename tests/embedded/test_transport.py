@@ -157,7 +157,7 @@ async def test_an_answer_without_an_end(client: httpx.AsyncClient, binding: Fake
     binding.answer = breaks(lambda take: None)
     async with client.stream("POST", "/api/chat", json=CHAT) as response:
         *_, error = await lines_of(response)
-    assert error == {"error": "the engine broke off"}
+    assert error == {"error": "the engine stopped before the end of the answer"}
 
 
 async def test_a_mistake_after_the_first_line_loses_no_line(client: httpx.AsyncClient, binding: FakeBinding) -> None:

@@ -148,44 +148,43 @@ ROWS = [
 
 _HEAD = """# Schemas
 
-What a server's grammar holds of a schema that goes out as `format`, or as the parameters of a tool that `tool_choice`
-forces. The rest is checked when the answer is there: a type (a model, a dataclass, `list[City]`) by pydantic, in full,
-and `OutputValidationError` has the text that does not fit. Of a JSON schema in a `dict` only the second column holds:
-the answer is checked for being JSON and returned as text. Checking the rest is the caller's business, for example with
-the package `jsonschema`. The arguments of a call are checked by what makes the call: the tool, or the framework.
+What a server's grammar enforces of a schema that is sent as `format`, or as the parameters of a tool that `tool_choice`
+forces. The rest is validated when the answer is complete: a type (a model, a dataclass, `list[City]`) by pydantic, in
+full, and `OutputValidationError` has the invalid text. For a JSON schema in a `dict`, only the second column applies:
+the answer is checked to be JSON and returned as text. Validate the rest yourself, for example with the package
+`jsonschema`. The arguments of a call are validated by the tool or the framework that runs it.
 
-Tried on a server 0.9.3 with models of 135 million parameters.
+Tested on a server 0.9.3 with models of 135 million parameters.
 
-| kind | the grammar holds | pydantic checks besides | sent as |
+| kind | the grammar enforces | pydantic also checks | sent as |
 | --- | --- | --- | --- |
 """
 _FOOT = """
-- **A schema that the server refuses** is sent once more with types and names alone, and from then on for that model; a
-  warning says so. If that is refused too, `BadRequestError` has the server's words.
-- **Quotation marks, backslashes and control characters** in names and values: servers before 0.13.2 make no grammar of
-  them, or a wrong one. They are sent to such a server as the escapes that JSON has for them. Where a schema has any,
-  the server is asked for its version, once a minute at most.
-- **Large schemas**: servers before 0.30 give a grammar four times the length of its schema. A schema whose grammar may
-  be longer gets a comment of blanks.
-- **Thinking**: a chat with `think=True` and a `format` thinks first where the server is 0.12.4 or newer. On older ones,
-  and in `agenerate` on all, the grammar applies from the first token on, so `think=False` is sent, with a warning. A
-  forced call is made without thinking everywhere.
-- **A server that takes no notice of `format`** (cloud models, older MLX runners) is found out at the first answer: it
-  is no JSON, or its keys or types are none that the grammar admits. The schema is then described in the system
-  message, for that model from then on, and a warning says so. An answer that is not valid is shown to the model once,
-  with its fault; after that `OutputValidationError` says what was tried, and has the last answer. A schema in a
-  `dict` is checked there for being JSON alone. An answer that was cut, or that breaks what only pydantic checks, says
-  nothing about the server.
-- **JSON that lands in `thinking`**, with an empty text, is the answer. The next request describes the schema, so that
+- **A schema that the server refuses** is sent once more with only types and names, and from then on for that model; a
+  warning says so. If that is refused too, `BadRequestError` has the server's message.
+- **Quotation marks, backslashes and control characters** in names and values: servers before 0.13.2 produce no grammar
+  for them, or a wrong one. To such a server, they are sent as JSON escapes. If a schema has any, the server's version
+  is requested, at most once a minute.
+- **Large schemas**: servers before 0.30 reserve four times the length of a schema for its grammar. A schema whose
+  grammar may be longer is padded with a comment of spaces.
+- **Thinking**: a chat with `think=True` and a `format` thinks first on servers from 0.12.4. On older ones, and in
+  `agenerate` on all, the grammar applies from the first token on, so `think=False` is sent, with a warning. A forced
+  call is always made without thinking.
+- **A server that ignores `format`** (cloud models, older MLX runners) is detected from the first answer: it is not
+  JSON, or has keys or types that the grammar does not allow. From then on, the schema is described in the system
+  message for that model, and a warning says so. An invalid answer is sent back to the model once, with the error; after
+  that, `OutputValidationError` says what was tried, and has the last answer. For a schema in a `dict`, the answer is
+  only checked to be JSON. A truncated answer, or one that only pydantic rejects, is no evidence about the server.
+- **JSON in `thinking`**, with an empty text, is used as the answer. The next request describes the schema, so that
   the model can think before it answers.
-- **Streams** are asked for again only while nothing was handed out. After that the error says so, and the next call
-  describes the schema. In a stream, JSON out of `thinking` is the content of the last chunk.
-- **A raw prompt** (`raw=True`) is never added to.
-- **Tools and a grammar together**: where a server refuses that, or answers a forced call with another tool or none,
-  the tools are described in the system message and the grammar is sent alone, for that model from then on.
-- **A number of tokens**: a model may fill `str` or `list` without end; `max_tokens` bounds it, or `max_length`.
+- **Streams** are retried only until the first chunk was delivered. After that, the error says so, and the next call
+  describes the schema. In a stream, JSON from `thinking` is the content of the last chunk.
+- **A raw prompt** (`raw=True`) is never changed.
+- **Tools and a grammar together**: if a server refuses that, or answers a forced call with another tool or none, then
+  from then on the tools are described in the system message for that model, and only the grammar is sent.
+- **Length**: a model may fill `str` or `list` without end; limit that by `max_tokens` or `max_length`.
 
-<!-- Made out of tests/support/schema_table.py, whose rows tests/live runs on a server. `make pages` writes it. -->
+<!-- Generated by `make pages` from tests/support/schema_table.py, whose rows tests/live runs on a server. -->
 """
 
 

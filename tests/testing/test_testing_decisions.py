@@ -125,5 +125,5 @@ def test_models_in_the_cloud(server: OllamaServer) -> None:
 
 
 def test_a_reply_is_one_or_the_other() -> None:
-    with pytest.raises(ValueError, match="json: is the whole answer"):
+    with pytest.raises(ValueError, match="json: is the complete answer"):
         Reply(answers={}, json={})

@@ -403,7 +403,7 @@ def test_every_fault_on_other_endpoints(wire, server, name, path):
 def test_names_are_checked():
     with pytest.raises(ValueError, match="nearest: reset_mid_stream"):
         Fault("reset_midstream")
-    with pytest.raises(ValueError, match="location: a redirect needs one"):
+    with pytest.raises(ValueError, match="location: a redirect needs a location"):
         Fault("redirect")
     for arguments, named in (
         ({"at_token": 1, "at_byte": 1}, "at_byte"),
@@ -417,7 +417,7 @@ def test_names_are_checked():
         Fault("bomb", size=0)
     with pytest.raises(ValueError, match=r"^status: 99 "):
         Fault("status", status=99)
-    with pytest.raises(ValueError, match=r"^status: 200 is no redirect"):
+    with pytest.raises(ValueError, match=r"^status: 200 is not a redirect"):
         Fault("redirect", status=200, location="/")
     with pytest.raises(ValueError, match=r"^seconds: "):
         Fault("stall_mid_stream", seconds=1, gate=Gate())

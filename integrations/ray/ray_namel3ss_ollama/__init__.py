@@ -1,4 +1,4 @@
-"""Ollama for Ray Data: a column of prompts answered, or of texts embedded, on the namel3ss-ollama core."""
+"""Ollama for Ray Data: answers a column of prompts, or embeds a column of texts, on the namel3ss-ollama core."""
 
 from ray_namel3ss_ollama._version import __version__
 from ray_namel3ss_ollama.datasets import ask, embed

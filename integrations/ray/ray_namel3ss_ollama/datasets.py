@@ -1,4 +1,4 @@
-"""`ask` and `embed`: what a user calls. They check the arguments, and hand the work to Ray."""
+"""`ask` and `embed`, the public functions. They validate the arguments, and pass the work to Ray."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ray_namel3ss_ollama.workers import Asker, Embedder, Job, OnError, check_col
 __all__ = ["ask", "embed"]
 
 _HOSTS_AN_ACTOR = 16
-"""An actor sees to so many hosts: it takes about a millisecond of CPU a request, and a model takes seconds."""
+"""The number of hosts per actor: a request takes it about a millisecond of CPU, and a model seconds."""
 _CALLS = 4
-"""Blocks that an actor works on at once; of each, Ray hands it four batches at once."""
+"""Blocks that an actor processes concurrently; Ray passes it four concurrent batches of each."""
 _CPU = 0.1
-"""The share of a CPU that Ray sets aside for an actor, which mostly waits."""
+"""The share of a CPU that Ray reserves for an actor, which mostly waits."""
 _OURS = frozenset({"base_url", "max_concurrent"})
 
 
@@ -44,40 +44,37 @@ def ask(
     batch_size: int = 64,
     **settings: Any,
 ) -> Dataset:
-    """A dataset with the answers to a column of prompts, row by row.
+    """Answer a column of prompts, row by row.
 
-    It gets the columns `into` (the answer's text; null where there is none), `error` and `error_type` (null where there
-    is an answer), `tokens` (of prompt and answer), `host` and `seconds` (the wait for a slot included).
+    The new dataset has the columns `into` (the answer's text; null if there is none), `error` and `error_type` (null if
+    there is an answer), `tokens` (of prompt and answer), `host` and `seconds` (including the wait for a slot).
 
-    With a `journal`, answers are written as they come. After a kill, the same call again asks the rows that have no
-    answer yet. Rows are known by their ids, which must not repeat.
+    With a `journal`, answers are saved as they arrive. After a kill, the same call asks only the rows that have no
+    answer yet. Rows are identified by their ids, which must be unique.
 
     Args:
-        dataset: Any dataset; it is read as it is needed.
+        dataset: Any dataset; it is read lazily.
         model: The model's name, which all hosts must have.
-        hosts: Addresses, or `Host` objects; each gets as many requests at once as its `slots`, 1 by default.
+        hosts: Addresses, or `Host` objects; each gets as many concurrent requests as its `slots`, 1 by default.
         prompt: The column with the prompts: text, or lists of messages (`{"role": ..., "content": ...}`).
         into: The column for the answers.
         id: The column with the ids, text or integers; needed for a journal.
         system: The system prompt of prompts that are text.
-        journal: The folder of the journal, on the machine of the driver; made where there is none. Its file is
+        journal: The folder of the journal, on the driver's machine; created if needed. Its file is
             `<into>.db`, which `namel3ss_ollama.read_journal` reads.
-        retry_failed: With a journal: whether rows whose failure may have passed are asked again; "all": those of any
-            failure, too.
-        on_change: With a journal: what becomes of an id under which something else was asked before: "ask" it, or
-            "error".
-        on_error: "keep": a row that fails has its error in its columns. "raise": the first one ends the job. What is no
-            row's fault (no such model, a wrong key, no host left) always does.
-        prefix: What the names of the columns other than `into` begin with, so that they can be told apart from those of
-            another call.
-        actors: How many Ray actors ask; the hosts are shared out among them. By default one for each 16 hosts. A share
-            should have more than one host, so that another one answers for a host that fails.
-        batch_size: How many rows an actor takes at once.
+        retry_failed: With a journal: whether rows with a temporary failure are retried; "all": rows with any failure.
+        on_change: With a journal: what to do with an id whose request has changed: "ask" it again, or raise an "error".
+        on_error: "keep": a failed row has its error in its columns. "raise": the first failure ends the job. A failure
+            that no row causes (no such model, a wrong key, no host left) always does.
+        prefix: A prefix for the names of the columns other than `into`, to distinguish them from those of another call.
+        actors: The number of Ray actors; the hosts are divided among them. By default one per 16 hosts. A share should
+            have more than one host, so that another one can take over for a failed host.
+        batch_size: The number of rows per batch of an actor.
         **settings: Keywords of `OllamaProvider`: options such as `temperature` and `format`, `timeout`, `headers`, ...
 
     Raises:
-        TypeError, ValueError: An argument is wrong, or a column is missing; as far as the columns are known yet.
-        JournalError: The journal is of another batch, in use, or cannot be written.
+        TypeError, ValueError: An argument is invalid, or a column is missing, as far as the columns are known.
+        JournalError: The journal belongs to another batch, is in use, or cannot be written.
     """
     job = Job(
         model=model,
@@ -114,9 +111,10 @@ def embed(
     batch_size: int = 64,
     **settings: Any,
 ) -> Dataset:
-    """A dataset with the vectors of a column of texts, row by row.
+    """Embed a column of texts, row by row.
 
-    It gets the columns `into` (a list of numbers) and those of `ask`. Texts that go into one request share its tokens.
+    The new dataset has the columns `into` (a list of numbers) and those of `ask`. Texts in one request share its
+    tokens.
 
     Args:
         dataset: As in `ask`.
@@ -125,14 +123,14 @@ def embed(
         text: The column with the texts.
         into: The column for the vectors.
         id: As in `ask`.
-        dimensions: How long the vectors shall be, where the model can choose.
+        dimensions: The length of the vectors, if the model supports a choice.
         journal: As in `ask`.
         retry_failed: As in `ask`.
         on_change: As in `ask`.
         on_error: As in `ask`.
         prefix: As in `ask`.
         actors: As in `ask`.
-        batch_size: How many rows an actor takes at once, and how many texts go into a request.
+        batch_size: The number of rows per batch of an actor, and of texts per request.
         **settings: Keywords of `OllamaProvider`: `on_truncation`, `num_ctx`, `timeout`, `headers`, ...
 
     Raises:
@@ -164,15 +162,15 @@ def _mapped(
     actors: int | None,
     batch_size: int,
 ) -> Dataset:
-    """The dataset with the job done on it, once it is read."""
+    """The dataset with the job applied, lazily."""
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset: expected a ray.data.Dataset, not {type(dataset).__name__}")
     _check(job, journal)
     _check_positive("batch_size", batch_size)
     job = replace(job, actors=_actors(actors, len(job.hosts)))
     for share in range(job.actors):
-        provider_of(job, share)  # a setting that is wrong is so before anything is started
-    schema = dataset.schema(fetch_if_missing=False)  # not fetched: that would run what comes before
+        provider_of(job, share)  # an invalid setting raises before anything is started
+    schema = dataset.schema(fetch_if_missing=False)  # not fetched: that would run the previous steps
     if schema is not None:
         check_columns(job, schema.names)
     if journal is not None:
@@ -212,14 +210,14 @@ def _check(job: Job, journal: object) -> None:
         raise ValueError(f"on_error: {job.on_error!r} is not one of 'keep', 'raise'")
     for name in job.settings:
         if name in _OURS:
-            raise TypeError(f"{name}: pass hosts=[Host(url, slots=4), ...], which says where, and how many at once")
+            raise TypeError(f"{name}: pass hosts=[Host(url, slots=4), ...], which sets addresses and concurrency")
     again: Mapping[str, Any] = job.journal
     if again["retry_failed"] not in (True, False, "all"):
         raise ValueError(f"retry_failed: {again['retry_failed']!r} is not one of True, False, 'all'")
     if again["on_change"] not in ("ask", "error"):
         raise ValueError(f"on_change: {again['on_change']!r} is not one of 'ask', 'error'")
     if journal is not None and job.id is None:
-        raise ValueError("id: a journal knows rows by their ids; name the column that has them")
+        raise ValueError("id: a journal identifies rows by their ids; name the column that has them")
 
 
 def _check_positive(name: str, value: object) -> None:
@@ -234,5 +232,5 @@ def _actors(given: int | None, hosts: int) -> int:
         return -(-hosts // _HOSTS_AN_ACTOR)
     _check_positive("actors", given)
     if given > hosts:
-        raise ValueError(f"actors: {given} are more than there are hosts ({hosts}); each has hosts of its own")
+        raise ValueError(f"actors: {given} is more than the number of hosts ({hosts}); each actor needs its own hosts")
     return given

@@ -1,17 +1,17 @@
-"""The journal of a job on Ray: one file, kept by one small actor, which every asking actor looks rows up in.
+"""The journal of a job on Ray: one file, held by one small actor, in which the asking actors look up rows.
 
-A journal belongs to one process, since SQLite's lock is all that holds on every file system. If each asking actor had
-its own, a block that Ray gives to another actor would be looked for in the wrong file, or in one that a live process
-holds; and files by a hash of the id would need all rows shuffled to where their file is. With one keeper an id is found
-whatever the blocks and the actors are:
+A journal belongs to one process, since only SQLite's lock works on every file system. If each asking actor had its own,
+a block that Ray moves to another actor would be looked up in the wrong file, or in one locked by a live process; and
+files by a hash of the id would require shuffling all rows. With one keeper, an id is found whatever the blocks and
+actors are:
 
-- An asking actor is killed: the keeper lives, and has each answer but those under way. Ray gives the block to another.
-- The keeper is killed: Ray starts it again on the same node, and sends again what it had not acknowledged. To write a
-  row twice is to write it once.
-- The driver is killed: Ray ends the keeper, and the lock goes with it. The next run's keeper waits for that.
+- An asking actor is killed: the keeper survives with every answer but those in flight. Ray gives the block to another.
+- The keeper is killed: Ray restarts it on the same node, and resends what it had not acknowledged. Writing a row twice
+  has the same effect as writing it once.
+- The driver is killed: Ray ends the keeper, which releases the lock. The next run's keeper waits for that.
 
-The keeper runs on the driver's node, so the folder need not be shared. It is no bottleneck: what comes while it writes
-is sent together. A row costs it up to a millisecond or two, where a model takes seconds.
+The keeper runs on the driver's node, so the folder need not be shared. It is not a bottleneck: rows that arrive while
+it writes are sent together. A row costs it one or two milliseconds at most, while a model takes seconds.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ __all__ = ["Keeper", "Kind", "Rows", "file_of", "keeper_of"]
 
 Kind = Literal["answers", "vectors"]
 _WAIT = 60.0
-"""Seconds to wait for a journal that the processes of a killed driver still have."""
+"""Seconds to wait for a journal that the processes of a killed driver still hold."""
 _KEEPERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
-"""Those of this driver, by file. A dataset holds its keeper's handle; with the last one Ray ends the keeper."""
+"""This driver's keepers, by file. A dataset holds its keeper's handle; with the last handle, Ray ends the keeper."""
 Written = tuple[RowId, int, bytes | None, Outcome]
 """What `Journal.record` takes."""
 
 
 class Keeper:
-    """Has the journal open. Methods are called by Ray, one at a time.
+    """Holds the journal open. Ray calls the methods, one at a time.
 
     Args:
         path: The file.
@@ -56,7 +56,7 @@ class Keeper:
         self._journal: Journal | None = None
 
     def check(self, kind: Kind, model: str) -> None:
-        """Open the journal, and see whether it is of that kind and model.
+        """Open the journal, and check that it is for that kind and model.
 
         Raises:
             JournalError: It is not, or cannot be used.
@@ -72,7 +72,7 @@ class Keeper:
         self._what = (kind, model)
 
     def look_up(self, ids: Sequence[RowId]) -> dict[RowId, tuple[Known, Outcome]]:
-        """What is known of rows."""
+        """Look up rows."""
         journal = self._opened()
         found: dict[RowId, tuple[Known, Outcome]] = {}
         for id in ids:
@@ -82,7 +82,7 @@ class Keeper:
         return found
 
     def record(self, rows: Sequence[Written]) -> None:
-        """Write rows; each is committed by itself."""
+        """Write rows; each is committed separately."""
         journal = self._opened()
         for row in rows:
             journal.record(*row)
@@ -98,21 +98,21 @@ def file_of(folder: str | os.PathLike[str], column: str) -> str:
     """The file of a column's journal.
 
     Raises:
-        TypeError: The folder is no path.
-        ValueError: The column's name cannot be that of a file.
+        TypeError: The folder is not a path.
+        ValueError: The column's name cannot be a file name.
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"journal: expected a folder, not {type(folder).__name__}")
     if Path(column).name != column or "\0" in column:
-        raise ValueError(f"into: {column!r} names the journal's file too, and cannot be the name of a file")
+        raise ValueError(f"into: {column!r} is also the name of the journal's file, and is not a valid file name")
     return str(Path(folder).absolute() / f"{column}.db")
 
 
 def keeper_of(path: str, kind: Kind, model: str) -> Any:
-    """The handle of a journal's keeper; one for all datasets of the driver.
+    """The handle of a journal's keeper, shared by all datasets of the driver.
 
     Raises:
-        JournalError: The journal is of another batch, in use, or cannot be written.
+        JournalError: The journal belongs to another batch, is in use, or cannot be written.
     """
     keeper = old = _KEEPERS.get(path)
     if keeper is None:
@@ -125,7 +125,7 @@ def keeper_of(path: str, kind: Kind, model: str) -> Any:
     except RayActorError:
         if old is None:
             raise
-        del _KEEPERS[path]  # it is of a Ray that has been shut down since
+        del _KEEPERS[path]  # it belongs to a Ray instance that has been shut down
         return keeper_of(path, kind, model)
     except RayTaskError as error:
         if isinstance(error.cause, (JournalError, OSError)):
@@ -141,12 +141,12 @@ class _Came:
 
 
 class Rows:
-    """The rows of one block of rows as a `RowStore`: what the keeper has of them, and what comes.
+    """The rows of one block as a `RowStore`: those that the keeper has, and new ones.
 
     Args:
-        path: The journal's file, which messages name.
-        keeper: The keeper's handle; None where there is no journal.
-        known: What it has, as `look_up` returns it.
+        path: The journal's file, for messages.
+        keeper: The keeper's handle; None without a journal.
+        known: The rows that the keeper has, as returned by `look_up`.
     """
 
     run = 1
@@ -161,7 +161,7 @@ class Rows:
         self._sender: asyncio.Task[None] | None = None
 
     def find(self, id: RowId) -> Known | None:
-        """What is known of a row."""
+        """Look up a row."""
         if id in self._ids:
             return Known(self.run, None, self._known[id][0].state)
         if id not in self._known:
@@ -170,15 +170,15 @@ class Rows:
         return Known(0, known.fingerprint, known.state)
 
     def equal(self, fingerprint: bytes) -> Outcome | None:
-        """Not looked for: equal prompts are asked once within a block of rows only."""
+        """Always None: equal prompts are asked once only within a block."""
         del fingerprint
         return None
 
     def record(self, id: RowId, position: int, fingerprint: bytes | None, outcome: Outcome) -> None:
-        """Keep what came of a row, and send it to the keeper; while it writes, rows gather.
+        """Keep a row's outcome, and send it to the keeper; while the keeper writes, rows are collected.
 
         Raises:
-            JournalError: The keeper could not write earlier ones.
+            JournalError: The keeper could not write earlier rows.
         """
         self._known[id] = Known(self.run, fingerprint, outcome.state), outcome
         self._note(id, position)
@@ -191,14 +191,14 @@ class Rows:
             self._sender = asyncio.get_running_loop().create_task(self._send())
 
     def mark(self, id: RowId, position: int) -> None:
-        """Take what the keeper has of a row."""
+        """Use the keeper's result for a row."""
         self._note(id, position)
 
     async def written(self) -> None:
         """Wait until the keeper has all rows.
 
         Raises:
-            JournalError: It could not write them.
+            JournalError: The keeper could not write them.
         """
         if self._sender is not None:
             await self._sender

@@ -1,7 +1,7 @@
-"""Which hosts each actor asks: every host belongs to one actor, so that its slots are never exceeded.
+"""Divides the hosts among actors: every host belongs to one actor, so that its slots are never exceeded.
 
-A small Ray actor hands the shares out. An actor that Ray restarts keeps its id, and so its share. One with a new id (of
-the next run of the same dataset) gets the share that was taken longest ago.
+A small Ray actor assigns the shares. An actor that Ray restarts keeps its id, and so its share. An actor with a new id
+(in the next run of the same dataset) gets the share that was assigned longest ago.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ __all__ = ["Shares", "hosts_of"]
 
 
 def hosts_of(hosts: Sequence[Host], share: int, shares: int) -> list[Host]:
-    """The hosts of a share: every so many-th, so that those of one kind, named in a row, spread."""
+    """The hosts of a share: every n-th one, so that consecutive hosts of one kind are spread over the shares."""
     return list(hosts[share::shares])
 
 
 class Shares:
-    """Who has which share.
+    """The assignment of shares to actors.
 
     Args:
-        count: How many there are.
+        count: The number of shares.
     """
 
     def __init__(self, count: int) -> None:
         self._takers: dict[int, str | None] = dict.fromkeys(range(count))
 
     def take(self, actor: str) -> int:
-        """The share of an actor, which may have one already.
+        """Assign a share to an actor, or return the one it has.
 
         Args:
             actor: Its id.
@@ -39,5 +39,5 @@ class Shares:
                 return share
         share = next(iter(self._takers))
         del self._takers[share]
-        self._takers[share] = actor  # at the end: the dictionary is in the order in which shares were taken
+        self._takers[share] = actor  # at the end: the dictionary is in the order of assignment
         return share

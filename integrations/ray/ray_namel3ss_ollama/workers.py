@@ -1,4 +1,4 @@
-"""What an actor does with a block of rows: asks those that the journal lacks, and adds the columns."""
+"""Processes a block of rows in an actor: asks those that the journal lacks, and adds the columns."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _DETAILS = {
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Job:
-    """What the actors of a dataset are to do.
+    """The job of a dataset's actors.
 
     Attributes:
         model: The model that is asked.
         hosts: All hosts.
         argument: Which argument names that column: "prompt" or "text".
-        source: The column that is asked.
+        source: The column with the prompts or texts.
         id: The column with the ids; None for none.
-        into: The column for what comes.
-        prefix: What the names of the other new columns begin with.
-        on_error: What becomes of a row that fails.
+        into: The column for the results.
+        prefix: The prefix of the names of the other new columns.
+        on_error: What to do with a row that fails.
         journal: Keywords of a batch with a journal.
         settings: Keywords of the provider.
         options: Keywords of each call.
-        actors: How many actors there are.
-        path: The journal's file; empty where there is none.
+        actors: The number of actors.
+        path: The journal's file; empty without a journal.
         keeper: The handle of the journal's keeper, if there is one.
-        shares: The handle of what hands out the hosts; None for one actor.
+        shares: The handle of the actor that assigns the hosts; None for one actor.
     """
 
     model: str
@@ -67,15 +67,15 @@ class Job:
 
 
 def details(prefix: str) -> list[str]:
-    """The names of the columns that come with an answer or a vector."""
+    """The names of the columns added with an answer or a vector."""
     return [prefix + name for name in _DETAILS]
 
 
 def check_columns(job: Job, names: Sequence[str]) -> None:
-    """See whether a dataset has the columns that are needed, and none of those that are added.
+    """Check that a dataset has the required columns, and none of those that are added.
 
     Raises:
-        ValueError: It says which column, and what to do.
+        ValueError: A column is missing, or exists already.
     """
     for argument, name in ((job.argument, job.source), ("id", job.id)):
         if name is not None and name not in names:
@@ -85,7 +85,7 @@ def check_columns(job: Job, names: Sequence[str]) -> None:
     for name in details(job.prefix):
         if name in names:
             raise ValueError(
-                f"prefix: there is a column {name!r} already; pass one that keeps them apart, as prefix='{job.into}_'"
+                f"prefix: there is a column {name!r} already; pass one that differs, such as prefix='{job.into}_'"
             )
 
 
@@ -93,17 +93,17 @@ def provider_of(job: Job, share: int = 0) -> OllamaProvider:
     """The provider of a share's hosts. Nothing is sent.
 
     Raises:
-        TypeError, ValueError: A setting is wrong.
+        TypeError, ValueError: A setting is invalid.
     """
     hosts = hosts_of(job.hosts, share, job.actors)
     slots = [host.slots for host in hosts]
-    # One host by itself is no pool; its slots are then the provider's bound.
+    # A single host is not a pool; its slots are then the provider's concurrency limit.
     bound: dict[str, Any] = {} if len(hosts) > 1 or "auto" in slots else {"max_concurrent": slots[0]}
     return OllamaProvider(job.model, Hosts(hosts), **bound, **job.settings)
 
 
 class _Worker:
-    """What both kinds share. Ray makes one in each actor, and calls it with blocks of rows, several at a time."""
+    """The common base. Ray creates one in each actor, and calls it with blocks of rows, several at a time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -136,9 +136,9 @@ class _Worker:
         return _with_columns(table, rows, job, vectors=vectors)
 
     def _remedy(self) -> str:
-        """What to do when no host can be reached; the job has others where there are several actors."""
+        """The remedy if no host can be reached; with several actors, the job has other hosts."""
         job = self._job
-        again = "run the job again" if job.keeper is None else "run the job again, which asks what is left"
+        again = "run the job again" if job.keeper is None else "run the job again, which resumes it"
         if job.actors == 1:
             return f"too many rows in a row reached no host: start one of them and {again}"
         own = ", ".join(host.url for host in self._hosts)
@@ -151,7 +151,7 @@ class _Worker:
         raise NotImplementedError
 
     def __del__(self) -> None:
-        # Ray drops it as the actor ends, in a thread in which no event loop runs.
+        # Ray drops it when the actor ends, in a thread without a running event loop.
         loop = getattr(self, "_loop", None)
         if loop is not None and loop.is_running():
             with contextlib.suppress(TimeoutError):
@@ -181,7 +181,7 @@ class Embedder(_Worker):
 
 
 def _with_columns(table: pa.Table, rows: Sequence[BatchRow], job: Job, *, vectors: bool) -> pa.Table:
-    """A table and what came of its rows. The types are given, since a column of a block may be empty."""
+    """A table with the results of its rows. The types are explicit, since a column of a block may be empty."""
     if vectors:
         result = pa.array([row.vector for row in rows], pa.list_(pa.float64()))
     else:
