@@ -144,7 +144,7 @@ async def test_audio_at_an_address(hears: Make, newer_server: OllamaServer) -> N
     assert sent(newer_server, model, message)[0]["images"] == [RECORDING]
     await model.ainvoke([message])
     assert newer_server.requests[-1].payload["messages"][0]["images"] == [RECORDING]
-    with pytest.raises(ValueError, match=f"over {len(data) - 1} bytes"):
+    with pytest.raises(ValueError, match=f"more than {len(data) - 1} bytes"):
         hears(allow_image_urls=True, max_image_bytes=len(data) - 1).invoke([message])
     for loader in (lambda _: data, lambda _: Audio(data)):
         assert sent(newer_server, hears(image_loader=loader), message)[0]["images"] == [RECORDING]
@@ -219,7 +219,7 @@ async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: Oll
 
 async def test_addresses_that_cannot_be_fetched(chat: Make, ollama_server: OllamaServer) -> None:
     message = image_message(ollama_server)
-    with pytest.raises(ValueError, match=f"over {len(BYTES) - 1} bytes"):
+    with pytest.raises(ValueError, match=f"more than {len(BYTES) - 1} bytes"):
         chat("llava", allow_image_urls=True, max_image_bytes=len(BYTES) - 1).invoke([message])
     model = chat("llava", allow_image_urls=True)
     with pytest.raises(ValueError, match="http or https"):

@@ -153,7 +153,7 @@ def test_a_picture_on_the_web_is_fetched_only_when_switched_on(
     assert [record.path for record in ollama_server.requests] == ["/cat.png", "/api/chat"]
     image = {"role": "user", "content": "", "images": [BASE64]}
     assert sent()[0]["messages"] == [image, image]
-    with pytest.raises(ValueError, match=rf"messages\[0\]: .*over {len(IMAGE) - 1} bytes"):
+    with pytest.raises(ValueError, match=rf"messages\[0\]: .*more than {len(IMAGE) - 1} bytes"):
         run(allow_image_urls=True, max_image_bytes=len(IMAGE) - 1)
     assert len(sent()) == 1
 
@@ -272,7 +272,7 @@ async def test_audio_reaches_a_model_that_can_hear(tmp_path: Path) -> None:
                 assert answer.message.content
                 (message,) = server.requests[-1].payload["messages"]
                 assert message == {"role": "user", "content": "What is said?", "images": [encoded(RECORDING)]}
-        with pytest.raises(ValueError, match=f"over {len(RECORDING) - 1} bytes"):
+        with pytest.raises(ValueError, match=f"more than {len(RECORDING) - 1} bytes"):
             await Ollama("gemma4:e2b", server.url, allow_image_urls=True, max_image_bytes=len(RECORDING) - 1).achat(ask)
 
 

@@ -99,7 +99,7 @@ async def test_a_model_that_cannot_take_it(
 ) -> None:
     holder: dict[str, Any] = {"images": [file]} if file is PNG else {"audio": [file]}
     async with OllamaProvider(model, server.url) as provider:
-        with pytest.raises(BadRequestError, match=rf"{reason}.*a model that can") as caught:
+        with pytest.raises(BadRequestError, match=rf"{reason}.*a model that supports") as caught:
             await provider.agenerate("What is it?", stream_internally=stream_internally, **holder)
         assert not caught.value.temporary
         with pytest.raises(BadRequestError, match=reason):
@@ -176,7 +176,7 @@ async def test_audio_is_fetched(ollama_server: OllamaServer) -> None:
         ("text/html", RECORDING, "the address has text/html, not audio"),
         ("image/png", PNG, "the address has image/png, not audio"),
         ("audio/ogg", b"OggS", "neither WAV nor MP3"),
-        ("application/octet-stream", RECORDING + bytes(1000), "over 32044 bytes"),
+        ("application/octet-stream", RECORDING + bytes(1000), "more than 32044 bytes"),
     ],
 )
 async def test_what_is_no_audio_or_too_large_is_not_fetched(

@@ -201,7 +201,7 @@ async def test_closing_ends_a_request_that_is_under_way(provider: OllamaProvider
     task = asyncio.create_task(provider.achat(ASK))
     await ollama_server.wait_for_async(lambda s: s.active_requests == 1)
     await provider.aclose()
-    with pytest.raises(LLMConnectionError, match="the provider was closed") as caught:
+    with pytest.raises(LLMConnectionError, match="the provider or its http_client was closed") as caught:
         await task
     assert not caught.value.temporary
     assert len(ollama_server.requests) == 1
@@ -215,7 +215,7 @@ def test_closing_from_another_thread_ends_a_request_that_is_under_way(
         future = asyncio.run_coroutine_threadsafe(provider.achat(ASK), loop)
         ollama_server.wait_for(lambda s: s.active_requests == 1)
         close(provider)
-        with pytest.raises(LLMConnectionError, match="the provider was closed"):
+        with pytest.raises(LLMConnectionError, match="the provider or its http_client was closed"):
             future.result(10)
     assert len(ollama_server.requests) == 1
 

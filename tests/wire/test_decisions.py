@@ -306,7 +306,7 @@ NO_TEAM = {name: answer for name, answer in ANSWERED.items() if name != "team"}
 MALFORMED: dict[str, tuple[str, Any]] = {
     "no answers": ("sent no answers with their usage", {"usage": USAGE}),
     "no usage": ("sent no answers with their usage", {"answers": ANSWERED}),
-    "a usage of texts": ("numbers of tokens", {"answers": ANSWERED, "usage": {"input_tokens": "1"}}),
+    "a usage of texts": ("without token counts", {"answers": ANSWERED, "usage": {"input_tokens": "1"}}),
     "one is missing": ("no choice answer to the question 'team'", {"answers": NO_TEAM}),
     "of another kind": ("no choice answer", {"answers": {**ANSWERED, "team": {"type": "noul", "noul": 1}}}),
     "a choice of nothing": ("no choice answer", {"answers": {**ANSWERED, "team": {**CHOICE, "choice": "sales"}}}),

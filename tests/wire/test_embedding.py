@@ -258,8 +258,8 @@ async def test_a_wrong_number_that_no_text_explains(provider: OllamaProvider, se
     ("vectors", "index", "message"),
     [
         ([[1.0, 2.0], [1.0], [1.0, 2.0]], 1, "1 dimensions, not of 2 as others"),
-        ([[1.0, 2.0], [1.0, 2.0], None], 2, "no list of numbers"),
-        ([[1.0, 2.0], [], [1.0, 2.0]], 1, "no list of numbers"),
+        ([[1.0, 2.0], [1.0, 2.0], None], 2, "not a list of numbers"),
+        ([[1.0, 2.0], [], [1.0, 2.0]], 1, "not a list of numbers"),
     ],
 )
 async def test_a_vector_that_does_not_fit_is_named(

@@ -24,7 +24,11 @@ async def test_a_refused_connection_names_address_and_remedy(make: Any, ollama_s
 
 OF_GRAMMAR = "Failed to parse grammar"
 SAID = [
-    (400, f'{{"error":{{"code":400,"message":"{OF_GRAMMAR}","type":"invalid_request_error"}}}}', "make no grammar"),
+    (
+        400,
+        f'{{"error":{{"code":400,"message":"{OF_GRAMMAR}","type":"invalid_request_error"}}}}',
+        "cannot compile this schema",
+    ),
     (
         500,
         f"llama-server chat error: map[code:400 message:{OF_GRAMMAR}]",

@@ -28,7 +28,7 @@ async def test_what_is_no_picture_or_too_large_is_refused(ollama_server: OllamaS
     with pytest.raises(ValueError, match="text/html"):
         await fetch_image(serve(ollama_server, "text/html; charset=utf-8"))
     ollama_server.reset()
-    with pytest.raises(ValueError, match="over 999 bytes"):
+    with pytest.raises(ValueError, match="more than 999 bytes"):
         await fetch_image(serve(ollama_server), max_bytes=999)
     for url in ("file:///etc/passwd", "ftp://host/x", "cat.png", ""):
         with pytest.raises(ValueError, match="http or https"):

@@ -130,7 +130,7 @@ async def test_what_has_no_simpler_form_is_refused(schema: dict[str, Any]) -> No
     with OllamaServer() as server:
         refuse_once(server)
         async with provider_for(server) as provider:
-            with pytest.raises(BadRequestError, match="no grammar"):
+            with pytest.raises(BadRequestError, match="cannot compile this schema"):
                 await provider.achat(ASK, format=schema)
     assert len(server.requests) == 1
 
@@ -141,7 +141,7 @@ async def test_a_simplest_form_that_is_refused_too_is_an_error() -> None:
             refuse_once(server)
         async with provider_for(server) as provider:
             for count in (2, 3):
-                with pytest.raises(BadRequestError, match="no grammar"):
+                with pytest.raises(BadRequestError, match="cannot compile this schema"):
                     await provider.achat(ASK, format=Code)
                 assert len(server.requests) == count
 

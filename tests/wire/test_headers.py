@@ -56,7 +56,7 @@ def test_each_attempt_has_them(provider: OllamaProvider, ollama_server: OllamaSe
         ({"X A": "a"}, ValueError, "headers: 'x a'"),
         ({"X-A": "ä"}, ValueError, "headers: 'x-a'"),
         ({"X-A": 1}, ValueError, "headers: 'x-a'"),
-        ({"Content-Length": "1"}, ValueError, "where a request ends"),
+        ({"Content-Length": "1"}, ValueError, "frames the request"),
         ({1: "a"}, TypeError, "headers: expected a text as a name"),
         ("X-A: a", TypeError, "headers: expected a mapping"),
     ],

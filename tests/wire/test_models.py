@@ -239,7 +239,7 @@ async def test_embeddings_are_made_as_the_provider_loads_models(make: Any, ollam
 )  # fmt: skip
 async def test_embeddings_that_are_none(make: Any, ollama_server: OllamaServer, answer: dict[str, Any]) -> None:
     ollama_server.reply("", path="/api/embed", json={"model": "all-minilm", **answer})
-    with pytest.raises(MalformedResponseError, match=r"no (list of numbers|number)"):
+    with pytest.raises(MalformedResponseError, match=r"not a (list of numbers|number)"):
         await make(model="all-minilm").embed("a")
 
 

@@ -302,7 +302,7 @@ async def test_an_answer_in_one_piece_that_is_late_names_its_deadline(make: Any,
     # Once wrong: "call preload() first", of a model that was loaded and at work.
     ollama_server.fault("stall_before_headers")
     config = StreamConfig(first_chunk_timeout=0.05)
-    with pytest.raises(LLMTimeoutError, match="raise first_chunk_timeout, or have it streamed"):
+    with pytest.raises(LLMTimeoutError, match="raise first_chunk_timeout, or stream it"):
         await make().achat(ASK, stream=False, stream_config=config)
 
 
@@ -316,7 +316,7 @@ async def test_a_server_that_refuses_the_key_is_available(make: Any, ollama_serv
 
 @pytest.mark.parametrize(
     ("what", "wanted"),
-    [("http_client", "no httpx.AsyncClient"), ("transport", "no httpx.AsyncBaseTransport, nor 'aiohttp'")],
+    [("http_client", "not an httpx.AsyncClient"), ("transport", "not an httpx.AsyncBaseTransport, nor 'aiohttp'")],
 )
 def test_another_librarys_objects_are_refused(what: str, wanted: str) -> None:
     # Once wrong: such a transport was passed over in silence.

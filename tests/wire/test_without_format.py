@@ -117,7 +117,7 @@ async def test_an_answer_that_is_still_wrong_is_an_error_that_says_what_was_trie
 ) -> None:
     ollama_server.on().sequence(PROSE, PROSE, WRONG)
     async with provider_for(ollama_server) as provider:
-        with pytest.raises(OutputValidationError, match=r"hold llama3\.2 to it.*described.*fault") as caught:
+        with pytest.raises(OutputValidationError, match=r"not enforced for llama3\.2.*described.*mistake") as caught:
             await ask(provider, how, format=City)
     assert caught.value.text == WRONG
     assert caught.value.response is not None
@@ -131,7 +131,7 @@ async def test_a_schema_is_checked_for_json_alone(ollama_server: OllamaServer, f
     ollama_server.on().sequence(PROSE, PROSE, f"```json\n{WRONG}\n```", PROSE, PROSE)
     async with provider_for(ollama_server) as provider:
         assert (await provider.achat(ASK, format=form)).content == WRONG
-        with pytest.raises(OutputValidationError, match=r"no JSON .*described in the prompt") as caught:
+        with pytest.raises(OutputValidationError, match=r"not JSON .*described in the prompt") as caught:
             await provider.achat(ASK, format=form)
     assert caught.value.text == PROSE
     assert len(ollama_server.requests) == 5
