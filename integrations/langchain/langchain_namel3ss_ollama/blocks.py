@@ -126,7 +126,7 @@ def _normalised(block: Any) -> list[Mapping[str, Any]]:
     """A block as LangChain normalises it; unchanged if LangChain cannot."""
     try:
         return cast("list[Mapping[str, Any]]", HumanMessage(content=[block]).content_blocks) or [block]
-    except Exception:  # LangChain assumes that blocks of known types have all their keys
+    except Exception:  # any, such as KeyError, where a block lacks keys; `_read_unusual` then says what is wrong
         return [block]
 
 

@@ -148,7 +148,7 @@ class _Worker:
         )
 
     async def _batch(self, inputs: list[Any], ids: list[RowId] | None, store: Rows) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # asking and embedding each have their own
 
     def __del__(self) -> None:
         # Ray drops it when the actor ends, in a thread without a running event loop.
