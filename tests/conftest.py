@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import ssl
 from collections.abc import Iterator
@@ -39,19 +38,6 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest
     if request.node.get_closest_marker("live") is None and not request.config.getoption("--record"):
         for name in ("OLLAMA_HOST", "OLLAMA_HOSTS", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
             monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Programs of pages set logging up for themselves, and may disable the loggers that there are."""
-    loggers = [logging.getLogger(), logging.getLogger("namel3ss_ollama")]
-    before = [(logger, logger.level, logger.propagate, logger.disabled, logger.handlers[:]) for logger in loggers]
-    disabled = logging.root.manager.disable
-    yield
-    logging.disable(disabled)
-    for logger, level, propagate, off, handlers in before:
-        logger.setLevel(level)
-        logger.propagate, logger.disabled, logger.handlers[:] = propagate, off, handlers
 
 
 @pytest.fixture
