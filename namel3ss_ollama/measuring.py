@@ -1,12 +1,12 @@
-"""Measuring a server for `provider.tune`: requests kept under way for a fixed time, and a budget for all of it.
+"""Measuring a server for `provider.tune`: a number of requests in flight for a fixed time, within a total budget.
 
-A number of requests is kept under way by as many workers, each of which asks again as soon as it has its answer. After
-some seconds what runs is cancelled. So a measurement takes as long as planned, on a slow server too, and tokens count
-from answers that were not complete. The time of a measurement and the length of answers follow from a first answer.
+One worker per request sends the next one as soon as it has its answer. After some seconds the requests in flight are
+cancelled, so that a measurement takes as long as planned on a slow server, too; tokens of incomplete answers count. A
+first answer determines the duration of a measurement and the length of the answers.
 
-The number of requests is doubled until that gains nothing. Where requests waited on the server, their waits tell how
+The number of requests is doubled until that gains nothing. If requests waited on the server, their waits reveal how
 many slots it has, and that number is measured as well. Then all numbers that may be the best are measured again, as
-often as there is time: what else the machine does falls on all of them.
+often as there is time, so that other load on the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ __all__ = ["Loaded", "OnTuneProgress", "Subject", "TuneProgress", "measure"]
 T = TypeVar("T")
 Json = dict[str, Any]
 _RESERVE = 0.03
-"""The part of the budget that is left for cancelling what runs."""
+"""The part of the budget reserved for cancelling requests in flight."""
 _CONCURRENCY = 0.6
-"""The part of the time that the numbers of requests get, where windows are measured, too."""
+"""The part of the time for the numbers of requests, if context windows are measured, too."""
 _MEASUREMENTS = 12
-"""How many measurements the time is planned for: six or seven numbers, and again those that may be the best."""
+"""How many measurements are planned for: six or seven numbers, and repetitions of the best ones."""
 _LONGEST = 10.0
 """Seconds that one measurement takes, unless answers need longer."""
 _ANSWERS, _FEWEST_ANSWERS = 6, 2
-"""How many answers, one after the other, one measurement has time for; fewer where the budget is short."""
+"""How many consecutive answers fit into one measurement; fewer if the budget is short."""
 _FEWEST_TOKENS, _MOST_TOKENS = 8, 64
 _FIRST_TOKENS = 16
 _ROUNDS = 3
 _EXTENSIONS = 3
-"""How many times as long a measurement may take, until one answer is complete."""
+"""How often a measurement may be extended until one answer is complete."""
 _CONTENDS = 0.6
 """The part of the best throughput that makes a number of requests worth another measurement."""
 _SHORTEST_LOAD = 0.1
-"""Seconds: what takes less was no load."""
+"""Seconds: anything shorter is not a load."""
 _PROMPT = (
     "{number}. Tell a long story about a keeper of a lighthouse on a small island, who finds a bottle with a map in "
     "it. Say what the weather is like, what the keeper has for breakfast, which tools are in the boat, who else lives "
@@ -60,20 +60,20 @@ _PROMPT = (
     "oar on the way, and meet an old friend who has been looking for the same place for many years. Don't end the "
     "story before both are home again, and describe each of the days that it takes them."
 )
-"""Long enough to tell how fast a server reads. The number comes first, so that no prompt's beginning is cached."""
+"""Long enough to measure prompt evaluation. The number comes first, so that no prefix is cached."""
 _READ_TOKENS = 50
-"""Tokens of a prompt from which on its time tells how fast a server reads, rather than what a request costs."""
+"""The length of a prompt, in tokens, above which its time measures evaluation rather than overhead."""
 _SHORT_PROMPT = "{number}. Tell a long story."
-"""For servers that read so slowly that a measurement would be over before the first token."""
+"""For servers so slow that a measurement would end before the first token."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuneProgress:
-    """How far a measurement is.
+    """The progress of `tune`.
 
     Attributes:
         fraction: The part of the budget that is spent, from 0 to 1. A measurement may need less than its budget.
-        what: What is measured now.
+        what: What is being measured.
     """
 
     fraction: float
@@ -88,13 +88,13 @@ OnTuneProgress = Callable[[TuneProgress], object]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a server says of a model.
+    """What a server reports about a model.
 
     Attributes:
         is_loaded: Whether it is in memory.
         window: Its context windows.
-        memory: The bytes that it takes.
-        gpu_memory: How many of them are on a GPU.
+        memory: Its size in memory, in bytes.
+        gpu_memory: The part of it in GPU memory, in bytes.
     """
 
     is_loaded: bool
@@ -115,7 +115,7 @@ class Subject(Protocol):
         ...
 
     async def look(self) -> Loaded:
-        """What the server says of the model."""
+        """What the server reports about the model."""
         ...
 
 
@@ -137,12 +137,12 @@ async def measure(
 
 
 class _TimeIsUp(Exception):
-    """What was waited for did not come in time."""
+    """The time ran out."""
 
 
 @dataclass(slots=True)
 class _Samples:
-    """What is measured with a number of requests at once."""
+    """The samples for a number of requests at once."""
 
     at_once: int
     seconds: float = 0.0
@@ -161,7 +161,7 @@ class _Samples:
     def row(self) -> AtOnce:
         """The samples as a row."""
         first = sorted(self.first)
-        if first:  # a request without a token waited longer than it is known to; that counts where it says something
+        if first:  # a request without a token waited at least this long, which matters if it is long
             first = sorted([*first, *(waited for waited in self.without_first if waited > median(first))])
         return AtOnce(
             self.at_once,
@@ -178,17 +178,17 @@ class _Samples:
         )
 
     def finished(self, response: LLMResponse) -> None:
-        """Take in what a server says of a complete answer."""
-        told = response.metadata
+        """Take in the durations of a complete answer."""
+        reported = response.metadata
         total, load, reading, writing = (
-            _seconds(told.get(f"{part}_duration")) for part in ("total", "load", "prompt_eval", "eval")
+            _seconds(reported.get(f"{part}_duration")) for part in ("total", "load", "prompt_eval", "eval")
         )
         self.answers += 1
         self.lengths.append(response.usage.completion_tokens)
         if total and reading + writing:
             self.waits.append(max(total - load - reading - writing, 0.0))
             self.services.append(reading + writing)
-        counted = told.get("prompt_eval_count")
+        counted = reported.get("prompt_eval_count")
         if reading and isinstance(counted, int) and counted >= _READ_TOKENS:
             self.reading.append(counted / reading)
 
@@ -252,7 +252,7 @@ class _Measurement:
         rate = alone.tokens / max(taken - first, 1e-3) if alone.tokens else 1.0
         left = self._end - self._loop.time()
         longest = min(left * _CONCURRENCY / _MEASUREMENTS, _LONGEST)
-        fitting = rate * max(longest / _ANSWERS - first, first)  # writing is to take as long as reading, at least
+        fitting = rate * max(longest / _ANSWERS - first, first)  # generation should take at least as long as evaluation
         self._tokens = round(min(max(fitting, _FEWEST_TOKENS), _MOST_TOKENS))
         if first > longest / 2:
             self._prompt = _SHORT_PROMPT
@@ -260,7 +260,7 @@ class _Measurement:
         self._seconds = min(max(min(longest, 2 * _ANSWERS * answer), _FEWEST_ANSWERS * answer), left / 8)
 
     async def _numbers(self, share: float) -> list[AtOnce]:
-        """Measure by the number of requests at once, for a share of the time that is left."""
+        """Measure numbers of requests at once, for a share of the remaining time."""
         until = self._loop.time() + (self._end - self._loop.time()) * share
         found: dict[int, _Samples] = {}
 
@@ -291,10 +291,10 @@ class _Measurement:
         return [found[number].row() for number in sorted(found)]
 
     async def _keep_under_way(self, samples: _Samples, num_ctx: int | None) -> None:
-        """Keep a number of requests under way for a while.
+        """Keep a number of requests in flight for a while.
 
         Raises:
-            LLMError: The server failed with one at a time. With more, `samples.failure` says so.
+            LLMError: The server failed with one request at a time. With more, `samples.failure` is set.
         """
         number = samples.at_once
         self._say(f"{number} at once" + (f" with num_ctx={num_ctx}" if num_ctx else ""))
@@ -323,7 +323,7 @@ class _Measurement:
                 samples.failure = str(error)
 
     async def _ask(self, samples: _Samples, num_ctx: int | None) -> None:
-        """Ask for an answer, and take its times."""
+        """Request an answer, and record its times."""
         self._asked += 1
         asked = self._loop.time()
         last: float | None = None
@@ -351,7 +351,7 @@ class _Measurement:
     # The windows
 
     async def _windows(self, candidates: Sequence[int], at_once: int) -> list[WindowCost]:
-        """What each window costs, as far as there is time; in the end the model is loaded as before."""
+        """The cost of each window, as far as there is time; finally the model is loaded as before."""
         costs: list[WindowCost] = []
         for window in candidates:
             ahead = 2 * (self._load or 0.0) + self._seconds  # loading it, and as before
@@ -373,14 +373,14 @@ class _Measurement:
             costs.append(WindowCost(window, load, rate, loaded.memory, loaded.gpu_memory, samples.failure))
         if costs:
             self._say("loading the model as before")
-            with contextlib.suppress(_TimeIsUp, LLMError):  # else the next request does it
+            with contextlib.suppress(_TimeIsUp, LLMError):  # otherwise the next request does it
                 await self._within(self._subject.load(None))
         return costs
 
     # Time
 
     async def _load_with(self, num_ctx: int | None, until: float, *, was_loaded: bool = False) -> float:
-        """Load the model. Measured here, since older servers don't say how long it took."""
+        """Load the model; timed here, since older servers do not report the duration."""
         began = self._loop.time()
         await self._within(self._subject.load(num_ctx), until=until)
         seconds = self._loop.time() - began
@@ -397,10 +397,10 @@ class _Measurement:
         return LLMTimeoutError(f"{what} within budget={self._budget:g} s: raise budget", seconds=self._budget)
 
     async def _within(self, work: Coroutine[Any, Any, T], *, until: float | None = None) -> T:
-        """The result, if it comes in time.
+        """The result, if it arrives in time.
 
         Raises:
-            _TimeIsUp: It did not.
+            _TimeIsUp: It does not.
         """
         task = asyncio.ensure_future(work)
         try:

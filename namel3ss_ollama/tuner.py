@@ -1,4 +1,4 @@
-"""`provider.tune`: what is measured of a provider's server, and which settings follow from it."""
+"""`provider.tune`: measures a provider's server, and recommends settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BUDGET = 170.0
 
 
 class TuningMethod(ModelManagement):
-    """What a provider does to find settings that fit; see `OllamaProvider` for how to make one."""
+    """The tuning method of a provider; construct an `OllamaProvider` to use it."""
 
     async def tune(
         self,
@@ -40,26 +40,25 @@ class TuningMethod(ModelManagement):
     ) -> Tuning:
         """Measure the server, and recommend settings that fit it.
 
-        Measures tokens a second, the time to the first token and the wait in the server's queue by the number of
-        requests at once, and what a model with another context window costs. The requests have the provider's options,
-        but neither its `max_concurrent` nor its deadlines and retries. What else the server does meanwhile is part of
-        the measurement. Each window loads the model again; at the end it is loaded as before.
+        Measures tokens per second, the time to the first token and the wait in the server's queue for several numbers
+        of concurrent requests, and the cost of other context windows. The requests have the provider's options, but not
+        its `max_concurrent`, deadlines and retries. Other load on the server affects the measurement. Each window
+        reloads the model; at the end it is loaded as before.
 
         Args:
             model: The model; the provider's by default.
-            budget: The longest that it may take, in seconds. Less than ten allow little more than a guess.
-            most: The most requests at once.
-            windows: The context windows to compare with the one in force, in tokens; twice, four times and half of
-                that by default. Empty for none: then the model is not loaded again.
+            budget: The maximum duration, in seconds. Below ten, the result is little more than a guess.
+            most: The maximum number of concurrent requests.
+            windows: The context windows to compare with the current one, in tokens; twice, four times and half of it
+                by default. Empty for none: then the model is not reloaded.
             progress: Called with a `TuneProgress` at each step.
 
         Returns:
-            The rows that were measured, and recommendations, each with its reason: `max_concurrent`, `num_ctx`,
+            The measured rows, and recommendations, each with its reason: `max_concurrent`, `num_ctx`,
             `first_chunk_timeout`, `chunk_timeout`, `keep_alive`.
 
         Raises:
-            ValueError: An argument is out of range, or the provider has several hosts: make one with the address that
-                is meant.
+            ValueError: An argument is out of range, or the provider has several hosts: use one with a single address.
             LLMTimeoutError: The server did not answer within the budget.
             LLMError: The server failed with one request at a time.
 
@@ -99,13 +98,14 @@ class _Model:
     def __init__(self, provider: TuningMethod, name: str) -> None:
         self._provider = provider
         self._name = name
-        # Without the provider's bound, retries and numbers: they would be measured, or count what is no use of it.
+        # Without the provider's limit, retries and statistics: the first two would distort the measurement, which is
+        # not usage to be counted in the last.
         self._runner = Runner(
             provider._server, Limiter(None), Retrier(RetryPolicy.off()), Telemetry(None, enabled=False)
         )
 
     def answer(self, prompt: str, tokens: int, num_ctx: int | None) -> Stream:
-        """A stream, without deadlines: the budget is one."""
+        """A stream without deadlines: the budget is the limit."""
         config = StreamConfig(chunk_timeout=None, first_chunk_timeout=None)
         call: Json = {
             "model": self._name,
@@ -124,7 +124,7 @@ class _Model:
         await self._provider.preload(self._name, options=None if num_ctx is None else {"num_ctx": num_ctx})
 
     async def look(self) -> Loaded:
-        """What /api/show and /api/ps say."""
+        """The reports of /api/show and /api/ps."""
         provider = self._provider
         shown = await provider.show_model(self._name)
         running = await provider.running_models()

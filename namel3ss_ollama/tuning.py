@@ -1,6 +1,6 @@
-"""Settings that fit a server: what was measured of it, and what follows from that. Values and functions, no I/O.
+"""Settings that fit a server: the measured values, and the recommendations. Values and functions, no I/O.
 
-`measuring.py` measures. `advise` decides, and each decision carries its reason, so that a reader can disagree with it.
+`measuring.py` measures. `advise` decides, and states the reason of each decision, so that a reader can disagree.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from namel3ss_ollama.settings import StreamConfig
 __all__ = ["AtOnce", "Measured", "Recommendation", "Tuning", "WindowCost", "advise", "is_saturated", "slots_of"]
 
 _ENOUGH = 0.95
-"""The part of the best throughput that the recommended number of requests has to reach."""
+"""The part of the best throughput that the recommended number of requests must reach."""
 _GAIN = 1.05
-"""By how much a larger number of requests has to be faster to count as faster."""
+"""The gain in throughput that counts as faster."""
 _WAITS = 0.3
-"""The wait for a slot, as a part of the time for an answer, from which on the server's slots count as taken."""
+"""The wait for a slot, relative to the time of an answer, above which the server's slots count as exhausted."""
 _SAME_SPEED = 0.9
-"""The part of the throughput with the window in force that another window has to keep."""
+"""The part of the current window's throughput that another window must keep."""
 _MORE_MEMORY, _LITTLE_MEMORY = 1.5, 1e9
-"""How many times as much memory as the smallest a window may take off the GPU, and how many bytes more in any case: a
-server doesn't say how much there is."""
+"""How much memory a window may use off the GPU: relative to the smallest window, and in additional bytes. Servers do
+not report how much there is."""
 _SAFETY = 3.0
 """The longest wait that is expected, times this, is a deadline."""
 _GAPS = 10.0
@@ -40,20 +40,20 @@ _KEPT = ((300, "5m"), (900, "15m"), (1800, "30m"), (3600, "1h"), (7200, "2h"), (
 
 @dataclass(frozen=True, slots=True)
 class AtOnce:
-    """What was measured with a number of requests at once. All times are in seconds.
+    """The results for a number of concurrent requests. Times are in seconds.
 
     Attributes:
-        at_once: How many requests ran at once.
-        tokens_per_second: Tokens of all answers together.
+        at_once: The number of concurrent requests.
+        tokens_per_second: The total throughput.
         first_token_p50: The time to the first token, median.
         first_token_p95: The time to the first token, 95th percentile.
-        queue_wait: The wait for one of the server's slots, mean; None where the server's answers don't tell.
-        service: Reading the prompt and writing the answer, mean; None as before.
+        queue_wait: The mean wait for one of the server's slots; None if the server does not report durations.
+        service: The mean time of prompt evaluation and generation; None as before.
         longest_gap: The longest time between two chunks of an answer.
-        read_per_second: Tokens of a prompt that are read a second, median.
-        tokens_per_answer: Tokens of a complete answer, mean.
-        answers: How many answers were complete.
-        failure: Why the server failed with so many at once; empty where it did not.
+        read_per_second: Prompt tokens evaluated per second, median.
+        tokens_per_answer: The mean number of tokens of a complete answer.
+        answers: The number of complete answers.
+        failure: Why the server failed with this number of requests; empty if it did not.
     """
 
     at_once: int
@@ -71,15 +71,15 @@ class AtOnce:
 
 @dataclass(frozen=True, slots=True)
 class WindowCost:
-    """What a context window costs.
+    """The cost of a context window.
 
     Attributes:
-        num_ctx: The window, in tokens; None for the server's own, where it does not tell.
-        load: How long loading the model took, in seconds; None where it was loaded before.
-        tokens_per_second: Tokens of all answers together, with the recommended number of requests at once.
-        memory: Bytes that the model takes, by /api/ps.
-        gpu_memory: How many of them are on a GPU.
-        failure: Why the model cannot be run with it; empty where it can.
+        num_ctx: The window, in tokens; None for the server's own, if it does not report it.
+        load: The time to load the model, in seconds; None if it was loaded before.
+        tokens_per_second: The total throughput with the recommended number of concurrent requests.
+        memory: The model's size in memory in bytes, from /api/ps.
+        gpu_memory: The part of it in GPU memory, in bytes.
+        failure: Why the model cannot run with it; empty if it can.
     """
 
     num_ctx: int | None
@@ -91,7 +91,7 @@ class WindowCost:
 
     @property
     def on_gpu(self) -> float | None:
-        """The part of the model that is on a GPU, from 0 to 1; None where the server does not tell."""
+        """The part of the model on a GPU, from 0 to 1; None if the server does not report it."""
         if not self.memory or self.gpu_memory is None:
             return None
         return min(self.gpu_memory / self.memory, 1.0)
@@ -99,13 +99,13 @@ class WindowCost:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of a server.
+    """The measurements of a server.
 
     Attributes:
-        at_once: By the number of requests at once.
-        windows: By the context window; the first is the one in force.
-        load: The longest time that loading the model took, in seconds; None where it was loaded all the time.
-        asked: The `num_ctx` that the provider sends; None where it leaves that to the server.
+        at_once: By the number of concurrent requests.
+        windows: By the context window; the first is the current one.
+        load: The longest time to load the model, in seconds; None if it was loaded all the time.
+        asked: The `num_ctx` that the provider sends; None if it leaves that to the server.
     """
 
     at_once: tuple[AtOnce, ...]
@@ -116,11 +116,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A setting that fits.
+    """A recommended setting.
 
     Attributes:
         name: Its name: an argument of `OllamaProvider` or of `StreamConfig`.
-        value: Its value; None where nothing can be said for another value than there is.
+        value: Its value; None to keep the current one.
         reason: Why.
     """
 
@@ -131,14 +131,14 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What was measured of a server, and the settings that fit it.
+    """The measurements of a server, and the recommended settings.
 
     Attributes:
         model: The model.
         host: The server's address, without credentials.
-        seconds: How long it took to measure.
-        at_once: What was measured, by the number of requests at once.
-        windows: What was measured, by the context window; the first is the one in force.
+        seconds: The duration of the measurement.
+        at_once: The results by the number of concurrent requests.
+        windows: The results by the context window; the first is the current one.
         recommendations: The settings, each with its reason.
     """
 
@@ -162,7 +162,7 @@ class Tuning:
 
     @property
     def slots(self) -> int | None:
-        """How many requests the server answers at once, as far as the waits tell; None where none waited."""
+        """The number of concurrent requests that the server answers, derived from the waits; None if none waited."""
         return slots_of(self.at_once)
 
     @property
@@ -185,7 +185,7 @@ class Tuning:
 
     @property
     def python(self) -> str:
-        """The call that makes a provider with the settings."""
+        """The call that creates a provider with the settings."""
         values = self._values()
         deadlines = ", ".join(f"{name}={values.pop(name)}" for name in _DEADLINES if name in values)
         lines = [json.dumps(one) for one in (self.model, self.host)]
@@ -194,7 +194,7 @@ class Tuning:
         return "OllamaProvider(\n" + "".join(f"    {line},\n" for line in lines) + ")"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON."""
+        """All values as plain types, for JSON."""
         return {**asdict(self), "slots": self.slots, "environment": self.environment, "python": self.python}
 
     def _values(self) -> dict[str, Any]:
@@ -205,9 +205,9 @@ _DEADLINES = ("first_chunk_timeout", "chunk_timeout")
 
 
 def slots_of(rows: Sequence[AtOnce]) -> int | None:
-    """How many requests a server answers at once, by Little's law: answers a second, times the seconds of an answer.
+    """A server's number of slots, by Little's law: answers per second times their duration.
 
-    None where no request had to wait: the server has as many slots as were asked for, or more.
+    None if no request had to wait: the server has at least as many slots as there were requests.
     """
     for row in sorted(rows, key=lambda row: row.at_once):
         if row.service and _waits(row) and row.tokens_per_answer:
@@ -217,10 +217,10 @@ def slots_of(rows: Sequence[AtOnce]) -> int | None:
 
 
 def is_saturated(rows: Sequence[AtOnce]) -> bool:
-    """Whether still more requests at once are not worth a measurement, after these, in rising order.
+    """Whether larger numbers of requests are not worth measuring, after these rows in rising order.
 
-    That takes two signs: the last number gained nothing, and its requests waited, or the number before gained nothing
-    either. One alone may be chance.
+    That takes two signs: the last number gained nothing, and its requests waited, or the previous number gained nothing
+    either. A single sign may be noise.
     """
     if rows and rows[-1].failure:
         return True
@@ -238,7 +238,7 @@ def _gains(rows: Sequence[AtOnce]) -> bool:
 
 
 def advise(measured: Measured) -> tuple[Recommendation, ...]:
-    """The settings that follow from what was measured, each with its reason.
+    """The recommended settings, each with its reason.
 
     Raises:
         ValueError: Nothing was measured.
