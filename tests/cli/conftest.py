@@ -60,6 +60,11 @@ def environment(monkeypatch: pytest.MonkeyPatch, server: OllamaServer, tmp_path:
 Run = Callable[..., Result]
 
 
+@pytest.fixture(autouse=True)
+def _logging(logging_as_it_was: None) -> None:
+    """The command shows the core's warnings from its start on."""
+
+
 @pytest.fixture
 def run() -> Run:
     """Run the command line in this process; a traceback fails the test."""
