@@ -29,6 +29,16 @@ SYNCHRONOUS = (
     "llama_index:ours_sync",
     "llama_index:theirs_sync",
 )
+PACED = (
+    "floors:paced_raw",
+    "floors:paced",
+    "core:paced",
+    "ollama_python:paced",
+    "langchain:floor_paced",
+    "langchain:ours_paced",
+    "langchain:theirs_paced",
+)
+DEFAULTS = ("langchain:ours_default", "langchain:theirs_default")
 WHOLE = ("core:provider_whole", "langchain:ours_whole", "langchain:theirs_whole")
 CROWDED = (
     "floors:plain_aiohttp",
@@ -127,6 +137,15 @@ LABELS = {
     "langchain:floor_sync": "LangChain's floor: chunks made before the clock starts",
     "langchain:ours_sync": "**LangChain, ours**: stream",
     "langchain:theirs_sync": "langchain-ollama stream",
+    "floors:paced_raw": "asyncio streams + orjson, no HTTP library (the limit)",
+    "floors:paced": "aiohttp + orjson",
+    "core:paced": "**OllamaProvider.stream_chat**",
+    "ollama_python:paced": "ollama AsyncClient.chat",
+    "langchain:floor_paced": "LangChain's floor: chunks made over aiohttp + orjson",
+    "langchain:ours_paced": "**LangChain, ours**: astream",
+    "langchain:theirs_paced": "langchain-ollama astream",
+    "langchain:ours_default": "**LangChain, ours**: astream",
+    "langchain:theirs_default": "langchain-ollama astream",
     "langchain:ours_whole": "**LangChain, ours**: ainvoke",
     "langchain:theirs_whole": "langchain-ollama ainvoke",
     "langchain:ours_construct": "**LangChain, ours**: ChatOllama()",

@@ -16,12 +16,14 @@ from benchmarks.lineup import (
     BATCH,
     CONSTRUCTED,
     CROWDED,
+    DEFAULTS,
     EMBEDDING,
     FIRST,
     GROWING,
     IMPORTED,
     IMPORTED_WITH_FRAMEWORKS,
     LIMITING,
+    PACED,
     RAY_BATCH,
     SLOW,
     STREAMING,
@@ -46,6 +48,8 @@ class Size:
         crowd: The number of concurrent streams.
         crowd_each: Their number if each creates its own client, whose cost does not depend on the number.
         crowds: Numbers of concurrent streams, to see how the cost grows.
+        paced: Numbers of concurrent streams whose tokens come one at a time.
+        paced_seconds: How long these are measured.
         lengths: Lengths of answers, to see how the cost grows.
         texts: The number of texts to embed.
         prompts: The number of prompts in a batch of ours.
@@ -60,6 +64,8 @@ class Size:
     crowd: int = 1000
     crowd_each: int = 250
     crowds: tuple[int, ...] = (100, 1000, 4000)
+    paced: tuple[int, ...] = (50, 500, 2000)
+    paced_seconds: float = 4.0
     lengths: tuple[int, ...] = (1000, 4000, 16000)
     texts: int = 10_000
     prompts: int = 10_000
@@ -75,6 +81,8 @@ QUICK = Size(
     crowd=50,
     crowd_each=20,
     crowds=(50, 250),
+    paced=(50, 500),
+    paced_seconds=1.5,
     lengths=(1000, 4000),
     texts=1000,
     prompts=500,
@@ -170,6 +178,41 @@ def by_crowd(workers: Workers, size: Size) -> Mapping[str, Values]:
             for client in clients:
                 cost = workers.ask("streams", client, tokens=100, streams=streams, repeat=repeat)
                 measured[client][str(streams)].append(cost["cpu"] / (100 * streams * repeat) * 1e6)
+    return measured
+
+
+def paced(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """Streams whose tokens come one at a time, 20 a second each, as from a real model.
+
+    For each number of concurrent streams: CPU microseconds of the client per token; the 99th percentile of the delay
+    from the server's write to the client's caller, in milliseconds; and the tokens received per second and stream,
+    which are fewer than 20 where a core is not enough for them.
+    """
+    names = [f"{streams} {what}" for streams in size.paced for what in ("CPU", "p99", "tokens/s")]
+    measured: dict[str, Values] = {client: {name: [] for name in names} for client in PACED}
+    workers.start(PACED)
+    for _ in range(min(3, size.rounds)):
+        for streams in size.paced:
+            for client in PACED:
+                cost = workers.ask("paced", client, streams=streams, seconds=size.paced_seconds)
+                row = measured[client]
+                row[f"{streams} CPU"].append(cost["cpu"] / cost["tokens"] * 1e6)
+                row[f"{streams} p99"].append(cost["p99"] * 1e3)
+                row[f"{streams} tokens/s"].append(cost["tokens"] / cost["wall"] / streams)
+    return measured
+
+
+def default_limits(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """Wall-clock seconds for concurrent streams through a chat model with default settings, by their number.
+
+    The server answers all at once: the first token after 0.25 seconds, then 50 a second, 100 in all.
+    """
+    measured: dict[str, Values] = {client: {"10": [], "50": [], "100": []} for client in DEFAULTS}
+    warmed(workers, DEFAULTS)
+    for _ in range(min(3, size.rounds)):
+        for client, row in measured.items():
+            for streams, values in row.items():
+                values.append(workers.ask("streams", client, tokens=100, streams=int(streams))["wall"])
     return measured
 
 
@@ -330,6 +373,8 @@ ALL: tuple[Callable[[Workers, Size], Mapping[str, object]], ...] = (
     crowd_again,
     crowd_with_a_client_each,
     by_crowd,
+    paced,
+    default_limits,
     first_token,
     construct,
     embed,

@@ -7,7 +7,8 @@ tokens. It prints its port, and exits when its standard input ends.
 The model "held" sends the first half of its answer and then nothing, until the client disconnects; "stepped" sends one
 write per token, each in a separate iteration of the event loop, so that many streams progress together; "paced" also
 pauses before each write, so that tokens arrive one by one, as from a real model; "timed" sends everything after `TIMED`
-seconds.
+seconds; "live" writes a token every `1 / RATE` seconds until the client disconnects, each of which is the time of its
+write; "typical" sends its first token after `FIRST` seconds and then one every 0.02 seconds, to any number of clients.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import functools
 import json
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,12 +25,19 @@ from benchmarks.processes import pin
 
 WORD = " word"
 VECTOR_LENGTH = 384
-MODELS = ("bench", "held", "paced", "stepped", "timed")
+MODELS = ("bench", "held", "live", "paced", "stepped", "timed", "typical")
 TIMED = 1.0
 """Seconds that an answer of the model "timed" takes."""
+FIRST = 0.25
+"""Seconds until the first token of the model "typical"."""
+RATE = 20
+"""Tokens per second of the model "live"."""
+_TICKS = 50
+"""The number of groups of "live" streams; each is written together, one after another within `1 / RATE` seconds."""
 _WINDOW = 256 * 1024
 _PIECE = 64 * 1024
-_PAUSE = 0.002
+_PAUSES = {"paced": 0.002, "typical": 0.02}
+_ONE_A_TURN = ("stepped", *_PAUSES)
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 _COUNTERS = {
     "total_duration": 1_000_000_000,
@@ -97,10 +106,49 @@ def _plain(body: bytes) -> bytes:
     return head + body
 
 
+class Live:
+    """Writes the tokens of all "live" streams, in groups, by one timer: a timer for each would limit the server."""
+
+    def __init__(self) -> None:
+        self._groups: list[set[asyncio.Transport]] = [set() for _ in range(_TICKS)]
+        self._tick = 0
+        self._due = 0.0
+
+    def add(self, transport: asyncio.Transport) -> None:
+        """Begin to write to a connection."""
+        transport.write(_HEAD)
+        if not any(self._groups):
+            self._due = asyncio.get_running_loop().time()
+            self._schedule()
+        min(self._groups, key=len).add(transport)
+
+    def discard(self, transport: asyncio.Transport) -> None:
+        """Stop writing to a connection."""
+        for group in self._groups:
+            group.discard(transport)
+
+    def _schedule(self) -> None:
+        self._due += 1 / RATE / _TICKS
+        asyncio.get_running_loop().call_at(self._due, self._write)
+
+    def _write(self) -> None:
+        before, after = _LIVE
+        for transport in self._groups[self._tick]:
+            transport.write(b"%b%016d%b" % (before, time.monotonic_ns(), after))
+        self._tick = (self._tick + 1) % _TICKS
+        if any(self._groups):
+            self._schedule()
+
+
+_LIVE = framed(line("chat", "0" * 16)).split(b"0" * 16)
+"""The chunk of a token, before and after its text of 16 digits."""
+
+
 class Connection(asyncio.Protocol):
     """One connection: requests in, rendered answers out."""
 
-    def __init__(self) -> None:
+    def __init__(self, live: Live) -> None:
+        self._live = live
         self._received = b""
         self._unwritten: Iterator[bytes] | None = None
         self._paused = False
@@ -128,12 +176,15 @@ class Connection(asyncio.Protocol):
         tokens = int((body.get("options") or {}).get("num_predict") or 100)
         kind = path.rpartition("/")[2]
         held = body.get("model") == "held"
-        self._one_a_turn = body.get("model") in ("stepped", "paced")
-        self._pause = _PAUSE if body.get("model") == "paced" else 0.0
+        self._one_a_turn = body.get("model") in _ONE_A_TURN
+        self._pause = _PAUSES.get(body.get("model", ""), 0.0)
         if kind == "embed":
             pieces = embedded(len(body["input"]) if isinstance(body["input"], list) else 1)
         elif kind == "ps":
             pieces = running()
+        elif body.get("model") == "live":
+            self._live.add(self._transport)
+            return
         elif kind not in ("chat", "generate"):
             pieces = (_plain(b"{}"),)
         elif body.get("stream") is False:
@@ -141,8 +192,9 @@ class Connection(asyncio.Protocol):
         else:
             pieces = stepped(kind, tokens) if self._one_a_turn or held else streamed(kind, tokens)
         self._unwritten = iter(pieces[: len(pieces) // 2] if held else pieces)
-        if body.get("model") == "timed" and kind in ("chat", "generate"):
-            asyncio.get_running_loop().call_later(TIMED, self._write)
+        delay = {"timed": TIMED, "typical": FIRST}.get(body.get("model", ""))
+        if delay is not None and kind in ("chat", "generate"):
+            asyncio.get_running_loop().call_later(delay, self._write)
         else:
             self._write()
 
@@ -173,12 +225,14 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwritten = None
+        self._live.discard(self._transport)
 
 
 async def serve() -> None:
     """Serve on a free port of the loopback address until standard input ends."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    live = Live()
+    server = await loop.create_server(lambda: Connection(live), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 

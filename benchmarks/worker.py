@@ -14,13 +14,17 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import quantiles
 from typing import Any, Literal
 
 from benchmarks.processes import allow_many_files, pin
 from benchmarks.replay import WORD
 
 _LONGEST = 240.0
+_SETTLING = 1.0
+"""Seconds between the first token of the last stream and the measurement."""
 Clients = Literal["kept", "new", "each"]
 
 
@@ -80,6 +84,41 @@ class Bench:
         if name not in self._clients:
             self._clients[name] = getattr(self._library, name)(self._url)
         return self._clients[name]
+
+    def paced(self, name: str, streams: int, seconds: float) -> dict[str, float]:
+        """The CPU seconds of `streams` concurrent answers whose tokens come one at a time, and the tokens' delays.
+
+        They are measured for `seconds`, once every stream has begun. A delay is from the server's write to the client's
+        caller.
+        """
+        run = getattr(self._library, name)(self._url)
+        delays: list[int] = []
+
+        def receiver(begun: asyncio.Event) -> Callable[[str], None]:
+            def arrived(text: str) -> None:
+                if text:
+                    delays.append(time.monotonic_ns() - int(text))
+                    begun.set()
+
+            return arrived
+
+        async def measure() -> tuple[float, float]:
+            begun = [asyncio.Event() for _ in range(streams)]
+            tasks = [asyncio.create_task(run(receiver(event))) for event in begun]
+            await asyncio.gather(*(event.wait() for event in begun))
+            await asyncio.sleep(_SETTLING)
+            gc.collect()
+            delays.clear()
+            cpu, wall = time.process_time(), time.perf_counter()
+            await asyncio.sleep(seconds)
+            cost = time.process_time() - cpu, time.perf_counter() - wall
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            return cost
+
+        cpu, wall = self._loop.run_until_complete(asyncio.wait_for(measure(), _LONGEST))
+        return {"cpu": cpu, "wall": wall, "tokens": len(delays), "p99": quantiles(delays, n=100)[-1] / 1e9}
 
     def single(self, name: str, count: int) -> dict[str, float]:
         """The median time of an answer of one token, measured sequentially."""

@@ -334,7 +334,7 @@ class Batching(ModelManagement, Embeddings):
 
     @property
     def _workers(self) -> int:
-        return min(self._runner.limiter.max_concurrent or _MOST_WORKERS, _MOST_WORKERS)
+        return min(self._runner.limiter.most or _MOST_WORKERS, _MOST_WORKERS)
 
     async def _digest(self, model: str, journal: str | os.PathLike[str] | RowStore) -> str:
         """The digest of a model's weights and settings, or the digests on all hosts; empty if the model is not listed.

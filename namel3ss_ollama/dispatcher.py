@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 
 from namel3ss_ollama.choosing import Wanted, choose
 from namel3ss_ollama.fleet import Fleet, Standing
-from namel3ss_ollama.limiter import Limiter, Slot, call_in
+from namel3ss_ollama.limiter import ConcurrencyLimit, Limiter, Slot, call_in
 from namel3ss_ollama.queues import Queues
 
 __all__ = ["Dispatcher", "HostSlot"]
@@ -57,7 +57,8 @@ class Dispatcher(Limiter):
 
     Args:
         fleet: The hosts.
-        max_concurrent: The number of concurrent requests on all hosts together; None for as many as there are slots.
+        max_concurrent: The number of concurrent requests on all hosts together; "auto" or None for as many as there are
+            slots.
         max_queue: How many requests may wait; one more fails at once. None for no limit.
         queue_timeout: How long a request may wait, in seconds. None for no limit.
         clock: The time in seconds, from any origin.
@@ -68,7 +69,7 @@ class Dispatcher(Limiter):
     def __init__(
         self,
         fleet: Fleet,
-        max_concurrent: int | None = None,
+        max_concurrent: ConcurrencyLimit = "auto",
         max_queue: int | None = None,
         queue_timeout: float | None = None,
         *,
@@ -76,7 +77,7 @@ class Dispatcher(Limiter):
     ) -> None:
         self._fleet = fleet
         self.clock = clock
-        super().__init__(max_concurrent, max_queue, queue_timeout)
+        super().__init__(None if max_concurrent == "auto" else max_concurrent, max_queue, queue_timeout)
 
     def after_fork(self) -> None:
         """All slots are free: holders and waiters belong to the parent."""
@@ -172,10 +173,7 @@ class Dispatcher(Limiter):
 
     def _bound(self) -> int | None:
         slots = self._fleet.slots
-        return slots if self.max_concurrent is None else min(slots, self.max_concurrent)
-
-    def _is_full(self) -> bool:
-        return self.max_concurrent is not None and self._running >= self.max_concurrent
+        return slots if self.most is None else min(slots, self.most)
 
     def _hold(self, slot: Slot) -> None:
         slot = cast("HostSlot", slot)

@@ -260,7 +260,7 @@ class _Call:
         answers: list[list[Vector | None]] = await run_batch(
             batches,
             ask,
-            workers=min(self.runner.limiter.max_concurrent or len(batches), len(batches)),
+            workers=min(self.runner.limiter.most or len(batches), len(batches)),
             return_exceptions=False,
             on_result=None,
             keep_results=True,

@@ -206,7 +206,7 @@ class Runner:
         watch, call = turn.watch, turn.call
 
         async def once() -> T:
-            call.sent()
+            turn.sent()
             if request is None or "format" not in request.body:
                 return await attempt()
             simplified = turn.server.fitting.is_simplified(request.body)
@@ -254,7 +254,7 @@ class Runner:
             async with await self.open(request, turn) as exchange:
                 while (lines := await exchange.lines()) is not None:
                     if answer.time_to_first_token is None:
-                        answer.time_to_first_token = turn.call.first()
+                        answer.time_to_first_token = turn.first()
                     if answer.absorb(lines):
                         await exchange.drain()
                         return answer

@@ -10,6 +10,11 @@ Finalizers also release slots (the garbage collector closes a suspended coroutin
 critical section. So `release` never waits for the lock: it leaves the slot in `_returned`, and the lock's current or
 next holder does the rest.
 
+The limit may adapt to the server ("auto"). What a server cannot answer at once waits in its queue, and a client sees
+only that no token comes. So the limit is on those: `_UNANSWERED` requests may wait for their first token, or as many
+as are being answered, whichever is more. A server with one slot gets a short queue, and one with many fills in a few
+steps, each as long as a first token takes.
+
 Only a stream holds a slot while its caller's code runs, and that code may need another slot. Where waiting could
 deadlock, it gets one beyond the limit: at once if a stream of the same context (task or thread) is open, and otherwise
 once every slot has been held for `_PATIENCE` by a stream that waits for its caller.
@@ -23,7 +28,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from namel3ss_ollama.errors import QueueFullError
 from namel3ss_ollama.forks import renewed_after_fork
@@ -33,9 +38,13 @@ from namel3ss_ollama.settings import check_positive
 if TYPE_CHECKING:
     from namel3ss_ollama.choosing import Wanted
 
-__all__ = ["Limiter", "Slot", "call_in", "patiently"]
+__all__ = ["ConcurrencyLimit", "Limiter", "Slot", "call_in", "patiently"]
 
 T = TypeVar("T")
+ConcurrencyLimit = int | Literal["auto"] | None
+"""A limit on concurrent requests: a number, "auto" for one that adapts to the server, None for none."""
+_UNANSWERED = 10
+"""How many requests may wait for their first token if the limit adapts and no more are being answered."""
 _PATIENCE = 0.25
 """Seconds that all streams must have waited for their callers before requests may exceed the limit."""
 
@@ -46,15 +55,17 @@ class Slot:
     Attributes:
         loop: That event loop.
         held: Whether it counts as running.
+        answered: Whether its first token has arrived, if the limit adapts.
         idle_since: When its stream handed a chunk to the caller, by `time.monotonic`; None while the stream reads.
     """
 
-    __slots__ = ("_limiter", "future", "held", "idle_since", "loop", "patient", "reminded")
+    __slots__ = ("_limiter", "answered", "future", "held", "idle_since", "loop", "patient", "reminded")
 
     def __init__(self, limiter: Limiter, loop: asyncio.AbstractEventLoop, *, patient: bool = False) -> None:
         self._limiter = limiter
         self.loop = loop
         self.held = False
+        self.answered = False
         self.patient = patient
         self.reminded = False
         self.future: asyncio.Future[None] | None = None
@@ -92,7 +103,7 @@ class Limiter:
     """A first-come, first-served concurrency limit across event loops and threads.
 
     Args:
-        max_concurrent: The number of slots; None for no limit.
+        max_concurrent: The number of slots; "auto" for a limit that adapts to the server, None for no limit.
         max_queue: How many requests may wait; one more fails at once. None for no limit.
         queue_timeout: How long a request may wait, in seconds. None for no limit.
 
@@ -105,11 +116,12 @@ class Limiter:
 
     def __init__(
         self,
-        max_concurrent: int | None = 10,
+        max_concurrent: ConcurrencyLimit = "auto",
         max_queue: int | None = None,
         queue_timeout: float | None = None,
     ) -> None:
-        check_positive("max_concurrent", max_concurrent, integer=True)
+        if max_concurrent != "auto":
+            check_positive("max_concurrent", max_concurrent, integer=True)
         check_positive("max_queue", max_queue, integer=True, zero=True)
         check_positive("queue_timeout", queue_timeout)
         self.max_concurrent = max_concurrent
@@ -123,10 +135,17 @@ class Limiter:
         self._lock = allocate_lock()
         self._held: dict[asyncio.AbstractEventLoop, set[Slot]] = {}
         self._running = 0
+        self._answered = 0
+        self._limit = _UNANSWERED if self.max_concurrent == "auto" else self.max_concurrent
         self._waiters: OrderedDict[Slot, None] = OrderedDict()
         self._patient = 0
         self._returned: deque[Slot] = deque()
         self._watched: set[asyncio.AbstractEventLoop] = set()
+
+    @property
+    def most(self) -> int | None:
+        """How many requests can run at most; None if no number limits them."""
+        return self.max_concurrent if isinstance(self.max_concurrent, int) else None
 
     @property
     def running(self) -> int:
@@ -231,6 +250,20 @@ class Limiter:
         if self._lock.acquire(blocking=False):  # its holder may already have made its last check
             self._unlock()
 
+    def answered(self, slot: Slot, begun: bool = True) -> None:
+        """Note that the first token of a request has arrived, or, if not `begun`, that it is sent again."""
+        if self.max_concurrent != "auto" or slot.answered is begun:
+            return
+        self._lock.acquire()
+        try:
+            if slot.held:
+                slot.answered = begun
+                self._count_answered(1 if begun else -1)
+                if self._waiters:
+                    self._hand_out()
+        finally:
+            self._unlock()
+
     def _unlock(self) -> None:
         """Process `_returned` and release the lock; repeat if more arrived in between."""
         while True:
@@ -264,10 +297,21 @@ class Limiter:
     def _left(self, slot: Slot) -> None:
         """A slot that was held is free."""
         self._running -= 1
+        if slot.answered:
+            self._count_answered(-1)
 
     def _bound(self) -> int | None:
         """How many requests may run; None for no limit."""
-        return self.max_concurrent
+        return self._limit
+
+    def _is_full(self) -> bool:
+        """Whether no further request may run."""
+        return self._limit is not None and self._running >= self._limit
+
+    def _count_answered(self, change: int) -> None:
+        """More, or fewer, of the running requests are being answered; the limit follows."""
+        self._answered += change
+        self._limit = self._answered + max(self._answered, _UNANSWERED)
 
     def _settle(self) -> None:
         """Free the returned slots."""
@@ -305,10 +349,10 @@ class Limiter:
     def _take(self, slot: Slot) -> bool:
         """Hold a slot if one is free for a newcomer, after reclaiming those of closed loops."""
         if self.max_concurrent is not None:
-            if self._running >= self.max_concurrent:
+            if self._is_full():
                 self._reclaim()
-            if self._running >= self.max_concurrent:
-                return False
+                if self._is_full():
+                    return False
             if self._waiters and any(waiter.loop.is_running() for waiter in self._waiters):
                 return False
         self._hold(slot)
@@ -336,7 +380,7 @@ class Limiter:
     def _hand_out(self) -> None:
         """Hand free slots to waiters on a running loop. A stopped loop asks again when it runs."""
         stopped: list[Slot] = []
-        while self._waiters and (self.max_concurrent is None or self._running < self.max_concurrent):
+        while self._waiters and not self._is_full():
             slot = next(iter(self._waiters))
             if slot.loop.is_running():
                 self._grant(slot)

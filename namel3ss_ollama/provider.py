@@ -24,7 +24,7 @@ from namel3ss_ollama.dispatcher import Dispatcher
 from namel3ss_ollama.generation import Runner
 from namel3ss_ollama.headers import headers_of_all
 from namel3ss_ollama.hosts import Hosts, HostState, Where, fleet_of, known_here, read_hosts, restored
-from namel3ss_ollama.limiter import Limiter
+from namel3ss_ollama.limiter import ConcurrencyLimit, Limiter
 from namel3ss_ollama.messages import MessageLike, has_files
 from namel3ss_ollama.models import version_of
 from namel3ss_ollama.pool import Pool
@@ -74,7 +74,9 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, TuningMet
         headers: Additional headers for every request.
         max_concurrent: The maximum number of concurrent requests; None for no limit. The others wait, first come, first
             served. A request made while a stream of the same task (or thread) is open never waits, which could
-            deadlock: it exceeds the limit if necessary. 10 by default; with several hosts, the number of their slots.
+            deadlock: it exceeds the limit if necessary. "auto", the default, adapts to the server: 10 requests may wait
+            for their first token, or as many as are being answered, if these are more. With several hosts it means
+            the number of their slots.
         max_queue: How many requests may wait; one more fails at once with `QueueFullError`. None for no limit.
         queue_timeout: How long a request may wait, in seconds. None for no limit.
         timeout: The limit for each call in seconds, including retries and the wait for a slot; not for `pull_model`,
@@ -117,7 +119,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, TuningMet
         *,
         api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        max_concurrent: int | NotGiven | None = NOT_GIVEN,
+        max_concurrent: ConcurrencyLimit = "auto",
         max_queue: int | None = None,
         queue_timeout: float | None = None,
         timeout: float | None = None,
@@ -163,13 +165,11 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, TuningMet
         self._http = http
         self._pool: Pool | None = None
         policy = retry or RetryPolicy()
-        bound = 10 if isinstance(max_concurrent, NotGiven) else max_concurrent
         if self._hosts is None:
             self._only = server(resolve_address(where if isinstance(where, str) else None, os.environ), api_key)
-            self._limiter = Limiter(bound, max_queue, queue_timeout)
+            self._limiter = Limiter(max_concurrent, max_queue, queue_timeout)
             self._retrier = Retrier(policy)
         else:
-            given = None if isinstance(max_concurrent, NotGiven) else max_concurrent
             fleet = fleet_of(self._hosts)
             servers = {
                 # A host's own credentials replace the provider's key.
@@ -180,7 +180,7 @@ class OllamaProvider(Account, Web, Decisions, Batching, TokenCounting, TuningMet
                 )
                 for standing, host in zip(fleet.hosts, self._hosts.hosts, strict=True)
             }
-            dispatcher = Dispatcher(fleet, given, max_queue, queue_timeout)
+            dispatcher = Dispatcher(fleet, max_concurrent, max_queue, queue_timeout)
             self._limiter = dispatcher
             self._pool = Pool(servers, dispatcher, self._hosts.refresh)
             self._retrier = Retrier(policy, fleet.slots)

@@ -326,7 +326,7 @@ class Stream:
             if (said := reason_in_line(lines[0])) is not None:
                 raise self._runner.with_partial(ServerReportedError(said), self._answer, turn)
             if self._answer.time_to_first_token is None:
-                self._answer.time_to_first_token = turn.call.first()
+                self._answer.time_to_first_token = turn.first()
             return lines
 
         return await self._runner.ask(request, attempt, turn)

@@ -80,6 +80,18 @@ class Turn:
             raise
         self.watch.begin()
 
+    def sent(self) -> None:
+        """An attempt begins."""
+        if self.slot is not None:
+            self._limiter.answered(self.slot, False)
+        self.call.sent()
+
+    def first(self) -> float:
+        """The first chunk has arrived; returns the seconds since the attempt began."""
+        if self.slot is not None:
+            self._limiter.answered(self.slot)
+        return self.call.first()
+
     def spend(self, usage: Usage) -> None:
         """Count the tokens of an answer that another one replaces."""
         self.spent = usage if self.spent is None else self.spent.plus(usage)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.clients import MESSAGES, PROMPT, Client, SyncClient
+from benchmarks.clients import MESSAGES, PROMPT, Client, PacedClient, SyncClient
 from benchmarks.worker import resident
 from namel3ss_ollama import OllamaProvider
 from namel3ss_ollama.testing import OllamaServer
@@ -67,6 +68,17 @@ def provider_whole(url: str) -> Client:
 
     async def run(tokens: int) -> int:
         return len((await made.achat(MESSAGES, max_tokens=tokens)).content)
+
+    return run
+
+
+def paced(url: str) -> PacedClient:
+    """`stream_chat`."""
+    made = _provider(url)
+
+    async def run(arrived: Callable[[str], None]) -> None:
+        async for chunk in made.stream_chat(MESSAGES, model="live"):
+            arrived(chunk.content)
 
     return run
 

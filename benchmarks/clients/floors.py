@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ import httpx
 import httpx_aiohttp
 import orjson
 
-from benchmarks.clients import MESSAGES, PROMPT, Client
+from benchmarks.clients import MESSAGES, PROMPT, UNLIMITED, Client, PacedClient
 
 
 def _body(tokens: int, model: str = "bench") -> dict[str, Any]:
@@ -57,13 +58,18 @@ def raw_socket(url: str) -> Client:
     return run
 
 
+def open_session() -> aiohttp.ClientSession:
+    """A session without limits."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(None))
+
+
 def plain_aiohttp(url: str) -> Client:
     """aiohttp and orjson."""
     session: list[aiohttp.ClientSession] = []
 
     async def run(tokens: int) -> int:
         if not session:  # it belongs to the event loop that creates it
-            session.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+            session.append(open_session())
         counter = _Counter()
         async with session[0].post(url + "/api/chat", json=_body(tokens)) as response:
             async for data in response.content.iter_any():
@@ -73,17 +79,14 @@ def plain_aiohttp(url: str) -> Client:
     return run
 
 
-_UNLIMITED = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-
-
 def plain_httpx(url: str) -> Client:
     """httpx and orjson."""
-    return _of_httpx(httpx.AsyncClient(limits=_UNLIMITED, timeout=None), url)
+    return _of_httpx(httpx.AsyncClient(limits=UNLIMITED, timeout=None), url)
 
 
 def httpx_over_aiohttp(url: str) -> Client:
     """httpx-aiohttp and orjson."""
-    return _of_httpx(httpx_aiohttp.HttpxAiohttpClient(limits=_UNLIMITED, timeout=None), url)
+    return _of_httpx(httpx_aiohttp.HttpxAiohttpClient(limits=UNLIMITED, timeout=None), url)
 
 
 def _of_httpx(client: httpx.AsyncClient, url: str) -> Client:
@@ -93,6 +96,58 @@ def _of_httpx(client: httpx.AsyncClient, url: str) -> Client:
             async for data in response.aiter_bytes():
                 counter.feed(data)
         return counter.characters
+
+    return run
+
+
+async def texts(session: aiohttp.ClientSession, url: str) -> AsyncIterator[str]:
+    """The texts of an answer whose tokens come one at a time, over aiohttp and orjson."""
+    async with session.post(url + "/api/chat", json=_body(1, "live")) as response:
+        rest = b""
+        async for data in response.content.iter_any():
+            lines = (rest + data).split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                yield orjson.loads(line)["message"]["content"]
+
+
+def paced(url: str) -> PacedClient:
+    """aiohttp and orjson."""
+    session: list[aiohttp.ClientSession] = []
+
+    async def run(arrived: Callable[[str], None]) -> None:
+        if not session:
+            session.append(open_session())
+        async with session[0].post(url + "/api/chat", json=_body(1, "live")) as response:
+            rest = b""
+            async for data in response.content.iter_any():
+                lines = (rest + data).split(b"\n")
+                rest = lines.pop()
+                for line in lines:
+                    arrived(orjson.loads(line)["message"]["content"])
+
+    return run
+
+
+def paced_raw(url: str) -> PacedClient:
+    """asyncio's streams: the limit."""
+    parts = urlsplit(url)
+
+    async def run(arrived: Callable[[str], None]) -> None:
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        body = orjson.dumps(_body(1, "live"))
+        writer.write(b"POST /api/chat HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            rest = b""
+            while data := await reader.read(64 * 1024):
+                pieces = (rest + data).split(b"\r\n")
+                rest = pieces.pop()
+                for piece in pieces:
+                    if piece.startswith(b"{"):
+                        arrived(orjson.loads(piece)["message"]["content"])
+        finally:
+            writer.close()
 
     return run
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import aiohttp
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import Field
 
-from benchmarks.clients import PROMPT, Client, SyncClient
+from benchmarks.clients import PROMPT, UNLIMITED, Client, PacedClient, SyncClient
+from benchmarks.clients.floors import open_session, texts
 
 
 # Imported where needed: a program has one of them in memory, not both.
@@ -128,6 +130,56 @@ def theirs_sync(url: str) -> SyncClient:
 def floor_sync(_: str) -> SyncClient:
     """`stream` of a model that yields ready-made chunks."""
     return _SyncStreamed(_Ready())
+
+
+class _PacedFloor(_Ready):
+    """Makes a chunk of each text over aiohttp and orjson, and does nothing else."""
+
+    url: str
+    session: list[aiohttp.ClientSession] = Field(default_factory=list)
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        if not self.session:
+            self.session.append(open_session())
+        async for text in texts(self.session[0], self.url):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+
+
+def _paced(model: BaseChatModel) -> PacedClient:
+    async def run(arrived: Callable[[str], None]) -> None:
+        async for chunk in model.astream(PROMPT):
+            arrived(str(chunk.content))
+
+    return run
+
+
+def floor_paced(url: str) -> PacedClient:
+    """`astream` of a model that makes its chunks of what aiohttp and orjson give."""
+    return _paced(_PacedFloor(url=url))
+
+
+def ours_paced(url: str) -> PacedClient:
+    """`astream` of langchain_namel3ss_ollama."""
+    return _paced(_ours(url).model_copy(update={"model": "live"}))
+
+
+def theirs_paced(url: str) -> PacedClient:
+    """`astream` of langchain_ollama, without httpx's limit of 100 connections."""
+    return _paced(_theirs(url, client_kwargs={"limits": UNLIMITED}).model_copy(update={"model": "live"}))
+
+
+def ours_default(url: str) -> Client:
+    """`astream` of langchain_namel3ss_ollama as it is, with the limit on concurrent requests that it has by default."""
+    from langchain_namel3ss_ollama import ChatOllama
+
+    return _Streamed(ChatOllama(model="typical", base_url=url))
+
+
+def theirs_default(url: str) -> Client:
+    """`astream` of langchain_ollama as it is."""
+    from langchain_ollama import ChatOllama
+
+    return _Streamed(ChatOllama(model="typical", base_url=url))
 
 
 def _whole(model: BaseChatModel) -> Client:

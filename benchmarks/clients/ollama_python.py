@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import ollama
 
-from benchmarks.clients import MESSAGES, PROMPT, Client, SyncClient
+from benchmarks.clients import MESSAGES, PROMPT, UNLIMITED, Client, PacedClient, SyncClient
 from benchmarks.worker import resident
 
 
@@ -19,6 +20,17 @@ def chat(url: str) -> Client:
         async for part in await client.chat("bench", MESSAGES, stream=True, options={"num_predict": tokens}):
             characters += len(part.message.content or "")
         return characters
+
+    return run
+
+
+def paced(url: str) -> PacedClient:
+    """`AsyncClient.chat`, streaming, without httpx's limit of 100 connections."""
+    client = ollama.AsyncClient(url, limits=UNLIMITED)
+
+    async def run(arrived: Callable[[str], None]) -> None:
+        async for part in await client.chat("live", MESSAGES, stream=True):
+            arrived(part.message.content or "")
 
     return run
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,7 +31,6 @@ from namel3ss_ollama.cli.options import HostsOption, ModelOption, Options, examp
 from namel3ss_ollama.cli.process import INTERRUPTED
 from namel3ss_ollama.cli.tables import Fields, Row, Table, open_table
 from namel3ss_ollama.rows import BatchFailure, BatchRow, RowId
-from namel3ss_ollama.settings import NOT_GIVEN
 
 __all__ = ["EXAMPLES", "batch"]
 
@@ -96,7 +95,8 @@ def batch(
             "--max-concurrent",
             metavar="N",
             min=1,
-            help="The concurrency limit over all servers; if unset, 10, or the total of the slots of several servers.",
+            help="The concurrency limit over all servers; if unset, it adapts to the server, and for several it is the "
+            "total of their slots.",
         ),
     ] = None,
 ) -> None:
@@ -303,15 +303,15 @@ async def _ask(
 ) -> BatchReport:
     """Ask the rows for which the journal has no answer."""
     call: dict[str, Any] = {"journal": journal, "ids": asked.ids, "retry_failed": retry_failed, "progress": True}
-    slots = NOT_GIVEN if max_concurrent is None else max_concurrent
+    limit: int | Literal["auto"] = max_concurrent or "auto"
     with checked_arguments():
         if asked.embeds:
             call["dimensions"] = settings.pop("dimensions", None)
             call["options"] = {**settings.pop("options", {}), **settings}
-            provider = OllamaProvider(model, where(hosts), max_concurrent=slots)
+            provider = OllamaProvider(model, where(hosts), max_concurrent=limit)
         else:
             call.update((name, settings.pop(name)) for name in _OF_A_CALL if name in settings)
-            provider = OllamaProvider(model, where(hosts), max_concurrent=slots, **settings)
+            provider = OllamaProvider(model, where(hosts), max_concurrent=limit, **settings)
     report: BatchReport
     async with provider:
         # Checked before a journal is created, so that a misspelt model leaves none.

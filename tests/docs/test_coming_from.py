@@ -287,7 +287,7 @@ def test_the_defaults_on_the_pages_are_the_real_ones() -> None:
         assert f"{config.chunk_timeout:g} s between two" in text
         assert f"{config.tool_call_timeout:g} s for any chunk" in text
         assert f"RetryPolicy(attempts={policy.attempts})" in text
-        assert "max_concurrent=10" in text
+        assert 'max_concurrent="auto"' in text
 
 
 def test_errors_on_the_pages_are_ours() -> None:

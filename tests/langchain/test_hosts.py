@@ -75,9 +75,9 @@ def test_the_environment_names_them(
     assert ask(model)
     assert asked(servers[2]) == 1
     assert model.base_url is None  # as with one address in the environment
-    assert model.max_concurrent is None
+    assert model.max_concurrent == "auto"
     assert model._identity()["base_url"] == urls
-    assert made(cls, "http://one").max_concurrent == 10
+    assert made(cls, "http://one").max_concurrent == "auto"
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
@@ -86,7 +86,7 @@ def test_both_kinds_of_calls_share_the_slots(cls: Any, urls: list[str]) -> None:
     provider = model._provider_for(sync=True)
     assert provider is model._provider_for(sync=False) is copy.deepcopy(model)._provider_for(sync=True)
     assert [state.slots for state in provider.hosts()] == [4, 1, 1]
-    assert model.max_concurrent is None
+    assert model.max_concurrent == "auto"
     assert made(cls, urls, max_concurrent=2)._provider_for(sync=True)._limiter.max_concurrent == 2
     assert made(cls, urls, max_concurrent=10)._provider_for(sync=True)._limiter.max_concurrent == 10
     model.base_url = urls[:2]
@@ -115,7 +115,7 @@ async def test_threads_and_loops_together_never_give_a_host_more_than_its_slots(
 def test_a_list_of_one_address_is_one_server(ollama_server: OllamaServer) -> None:
     model = made(ChatOllama, [ollama_server.url])
     assert model._provider_for(sync=True).hosts() == []
-    assert model.max_concurrent == 10
+    assert model.max_concurrent == "auto"
     assert "host" not in model.invoke("Hi").response_metadata
     assert [record.path for record in ollama_server.requests] == ["/api/chat"]
 
@@ -288,7 +288,7 @@ def test_fields_that_are_configured_leave_hosts_and_slots(urls: list[str]) -> No
     prepared, _ = configurable.prepare({"configurable": {"t": 0.3}})
     assert prepared.base_url == model.base_url
     assert prepared.base_url.hosts[0].api_key == SECRET
-    assert prepared.max_concurrent is None
+    assert prepared.max_concurrent == "auto"
     moved, _ = configurable.prepare({"configurable": {"where": urls[:2]}})
     assert moved._provider_for(sync=True).addresses == (urls[0], urls[1])
 

@@ -70,7 +70,7 @@ def test_the_environment_names_them(
     assert ask(component)
     assert asked(servers[2]) == 1
     assert component.base_url == Hosts(urls)
-    assert component.max_concurrent is None
+    assert component.max_concurrent == "auto"
     assert made(cls, "http://one").base_url == "http://one:80"
 
 
@@ -78,11 +78,11 @@ def test_the_environment_names_them(
 def test_the_slots_are_the_bound(cls: Any, urls: list[str]) -> None:
     component = made(cls, [Host(urls[0], slots=4), *urls[1:]])
     assert [state.slots for state in component.provider.hosts()] == [4, 1, 1]
-    assert (component.max_concurrent, component.provider._limiter.max_concurrent) == (None, None)
+    assert (component.max_concurrent, component.provider._limiter.max_concurrent) == ("auto", None)
     for bound in (2, 10):
         bounded = made(cls, urls, max_concurrent=bound)
         assert (bounded.max_concurrent, bounded.provider._limiter.max_concurrent) == (bound, bound)
-    assert made(cls, urls[0]).max_concurrent == made(cls, urls[:1]).max_concurrent == 10
+    assert made(cls, urls[0]).max_concurrent == made(cls, urls[:1]).max_concurrent == "auto"
 
 
 def test_texts_of_an_index_go_to_all_hosts(servers: list[OllamaServer], urls: list[str]) -> None:
@@ -147,7 +147,7 @@ def test_settings_that_do_not_go_together(urls: list[str]) -> None:
     for where in (None, urls[0], Hosts(urls, resume="auto")):
         llm = Ollama(provider=shared, base_url=where)
         assert llm.base_url == Hosts(urls, resume="auto")
-        assert llm.max_concurrent is None
+        assert llm.max_concurrent == "auto"
     with pytest.raises(ValueError, match="base_url: belongs to the provider"):
         Ollama(provider=shared, base_url=urls[1:])
 
@@ -177,7 +177,7 @@ def test_copies_have_all_hosts(cls: Any, way: Callable[[Any], Any], servers: lis
     again = way(component)
     assert again.base_url == component.base_url == where
     assert [state.slots for state in again.provider.hosts()] == [4, 1]
-    assert (again.max_concurrent, again.provider._limiter.max_concurrent) == (None, None)
+    assert (again.max_concurrent, again.provider._limiter.max_concurrent) == ("auto", None)
     servers[0].refuse()
     assert ask(again)
     assert asked(servers[1]) == 1

@@ -61,6 +61,51 @@ async def test_slots_are_handed_out_in_the_order_of_asking() -> None:
     assert state(limiter) == (0, 0)
 
 
+async def test_an_adaptive_limit_counts_requests_without_a_first_token() -> None:
+    limiter = Limiter("auto")
+    waiting = [asyncio.create_task(limiter.acquire()) for _ in range(100)]
+    await settle()
+    assert state(limiter) == (10, 90)
+    for count, running in ((4, 14), (10, 20), (11, 22), (20, 40), (40, 80)):  # as many as are answered, at least 10
+        for task in waiting[:count]:
+            limiter.answered(task.result())
+            limiter.answered(task.result())  # counts once
+        await settle()
+        assert state(limiter) == (running, 100 - running)
+    for task in waiting[:40]:  # none of the other 40 has its first token, so none follows
+        limiter.release(task.result())
+        limiter.answered(task.result())  # too late
+    assert state(limiter) == (40, 20)
+    for task in waiting[40:71]:
+        limiter.release(task.result())
+    await settle()
+    assert state(limiter) == (10, 19)
+    for task in waiting[71:]:
+        await task
+        limiter.release(task.result())
+    assert state(limiter) == (0, 0)
+
+
+async def test_a_request_that_is_sent_again_waits_for_its_first_token() -> None:
+    limiter = Limiter("auto")
+    slots = [await limiter.acquire() for _ in range(10)]
+    for slot in slots:
+        limiter.answered(slot)
+    slots += [await limiter.acquire() for _ in range(10)]
+    for slot in slots[:5]:
+        limiter.answered(slot, False)
+    assert limiter.try_acquire() is None
+    for slot in slots[10:]:
+        limiter.answered(slot)
+    assert limiter.try_acquire() is not None
+
+
+async def test_a_fixed_limit_does_not_adapt() -> None:
+    limiter = Limiter(1)
+    limiter.answered(await limiter.acquire())
+    assert limiter.try_acquire() is None
+
+
 async def test_a_newcomer_does_not_overtake_one_who_was_handed_a_slot() -> None:
     limiter = Limiter(1)
     slot = await limiter.acquire()

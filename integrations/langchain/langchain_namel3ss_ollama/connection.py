@@ -10,7 +10,7 @@ import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, SecretStr
 
@@ -35,7 +35,6 @@ Where = str | Sequence[Host | str] | Hosts
 _PASSED_ON = ("verify", "cert", "proxy", "trust_env")
 _OF_A_PROVIDER = ("max_retries", "retry", "headers", "userinfo", "client_kwargs", "sync_client_kwargs",
                   "async_client_kwargs")  # fmt: skip
-_MAX_CONCURRENT = 10
 
 
 def split_userinfo(url: str) -> tuple[str, str | None]:
@@ -109,9 +108,10 @@ class ConnectionFields(BaseModel):
     retry: RetryPolicy | None = Field(default=None, exclude=True)
     """When and how often to retry a failed request."""
 
-    max_concurrent: int | None = 10
-    """How many requests run at once; the others wait. None for no limit, which is the default with several hosts: their
-    slots are the limit."""
+    max_concurrent: int | Literal["auto"] | None = "auto"
+    """How many requests run at once; the others wait. "auto" adapts to the server: 10 requests may wait for their first
+    token, or as many as are being answered, if these are more. With several hosts it means their slots. None for no
+    limit."""
 
     stream_config: StreamConfig | None = Field(default=None, exclude=True)
     """Timeouts and limits of each request."""
@@ -165,7 +165,7 @@ def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
         wrong.append("base_url")
     if given.get("api_key") is not None:
         wrong.append("api_key")
-    if given.get("max_concurrent", _MAX_CONCURRENT) != _MAX_CONCURRENT:
+    if given.get("max_concurrent", "auto") != "auto":
         wrong.append("max_concurrent")
     if wrong:
         raise ValueError(f"{wrong[0]}: belongs to the provider that is given; set it there")

@@ -197,9 +197,6 @@ class OllamaSettings(ConnectionFields):
         if not self.model:
             raise ValueError("model: is needed, unless a provider is given")
         provider = self._provider_for(sync=False)
-        if self.provider is None and "max_concurrent" not in self.model_fields_set and provider.hosts():
-            self.max_concurrent = None
-            provider = self._provider_for(sync=False)
         self._provider_for(sync=True)
         # The core validates its arguments; this instance exists only for that.
         OllamaProvider(self.model, provider.base_url, **self._defaults_to_check())

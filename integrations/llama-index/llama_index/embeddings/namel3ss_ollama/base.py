@@ -16,11 +16,8 @@ from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.constants import DEFAULT_EMBED_BATCH_SIZE
 
 from llama_index.llms.namel3ss_ollama.connection import (
-    MAX_CONCURRENT,
-    UNSET,
     Where,
     WhereField,
-    bound_of,
     connect,
     deadlines,
     in_words_of,
@@ -98,8 +95,9 @@ class OllamaEmbedding(BaseEmbedding):
         max_batch_chars: How many characters to send per request; a longer text is sent alone.
         headers: Additional headers for every request; not in reprs, events or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; OLLAMA_API_KEY by default. Not in reprs, events or `to_dict`.
-        max_concurrent: How many requests run at once; None for no limit. 10 by default; with several hosts, their
-            slots.
+        max_concurrent: How many requests run at once; the others wait. "auto" adapts to the server: 10 requests may
+            wait for their first token, or as many as are being answered, if these are more. With several hosts it means
+            their slots. None for no limit.
         retry: When and how often to retry a failed request.
         request_timeout: The timeout in seconds for each wait for the server; short for a `stream_config`.
         stream_config: Timeouts of each request.
@@ -138,8 +136,8 @@ class OllamaEmbedding(BaseEmbedding):
         default=None, description="Additional headers for every request.", exclude=True, repr=False, frozen=True
     )
     api_key: str | None = Field(default=None, description="A bearer token.", exclude=True, repr=False, frozen=True)
-    max_concurrent: int | None = Field(
-        default=MAX_CONCURRENT, description="How many requests run at once.", frozen=True
+    max_concurrent: int | Literal["auto"] | None = Field(
+        default="auto", description="How many requests run at once.", frozen=True
     )
     retry: RetryPolicy | None = Field(default=None, description="When failed requests are retried.", frozen=True)
     request_timeout: float | None = Field(
@@ -180,7 +178,7 @@ class OllamaEmbedding(BaseEmbedding):
         max_batch_chars: int = 200_000,
         headers: dict[str, str] | None = None,
         api_key: str | None = None,
-        max_concurrent: int | None = UNSET,
+        max_concurrent: int | Literal["auto"] | None = "auto",
         retry: RetryPolicy | None = None,
         request_timeout: float | None = None,
         stream_config: StreamConfig | None = None,
@@ -210,7 +208,7 @@ class OllamaEmbedding(BaseEmbedding):
             "max_batch_chars": max_batch_chars,
             "headers": headers,
             "api_key": api_key,
-            "max_concurrent": MAX_CONCURRENT if max_concurrent is UNSET else max_concurrent,
+            "max_concurrent": max_concurrent,
             "retry": retry,
             "request_timeout": request_timeout,
             "stream_config": stream_config,
@@ -235,7 +233,6 @@ class OllamaEmbedding(BaseEmbedding):
         )
         # Without the credentials that an address may contain: this field is displayed.
         self.__dict__["base_url"] = self._provider.where
-        self.__dict__["max_concurrent"] = bound_of(self._provider, max_concurrent)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle the provider, as the core pickles it (without secrets), and the other fields."""

@@ -29,11 +29,8 @@ from llama_index.core.llms.llm import ToolSelection
 from typing_extensions import Self
 
 from llama_index.llms.namel3ss_ollama.connection import (
-    MAX_CONCURRENT,
-    UNSET,
     Where,
     WhereField,
-    bound_of,
     connect,
     deadlines,
     has_several,
@@ -133,8 +130,9 @@ class Ollama(StructuredOutputs):
         headers: Additional headers for every request; not in reprs, events or `to_dict`.
         api_key: Sent as `Authorization: Bearer`; OLLAMA_API_KEY by default. Not in reprs, events or `to_dict`.
         max_tokens: The maximum number of tokens of an answer, sent as `num_predict`.
-        max_concurrent: How many requests run at once; None for no limit. 10 by default; with several hosts, their
-            slots.
+        max_concurrent: How many requests run at once; the others wait. "auto" adapts to the server: 10 requests may
+            wait for their first token, or as many as are being answered, if these are more. With several hosts it means
+            their slots. None for no limit.
         retry: When and how often to retry a failed request.
         stream_config: Timeouts and limits of each request.
         on_truncation: What to do if the server truncates the prompt to its context window: "warn", "error", "ignore".
@@ -176,8 +174,8 @@ class Ollama(StructuredOutputs):
     )
     api_key: str | None = Field(default=None, description="A bearer token.", exclude=True, repr=False, frozen=True)
     max_tokens: int | None = Field(default=None, description="The maximum number of tokens of an answer.")
-    max_concurrent: int | None = Field(
-        default=MAX_CONCURRENT, description="How many requests run at once.", frozen=True
+    max_concurrent: int | Literal["auto"] | None = Field(
+        default="auto", description="How many requests run at once.", frozen=True
     )
     retry: RetryPolicy | None = Field(default=None, description="When failed requests are retried.", frozen=True)
     stream_config: StreamConfig | None = Field(default=None, description="Timeouts and limits of each request.")
@@ -218,7 +216,7 @@ class Ollama(StructuredOutputs):
         *,
         api_key: str | None = None,
         max_tokens: int | None = None,
-        max_concurrent: int | None = UNSET,
+        max_concurrent: int | Literal["auto"] | None = "auto",
         retry: RetryPolicy | None = None,
         stream_config: StreamConfig | None = None,
         on_truncation: Literal["warn", "error", "ignore"] | None = None,
@@ -249,7 +247,7 @@ class Ollama(StructuredOutputs):
             "headers": headers,
             "api_key": api_key,
             "max_tokens": max_tokens,
-            "max_concurrent": MAX_CONCURRENT if max_concurrent is UNSET else max_concurrent,
+            "max_concurrent": max_concurrent,
             "retry": retry,
             "stream_config": stream_config,
             "on_truncation": on_truncation,
@@ -273,7 +271,6 @@ class Ollama(StructuredOutputs):
         )
         # Without the credentials that an address may contain: this field is displayed.
         self.__dict__["base_url"] = self._provider.where
-        self.__dict__["max_concurrent"] = bound_of(self._provider, max_concurrent)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle the provider, as the core pickles it (without secrets), and the other fields."""

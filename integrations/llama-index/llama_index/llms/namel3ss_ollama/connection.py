@@ -9,18 +9,15 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from namel3ss_ollama import Host, Hosts, LLMTimeoutError, OllamaProvider, RetryPolicy, StreamConfig
 
 __all__ = [
-    "MAX_CONCURRENT",
-    "UNSET",
     "Where",
     "WhereField",
-    "bound_of",
     "connect",
     "deadlines",
     "has_several",
@@ -33,10 +30,6 @@ __all__ = [
 Where = str | Sequence[Host | str] | Hosts
 """One server's address, or several."""
 
-MAX_CONCURRENT = 10
-"""The default number of concurrent requests to one server, the same as the core's."""
-UNSET: Any = object()
-"""A `max_concurrent` that is not given: None means no limit, and 10 is not the default for several hosts."""
 _SECRET = frozenset({"api_key", "base_url", "client_kwargs", "headers"})
 """Fields that may contain secrets; the provider has them."""
 _SILENCES = ("first_chunk_timeout", "chunk_timeout", "tool_call_timeout")
@@ -78,13 +71,6 @@ def has_several(provider: OllamaProvider) -> bool:
     return len(provider.addresses) > 1
 
 
-def bound_of(provider: OllamaProvider, max_concurrent: int | None) -> int | None:
-    """The value of the field `max_concurrent`: as given, else the core's default, which is None with several hosts."""
-    if max_concurrent is not UNSET:
-        return max_concurrent
-    return None if provider.hosts() else MAX_CONCURRENT
-
-
 def connect(
     model: str | None,
     provider: OllamaProvider | None,
@@ -92,7 +78,7 @@ def connect(
     base_url: Where | None,
     api_key: str | None,
     headers: Mapping[str, str] | None,
-    max_concurrent: int | None,
+    max_concurrent: int | Literal["auto"] | None,
     retry: RetryPolicy | None,
     **more: Any,
 ) -> OllamaProvider:
@@ -105,15 +91,14 @@ def connect(
     if provider is None:
         if model is None:
             raise ValueError("model: is needed, unless a provider is given")
-        settings: dict[str, Any] = {"api_key": api_key, "headers": headers, "retry": retry, **more}
-        if max_concurrent is not UNSET:
-            settings["max_concurrent"] = max_concurrent
-        return OllamaProvider(model, base_url, **settings)
+        return OllamaProvider(
+            model, base_url, api_key=api_key, headers=headers, max_concurrent=max_concurrent, retry=retry, **more
+        )
     own = {"api_key": api_key, "headers": headers, "retry": retry, **more}
     clashes = [name for name, value in own.items() if value is not None]
     if base_url is not None and base_url != provider.base_url and _read_where(base_url) != provider.where:
         clashes.append("base_url")
-    if max_concurrent is not UNSET and max_concurrent != MAX_CONCURRENT:
+    if max_concurrent != "auto":
         clashes.append("max_concurrent")
     if clashes:
         raise ValueError(f"{clashes[0]}: belongs to the provider that is given; set it there")
