@@ -38,6 +38,8 @@ PACED = (
     "langchain:ours_paced",
     "langchain:theirs_paced",
 )
+PACED_IN_THOUSANDS = ("floors:paced_raw", "floors:paced", "core:paced")
+"""With thousands of streams the others fall behind without end: their tokens need several cores."""
 DEFAULTS = ("langchain:ours_default", "langchain:theirs_default")
 WHOLE = ("core:provider_whole", "langchain:ours_whole", "langchain:theirs_whole")
 CROWDED = (

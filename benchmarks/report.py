@@ -104,7 +104,8 @@ def _grid(values: Mapping[str, Mapping[str, list[float]]]) -> Iterator[str]:
     yield f"| | {' | '.join(columns)} |"
     yield f"| --- |{' ---: |' * len(columns)}"
     for name, row in values.items():
-        yield f"| {_label(name)} | {' | '.join(_spread(figure(row[column])) for column in columns)} |"
+        cells = (_spread(figure(row[column])) if column in row else "" for column in columns)
+        yield f"| {_label(name)} | {' | '.join(cells)} |"
 
 
 def _spread(value: Figure, unit: str = "") -> str:
