@@ -92,7 +92,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[OllamaServer]:
 
 
 pytestmark = [
-    pytest.mark.usefixtures("certificates_read_once"),
+    pytest.mark.usefixtures("shared_ssl_context"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the peers leave their connections open
 ]
 
