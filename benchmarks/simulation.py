@@ -226,7 +226,7 @@ def simulate(scenario: Scenario, make: Maker, seed: int) -> Figures:
     for at, balancer in enumerate(balancers):
         _look_regularly(clock, balancer, machines, LOOK * at / len(balancers), lambda: len(firsts) < asked)
     clock.run()
-    assert len(firsts) == asked, "a request was lost"
+    assert len(firsts) == asked, "a request got no answer"
     return Figures(firsts, sum(machine.loads for machine in machines))
 
 
