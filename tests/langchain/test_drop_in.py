@@ -93,7 +93,7 @@ def add(a: int, b: list[int]) -> int:
     return a + sum(b)
 
 
-def whole(model: Any, *arguments: Any) -> Any:
+def streamed(model: Any, *arguments: Any) -> Any:
     pieces = list(model.stream(*arguments))
     return pieces[0] + pieces[1:]
 
@@ -116,9 +116,9 @@ Case = tuple[dict[str, Any], Callable[[Any], Any], dict[str, str], dict[str, str
 CASES: dict[str, Case] = {
     "a text": ({}, lambda m: m.invoke("Hi"), {}, {}),
     "all options": (OPTIONS, lambda m: m.invoke("Hi"), {}, {}),
-    "a stream": ({}, lambda m: whole(m, "Hi"), {}, {}),
+    "a stream": ({}, lambda m: streamed(m, "Hi"), {}, {}),
     "reasoning": ({"reasoning": True}, lambda m: m.invoke("think"), {}, {}),
-    "reasoning in a stream": ({"reasoning": "low"}, lambda m: whole(m, "think"), {}, {}),
+    "reasoning in a stream": ({"reasoning": "low"}, lambda m: streamed(m, "think"), {}, {}),
     "no reasoning": ({"reasoning": False}, lambda m: m.invoke("think"), {}, {}),
     "json": ({"format": "json"}, lambda m: m.invoke("where"), {}, {}),
     "bound": ({}, lambda m: m.bind(keep_alive=5, reasoning=True, model="other").invoke("Hi"), {}, {}),
@@ -150,7 +150,7 @@ CASES: dict[str, Case] = {
     "tools": ({}, lambda m: m.bind_tools([add, Place]).invoke("add"), SCHEMA, CALL_ID),
     "tools in a stream": (
         {},
-        lambda m: whole(m.bind_tools([add, Place]), "add"),
+        lambda m: streamed(m.bind_tools([add, Place]), "add"),
         SCHEMA,
         {
             **CALL_ID,
