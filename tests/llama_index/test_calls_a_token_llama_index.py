@@ -1,4 +1,4 @@
-"""LlamaIndex's hot path keeps its shape: this many calls per token, and no more."""
+"""Limits on the number of calls per token on LlamaIndex's hot path."""
 
 from __future__ import annotations
 
