@@ -51,7 +51,7 @@ class Case:
         grown: Whether the conversation grew to this length turn by turn.
         tools: Whether it has a tool.
         count: The tokens that the server counted.
-        told: Whether the answer reported the truncation.
+        reported: Whether the answer reported the truncation.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Case:
     grown: bool
     tools: bool
     count: int = 0
-    told: bool = False
+    reported: bool = False
 
     def lost(self) -> float:
         """The fraction of the prompt that was cut off."""
@@ -109,8 +109,8 @@ def table(done: list[Case], window: int) -> str:
         ("of these, in conversations that arrived complete", [case for case in much if not case.grown]),
         ("cut by less", [case for case in cut if case.lost() < _A_FIFTH]),
     ):
-        noticed = sum(case.told for case in group)
-        rows.append(f"| {name} | {len(group)} | {noticed} ({noticed / max(len(group), 1):.1%}) |")
+        detected = sum(case.reported for case in group)
+        rows.append(f"| {name} | {len(group)} | {detected} ({detected / max(len(group), 1):.1%}) |")
     return "\n".join(rows)
 
 
@@ -133,7 +133,7 @@ async def _measure(url: str | None, model: str, number: int, window: int, seed: 
     async with OllamaProvider(model, url, on_truncation="warn", **settings) as provider:
         for index, case in enumerate(done):
             response = await provider.achat(case.messages, tools=[_TOOL] if case.tools else [])
-            case.count, case.told = response.usage.prompt_tokens, response.truncated_prompt
+            case.count, case.reported = response.usage.prompt_tokens, response.truncated_prompt
             if index % 100 == 0:
                 print(f"{time.monotonic() - began:5.0f} s  {index} of {len(done)}", flush=True)
     return done
@@ -172,7 +172,7 @@ def main() -> None:
     given = parser.parse_args()
     done = asyncio.run(_measure(given.url, given.model, given.number, given.window, given.seed))
     for case in done:
-        if case.told and case.tokens < given.window * (1 - _UNSURE):
+        if case.reported and case.tokens < given.window * (1 - _UNSURE):
             print(f"a false alarm: {case.kind}, {case.tokens} tokens, {case.count} counted")
     with OllamaProvider(given.model, given.url) as provider:
         version = provider.sync.version()

@@ -37,7 +37,7 @@ _TICKS = 50
 _WINDOW = 256 * 1024
 _PIECE = 64 * 1024
 _PAUSES = {"paced": 0.002, "typical": 0.02}
-_ONE_A_TURN = ("stepped", *_PAUSES)
+_ONE_AT_A_TIME = ("stepped", *_PAUSES)
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 _COUNTERS = {
     "total_duration": 1_000_000_000,
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         self._received = b""
         self._unwritten: Iterator[bytes] | None = None
         self._paused = False
-        self._one_a_turn = False
+        self._one_at_a_time = False
         self._pause = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
         tokens = int((body.get("options") or {}).get("num_predict") or 100)
         kind = path.rpartition("/")[2]
         held = body.get("model") == "held"
-        self._one_a_turn = body.get("model") in _ONE_A_TURN
+        self._one_at_a_time = body.get("model") in _ONE_AT_A_TIME
         self._pause = _PAUSES.get(body.get("model", ""), 0.0)
         if kind == "embed":
             pieces = embedded(len(body["input"]) if isinstance(body["input"], list) else 1)
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         elif body.get("stream") is False:
             pieces = whole(kind, tokens)
         else:
-            pieces = stepped(kind, tokens) if self._one_a_turn or held else streamed(kind, tokens)
+            pieces = stepped(kind, tokens) if self._one_at_a_time or held else streamed(kind, tokens)
         self._unwritten = iter(pieces[: len(pieces) // 2] if held else pieces)
         delay = {"timed": TIMED, "typical": FIRST}.get(body.get("model", ""))
         if delay is not None and kind in ("chat", "generate"):
@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
                 self._unwritten = None
                 return
             self._transport.write(piece)
-            if self._one_a_turn:
+            if self._one_at_a_time:
                 loop = asyncio.get_running_loop()
                 if self._pause:
                     loop.call_later(self._pause, self._write)
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if not self._one_a_turn:
+        if not self._one_at_a_time:
             self._write()
         else:
             asyncio.get_running_loop().call_soon(self._write)

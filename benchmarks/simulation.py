@@ -196,9 +196,9 @@ def simulate(scenario: Scenario, make: Maker, seed: int) -> Figures:
         balancers[request.client].answered(request, machine)
         left = turns[request.conversation]
         if left:
-            pause, said, answer = left.pop()
+            pause, question, answer = left.pop()
             known = request.tokens + request.answer
-            following = Request(request.conversation, request.client, request.model, known + said, answer, known)
+            following = Request(request.conversation, request.client, request.model, known + question, answer, known)
             clock.at(clock.now + pause, lambda: ask(following))
 
     for machine in machines:
@@ -226,7 +226,7 @@ def simulate(scenario: Scenario, make: Maker, seed: int) -> Figures:
     for at, balancer in enumerate(balancers):
         _look_regularly(clock, balancer, machines, LOOK * at / len(balancers), lambda: len(firsts) < asked)
     clock.run()
-    assert len(firsts) == asked, "a request was lost"
+    assert len(firsts) == asked, "a request got no answer"
     return Figures(firsts, sum(machine.loads for machine in machines))
 
 

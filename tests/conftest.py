@@ -1,4 +1,4 @@
-"""For all tests: no environment of the machine's reaches them, and shared modules get pytest's assertions."""
+"""For all tests: the machine's environment variables are hidden, and asserts in shared modules are rewritten."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 pytest.register_assert_rewrite("fault_table", "fronts", "recordings", "scenarios")
 
-LIVE = os.environ.get("OLLAMA_BASE_URL")  # read now: no test sees the environment
+LIVE = os.environ.get("OLLAMA_BASE_URL")  # read at import: the tests run without it
 
 
 _context = functools.cache(ssl.create_default_context)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", action="store_true", help="record the cassettes anew from OLLAMA_BASE_URL")
+    parser.addoption("--record", action="store_true", help="record the cassettes again from OLLAMA_BASE_URL")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # the programs that tests start take longer so
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)  # it slows down the programs that tests start
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def _no_environment_settings(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("live") is None and not request.config.getoption("--record"):
         for name in ("OLLAMA_HOST", "OLLAMA_HOSTS", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
             monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def logging_as_it_was() -> Iterator[None]:
-    """For programs that set up logging: Celery's worker raises the root's level, the command adds a handler."""
+def restored_logging() -> Iterator[None]:
+    """For programs that configure logging: Celery's worker changes the root's level, the command adds a handler."""
     loggers = [logging.getLogger(), logging.getLogger("namel3ss_ollama")]
     before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
     yield
@@ -53,8 +53,8 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
-def certificates_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of clients that each read the certificates of all authorities, which takes longer than the test."""
+def shared_ssl_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of many clients, each of which would load the CA certificates, which takes longer than the test."""
     monkeypatch.setattr(ssl, "create_default_context", _context)
 
 
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def weights() -> Path:
-    """The weights of the small model, fetched once a machine; what needs them is skipped where they cannot be had."""
+    """The weights of the small model, fetched once per machine; tests are skipped if they cannot be fetched."""
     from namel3ss_ollama.embedded import Refused
     from namel3ss_ollama.embedded.weights import fetch
 
@@ -79,7 +79,7 @@ def weights() -> Path:
 
 @pytest.fixture(scope="session")
 def live_server() -> str:
-    """A real Ollama at OLLAMA_BASE_URL; without one the tests that want it are skipped, with the reason."""
+    """A real Ollama at OLLAMA_BASE_URL; without one, the tests that need it are skipped with the reason."""
     from recordings import server_or_skip
 
     return server_or_skip(LIVE)
@@ -87,7 +87,7 @@ def live_server() -> str:
 
 @pytest.fixture(scope="session")
 def copies(live_server: str, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the real Ollama, which has the small copies of its models (`one_layer.py` says what for)."""
+    """The address of the real Ollama, with the small copies of its models (see `one_layer.py`)."""
     from one_layer import with_one_layer
 
     with pytest.MonkeyPatch.context() as environment:
@@ -97,12 +97,12 @@ def copies(live_server: str, weights: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def sdk() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
-    """An application that watches. OpenTelemetry takes its providers once a process."""
+    """OpenTelemetry's SDK with in-memory exporters, which a process can set only once."""
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers, meters = TracerProvider(), MeterProvider([reader])
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(meters)
-    # Where somebody was first, these tests would see nothing.
+    # If other providers had been set before, these tests would receive nothing.
     assert (trace.get_tracer_provider(), metrics.get_meter_provider()) == (tracers, meters)
     return exporter, reader

@@ -169,14 +169,14 @@ def theirs_paced(url: str) -> PacedClient:
 
 
 def ours_default(url: str) -> Client:
-    """`astream` of langchain_namel3ss_ollama as it is, with the limit on concurrent requests that it has by default."""
+    """`astream` of langchain_namel3ss_ollama, with its default limit on concurrent requests."""
     from langchain_namel3ss_ollama import ChatOllama
 
     return _Streamed(ChatOllama(model="typical", base_url=url))
 
 
 def theirs_default(url: str) -> Client:
-    """`astream` of langchain_ollama as it is."""
+    """`astream` of langchain_ollama, with its default settings."""
     from langchain_ollama import ChatOllama
 
     return _Streamed(ChatOllama(model="typical", base_url=url))

@@ -61,7 +61,7 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
-def _logging(logging_as_it_was: None) -> None:
+def _logging(restored_logging: None) -> None:
     """The command shows the core's warnings from its start on."""
 
 

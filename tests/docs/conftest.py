@@ -6,5 +6,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _logging(logging_as_it_was: None) -> None:
+def _logging(restored_logging: None) -> None:
     """Programs of pages may set up logging."""

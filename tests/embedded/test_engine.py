@@ -78,7 +78,7 @@ class User(threading.Thread):
         changed = self.engine._changed
         assert isinstance(changed, Watched)
         while self.job not in self.engine._waiting:
-            changed.somebody_waits()
+            changed.wait_for_waiter()
         with changed:  # free only since it waits
             pass
         assert not self.has.is_set()
@@ -366,7 +366,7 @@ def test_shutting_down_ends_those_who_compute_and_those_who_wait(engine: Engine,
     ending.start()
     changed = engine._changed
     assert isinstance(changed, Watched)
-    changed.somebody_waits()
+    changed.wait_for_waiter()
     assert isinstance(waiting.leaves(), Cancelled)
     assert all(user.job.cancelled for user in users)
     for user in users:

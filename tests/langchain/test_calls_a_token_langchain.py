@@ -1,8 +1,8 @@
-"""LangChain's hot path keeps its shape: this many calls per token, and no more."""
+"""Limits on the number of calls per token on LangChain's hot path."""
 
 from __future__ import annotations
 
-from calls import TOKENS, calls_a_token, replay_server
+from calls import TOKENS, calls_per_token, replay_server
 
 from langchain_namel3ss_ollama import ChatOllama
 
@@ -13,7 +13,7 @@ def test_astream() -> None:
 
     with replay_server() as url:
         model = ChatOllama(model="bench", base_url=url, num_predict=TOKENS)
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= 10, calls
     assert calls["all"] <= 46, calls
 
@@ -24,17 +24,17 @@ def test_stream() -> None:
 
     with replay_server() as url:
         model = ChatOllama(model="bench", base_url=url, num_predict=TOKENS)
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= 11, calls
     assert calls["all"] <= 48, calls
 
 
-def test_ainvoke_calls_nothing_of_langchains() -> None:
+def test_ainvoke_calls_no_langchain_code() -> None:
     async def run() -> int:
         return len((await model.ainvoke("Hi")).text)
 
     with replay_server() as url:
         model = ChatOllama(model="bench", base_url=url, num_predict=TOKENS)
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= 2, calls
     assert calls["all"] <= 12, calls

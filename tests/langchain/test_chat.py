@@ -50,8 +50,8 @@ class Recorder(BaseCallbackHandler):
         self.ended += 1
 
 
-class Quiet(BaseCallbackHandler):
-    """Listens, but not for tokens."""
+class WithoutTokens(BaseCallbackHandler):
+    """A handler without a token callback."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -64,8 +64,8 @@ class Quiet(BaseCallbackHandler):
         self.errors.append(error)
 
 
-class Deaf(Recorder):
-    """Has a method for tokens that LangChain is not to call."""
+class IgnoresLLM(Recorder):
+    """A handler with a token callback that LangChain must not call."""
 
     ignore_llm = True  # type: ignore[assignment]  # a property in LangChain's class
 
@@ -91,7 +91,7 @@ def body(server: OllamaServer) -> dict[str, Any]:
 
 
 async def answers(model: ChatOllama, **call: Any) -> list[AIMessage]:
-    """The same question in all four ways."""
+    """The answers of all four methods to the same question."""
     return [
         await asyncio.to_thread(model.invoke, "Hi", **call),
         await model.ainvoke("Hi", **call),
@@ -100,22 +100,22 @@ async def answers(model: ChatOllama, **call: Any) -> list[AIMessage]:
     ]
 
 
-async def test_the_four_ways_agree(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_all_methods_agree(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply("Good day.", thinking="A greeting.", counters=COUNTERS, model="qwen3")
     for answer in await answers(chat("qwen3", reasoning=True)):
         assert answer.content == "Good day."
         assert answer.additional_kwargs == {"reasoning_content": "A greeting."}
         assert answer.usage_metadata == {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
-        told = answer.response_metadata
-        assert (told["model"], told["model_name"], told["model_provider"]) == ("qwen3", "qwen3", "ollama")
-        assert (told["done"], told["done_reason"], told["eval_count"]) == (True, "stop", 2)
-        assert told["logprobs"] is None
+        metadata = answer.response_metadata
+        assert (metadata["model"], metadata["model_name"], metadata["model_provider"]) == ("qwen3", "qwen3", "ollama")
+        assert (metadata["done"], metadata["done_reason"], metadata["eval_count"]) == (True, "stop", 2)
+        assert metadata["logprobs"] is None
         assert [block["type"] for block in answer.content_blocks] == ["reasoning", "text"]
     bodies = [dict(record.payload) for record in ollama_server.requests]
     assert all(one == bodies[0] for one in bodies)
 
 
-async def test_the_four_ways_agree_in_v1(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_all_methods_agree_in_v1(chat: Make, ollama_server: OllamaServer) -> None:
     calls = [ToolCall("add", {"a": 1, "b": "ü"}, id="one"), ToolCall("add", {}, id="two")]
     ollama_server.reply("Good day.", thinking="A greeting.", tool_calls=calls, model="qwen3")
     for answer in await answers(chat("qwen3", output_version="v1")):
@@ -156,7 +156,7 @@ def test_fields_without_a_keyword_are_merged(chat: Make, ollama_server: OllamaSe
         model.invoke("Hi", extra_body="a")
 
 
-async def test_reasoning_is_not_passed_on_when_it_is_switched_off(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_reasoning_is_dropped_when_switched_off(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply("Good day.", thinking="A greeting.", model="qwen3")
     for answer in await answers(chat("qwen3"), reasoning=False):
         assert answer.additional_kwargs == {}
@@ -169,7 +169,7 @@ def test_reasoning_has_levels(chat: Make, ollama_server: OllamaServer, level: bo
     assert body(ollama_server)["think"] == level
 
 
-def test_what_nobody_set_is_not_sent(chat: Make, ollama_server: OllamaServer) -> None:
+def test_unset_fields_are_not_sent(chat: Make, ollama_server: OllamaServer) -> None:
     chat().invoke("Hi", temperature=None, stop=None)
     assert body(ollama_server) == {"model": "llama3.2", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -204,51 +204,51 @@ def test_wrong_values_fail_in_the_constructor(chat: Make, arguments: dict[str, A
         chat(**arguments)
 
 
-async def test_tokens_are_told_once_each_and_in_order(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_token_callbacks_run_once_and_in_order(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b", "c"])
     model = chat()
     for run in ("stream", "astream", "invoke", "ainvoke", "generate", "abatch"):
-        told, atold = Recorder(), AsyncRecorder()
+        handler, ahandler = Recorder(), AsyncRecorder()
         if run == "stream":
-            yielded = [p.content for p in model.stream("Hi", {"callbacks": [told]})]
+            yielded = [p.content for p in model.stream("Hi", {"callbacks": [handler]})]
         elif run == "astream":
-            yielded = [p.content async for p in model.astream("Hi", {"callbacks": [told, atold]})]
+            yielded = [p.content async for p in model.astream("Hi", {"callbacks": [handler, ahandler]})]
         elif run == "invoke":
-            yielded = [model.invoke("Hi", {"callbacks": [told]}).content]
+            yielded = [model.invoke("Hi", {"callbacks": [handler]}).content]
         elif run == "ainvoke":
-            yielded = [(await model.ainvoke("Hi", {"callbacks": [told, atold]})).content]
+            yielded = [(await model.ainvoke("Hi", {"callbacks": [handler, ahandler]})).content]
         elif run == "generate":
-            yielded = [model.generate([[HumanMessage("Hi")]], callbacks=[told]).generations[0][0].text]
+            yielded = [model.generate([[HumanMessage("Hi")]], callbacks=[handler]).generations[0][0].text]
         else:
-            yielded = [(await model.abatch(["Hi"], {"callbacks": [told, atold]}))[0].content]
-        assert told.tokens == ["a", "b", "c", ""]
-        assert [piece.message.content for piece in told.chunks] == ["a", "b", "c", ""]
-        assert told.chunks[-1].message.chunk_position == "last"
+            yielded = [(await model.abatch(["Hi"], {"callbacks": [handler, ahandler]}))[0].content]
+        assert handler.tokens == ["a", "b", "c", ""]
+        assert [piece.message.content for piece in handler.chunks] == ["a", "b", "c", ""]
+        assert handler.chunks[-1].message.chunk_position == "last"
         assert "".join(map(str, yielded)) == "abc"
-        assert told.ended == 1
+        assert handler.ended == 1
         if run.startswith("a"):
-            assert atold.tokens == told.tokens
+            assert ahandler.tokens == handler.tokens
 
 
-async def test_no_message_is_made_a_token_when_nobody_wants_tokens(
+async def test_no_message_per_token_without_token_callbacks(
     chat: Make, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ollama_server.reply(["a", "b", "c"])
     made: list[str] = []
     monkeypatch.setattr(chunks, "_text_chunk", made.append)
     monkeypatch.setattr(chunks, "AIMessageChunk", lambda **_: made.append("message"))
-    quiet, deaf, told = Quiet(), Deaf(), Recorder()
-    assert (await chat().ainvoke("Hi", {"callbacks": [quiet, deaf]})).content == "abc"
-    assert chat().invoke("Hi", {"callbacks": [quiet, deaf, UsageMetadataCallbackHandler()]}).content == "abc"
-    assert chat(streaming=False).invoke("Hi", {"callbacks": [told]}).content == "abc"
-    assert chat().invoke("Hi", {"callbacks": [told]}, stream=False).content == "abc"
-    assert chat(disable_streaming=True).invoke("Hi", {"callbacks": [told]}).content == "abc"
-    assert (made, deaf.tokens, told.tokens) == ([], [], [])
-    assert (quiet.ended, told.ended) == (2, 3)
+    quiet, ignoring, handler = WithoutTokens(), IgnoresLLM(), Recorder()
+    assert (await chat().ainvoke("Hi", {"callbacks": [quiet, ignoring]})).content == "abc"
+    assert chat().invoke("Hi", {"callbacks": [quiet, ignoring, UsageMetadataCallbackHandler()]}).content == "abc"
+    assert chat(streaming=False).invoke("Hi", {"callbacks": [handler]}).content == "abc"
+    assert chat().invoke("Hi", {"callbacks": [handler]}, stream=False).content == "abc"
+    assert chat(disable_streaming=True).invoke("Hi", {"callbacks": [handler]}).content == "abc"
+    assert (made, ignoring.tokens, handler.tokens) == ([], [], [])
+    assert (quiet.ended, handler.ended) == (2, 3)
 
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
-async def test_what_listens_inside_gets_the_same_answer(chat: Make, ollama_server: OllamaServer, version: str) -> None:
+async def test_token_callbacks_do_not_change_the_answer(chat: Make, ollama_server: OllamaServer, version: str) -> None:
     call = ToolCall("add", {"a": 1}, id="one")
     ollama_server.reply(["a", "b"], thinking="Hm.", tool_calls=[call], model="qwen3")
     model = chat("qwen3", output_version=version)
@@ -267,7 +267,7 @@ async def test_what_listens_inside_gets_the_same_answer(chat: Make, ollama_serve
         assert answer.response_metadata.keys() == plain.response_metadata.keys()
 
 
-def test_text_as_it_comes_on_standard_output(
+def test_text_is_streamed_to_standard_output(
     chat: Make, ollama_server: OllamaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Once wrong: nothing was printed, since only `streaming=True` had `invoke` stream inside
@@ -277,13 +277,13 @@ def test_text_as_it_comes_on_standard_output(
         assert capsys.readouterr().out == "abc"
 
 
-async def test_a_method_set_on_a_handler_listens_too(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_a_callback_set_on_an_instance_is_called(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b"])
     handler: Any = BaseCallbackHandler()
-    told: list[Any] = []
-    handler.on_llm_new_token = lambda token, **_: told.append(token)
+    tokens: list[Any] = []
+    handler.on_llm_new_token = lambda token, **_: tokens.append(token)
     await chat(callbacks=[handler]).ainvoke("Hi")
-    assert told == ["a", "b", ""]
+    assert tokens == ["a", "b", ""]
 
 
 def test_a_quick_chunk_equals_a_constructed_one() -> None:
@@ -307,8 +307,8 @@ async def test_native_events_are_a_valid_stream(chat: Make, ollama_server: Ollam
     calls = [ToolCall("add", {"a": 1}, id="one"), ToolCall("add", '{"a": ', id="two")]
     ollama_server.reply(["Good", " day."], thinking=["A", " greeting."], tool_calls=calls, model="qwen3")
     model = chat("qwen3", output_version=version)
-    told = Recorder()
-    stream = model.stream_events("Hi", {"callbacks": [told]}, version="v3")
+    handler = Recorder()
+    stream = model.stream_events("Hi", {"callbacks": [handler]}, version="v3")
     events = list(stream)
     assert_valid_event_stream(events)
     astream = await model.astream_events("Hi", version="v3")
@@ -324,10 +324,10 @@ async def test_native_events_are_a_valid_stream(chat: Make, ollama_server: Ollam
         assert [(c["id"], c["args"]) for c in answer.invalid_tool_calls] == [("two", '{"a": ')]
         assert answer.response_metadata["model_name"] == "qwen3"
         assert answer.usage_metadata
-    assert told.ended == 1
+    assert handler.ended == 1
 
 
-def test_the_connection_is_given_back_before_the_events_end(chat: Make, ollama_server: OllamaServer) -> None:
+def test_the_slot_is_released_before_the_events_end(chat: Make, ollama_server: OllamaServer) -> None:
     model = chat(max_concurrent=1)
     stream = model.stream_events("Hi", version="v3")
     for event in stream:
@@ -357,17 +357,17 @@ async def test_abandoned_streams_are_closed(chat: Make, ollama_server: OllamaSer
     assert (await model.ainvoke("Hi")).content == "abc"
 
 
-@pytest.mark.parametrize("recorder", [AsyncRecorder, Quiet])
+@pytest.mark.parametrize("recorder", [AsyncRecorder, WithoutTokens])
 async def test_a_cancelled_ainvoke_closes_its_run(chat: Make, ollama_server: OllamaServer, recorder: Any) -> None:
     gate = Gate()
     ollama_server.reply(["a", "b"], gates={1: gate})
-    told = recorder()
-    task = asyncio.create_task(chat().ainvoke("Hi", {"callbacks": [told]}))
+    handler = recorder()
+    task = asyncio.create_task(chat().ainvoke("Hi", {"callbacks": [handler]}))
     await asyncio.to_thread(ollama_server.wait_for, lambda _: gate.waiting == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert [type(error) for error in told.errors] == [asyncio.CancelledError]
+    assert [type(error) for error in handler.errors] == [asyncio.CancelledError]
     gate.open()
 
 
@@ -376,21 +376,21 @@ async def test_partial_text_reaches_the_callbacks(chat: Make, ollama_server: Oll
     ollama_server.fault("error_line", at_token=2)
     model = chat(max_retries=0)
     for run in (
-        lambda told: model.invoke("Hi", {"callbacks": [told]}),
-        lambda told: list(model.stream("Hi", {"callbacks": [told]})),
-        lambda told: asyncio.run(model.ainvoke("Hi", {"callbacks": [told]})),
+        lambda handler: model.invoke("Hi", {"callbacks": [handler]}),
+        lambda handler: list(model.stream("Hi", {"callbacks": [handler]})),
+        lambda handler: asyncio.run(model.ainvoke("Hi", {"callbacks": [handler]})),
     ):
-        told = Recorder()
+        handler = Recorder()
         with pytest.raises(LLMError) as caught:
-            await asyncio.to_thread(run, told)
+            await asyncio.to_thread(run, handler)
         assert caught.value.partial is not None
         assert caught.value.partial.content == "ab"
-        error, response = told.errors[0]
+        error, response = handler.errors[0]
         assert isinstance(error, LLMError)
         assert "ab" in str(response.generations)
 
 
-def test_a_request_that_only_loads_is_an_answer(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_load_only_response_is_an_answer(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(
         Reply(lines=[{"model": "llama3.2", "message": {"role": "assistant", "content": ""}, "done": True,
                       "done_reason": "load"}])
@@ -401,7 +401,7 @@ def test_a_request_that_only_loads_is_an_answer(chat: Make, ollama_server: Ollam
     assert [p.chunk_position for p in pieces] == ["last"]
 
 
-async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_max_chunks_ends_a_stream_with_a_last_chunk(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b", "c"])
     model = chat(stream_config=StreamConfig(max_chunks=2))
     for pieces in (list(model.stream("Hi")), [p async for p in model.astream("Hi")]):
@@ -421,7 +421,7 @@ async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(chat: Make, oll
 
 @pytest.mark.parametrize("own", [{}, {"sync_client_kwargs": {"headers": {"x-sync": "1"}}}], ids=["one", "two"])
 @pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
-def test_a_model_that_is_dropped_closes_what_it_had_open(
+def test_a_discarded_model_closes_its_connections(
     cls: Any,
     own: dict[str, Any],
     ollama_server: OllamaServer,
@@ -468,7 +468,7 @@ def test_usage_is_counted(chat: Make, ollama_server: OllamaServer) -> None:
     assert counter.usage_metadata["llama3.2"]["total_tokens"] == 10
 
 
-def test_a_cut_prompt_is_told(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_cut_prompt_is_reported(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply("Hi.", counters={"prompt_eval_count": 256})
     assert chat(num_ctx=256).invoke("Hi").response_metadata["truncated_prompt"] is True
     with pytest.raises(LLMError, match="num_ctx"):
@@ -481,7 +481,7 @@ def test_streaming_can_be_switched_off(chat: Make, ollama_server: OllamaServer) 
         assert [piece.content for piece in model.stream("Hi")] == ["ab"]
 
 
-def test_two_runs_threads_and_a_running_loop(chat: Make, ollama_server: OllamaServer) -> None:
+def test_event_loops_threads_and_a_running_loop(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply("Hi.")
     model = chat()
 
@@ -501,7 +501,7 @@ def test_two_runs_threads_and_a_running_loop(chat: Make, ollama_server: OllamaSe
     assert [answer.content for answer in model.batch(["Hi"] * 3)] == ["Hi."] * 3
 
 
-def test_a_shared_provider_bounds_all_its_models(ollama_server: OllamaServer) -> None:
+def test_a_shared_provider_limits_all_its_models(ollama_server: OllamaServer) -> None:
     provider = OllamaProvider("llama3.2", ollama_server.url, max_concurrent=1, temperature=0.5)
     one, other = ChatOllama(provider=provider), ChatOllama(model="qwen3", provider=provider, top_k=3)
     assert one.model == "llama3.2"

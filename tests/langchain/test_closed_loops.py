@@ -1,4 +1,4 @@
-"""Event loops that are closed by hand, as Streamlit, Celery and Flask do it, take no slot and leave nothing open."""
+"""Event loops closed by hand, as in Streamlit, Celery and Flask, keep no slot and leave no connection open."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WAYS: dict[str, Callable[[ChatOllama, list[Any]], Coroutine[Any, Any, Any]]] = {
 }
 
 
-# LangChain's own generators cannot end without a loop, and say so when they are collected.
+# LangChain's own async generators cannot be finalized without a loop, and warn when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("way", list(WAYS))

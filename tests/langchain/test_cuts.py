@@ -1,4 +1,4 @@
-"""Chats, prompts and answers that exceed the context window are noticed, in every way to ask and on every server."""
+"""Chats, prompts and answers that exceed the context window are detected, with every method and server version."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_cut_is_a_warning(server: OllamaServer, ask: Ask, caplog: pytest
     for _ in range(2):
         assert (await ask(model, CHAT))["truncated_prompt"] is True
     assert "truncated_prompt" not in await ask(model, SHORT)
-    if ask is not text_model:  # which is made for each call
+    if ask is not text_model:  # a new one for each call
         assert caplog.text.count("the prompt was cut to the context window") == 1
 
 
@@ -91,7 +91,7 @@ async def test_a_cut_may_be_ignored(server: OllamaServer, ask: Ask, caplog: pyte
 
 
 @WAYS
-async def test_a_window_that_shifts(server: OllamaServer, ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_context_shift(server: OllamaServer, ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
     server.reply("word " * 600)
     model = ChatOllama(model="llama3.2", base_url=server.url, num_ctx=WINDOW)
     found = await ask(model, SHORT)

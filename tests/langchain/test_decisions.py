@@ -1,4 +1,4 @@
-"""`OllamaDecisions`: LangChain's decision model, alone and in the middleware that asks one."""
+"""`OllamaDecisions`: LangChain's decision model, alone and in the middleware that uses it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_without_the_base_class_the_error_names_the_version(monkeypatch: pytest.
     assert "ChatOllama" in langchain_namel3ss_ollama.__all__
 
 
-def test_all_else_is_imported_without_it() -> None:
+def test_everything_else_works_without_it() -> None:
     code = "import sys, langchain_namel3ss_ollama; sys.exit('langchain_core.decisions' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -140,7 +140,7 @@ def test_a_state_of_messages(server: OllamaServer) -> None:
         (lambda: ask("x" * 70_000), "state: the request has"),
     ],
 )
-def test_what_ollama_has_no_place_for_is_not_sent(server: OllamaServer, request_: Any, message: str) -> None:
+def test_unsupported_requests_are_not_sent(server: OllamaServer, request_: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(server).invoke(request_())
     assert server.requests == []
@@ -156,12 +156,12 @@ def test_what_ollama_has_no_place_for_is_not_sent(server: OllamaServer, request_
         ({"model": ""}, "model: is needed"),
     ],
 )
-def test_settings_that_would_not_count(server: OllamaServer, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings(server: OllamaServer, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(server, **settings)
 
 
-async def test_failures_are_langchains(server: OllamaServer, ollama_server: OllamaServer) -> None:
+async def test_errors_are_langchains(server: OllamaServer, ollama_server: OllamaServer) -> None:
     with pytest.raises(OllamaModelNotFoundError):
         make(server, model="nope").invoke(ask("x"))
     with pytest.raises(OllamaInvalidRequestError, match="choose a decision model"):
@@ -186,7 +186,7 @@ def test_a_shared_provider_and_serialisation(server: OllamaServer) -> None:
 
 @BETA
 @pytest.mark.parametrize("sync", [True, False])
-async def test_the_router_of_models(server: OllamaServer, sync: bool) -> None:
+async def test_the_model_router(server: OllamaServer, sync: bool) -> None:
     middleware = pytest.importorskip("langchain.agents.middleware")
     from langchain.agents import create_agent
 
@@ -211,7 +211,7 @@ async def test_the_router_of_models(server: OllamaServer, sync: bool) -> None:
 
 
 @pytest.mark.parametrize("risk", [0.9, 0.1])
-async def test_the_guard_of_tools(server: OllamaServer, risk: float) -> None:
+async def test_the_tool_guard(server: OllamaServer, risk: float) -> None:
     middleware = pytest.importorskip("langchain.agents.middleware")
     from langchain.agents import create_agent
 

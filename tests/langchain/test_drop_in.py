@@ -24,16 +24,16 @@ from namel3ss_ollama.testing import OllamaServer, Reply, ToolCall
 from namel3ss_ollama.testing.versions import CACHED_COUNT, DIMENSIONS, LOGPROBS, THINK_LEVELS, Feature
 
 pytestmark = [
-    pytest.mark.usefixtures("certificates_read_once"),
+    pytest.mark.usefixtures("shared_ssl_context"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 # Requests: path in the body -> why it differs.
 BODY = {
-    "stream": "true is the server's default, and what is not set is not sent",
-    "options": "an empty object says nothing",
-    "tools": "an empty list says nothing",
+    "stream": "true is the server's default, and unset fields are not sent",
+    "options": "an empty object has no effect",
+    "tools": "an empty list has no effect",
 }
 # Responses: path in the message -> why it differs.
 RESULT = {
@@ -41,17 +41,17 @@ RESULT = {
     "response_metadata.prompt_tokens_per_second": "new: follows from the counters",
     "response_metadata.time_to_first_token": "new: measured here, in seconds",
     "response_metadata.finish_reason": "new: langchain-core's name for done_reason",
-    "response_metadata.normalized_finish_reason": "new: the same, in langchain-core's words",
+    "response_metadata.normalized_finish_reason": "new: the same, as langchain-core's value",
     "response_metadata.created_at": "two answers, two moments",
     "id": "two runs, two ids",
     "generation_info.created_at": "two answers, two moments",
 }
 CACHED = {
-    "response_metadata.prompt_eval_cached_count": "theirs drops what its client does not know",
+    "response_metadata.prompt_eval_cached_count": "theirs drops fields unknown to its client",
     "usage_metadata.input_token_details": "new: the tokens that the server had in its cache",
 }
 SCHEMA = {
-    "tools.1.function.parameters.properties.inner.anyOf": "theirs drops what their client's types don't know",
+    "tools.1.function.parameters.properties.inner.anyOf": "theirs drops what its client's types lack",
     "tools.1.function.parameters.properties.inner.default": "the same",
 }
 CALL_ID = {"tool_calls.0.id": "the server's id is kept", "tool_calls.0.args.c": "a text in the arguments stays a text"}
@@ -93,14 +93,14 @@ def add(a: int, b: list[int]) -> int:
     return a + sum(b)
 
 
-def whole(model: Any, *arguments: Any) -> Any:
+def streamed(model: Any, *arguments: Any) -> Any:
     pieces = list(model.stream(*arguments))
     return pieces[0] + pieces[1:]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def collected() -> Iterator[None]:
-    """Theirs leaves its connections open; they are closed here, so that no later test is blamed for it."""
+    """Theirs leaves its connections open; they are closed here, so that no later test fails because of them."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -116,21 +116,21 @@ Case = tuple[dict[str, Any], Callable[[Any], Any], dict[str, str], dict[str, str
 CASES: dict[str, Case] = {
     "a text": ({}, lambda m: m.invoke("Hi"), {}, {}),
     "all options": (OPTIONS, lambda m: m.invoke("Hi"), {}, {}),
-    "a stream": ({}, lambda m: whole(m, "Hi"), {}, {}),
+    "a stream": ({}, lambda m: streamed(m, "Hi"), {}, {}),
     "reasoning": ({"reasoning": True}, lambda m: m.invoke("think"), {}, {}),
-    "reasoning in a stream": ({"reasoning": "low"}, lambda m: whole(m, "think"), {}, {}),
+    "reasoning in a stream": ({"reasoning": "low"}, lambda m: streamed(m, "think"), {}, {}),
     "no reasoning": ({"reasoning": False}, lambda m: m.invoke("think"), {}, {}),
     "json": ({"format": "json"}, lambda m: m.invoke("where"), {}, {}),
     "bound": ({}, lambda m: m.bind(keep_alive=5, reasoning=True, model="other").invoke("Hi"), {}, {}),
     "structured output": ({}, lambda m: m.with_structured_output(Place).invoke("where"), {}, {}),
     "json mode": ({}, lambda m: m.with_structured_output(Place, method="json_mode").invoke("where"), {}, {}),
     "response format": ({}, lambda m: m.invoke("where", response_format={"type": "json_object"}), {}, {}),
-    # A fault of theirs that ours does not have.
+    # A bug of theirs.
     "a history": (
         {},
         lambda m: m.invoke(HISTORY),
         {
-            "messages.2.content": "the API wants one, be it empty",
+            "messages.2.content": "the API requires one, even if empty",
             "messages.2.tool_calls.0.id": "theirs drops the ids of calls",
             "messages.2.tool_calls.0.function.index": "the same",
             "messages.3.tool_call_id": "theirs drops which call is answered",
@@ -142,15 +142,15 @@ CASES: dict[str, Case] = {
         {},
         lambda m: m.invoke([WITH_IMAGE]),
         {
-            "messages.0.content": "theirs begins with a line end",
-            "truncate": "an image may be too long for the window, and that is to be noticed",
+            "messages.0.content": "theirs begins with a newline",
+            "truncate": "an image may exceed the context window, which must be detected",
         },
         {},
     ),
     "tools": ({}, lambda m: m.bind_tools([add, Place]).invoke("add"), SCHEMA, CALL_ID),
     "tools in a stream": (
         {},
-        lambda m: whole(m.bind_tools([add, Place]), "add"),
+        lambda m: streamed(m.bind_tools([add, Place]), "add"),
         SCHEMA,
         {
             **CALL_ID,
@@ -170,15 +170,15 @@ CASES: dict[str, Case] = {
         lambda m: m.with_structured_output(Place, method="function_calling").invoke("place"),
         {
             **{path.replace("tools.1", "tools.0"): why for path, why in SCHEMA.items()},
-            "format": "theirs hopes that the model calls the tool, and answers None when it does not",
+            "format": "theirs relies on the model to call the tool, and returns None if it does not",
         },
         {},
     ),
-    "reasoning that nobody asked for": (
+    "unrequested reasoning": (
         {},
         lambda m: m.invoke("think"),
         {},
-        {"additional_kwargs.reasoning_content": "theirs loses what a model thinks by default"},
+        {"additional_kwargs.reasoning_content": "theirs drops the reasoning of a model that thinks by default"},
     ),
     "options of the call": (
         {"temperature": 0.5},
@@ -192,7 +192,7 @@ CASES: dict[str, Case] = {
         {},
         {
             "response_metadata.logprobs.*.bytes": "theirs drops them",
-            "response_metadata.logprobs.*.top_logprobs": "what the server did not send is not there",
+            "response_metadata.logprobs.*.top_logprobs": "values that the server did not send are absent",
         },
     ),
     "stop, twice": (
@@ -212,12 +212,12 @@ CASES: dict[str, Case] = {
         {},
         lambda m: m.invoke("endless"),
         {},
-        {"": "theirs takes it for a whole answer; here it is an error"},
+        {"": "theirs takes it for a complete answer; here it is an error"},
     ),
 }
 # What differs in the result of a case on a server that lacks a feature.
 BEFORE: dict[str, tuple[Feature, dict[str, str]]] = {
-    "reasoning in a stream": (THINK_LEVELS, {"": "each raises an error of its own"}),
+    "reasoning in a stream": (THINK_LEVELS, {"": "each raises its own error"}),
     "log probabilities": (LOGPROBS, {}),
 }
 
@@ -233,11 +233,11 @@ def script(server: OllamaServer) -> None:
     server.on(contains="load").reply(Reply(lines=[loaded]))
     server.on(contains="cut").fault("cut", at_token=2).reply(["a", "b", "c"])
     server.on(contains="endless").reply(Reply(lines=[begun]))
-    server.reply(["Good", " day."])  # without it newer servers think, which theirs loses
+    server.reply(["Good", " day."])  # otherwise newer servers think, which theirs drops
 
 
 def differing(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
-    """The paths of what differs."""
+    """The paths of the differences."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in theirs.keys() | ours.keys():
             inner = f"{path}.{name}" if path else name
@@ -266,7 +266,7 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 def both(make: Callable[[Any, str], Any], ask: Callable[[Any], Any], version: str) -> list[tuple[Any, Any]]:
-    """Request body and result, theirs and ours."""
+    """The request body and the result, theirs and ours."""
     found = []
     for package in (theirs, ours):
         with OllamaServer(models=None, version=version) as server:
@@ -339,7 +339,7 @@ def test_embeddings(arguments: dict[str, Any], ask: Callable[[Any], Any], versio
 
 
 @pytest.mark.parametrize("name", ["ChatOllama", "OllamaLLM", "OllamaEmbeddings"])
-def test_every_parameter_is_there(name: str) -> None:
+def test_every_parameter_exists(name: str) -> None:
     their_class, our_class = getattr(theirs, name), getattr(ours, name)
     assert their_class.model_fields.keys() <= our_class.model_fields.keys()
     methods = {m for m in dir(their_class) if not m.startswith("_") and callable(getattr(their_class, m))}

@@ -46,7 +46,7 @@ class Report(BaseModel):
 
 @pytest.fixture
 def agent_server(ollama_server: OllamaServer) -> OllamaServer:
-    """Calls the tool first, then says what it answered."""
+    """Replies with a tool call first, then with the final answer."""
     answered = ollama_server.on(predicate=lambda record: record.payload["messages"][-1]["role"] == "tool")
     answered.reply(["It", " is", " sunny."])
     ollama_server.on(contains="weather").reply("", thinking="Let me look.", tool_calls=[ROME])
@@ -131,7 +131,7 @@ def test_a_cache_in_sqlite_with_two_models(chat: Make, ollama_server: OllamaServ
 
 
 class Tracer(BaseTracer):
-    """What LangSmith's tracer sees: complete runs."""
+    """Keeps complete runs, as LangSmith's tracer does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Tracer(BaseTracer):
         self.runs.append(run)
 
 
-def test_a_tracer_sees_what_it_needs_and_no_key(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_tracer_gets_metadata_and_no_key(chat: Make, ollama_server: OllamaServer) -> None:
     tracer = Tracer()
     model = chat(api_key="s3cr3t", headers={"x-key": "s3cr3t"}, temperature=0.5)
     model.invoke("Hi", {"callbacks": [tracer]})
@@ -165,10 +165,10 @@ async def test_an_agent_with_a_tool(chat: Make, agent_server: OllamaServer) -> N
         agent.invoke({"messages": [HumanMessage("The weather in Rome?")]}),
         await agent.ainvoke({"messages": [HumanMessage("The weather in Rome?")]}),
     ):
-        asked, answer, told = state["messages"][1:]
+        asked, result, answer = state["messages"][1:]
         assert [(c["id"], c["args"]) for c in asked.tool_calls] == [("call_rome", {"city": "Rome"})]
-        assert isinstance(answer, ToolMessage)
-        assert told.content == "It is sunny."
+        assert isinstance(result, ToolMessage)
+        assert answer.content == "It is sunny."
     sent = agent_server.requests[-1].payload["messages"]
     assert sent[1]["thinking"] == "Let me look."
     assert sent[2] == {"role": "tool", "content": "sunny in Rome", "tool_name": "weather", "tool_call_id": "call_rome"}
@@ -222,7 +222,7 @@ def test_an_agent_with_structured_output_calls_its_tools_too(chat: Make, ollama_
     assert len(asked) == 2
 
 
-def test_the_retry_middleware_knows_what_to_retry(chat: Make, ollama_server: OllamaServer) -> None:
+def test_the_retry_middleware_skips_missing_models(chat: Make, ollama_server: OllamaServer) -> None:
     middleware = ModelRetryMiddleware(max_retries=2, initial_delay=0.0, jitter=False, on_failure="error")
     agent = create_agent(chat(max_retries=0), [], middleware=[middleware])
     start: Any = {"messages": [HumanMessage("Hi")]}

@@ -33,7 +33,7 @@ def test_order_and_batches(embeddings: Any, ollama_server: OllamaServer) -> None
     assert sent == expected
 
 
-async def test_nothing_is_no_request(embeddings: Any, ollama_server: OllamaServer) -> None:
+async def test_no_texts_no_request(embeddings: Any, ollama_server: OllamaServer) -> None:
     assert embeddings().embed_documents([]) == []
     assert await embeddings().aembed_documents([]) == []
     assert ollama_server.requests == []
@@ -47,7 +47,7 @@ async def test_instructions(embeddings: Any, ollama_server: OllamaServer) -> Non
     assert ollama_server.requests[-1].payload["input"] == ["passage: x"]
 
 
-def test_two_runs(embeddings: Any) -> None:
+def test_two_event_loops(embeddings: Any) -> None:
     model = embeddings()
     assert asyncio.run(model.aembed_query("x")) == asyncio.run(model.aembed_query("x")) == model.embed_query("x")
 
@@ -79,7 +79,7 @@ def documents(request: pytest.FixtureRequest) -> Any:
     return embedded
 
 
-def test_what_becomes_of_texts_that_are_too_long(
+def test_texts_that_are_too_long(
     embeddings: Any, documents: Any, ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = ["short", LONG]
@@ -105,7 +105,7 @@ def test_a_query_that_is_too_long(embeddings: Any) -> None:
         embeddings(on_truncation="error").embed_query(LONG)
 
 
-def test_the_policy_of_a_provider_counts_where_there_is_no_own(ollama_server: OllamaServer) -> None:
+def test_the_providers_policy_is_the_default(ollama_server: OllamaServer) -> None:
     with OllamaProvider("all-minilm", ollama_server.url, on_truncation="error") as provider:
         model = OllamaEmbeddings(model="all-minilm", provider=provider)
         with pytest.raises(ContextWindowExceededError):

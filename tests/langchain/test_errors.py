@@ -1,4 +1,4 @@
-"""Failures as LangChain knows them."""
+"""The core's errors as LangChain's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CASES: list[tuple[core.LLMError, type[Exception], bool]] = [
 
 
 @pytest.mark.parametrize(("error", "kind", "retryable"), CASES, ids=lambda value: type(value).__name__)
-def test_each_error_is_one_of_langchains_too(error: core.LLMError, kind: Any, retryable: bool) -> None:
+def test_each_error_is_also_langchains(error: core.LLMError, kind: Any, retryable: bool) -> None:
     error.retry_after = 3.0
     made = errors.translated(error)
     assert isinstance(made, kind)
@@ -63,12 +63,12 @@ def test_every_error_of_the_core_has_a_case() -> None:
     } - {core.JournalError}  # no model keeps a journal
 
 
-async def test_they_leave_by_every_door(ollama_server: OllamaServer, chat: Make) -> None:
+async def test_every_method_raises_them(ollama_server: OllamaServer, chat: Make) -> None:
     ollama_server.fault("status", status=429, message="slow down")
     model = chat(max_retries=0)
     text = OllamaLLM(model="llama3.2", base_url=ollama_server.url, max_retries=0)
     vectors = OllamaEmbeddings(model="all-minilm", base_url=ollama_server.url, max_retries=0)
-    doors: list[Callable[[], Any]] = [
+    calls: list[Callable[[], Any]] = [
         lambda: model.invoke("Hi"),
         lambda: list(model.stream("Hi")),
         lambda: list(model._stream_chat_model_events([HumanMessage("Hi")])),
@@ -77,9 +77,9 @@ async def test_they_leave_by_every_door(ollama_server: OllamaServer, chat: Make)
         lambda: list(text.stream("Hi")),
         lambda: vectors.embed_query("Hi"),
     ]
-    for door in doors:
+    for call in calls:
         with pytest.raises(langchain.ModelRateLimitError) as caught:
-            door()
+            call()
         assert isinstance(caught.value, core.ServerBusyError)
         assert isinstance(caught.value.__cause__, core.ServerBusyError)
         assert caught.value.response.status_code == 429
@@ -98,7 +98,7 @@ async def test_they_leave_by_every_door(ollama_server: OllamaServer, chat: Make)
         await vectors.aembed_query("Hi")
 
 
-def test_a_stream_without_an_end_is_an_error(ollama_server: OllamaServer, chat: Make) -> None:
+def test_an_incomplete_stream_is_an_error(ollama_server: OllamaServer, chat: Make) -> None:
     ollama_server.reply(["a", "b", "c"])
     ollama_server.fault("cut", at_token=2)
     model = chat(max_retries=0)
@@ -116,12 +116,12 @@ def test_max_retries(ollama_server: OllamaServer, chat: Make) -> None:
     assert len(ollama_server.requests) == 3
 
 
-def test_nobody_there(chat: Make) -> None:
+def test_no_server(chat: Make) -> None:
     with pytest.raises(langchain.ModelConnectionError, match="ollama serve"):
         chat(base_url="http://127.0.0.1:9", max_retries=0).invoke("Hi")
 
 
-def test_a_graph_tries_again_what_time_can_heal(ollama_server: OllamaServer, chat: Make) -> None:
+def test_a_graph_retries_temporary_errors(ollama_server: OllamaServer, chat: Make) -> None:
     # Once wrong: a timeout is an OSError, which LangGraph's default policy does not retry
     ollama_server.fault("stall_before_headers", times=1)
     config = StreamConfig(first_chunk_timeout=0.05)
@@ -139,7 +139,7 @@ def test_a_graph_tries_again_what_time_can_heal(ollama_server: OllamaServer, cha
     assert len(ollama_server.requests) == 2
 
 
-def test_the_builtin_classes_of_failures_that_people_catch(ollama_server: OllamaServer, chat: Make) -> None:
+def test_errors_are_also_builtin_exceptions(ollama_server: OllamaServer, chat: Make) -> None:
     ollama_server.fault("stall_before_headers")
     timed_out = chat(max_retries=0, stream_config=StreamConfig(first_chunk_timeout=0.05))
     for kind in (TimeoutError, langchain.ModelTimeoutError, core.LLMTimeoutError):

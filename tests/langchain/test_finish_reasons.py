@@ -1,4 +1,4 @@
-"""Finish reasons, under the names of langchain-core 1.8.4, in every way to ask."""
+"""Finish reasons, under the names of langchain-core 1.8.4, with every method."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def added(pieces: list[AIMessageChunk]) -> AIMessageChunk:
 
 
 async def answers(model: Any) -> list[AIMessage]:
-    """The same question in the four ways."""
+    """The answers of all four methods to the same question."""
     return [
         await asyncio.to_thread(model.invoke, "Hi"),
         await model.ainvoke("Hi"),
@@ -76,7 +76,7 @@ async def streams_of_events(model: Any) -> list[tuple[list[Any], AIMessage]]:
     ],
     ids=["text", "reasoning", "limit", "load", "call", "calls", "broken", "call and limit", "none", "no text"],
 )
-async def test_every_way_to_ask(
+async def test_every_method(
     chat: Callable[..., ChatOllama], ollama_server: OllamaServer, reply: Reply, reasons: Reasons, output_version: str
 ) -> None:
     ollama_server.reply(reply, path="/api/chat")
@@ -91,14 +91,14 @@ async def test_every_way_to_ask(
         assert not any(key in event for event in events[:-1] for key in KEYS)
 
 
-async def test_a_forced_call_is_a_call(chat: Callable[..., ChatOllama], ollama_server: OllamaServer) -> None:
+async def test_a_forced_call(chat: Callable[..., ChatOllama], ollama_server: OllamaServer) -> None:
     model = chat().bind_tools([weather], tool_choice="any")
     for answer in await answers(model):
         assert len(answer.tool_calls) == 1
         assert of(answer.response_metadata) == ("stop", "tool_call")
 
 
-async def test_a_limit_of_chunks_is_a_limit(chat: Callable[..., ChatOllama], ollama_server: OllamaServer) -> None:
+async def test_max_chunks_is_a_length(chat: Callable[..., ChatOllama], ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b", "c"])
     model = chat(stream_config=StreamConfig(max_chunks=2))
     for pieces in (list(model.stream("Hi")), [piece async for piece in model.astream("Hi")]):
@@ -107,13 +107,13 @@ async def test_a_limit_of_chunks_is_a_limit(chat: Callable[..., ChatOllama], oll
         assert of(events[-1]) == of(message.response_metadata) == ("max_chunks", "length")
 
 
-def test_a_cut_prompt_is_no_reason(chat: Callable[..., ChatOllama], ollama_server: OllamaServer) -> None:
+def test_truncation_is_no_finish_reason(chat: Callable[..., ChatOllama], ollama_server: OllamaServer) -> None:
     answer = chat(num_ctx=64).invoke("word " * 400)
     assert answer.response_metadata["truncated_prompt"]
     assert of(answer.response_metadata) == ("stop", "stop")
 
 
-async def test_texts_too(ollama_server: OllamaServer) -> None:
+async def test_text_models(ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b"], done_reason="length")
     model = OllamaLLM(model="llama3.2", base_url=ollama_server.url)
     seen: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Invalid tool calls: the answer arrives, the flaw is kept beside it, and an agent reports it to the model."""
+"""Invalid tool calls: the answer arrives, with the call as invalid, and an agent reports it to the model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def merged(pieces: list[Any]) -> AIMessage:
     return pieces[0] + pieces[1:] if len(pieces) > 1 else pieces[0]
 
 
-async def every_way(model: Any) -> list[AIMessage]:
+async def all_methods(model: Any) -> list[AIMessage]:
     return [
         model.invoke("Hi"),
         await model.ainvoke("Hi"),
@@ -68,11 +68,11 @@ BROKEN = [
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
 @pytest.mark.parametrize(("sent", "name", "args"), BROKEN)
-async def test_the_text_arrives_and_the_call_is_an_invalid_one(
+async def test_the_text_arrives_and_the_call_is_invalid(
     chat: Make, ollama_server: OllamaServer, version: str, sent: Any, name: str | None, args: str | None
 ) -> None:
     ollama_server.reply(flawed(sent, call("weather", {"city": "Oslo"}, "good")))
-    for answer in await every_way(chat(output_version=version).bind_tools([weather])):
+    for answer in await all_methods(chat(output_version=version).bind_tools([weather])):
         assert answer.text == "Let me see."
         assert [(c["id"], c["name"], c["args"]) for c in answer.tool_calls] == [("good", "weather", {"city": "Oslo"})]
         (invalid,) = answer.invalid_tool_calls
@@ -85,16 +85,16 @@ async def test_the_text_arrives_and_the_call_is_an_invalid_one(
 @pytest.mark.parametrize("arguments", [[], None, "", "  ", "[]", "null", {}, "{}"])
 async def test_no_arguments_in_any_form(chat: Make, ollama_server: OllamaServer, arguments: Any) -> None:
     ollama_server.reply(flawed(call("weather", arguments)))
-    for answer in await every_way(chat().bind_tools([weather])):
+    for answer in await all_methods(chat().bind_tools([weather])):
         assert ([c["args"] for c in answer.tool_calls], answer.invalid_tool_calls) == ([{}], [])
 
 
 @pytest.mark.parametrize("arguments", [{"n": BIG, "m": [-BIG]}, f'{{"n": {BIG}, "m": [-{BIG}]}}'])
-async def test_integers_are_exact_there_and_back(chat: Make, ollama_server: OllamaServer, arguments: Any) -> None:
+async def test_large_integers_round_trip(chat: Make, ollama_server: OllamaServer, arguments: Any) -> None:
     # Once wrong: 1.2345678901234568e+29, and a ValueError when the history went back
     ollama_server.reply(flawed(call("weather", arguments, "c")))
     model = chat().bind_tools([weather])
-    for answer in await every_way(model):
+    for answer in await all_methods(model):
         assert answer.tool_calls[0]["args"] == {"n": BIG, "m": [-BIG]}
         model.invoke([HumanMessage("Hi"), answer, ToolMessage("1", tool_call_id="c")])
         assert str(BIG).encode() in ollama_server.requests[-1].body
@@ -103,7 +103,7 @@ async def test_integers_are_exact_there_and_back(chat: Make, ollama_server: Olla
 @pytest.mark.parametrize("version", ["v0", "v1"])
 @pytest.mark.parametrize("text", ["", "Let me see."])
 @pytest.mark.parametrize(("sent", "name", "args"), BROKEN)
-async def test_an_agent_hears_of_it_and_goes_on(
+async def test_an_agent_reports_it_and_continues(
     chat: Make, ollama_server: OllamaServer, version: str, text: str, sent: Any, name: str | None, args: str | None
 ) -> None:
     # Once wrong: the run ended there, with an empty last message
@@ -118,10 +118,10 @@ async def test_an_agent_hears_of_it_and_goes_on(
 
     async def check(messages: list[Any]) -> None:
         assert [m.text for m in messages][-2:] == ["sunny in Rome", "It is sunny."]
-        told = messages[2]
-        assert isinstance(told, ToolMessage)
-        assert told.status == "error"
-        assert ("not a JSON object" if name else "names no tool") in told.text
+        report = messages[2]
+        assert isinstance(report, ToolMessage)
+        assert report.status == "error"
+        assert ("not a JSON object" if name else "names no tool") in report.text
         for request in ollama_server.requests[1:]:
             asked, answer = request.payload["messages"][1:3]
             (given,) = asked["tool_calls"]
@@ -132,7 +132,7 @@ async def test_an_agent_hears_of_it_and_goes_on(
 
     play()
     await check(agent.invoke(start)["messages"])
-    if sys.version_info >= (3, 11):  # before, LangGraph cannot tell a model in an asynchronous node where it runs
+    if sys.version_info >= (3, 11):  # before, LangGraph passes no context to a model in an async node
         play()
         await check((await agent.ainvoke(start))["messages"])
     play()
@@ -140,7 +140,7 @@ async def test_an_agent_hears_of_it_and_goes_on(
     await check([value for mode, value in values if mode == "values"][-1]["messages"])
 
 
-def test_a_graph_of_ones_own_goes_on_too(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_custom_graph_continues_too(chat: Make, ollama_server: OllamaServer) -> None:
     model = chat().bind_tools([weather])
     graph = StateGraph(MessagesState)
     graph.add_node("model", lambda state: {"messages": [model.invoke(state["messages"])]})
@@ -157,7 +157,7 @@ def test_a_graph_of_ones_own_goes_on_too(chat: Make, ollama_server: OllamaServer
     assert len(ollama_server.requests[1].payload["messages"][1]["tool_calls"]) == 2
 
 
-def test_outside_a_graph_nothing_stands_in(chat: Make, ollama_server: OllamaServer) -> None:
+def test_no_stand_in_outside_a_graph(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(flawed(call("weather", "{")))
     assert chat().bind_tools([weather]).invoke("Hi").tool_calls == []
 
@@ -172,7 +172,7 @@ def test_the_events_of_a_call_without_a_name(chat: Make, ollama_server: OllamaSe
 
 
 @pytest.mark.parametrize("name", ["", "weather"])
-def test_a_history_of_other_models_goes_out(chat: Make, ollama_server: OllamaServer, name: str) -> None:
+def test_a_history_of_other_models_is_sent(chat: Make, ollama_server: OllamaServer, name: str) -> None:
     # Once wrong: ValueError for each later turn
     broken = {"name": name, "args": "{", "id": "b", "error": "x", "type": "invalid_tool_call"}
     turn = AIMessage("", tool_calls=[{"name": "", "args": {"a": BIG}, "id": "a"}], invalid_tool_calls=[broken])
@@ -183,16 +183,16 @@ def test_a_history_of_other_models_goes_out(chat: Make, ollama_server: OllamaSer
     assert answer["tool_name"] == "unknown"
 
 
-def test_a_stand_in_of_another_messages_version_is_left_out(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_stand_in_from_a_checkpoint_is_left_out(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.on(path="/api/chat").sequence(flawed(call("weather", "{"), text=""), "Done.")
     state = create_agent(chat(), [weather]).invoke({"messages": [HumanMessage("Hi")]})
-    restored = [type(m)(**m.model_dump()) for m in state["messages"]]  # as out of a checkpoint
+    restored = [type(m)(**m.model_dump()) for m in state["messages"]]  # as from a checkpoint
     chat().invoke(restored)
     asked = ollama_server.requests[-1].payload["messages"][1]
     assert [c["function"]["name"] for c in asked["tool_calls"]] == ["weather"]
 
 
-def test_a_chunk_has_the_flaw_too(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_chunk_has_it_too(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(flawed(None))
     pieces = list(chat().stream("Hi"))
     assert [p.text for p in pieces if isinstance(p, AIMessageChunk) and p.tool_call_chunks] == ["Let me see."]

@@ -42,7 +42,7 @@ def ask(model: Any, text: str = "Hi") -> Any:
 
 
 def asked(server: OllamaServer) -> int:
-    """How many requests a server had for an answer or vectors."""
+    """The number of requests to a server for an answer or vectors."""
     return sum(record.path in ("/api/chat", "/api/generate", "/api/embed") for record in server.requests)
 
 
@@ -54,7 +54,7 @@ def made(cls: Any, urls: Any, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_a_host_that_is_down_costs_no_answer(cls: Any, servers: list[OllamaServer], urls: list[str]) -> None:
+def test_requests_avoid_a_host_that_is_down(cls: Any, servers: list[OllamaServer], urls: list[str]) -> None:
     model = made(cls, urls)
     servers[0].refuse()
     for number in range(3):
@@ -65,7 +65,7 @@ def test_a_host_that_is_down_costs_no_answer(cls: Any, servers: list[OllamaServe
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_the_environment_names_them(
+def test_hosts_in_the_environment(
     cls: Any, servers: list[OllamaServer], urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOSTS", ",".join(urls))
@@ -81,7 +81,7 @@ def test_the_environment_names_them(
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_both_kinds_of_calls_share_the_slots(cls: Any, urls: list[str]) -> None:
+def test_sync_and_async_calls_share_slots(cls: Any, urls: list[str]) -> None:
     model = made(cls, [Host(urls[0], slots=4), *urls[1:]])
     provider = model._provider_for(sync=True)
     assert provider is model._provider_for(sync=False) is copy.deepcopy(model)._provider_for(sync=True)
@@ -93,9 +93,7 @@ def test_both_kinds_of_calls_share_the_slots(cls: Any, urls: list[str]) -> None:
     assert model._provider_for(sync=True).addresses == (urls[0], urls[1])
 
 
-async def test_threads_and_loops_together_never_give_a_host_more_than_its_slots(
-    servers: list[OllamaServer], urls: list[str]
-) -> None:
+async def test_threads_and_loops_never_exceed_a_hosts_slots(servers: list[OllamaServer], urls: list[str]) -> None:
     model = made(ChatOllama, urls)
     inputs = [f"Hi {number}" for number in range(10)]
     results = await asyncio.gather(
@@ -120,11 +118,11 @@ def test_a_list_of_one_address_is_one_server(ollama_server: OllamaServer) -> Non
     assert [record.path for record in ollama_server.requests] == ["/api/chat"]
 
 
-# What answers say
+# The host in answers
 
 
 async def answers_of(model: Any) -> list[dict[str, Any]]:
-    """The metadata of an answer, by each way to ask."""
+    """The metadata of an answer, by each method."""
     if isinstance(model, OllamaLLM):
         results = [model.generate(["Hi"]), await model.agenerate(["Hi"])]
         found: list[Any] = [result.generations[0][0].generation_info for result in results]
@@ -159,7 +157,7 @@ async def test_metadata_names_the_host(
         assert "host" not in metadata  # one server: nothing to report
 
 
-def test_an_answer_that_a_limit_cut_names_its_host(servers: list[OllamaServer], urls: list[str]) -> None:
+def test_an_answer_cut_by_max_chunks_names_its_host(servers: list[OllamaServer], urls: list[str]) -> None:
     servers[0].refuse()
     config = StreamConfig(max_chunks=1)
     for cls in (ChatOllama, OllamaLLM):
@@ -187,7 +185,7 @@ def test_usage_is_counted_once(servers: list[OllamaServer], urls: list[str]) -> 
 # Failures
 
 
-def test_where_all_are_down_the_error_is_also_langchains(servers: list[OllamaServer], urls: list[str]) -> None:
+def test_if_all_are_down_the_error_is_also_langchains(servers: list[OllamaServer], urls: list[str]) -> None:
     for server in servers:
         server.refuse()
     for cls in ADAPTERS:
@@ -198,7 +196,7 @@ def test_where_all_are_down_the_error_is_also_langchains(servers: list[OllamaSer
         ask(made(ChatOllama, urls, timeout=0.2))
 
 
-def test_a_model_that_none_has(urls: list[str]) -> None:
+def test_a_model_on_no_host(urls: list[str]) -> None:
     with pytest.raises(ModelNotFoundError, match="does not have the model 'gone'"):
         ChatOllama(model="gone", base_url=urls).invoke("Hi")
 
@@ -223,7 +221,7 @@ def test_a_wrong_address_names_the_argument(cls: Any, where: Any, says: str) -> 
         made(cls, where)
 
 
-def test_settings_that_do_not_go_together(urls: list[str]) -> None:
+def test_conflicting_settings(urls: list[str]) -> None:
     with pytest.raises(ValueError, match="userinfo: is for a single address"):
         made(ChatOllama, urls, userinfo="user:word")
     shared = OllamaProvider("llama3.2", urls)
@@ -233,14 +231,14 @@ def test_settings_that_do_not_go_together(urls: list[str]) -> None:
         ChatOllama(provider=shared, base_url=urls[1:])
 
 
-# What a model is
+# Copies, identity and secrets
 
 
-def again_by_load(model: Any) -> Any:
+def reloaded(model: Any) -> Any:
     return load(dumpd(model), allowed_objects=[type(model)], valid_namespaces=["langchain_namel3ss_ollama"])
 
 
-def again_by_fields(model: Any) -> Any:
+def rebuilt(model: Any) -> Any:
     return type(model)(**model.model_dump(exclude_none=True))
 
 
@@ -248,8 +246,8 @@ WAYS: list[Callable[[Any], Any]] = [
     copy.copy,
     copy.deepcopy,
     lambda model: pickle.loads(pickle.dumps(model)),
-    again_by_load,
-    again_by_fields,
+    reloaded,
+    rebuilt,
 ]
 
 
@@ -270,7 +268,7 @@ def test_copies_have_all_hosts(cls: Any, way: Callable[[Any], Any], servers: lis
     assert asked(servers[1]) == 1
 
 
-def test_a_shared_provider_goes_along(servers: list[OllamaServer], urls: list[str]) -> None:
+def test_a_shared_provider(servers: list[OllamaServer], urls: list[str]) -> None:
     provider = OllamaProvider("llama3.2", Hosts(urls, resume="auto"))
     model = ChatOllama(provider=provider)
     assert model._identifying_params["base_url"] == urls
@@ -282,7 +280,7 @@ def test_a_shared_provider_goes_along(servers: list[OllamaServer], urls: list[st
     assert again.invoke("Hi").response_metadata["host"] in urls
 
 
-def test_fields_that_are_configured_leave_hosts_and_slots(urls: list[str]) -> None:
+def test_configurable_fields_keep_hosts_and_slots(urls: list[str]) -> None:
     model = made(ChatOllama, [Host(urls[0], api_key=SECRET), *urls[1:]])
     configurable = model.configurable_fields(temperature=ConfigurableField("t"), base_url=ConfigurableField("where"))
     prepared, _ = configurable.prepare({"configurable": {"t": 0.3}})
@@ -293,7 +291,7 @@ def test_fields_that_are_configured_leave_hosts_and_slots(urls: list[str]) -> No
     assert moved._provider_for(sync=True).addresses == (urls[0], urls[1])
 
 
-def test_models_are_told_apart_by_their_hosts(servers: list[OllamaServer], urls: list[str]) -> None:
+def test_cache_keys_include_the_hosts(servers: list[OllamaServer], urls: list[str]) -> None:
     cache = InMemoryCache()
     for where in (urls, urls, urls[:2], Hosts(urls)):
         made(ChatOllama, where, cache=cache).invoke("Hi")
@@ -321,7 +319,7 @@ def test_nothing_shows_a_secret(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_hosts_that_are_set_later_are_kept_as_those_of_the_constructor(cls: Any) -> None:
+def test_hosts_set_later_are_normalized_like_the_constructors(cls: Any) -> None:
     model = made(cls, "http://one")
     model.base_url = [f"http://user:{SECRET}@a:1", "http://b:2"]
     assert model.base_url == Hosts([f"http://user:{SECRET}@a:1", "http://b:2"])
@@ -332,7 +330,7 @@ def test_hosts_that_are_set_later_are_kept_as_those_of_the_constructor(cls: Any)
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_a_pickle_holds_no_secret(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_contains_no_secret(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pickled = pickle.dumps(made(cls, [f"http://user:{SECRET}@a:1", Host("http://b:2", api_key=SECRET), "http://c:3"]))
     assert SECRET not in pickled.decode("latin-1")
     with pytest.raises(ValueError, match="set OLLAMA_API_KEY here"):

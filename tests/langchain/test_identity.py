@@ -58,7 +58,7 @@ def test_serialised(cls: Any, snapshot: SnapshotAssertion) -> None:
 
 @pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
 @pytest.mark.parametrize("secrets", [PRIVATE, {"api_key": SECRET}], ids=["address", "key"])
-def test_secrets_are_nowhere_to_be_seen(cls: Any, secrets: dict[str, Any]) -> None:
+def test_secrets_are_never_shown(cls: Any, secrets: dict[str, Any]) -> None:
     model = cls(model="llama3.2", **secrets)
     assert SECRET not in repr(model)
     assert SECRET not in str(model)
@@ -79,14 +79,14 @@ def test_secrets_are_nowhere_to_be_seen(cls: Any, secrets: dict[str, Any]) -> No
     ],
     ids=str,
 )  # fmt: skip
-def test_models_are_told_apart(other: dict[str, Any]) -> None:
+def test_models_have_distinct_keys(other: dict[str, Any]) -> None:
     one, two = ChatOllama(**FULL), ChatOllama(**{**FULL, **other})
     assert one._identifying_params != two._identifying_params
     assert one._get_llm_string() != two._get_llm_string()
     assert ChatOllama(**FULL)._get_llm_string() == one._get_llm_string()
 
 
-async def test_a_cache_tells_models_apart(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_a_cache_distinguishes_models(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.on(path="/api/chat").reply(lambda record: Reply(f"I am {record.model}."))
     cache = InMemoryCache()
     one, two = chat(cache=cache), chat("qwen3", cache=cache)
@@ -98,7 +98,7 @@ async def test_a_cache_tells_models_apart(chat: Make, ollama_server: OllamaServe
 
 
 @pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM])
-def test_a_cache_tells_shared_providers_apart(cls: Any, ollama_server: OllamaServer) -> None:
+def test_a_cache_distinguishes_shared_providers(cls: Any, ollama_server: OllamaServer) -> None:
     class Form(BaseModel):
         a: int
 
@@ -177,9 +177,7 @@ def test_fields_can_be_configured_and_changed(chat: Make, ollama_server: OllamaS
 
 @pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
 @pytest.mark.parametrize("url", [None, "", "  "])
-def test_the_environment_counts_where_nothing_is_given(
-    cls: Any, url: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_is_the_default(cls: Any, url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     def made() -> Any:
         return cls(model="m", base_url=url)
 
@@ -210,7 +208,7 @@ def test_the_environment_counts_where_nothing_is_given(
 def test_the_environment_is_read_as_the_core_reads_it(
     cls: Any, name: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Once wrong: quotes of a docker env file, or a port that Ollama forgives, were a ValidationError here alone
+    # Once wrong: quotes of a docker env file, or a port that Ollama tolerates, were a ValidationError only here
     monkeypatch.setenv(name, text)
     assert cls(model="m")._provider_for(sync=True).base_url == OllamaProvider("m").base_url
 
@@ -263,7 +261,7 @@ def test_headers_in_every_form_that_httpx_takes(ollama_server: OllamaServer, hea
 @pytest.mark.parametrize(
     "name", ["keep_alive", "num_ctx", "max_tokens", "temperature", "seed", "timeout", "max_retries"]
 )
-def test_true_is_no_number(cls: Any, name: str) -> None:
+def test_true_is_not_a_number(cls: Any, name: str) -> None:
     # Once wrong: keep_alive=True went out as one second
     with pytest.raises(TypeError, match=r"expected a number, not True"):
         cls(model="m", **{name: True})
@@ -301,7 +299,7 @@ class OwnName(ChatOllama):
     max_tokens: int | None = 7
 
 
-def test_subclasses_with_names_of_their_own() -> None:
+def test_subclasses_with_their_own_aliases() -> None:
     for model in (
         Named(model="m", heat=0.5, max_tokens=5, owner="a"),  # type: ignore[call-arg]  # mypy knows one alias a field
         Named(model_name="m", temperature=0.5, limit=5, team="a"),  # type: ignore[call-arg]  # as above
@@ -316,7 +314,7 @@ def test_subclasses_with_names_of_their_own() -> None:
     assert (own.model, own.max_tokens, own.num_predict) == ("llama3.2", 9, None)
 
 
-def test_other_names_of_fields_can_be_read_and_set() -> None:
+def test_aliases_of_fields_can_be_read_and_set() -> None:
     model = ChatOllama(model_name="m", max_tokens=5)
     assert (model.model, model.model_name, model.num_predict, model.max_tokens) == ("m", "m", 5, 5)
     model.max_tokens, model.model_name = 6, "n"
@@ -327,7 +325,7 @@ def test_other_names_of_fields_can_be_read_and_set() -> None:
         ChatOllama()
 
 
-def test_a_key_is_a_secret_however_it_is_given(ollama_server: OllamaServer) -> None:
+def test_an_api_key_is_always_secret(ollama_server: OllamaServer) -> None:
     for key in (SECRET, SecretStr(SECRET)):
         model = ChatOllama(model="llama3.2", base_url=ollama_server.url, api_key=key)
         assert SECRET not in repr(model)
@@ -339,7 +337,7 @@ def test_a_key_is_a_secret_however_it_is_given(ollama_server: OllamaServer) -> N
 
 
 @pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings, OllamaSettings])
-def test_every_field_says_what_it_is_for(cls: type) -> None:
+def test_every_field_has_a_description(cls: type) -> None:
     tree = ast.parse(inspect.getsource(inspect.getmodule(cls)))  # type: ignore[arg-type]  # it has a module
     (found,) = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
     bodies = [found.body, *(node.body for node in found.body if isinstance(node, ast.If))]
@@ -353,7 +351,7 @@ def test_every_field_says_what_it_is_for(cls: type) -> None:
     assert len(set(described)) == len(described)
 
 
-def test_the_model_is_looked_for_when_asked(chat: Make, ollama_server: OllamaServer) -> None:
+def test_validate_model_on_init(chat: Make, ollama_server: OllamaServer) -> None:
     assert chat(validate_model_on_init=True)
     with pytest.raises(ValueError, match="ollama pull nope"):
         chat("nope", validate_model_on_init=True)
@@ -391,10 +389,10 @@ async def test_profile(chat: Make, ollama_server: OllamaServer) -> None:
         assert not (await chat("qwen3", **fetching).aload_profile())["image_url_inputs"]
 
 
-async def test_the_profile_of_a_model_that_can_hear() -> None:
+async def test_the_profile_of_a_model_with_audio() -> None:
     with OllamaServer([Model("gemma4", ("completion", "vision", "audio")), "llama3.2"], version="0.33.0") as server:
-        hears = await ChatOllama(model="gemma4", base_url=server.url).aload_profile()
-        assert (hears["audio_inputs"], hears["audio_outputs"]) == (True, False)
+        audio = await ChatOllama(model="gemma4", base_url=server.url).aload_profile()
+        assert (audio["audio_inputs"], audio["audio_outputs"]) == (True, False)
         assert not (await ChatOllama(model="llama3.2", base_url=server.url).aload_profile())["audio_inputs"]
 
 
@@ -402,7 +400,7 @@ async def test_the_context_window_of_a_profile(chat: Make, ollama_server: Ollama
     async def window(**arguments: Any) -> int:
         return int((await chat("llama3.2", **arguments).aload_profile())["max_input_tokens"])
 
-    assert await window() == 131072  # the longest, if nothing says which
+    assert await window() == 131072  # the model's maximum, if the window is unknown
     assert await window(options={"num_ctx": 1024}) == 1024
     assert await window(num_ctx=1_000_000) == 131072
     async with OllamaProvider("llama3.2", ollama_server.url, num_ctx=2048) as provider:
@@ -426,19 +424,19 @@ def test_tokens_are_estimated_without_a_tokenizer() -> None:
     assert exact.get_num_tokens("text") == 4
 
 
-async def test_answers_teach_what_a_token_is(ollama_server: OllamaServer) -> None:
+async def test_token_counts_learn_from_answers(ollama_server: OllamaServer) -> None:
     model = ChatOllama(model="llama3.2", base_url=ollama_server.url)
     text = "understanding " * 40
     before = model.get_num_tokens(text)
     for number in range(20):
         await model.ainvoke(f"{number}: {text}")
-    assert abs(model.get_num_tokens(text) - 80) < abs(before - 80)  # two to a word, by the test server
+    assert abs(model.get_num_tokens(text) - 80) < abs(before - 80)  # the test server counts two per word
     asked = [HumanMessage(f"0: {text}")]
     answer = await model.ainvoke(asked)
     assert model.get_num_tokens_from_messages(asked) == answer.usage_metadata["input_tokens"]
 
 
-def test_a_long_conversation_is_trimmed_to_what_fits() -> None:
+def test_a_long_conversation_is_trimmed_to_fit() -> None:
     model = ChatOllama(model="m")
     messages: list[BaseMessage] = [SystemMessage("Be brief.")]
     for number in range(40):

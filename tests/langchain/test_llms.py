@@ -29,7 +29,7 @@ def llm(ollama_server: OllamaServer) -> Any:
     return lambda **arguments: OllamaLLM(**{"model": "llama3.2", "base_url": ollama_server.url, **arguments})
 
 
-async def test_the_four_ways_agree(llm: Any, ollama_server: OllamaServer) -> None:
+async def test_all_methods_agree(llm: Any, ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b"], thinking="Hm.")
     model = llm(model="qwen3", reasoning=True, temperature=0, max_tokens=9)
     assert model.invoke("Hi") == await model.ainvoke("Hi") == "ab"
@@ -41,7 +41,7 @@ async def test_the_four_ways_agree(llm: Any, ollama_server: OllamaServer) -> Non
     assert (info["thinking"], info["done_reason"], info["model_name"]) == ("Hm.", "stop", "qwen3")
 
 
-async def test_prompts_run_at_once_and_in_order(llm: Any, ollama_server: OllamaServer) -> None:
+async def test_batches_keep_their_order(llm: Any, ollama_server: OllamaServer) -> None:
     ollama_server.on(path="/api/generate").reply(lambda record: Reply(f"<{record.payload['prompt']}>"))
     model = llm(max_concurrent=2)
     assert model.batch(["a", "b", "c"]) == ["<a>", "<b>", "<c>"]
@@ -49,11 +49,11 @@ async def test_prompts_run_at_once_and_in_order(llm: Any, ollama_server: OllamaS
     tokens = Tokens()
     result = await model.agenerate(["a", "b"], callbacks=[tokens])
     assert [g[0].text for g in result.generations] == ["<a>", "<b>"]
-    assert ["".join(told) for told in tokens.seen.values()] == ["<a>"]  # the run belongs to the first prompt
+    assert ["".join(texts) for texts in tokens.seen.values()] == ["<a>"]  # the run belongs to the first prompt
     assert [g[0].text for g in model.generate(["a", "b"], callbacks=[tokens]).generations] == ["<a>", "<b>"]
 
 
-async def test_tokens_are_told_once(llm: Any, ollama_server: OllamaServer) -> None:
+async def test_token_callbacks_run_once(llm: Any, ollama_server: OllamaServer) -> None:
     ollama_server.reply(["a", "b"])
     for run in ("invoke", "stream"):
         tokens = Tokens()
@@ -69,7 +69,7 @@ async def test_tokens_are_told_once(llm: Any, ollama_server: OllamaServer) -> No
     assert "".join(map(str, chunks)) == "ab"
 
 
-def test_what_only_this_endpoint_takes(llm: Any, ollama_server: OllamaServer) -> None:
+def test_fields_of_this_endpoint(llm: Any, ollama_server: OllamaServer) -> None:
     model = llm(model="codellama", stop=["x"], format="json")
     model.invoke("def f(", suffix="return 1", system="Code.", raw=True, stop=["y"], reasoning=False)
     sent = dict(ollama_server.requests[-1].payload)
@@ -80,7 +80,7 @@ def test_what_only_this_endpoint_takes(llm: Any, ollama_server: OllamaServer) ->
         model.invoke("Hi", sufix="x")
 
 
-def test_a_cache_tells_models_apart(llm: Any, ollama_server: OllamaServer) -> None:
+def test_a_cache_distinguishes_models(llm: Any, ollama_server: OllamaServer) -> None:
     ollama_server.on(path="/api/generate").reply(lambda record: Reply(record.model))
     cache = InMemoryCache()
     one, two = llm(cache=cache), llm(model="qwen3", cache=cache)
@@ -88,19 +88,19 @@ def test_a_cache_tells_models_apart(llm: Any, ollama_server: OllamaServer) -> No
     assert len(ollama_server.requests) == 2
 
 
-def test_two_runs(llm: Any) -> None:
+def test_two_event_loops(llm: Any) -> None:
     model = llm()
     assert asyncio.run(model.ainvoke("Hi")) == asyncio.run(model.ainvoke("Hi"))
 
 
-async def test_one_failure_ends_all(llm: Any, ollama_server: OllamaServer) -> None:
+async def test_one_failure_fails_all(llm: Any, ollama_server: OllamaServer) -> None:
     ollama_server.fault("status", status=500)
     with pytest.raises(ModelAPIError):
         await llm(max_retries=0).agenerate(["a", "b", "c"], callbacks=[Tokens()])
 
 
 @pytest.mark.parametrize(("limit", "text"), [(2, ""), (7, "ab")])
-async def test_a_limit_of_chunks_ends_a_stream_with_a_last_chunk(
+async def test_max_chunks_ends_a_stream_with_a_last_chunk(
     llm: Any, ollama_server: OllamaServer, limit: int, text: str
 ) -> None:
     # Once wrong: nothing reported that the answer was truncated, and if all of it was dropped, IndexError was raised.

@@ -37,7 +37,7 @@ RECORDING = encoded(wav(0.1))
 def sent(server: OllamaServer, model: ChatOllama, *messages: BaseMessage) -> list[dict[str, Any]]:
     before = copy.deepcopy(messages)
     model.invoke(list(messages))
-    assert list(before) == list(messages), "what was handed in has changed"
+    assert list(before) == list(messages), "the given messages were changed"
     chats = [record for record in server.requests if record.path == "/api/chat"]
     return list(chats[-1].payload["messages"])
 
@@ -85,7 +85,7 @@ def test_roles(chat: Make, ollama_server: OllamaServer) -> None:
     ],
     ids=lambda block: "-".join(map(str, block))[:40],
 )
-def test_pictures_in_every_shape(chat: Make, ollama_server: OllamaServer, block: dict[str, Any]) -> None:
+def test_images_in_every_format(chat: Make, ollama_server: OllamaServer, block: dict[str, Any]) -> None:
     content = [{"type": "text", "text": "What is this?"}, block]
     (user,) = sent(ollama_server, chat("llava"), HumanMessage(content=content))
     assert user == {"role": "user", "content": "What is this?", "images": [DATA]}
@@ -101,7 +101,7 @@ def newer_server() -> Iterator[OllamaServer]:
 
 
 @pytest.fixture
-def hears(chat: Make, newer_server: OllamaServer) -> Make:
+def audio_chat(chat: Make, newer_server: OllamaServer) -> Make:
     """Models that support audio."""
     return partial(chat, "gemma4:e2b", base_url=newer_server.url)
 
@@ -118,50 +118,50 @@ def hears(chat: Make, newer_server: OllamaServer) -> Make:
     ],
     ids=lambda block: "-".join(map(str, block))[:40],
 )
-def test_audio_in_every_shape(hears: Make, newer_server: OllamaServer, block: dict[str, Any]) -> None:
+def test_audio_in_every_format(audio_chat: Make, newer_server: OllamaServer, block: dict[str, Any]) -> None:
     content = [
         {"type": "text", "text": "What is said?"},
         block,
         {"type": "image", "base64": DATA, "mime_type": "image/png"},
     ]
-    (user,) = sent(newer_server, hears(), HumanMessage(content=content))
+    (user,) = sent(newer_server, audio_chat(), HumanMessage(content=content))
     assert user == {"role": "user", "content": "What is said?", "images": [DATA, RECORDING]}
-    (tool,) = sent(newer_server, hears(), ToolMessage(content=content, tool_call_id="1", name="listen"))
+    (tool,) = sent(newer_server, audio_chat(), ToolMessage(content=content, tool_call_id="1", name="listen"))
     assert tool["images"] == [DATA, RECORDING]
-    assert hears().get_num_tokens_from_messages([HumanMessage(content=content)]) > 0
+    assert audio_chat().get_num_tokens_from_messages([HumanMessage(content=content)]) > 0
 
 
-async def test_audio_at_an_address(hears: Make, newer_server: OllamaServer) -> None:
+async def test_audio_at_a_url(audio_chat: Make, newer_server: OllamaServer) -> None:
     data = base64.b64decode(RECORDING)
     newer_server.reply("", path="/a.wav", body=data, headers={"Content-Type": "audio/wav"})
     url = f"{newer_server.url}/a.wav"
     message = HumanMessage(content=[{"type": "text", "text": "What is said?"}, {"type": "audio", "url": url}])
     with pytest.raises(ValueError, match=r"audio given as a URL, .*allow_image_urls=True"):
-        hears().invoke([message])
+        audio_chat().invoke([message])
     assert not newer_server.requests
-    assert hears().get_num_tokens_from_messages([message]) > 100  # as ten seconds
-    model = hears(allow_image_urls=True)
+    assert audio_chat().get_num_tokens_from_messages([message]) > 100  # estimated as ten seconds
+    model = audio_chat(allow_image_urls=True)
     assert sent(newer_server, model, message)[0]["images"] == [RECORDING]
     await model.ainvoke([message])
     assert newer_server.requests[-1].payload["messages"][0]["images"] == [RECORDING]
     with pytest.raises(ValueError, match=f"more than {len(data) - 1} bytes"):
-        hears(allow_image_urls=True, max_image_bytes=len(data) - 1).invoke([message])
+        audio_chat(allow_image_urls=True, max_image_bytes=len(data) - 1).invoke([message])
     for loader in (lambda _: data, lambda _: Audio(data)):
-        assert sent(newer_server, hears(image_loader=loader), message)[0]["images"] == [RECORDING]
+        assert sent(newer_server, audio_chat(image_loader=loader), message)[0]["images"] == [RECORDING]
     for loader in (lambda _: BYTES, lambda _: "text", lambda _: Image(BYTES)):
         with pytest.raises((ValueError, TypeError), match="audio"):
-            hears(image_loader=loader).invoke([message])
+            audio_chat(image_loader=loader).invoke([message])
 
 
-def test_audio_of_an_answer_is_not_fetched(hears: Make, newer_server: OllamaServer) -> None:
+def test_audio_of_an_answer_is_not_fetched(audio_chat: Make, newer_server: OllamaServer) -> None:
     audio = {"type": "audio", "url": f"{newer_server.url}/a.wav"}
     answer = AIMessage(content=[{"type": "text", "text": "Yes."}, audio])
-    found = sent(newer_server, hears(allow_image_urls=True), HumanMessage("Well?"), answer, HumanMessage("And?"))
+    found = sent(newer_server, audio_chat(allow_image_urls=True), HumanMessage("Well?"), answer, HumanMessage("And?"))
     assert found[1] == {"role": "assistant", "content": "Yes."}
     assert [record.path for record in newer_server.requests] == ["/api/chat"]
 
 
-async def test_addresses_are_fetched_only_when_switched_on(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_image_urls_need_a_loader(chat: Make, ollama_server: OllamaServer) -> None:
     message = HumanMessage(content=[{"type": "image_url", "image_url": {"url": URL}}, {"type": "image", "url": URL}])
     with pytest.raises(ValueError, match="allow_image_urls=True"):
         chat("llava").invoke([message])
@@ -197,7 +197,7 @@ def image_message(server: OllamaServer) -> HumanMessage:
     return HumanMessage(content=[{"type": "image", "url": f"{server.url}/cat.png"}])
 
 
-async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_image_urls_are_fetched_if_allowed(chat: Make, ollama_server: OllamaServer) -> None:
     message = image_message(ollama_server)
     model = chat("llava", allow_image_urls=True)
     for run in (
@@ -217,7 +217,7 @@ async def test_addresses_are_fetched_when_allowed(chat: Make, ollama_server: Oll
     }  # fmt: skip
 
 
-async def test_addresses_that_cannot_be_fetched(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_image_urls_that_cannot_be_fetched(chat: Make, ollama_server: OllamaServer) -> None:
     message = image_message(ollama_server)
     with pytest.raises(ValueError, match=f"more than {len(BYTES) - 1} bytes"):
         chat("llava", allow_image_urls=True, max_image_bytes=len(BYTES) - 1).invoke([message])
@@ -255,19 +255,19 @@ async def collected(pieces: AsyncIterator[Any]) -> list[Any]:
         ({"type": "sculpture", "stone": 1}, "sculpture"),
     ],
 )
-def test_what_ollama_cannot_take_is_said(chat: Make, block: dict[str, Any], named: str) -> None:
+def test_unsupported_blocks_are_errors(chat: Make, block: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         chat("llava").invoke([HumanMessage(content=[block])])
 
 
-def test_texts_are_joined_without_a_line_before_them(chat: Make, ollama_server: OllamaServer) -> None:
+def test_texts_are_joined_without_a_leading_newline(chat: Make, ollama_server: OllamaServer) -> None:
     content = ["a", {"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}}]
     user, answer = sent(ollama_server, chat(), HumanMessage(content=content), AIMessage(content=content))
     assert user["content"] == "a\nb"
     assert answer["content"] == "ab"  # the pieces of one answer
 
 
-def test_a_conversation_with_tools_goes_back_whole(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_conversation_with_tools_is_sent_in_full(chat: Make, ollama_server: OllamaServer) -> None:
     found = sent(
         ollama_server,
         chat(),
@@ -290,7 +290,7 @@ def test_a_conversation_with_tools_goes_back_whole(chat: Make, ollama_server: Ol
 
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
-def test_an_answer_goes_back_as_it_came(chat: Make, ollama_server: OllamaServer, version: str) -> None:
+def test_an_answer_round_trips(chat: Make, ollama_server: OllamaServer, version: str) -> None:
     calls = [ToolCall("add", {"a": "1"}, id="one"), ToolCall("add", '{"a": ', id="two")]
     ollama_server.reply("Let me see.", thinking="Numbers.", tool_calls=calls, model="qwen3")
     model = chat("qwen3", output_version=version)
@@ -332,7 +332,7 @@ def test_blocks_of_other_vendors(chat: Make, ollama_server: OllamaServer) -> Non
     assert found[3] == {"role": "assistant", "content": "!", "thinking": "So."}
 
 
-OF_OTHERS: list[dict[str, Any]] = [
+FOREIGN: list[dict[str, Any]] = [
     {"type": "server_tool_call", "id": "s1", "name": "web_search", "args": {"query": "x"}},
     {"type": "server_tool_call_chunk", "id": "s1", "name": "web_search", "args": "{"},
     {"type": "server_tool_result", "tool_call_id": "s1", "status": "success", "output": [{"url": URL}]},
@@ -362,8 +362,8 @@ OF_OTHERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
-@pytest.mark.parametrize("block", OF_OTHERS, ids=lambda block: str(block)[:45])
-def test_what_another_provider_did_is_left_out_of_its_answer(
+@pytest.mark.parametrize("block", FOREIGN, ids=lambda block: str(block)[:45])
+def test_blocks_of_other_providers_are_left_out(
     chat: Make, ollama_server: OllamaServer, block: dict[str, Any], version: str
 ) -> None:
     # Once wrong: a fallback from a cloud model to Ollama failed because of its history
@@ -383,7 +383,7 @@ def test_what_another_provider_did_is_left_out_of_its_answer(
         AIMessage(content="I may not.", additional_kwargs={"refusal": None, "audio": None}),
     ],
 )
-def test_what_a_model_said_in_other_words_is_text(chat: Make, ollama_server: OllamaServer, message: AIMessage) -> None:
+def test_refusals_and_transcripts_are_text(chat: Make, ollama_server: OllamaServer, message: AIMessage) -> None:
     assert sent(ollama_server, chat(), message) == [{"role": "assistant", "content": "I may not."}]
 
 
@@ -417,7 +417,7 @@ def test_reasoning_of_other_vendors(chat: Make, ollama_server: OllamaServer, blo
     ],
     ids=lambda value: str(value)[:45],
 )
-def test_text_of_any_shape_is_text(
+def test_text_in_every_format(
     chat: Make, ollama_server: OllamaServer, make: Any, block: dict[str, Any], text: str
 ) -> None:
     content = [block, {"cachePoint": {"type": "default"}}, {"type": "cache_point"}, {"type": "text", "text": "z"}]

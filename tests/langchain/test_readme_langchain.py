@@ -1,4 +1,4 @@
-"""Every Python block of the adapter's README runs as it stands."""
+"""Every Python block of the adapter's README runs unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DECISIONS = next(code for code in BLOCKS if "OllamaDecisions" in code)
 BLOCKS.remove(DECISIONS)
 
 
-def test_block_of_the_decision_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decision_models_block(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("langchain_core.decisions", reason="decision models came with langchain-core 1.8")
     with OllamaServer([Model("nimble", ("decision",))], version="0.35.0") as server:  # the first that has them
         monkeypatch.setenv("OLLAMA_BASE_URL", server.url)
@@ -35,7 +35,7 @@ def test_block(
     code: str, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
-    monkeypatch.setitem(sys.modules, "langchain_ollama", None)  # a block may put another in its place
+    monkeypatch.setitem(sys.modules, "langchain_ollama", None)  # a block may replace it
     last = ollama_server.on(path="/api/chat", predicate=lambda record: record.payload["messages"][-1]["role"] == "tool")
     last.reply("It is sunny.")
     ollama_server.on(contains="How is").reply(tool_calls=[ToolCall("weather", {"city": "Rome"})])
@@ -56,9 +56,7 @@ def test_block(
         assert captured.out.startswith("OllamaModelNotFoundError False")
 
 
-def test_the_line_for_programs_that_take_strings_works(
-    ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_line_for_model_strings_works(ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = re.findall(r"^sys\.modules.*$", README, re.MULTILINE)
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
     monkeypatch.setitem(sys.modules, "langchain_ollama", None)

@@ -1,4 +1,4 @@
-"""What people build, with answers of a real server: replayed from cassettes, and live if a server is running."""
+"""Typical applications, with answers of a real server: replayed from cassettes, and live if a server is running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reasoning that a model writes before its JSON, in each way to ask for structured output."""
+"""Reasoning that a model writes before its JSON, with each method of structured output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lines(*pieces: str) -> Reply:
 @pytest.mark.parametrize("version", ["v0", "v1"])
 @pytest.mark.parametrize("begin", ["<think>", ""])
 @pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
-async def test_the_object_behind_it_comes_out(
+async def test_the_object_after_it_is_parsed(
     chat: Make, ollama_server: OllamaServer, method: Any, begin: str, version: str
 ) -> None:
     # Once wrong: an error each time
@@ -53,7 +53,7 @@ async def test_the_object_behind_it_comes_out(
 
 
 @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
-def test_reasoning_that_does_not_end_says_what_to_do(chat: Make, ollama_server: OllamaServer, method: Any) -> None:
+def test_reasoning_without_an_end_is_an_error(chat: Make, ollama_server: OllamaServer, method: Any) -> None:
     ollama_server.reply(lines("<think>Is it", " Rome?"))
     chain = chat().with_structured_output(Place, method=method)
     with pytest.raises(OutputParserException, match="reasoning=False"):
@@ -62,7 +62,7 @@ def test_reasoning_that_does_not_end_says_what_to_do(chat: Make, ollama_server: 
         list(chain.stream("Where?"))
 
 
-async def test_an_agents_response_format_of_the_provider(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_an_agent_with_provider_strategy(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(lines(f"<think>{THOUGHT}</think>", '{"city": "Rome"}'))
     agent = create_agent(chat(), [], response_format=ProviderStrategy(Place))
     start: Any = {"messages": [HumanMessage("Where?")]}

@@ -9,5 +9,5 @@ def test_it_has_the_version_of_the_core() -> None:
     assert version("langchain-namel3ss-ollama") == __version__
 
 
-def test_it_asks_for_that_version_of_the_core() -> None:
+def test_it_requires_that_version_of_the_core() -> None:
     assert f"namel3ss-ollama=={__version__}" in (requires("langchain-namel3ss-ollama") or [])

@@ -1,4 +1,4 @@
-"""LangChain's integration tests as they are run here, against a real server and replayed."""
+"""LangChain's integration tests: against a real server, replayed from cassettes, and against the test server."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 COUNTS = "a model of 135 million parameters does not copy the number, or the name, from the question"
-UNASKED = "a model of 135 million parameters calls no tool unless it is made to"
-SHAPE = "a model of 135 million parameters does not keep to a shape that only the prompt names"
+NO_CALL = "a model of 135 million parameters calls no tool unless it is forced to"
+SCHEMA = "a model of 135 million parameters does not follow a schema that only the prompt describes"
 
 
 class StandardChat(ChatModelIntegrationTests):
@@ -77,16 +77,16 @@ class StandardChat(ChatModelIntegrationTests):
     async def test_tool_calling_async(self, model: BaseChatModel) -> None:
         await super().test_tool_calling_async(model)
 
-    @pytest.mark.xfail(reason=UNASKED, raises=AssertionError)
+    @pytest.mark.xfail(reason=NO_CALL, raises=AssertionError)
     def test_agent_loop(self, model: BaseChatModel) -> None:
         super().test_agent_loop(model)
 
-    # It writes other words than those it was given, or never stops.
+    # It writes other words than those in the prompt, or never stops.
     @pytest.mark.xfail(reason=COUNTS, raises=(OllamaOutputError, AssertionError))
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
         super().test_unicode_tool_call_integration(model)
 
-    @pytest.mark.xfail(reason=SHAPE, raises=OutputParserException)
+    @pytest.mark.xfail(reason=SCHEMA, raises=OutputParserException)
     def test_json_mode(self, model: BaseChatModel) -> None:
         super().test_json_mode(model)
 
@@ -146,8 +146,10 @@ class TestEmbeddingsReplayed(StandardEmbeddings):
 
 
 class TestChatScripted(ChatModelIntegrationTests):
-    """Against each version of the test server, which answers as a model of more than 135 million parameters would: no
-    test is left out for the model's sake, images included (their content is put in the place of a download)."""
+    """Against each version of the test server, which answers like a larger model, so that no test is skipped.
+
+    Images are included: their content replaces a download.
+    """
 
     @pytest.fixture(autouse=True, params=VERSIONS)
     def scripted(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

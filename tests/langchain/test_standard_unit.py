@@ -17,7 +17,7 @@ FROM_ENVIRONMENT = {"OLLAMA_HOST": "http://box:1234", "OLLAMA_API_KEY": "key"}
 
 class TestChatUnit(ChatModelUnitTests):
     @pytest.fixture(autouse=True)
-    def let_it_be_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allow_loading(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # test_serdes loads with allowed_objects="all", which allows only the classes on LangChain's own list.
         path = tuple(ChatOllama.lc_id())
         module = importlib.import_module("langchain_core.load.load")

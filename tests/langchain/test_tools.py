@@ -74,7 +74,7 @@ def payload(server: OllamaServer) -> dict[str, Any]:
     return dict(server.requests[-1].payload)
 
 
-def test_schemas_go_out_whole(chat: Make, ollama_server: OllamaServer) -> None:
+def test_schemas_are_sent_in_full(chat: Make, ollama_server: OllamaServer) -> None:
     chat().bind_tools([weather, add, Place, PlaceV1, FUNCTION, SCHEMA]).invoke("Hi")
     functions = [t["function"] for t in payload(ollama_server)["tools"]]
     assert [f["name"] for f in functions] == ["weather", "add", "Place", "PlaceV1", "PlaceFunction", "PlaceSchema"]
@@ -105,7 +105,7 @@ def test_schemas_go_out_whole(chat: Make, ollama_server: OllamaServer) -> None:
     ],
     ids=str,
 )
-async def test_a_choice_holds_in_all_its_forms(
+async def test_a_choice_is_enforced_in_every_form(
     chat: Make, ollama_server: OllamaServer, choice: Any, names: list[str]
 ) -> None:
     model = chat(format="json").bind_tools([add, weather], tool_choice=choice)
@@ -135,7 +135,7 @@ def test_other_choices(chat: Make, ollama_server: OllamaServer) -> None:
         chat().bind_tools([add], tool_choice="subtract")
 
 
-def test_a_forced_call_that_is_cut_is_an_error(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_forced_call_cut_short_is_an_error(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply('{"name": "add", "argu', done_reason="length")
     with pytest.raises(OllamaOutputError, match="max_tokens") as caught:
         chat().bind_tools([add], tool_choice="any").invoke("Hi")
@@ -170,7 +170,7 @@ def test_arguments_are_not_reinterpreted(chat: Make, ollama_server: OllamaServer
 
 
 @pytest.mark.parametrize("text", ['{"a": ', '{"a": 1', '{"a": 1}}', "{'a': 1}", "nonsense", '"text"', "[1]"])
-def test_broken_arguments_stay_broken(chat: Make, ollama_server: OllamaServer, text: str) -> None:
+def test_broken_arguments_are_not_repaired(chat: Make, ollama_server: OllamaServer, text: str) -> None:
     ollama_server.reply(tool_calls=[ToolCall("add", text)])
     pieces = list(chat().stream("Hi"))
     for answer in (chat().invoke("Hi"), pieces[0] + pieces[1:]):
@@ -244,7 +244,7 @@ async def test_structured_output_is_never_a_silent_none(
 
 
 @pytest.mark.parametrize("schema", [Place, SCHEMA], ids=["pydantic", "schema"])
-def test_no_call_at_all_is_an_error(chat: Make, ollama_server: OllamaServer, schema: Any) -> None:
+def test_a_missing_call_is_an_error(chat: Make, ollama_server: OllamaServer, schema: Any) -> None:
     loaded = {"model": "m", "message": {"role": "assistant", "content": "I would rather talk."}, "done": True}
     ollama_server.reply(Reply(lines=[loaded]))
     model = chat().with_structured_output(schema, method="function_calling")
@@ -267,7 +267,7 @@ def test_response_format(chat: Make, ollama_server: OllamaServer, wanted: Any, f
     assert payload(ollama_server).get("format") == form
 
 
-def test_a_response_format_that_is_none(chat: Make) -> None:
+def test_invalid_response_formats(chat: Make) -> None:
     with pytest.raises(ValueError, match="response_format"):
         chat().invoke("Hi", response_format={"type": "yaml"})
     with pytest.warns(UserWarning, match="response_format is ignored"):
@@ -283,7 +283,7 @@ def test_wrong_arguments(chat: Make) -> None:
         chat().with_structured_output(Place, frozen=True)
 
 
-def test_a_format_with_tools_is_warned_of(chat: Make, ollama_server: OllamaServer) -> None:
+def test_a_format_with_tools_warns(chat: Make, ollama_server: OllamaServer) -> None:
     with pytest.warns(UserWarning, match="no way to call a tool"):
         chat(format="json").bind_tools([add]).invoke("Hi")
     assert {"format", "tools"} <= payload(ollama_server).keys()
@@ -299,24 +299,24 @@ SEVERAL = [ToolCall("add", {"a": n, "b": 1}, id=str(n)) for n in (1, 2, 3)]
     ("parallel", "ids"), [(False, ["1"]), (True, ["1", "2", "3"]), (None, ["1", "2", "3"])], ids=str
 )
 @pytest.mark.filterwarnings("ignore:.* is in beta")
-async def test_at_most_one_call_where_that_is_asked_for(
+async def test_parallel_tool_calls_can_be_disabled(
     chat: Make, ollama_server: OllamaServer, version: str, parallel: bool | None, ids: list[str]
 ) -> None:
     # Once wrong: bind_tools took it, and the call was a TypeError
     ollama_server.reply("Let me see.", tool_calls=SEVERAL)
     model: Any = chat(output_version=version)
-    for asking in (
+    for bound in (
         model.bind_tools([add], parallel_tool_calls=parallel),
         model.bind(tools=[add], parallel_tool_calls=parallel),
     ):
-        pieces = list(asking.stream("Hi"))
-        apieces = [piece async for piece in asking.astream("Hi")]
+        pieces = list(bound.stream("Hi"))
+        apieces = [piece async for piece in bound.astream("Hi")]
         answers = [
-            asking.invoke("Hi"),
-            await asking.ainvoke("Hi"),
+            bound.invoke("Hi"),
+            await bound.ainvoke("Hi"),
             pieces[0] + pieces[1:],
             apieces[0] + apieces[1:],
-            asking.stream_events("Hi", version="v3").output,
+            bound.stream_events("Hi", version="v3").output,
         ]
         for answer in answers:
             assert [call["id"] for call in answer.tool_calls] == ids
@@ -324,7 +324,7 @@ async def test_at_most_one_call_where_that_is_asked_for(
     assert "parallel_tool_calls" not in payload(ollama_server)
 
 
-def test_what_bind_tools_does_not_know_fails_there(chat: Make) -> None:
+def test_bind_tools_rejects_unknown_keywords(chat: Make) -> None:
     with pytest.raises(TypeError, match="bind_tools got an unexpected keyword argument 'temprature'; did you mean"):
         chat().bind_tools([add], temprature=1)
     with pytest.raises(TypeError, match="unexpected keyword argument 'cache_control'"):
@@ -349,9 +349,7 @@ def label(names: list[str], where: dict[str, Any], note: str) -> str:
     return f"{names!r} {where!r} {note!r}"
 
 
-async def test_arguments_sent_as_text_have_the_type_that_the_tool_wants(
-    chat: Make, ollama_server: OllamaServer
-) -> None:
+async def test_arguments_sent_as_text_are_converted(chat: Make, ollama_server: OllamaServer) -> None:
     # Once wrong: a list as text failed in the tool
     ollama_server.on(predicate=lambda record: record.payload["messages"][-1]["role"] == "tool").reply("Done.")
     sent = ToolCall("label", {"names": '["x"]', "where": '{"a": [1]}', "note": '["text"]'}, id="1")

@@ -50,19 +50,19 @@ async def test_search_and_fetch(newest: OllamaServer, kind: str) -> None:
     assert await fetch.ainvoke({"url": "http://a"}) == page.content
 
 
-def test_nothing_found_is_said(newest: OllamaServer) -> None:
+def test_no_results(newest: OllamaServer) -> None:
     newest.reply(path=SEARCH, json={"results": []})
     assert web_search_tool(OllamaProvider("m", newest.url)).invoke({"query": "rivers"}) == "No results."
 
 
-async def test_a_model_is_shown_what_it_got_wrong(newest: OllamaServer) -> None:
+async def test_a_model_sees_its_invalid_arguments(newest: OllamaServer) -> None:
     fetch = web_fetch_tool(OllamaProvider("m", newest.url))
     for message in (fetch.invoke(call("web_fetch", url="/x")), await fetch.ainvoke(call("web_fetch", url="/x"))):
         assert (message.status, message.content[:4]) == ("error", "url:")
     assert newest.requests == []
 
 
-async def test_failures_of_the_server_are_langchains_errors(newest: OllamaServer, ollama_server: OllamaServer) -> None:
+async def test_server_errors_are_langchains_errors(newest: OllamaServer, ollama_server: OllamaServer) -> None:
     newest.reply(path=SEARCH, status=401, json={"error": "unauthorized"})
     search = web_search_tool(ChatOllama(model="m", base_url=newest.url))
     with pytest.raises(OllamaAuthenticationError):
@@ -73,14 +73,14 @@ async def test_failures_of_the_server_are_langchains_errors(newest: OllamaServer
         web_search_tool(ChatOllama(model="m", base_url=ollama_server.url)).invoke({"query": "rivers"})
 
 
-def test_each_way_of_calling_has_its_own_connection_settings(newest: OllamaServer) -> None:
+def test_sync_calls_have_their_own_connection_settings(newest: OllamaServer) -> None:
     model = ChatOllama(model="m", base_url=newest.url, sync_client_kwargs={"headers": {"x-way": "sync"}})
     web_search_tool(model).invoke({"query": "rivers"})
     assert newest.requests[-1].headers["x-way"] == "sync"
 
 
 @pytest.mark.parametrize("make", [web_search_tool, web_fetch_tool])
-def test_what_has_no_server_is_refused(make: Any) -> None:
+def test_other_sources_are_refused(make: Any) -> None:
     with pytest.raises(TypeError, match="ChatOllama or an OllamaProvider, not str"):
         make("llama3.2")
 

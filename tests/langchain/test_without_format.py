@@ -1,4 +1,4 @@
-"""Structured output on servers that ignore `format`, in each of LangChain's ways to ask."""
+"""Structured output on servers that ignore `format`, with each of LangChain's methods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fields(server: OllamaServer) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("first", [PROSE, '{"town": "Rome"}', "```json\n{}\n```"], ids=["prose", "keys", "fence"])
-async def test_a_schema_that_is_ignored_is_asked_for_in_the_prompt(
+async def test_an_ignored_schema_is_described_in_the_prompt(
     chat: Make, ollama_server: OllamaServer, first: str
 ) -> None:
     # Once wrong: OutputParserException, each time.
@@ -50,7 +50,7 @@ async def test_json_in_thinking(chat: Make, ollama_server: OllamaServer) -> None
     assert [value async for value in chain.astream("Where?")][-1] == Place(city="Rome")
 
 
-async def test_what_was_tried_is_in_the_parsers_error(chat: Make, ollama_server: OllamaServer) -> None:
+async def test_the_parsers_error_lists_the_attempts(chat: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(PROSE)
     chain = chat().with_structured_output(Place)
     with pytest.raises(OutputParserException, match="described in the prompt") as caught:
@@ -78,7 +78,7 @@ async def test_what_was_tried_is_in_the_parsers_error(chat: Make, ollama_server:
     ids=["grammar", "another", "none"],
 )
 @pytest.mark.parametrize("how", ["invoke", "stream"])
-def test_a_forced_call_is_asked_for_in_the_prompt(
+def test_a_forced_call_is_described_in_the_prompt(
     chat: Make, ollama_server: OllamaServer, first: Reply, how: str
 ) -> None:
     # Once wrong: OllamaInvalidRequestError, or OllamaOutputError.

@@ -137,7 +137,7 @@ class Recorder(BaseEventHandler):
 
     @property
     def names(self) -> list[str]:
-        """The events' names, repeats in a row once."""
+        """The events' names, without consecutive duplicates."""
         names = [type(event).__name__ for event in self._events]
         return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
 

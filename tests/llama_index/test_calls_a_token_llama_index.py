@@ -1,8 +1,8 @@
-"""LlamaIndex's hot path keeps its shape: this many calls per token, and no more."""
+"""Limits on the number of calls per token on LlamaIndex's hot path."""
 
 from __future__ import annotations
 
-from calls import TOKENS, calls_a_token, replay_server
+from calls import TOKENS, calls_per_token, replay_server
 from llama_index.core.base.llms.types import ChatMessage
 
 from llama_index.llms.namel3ss_ollama import Ollama
@@ -16,7 +16,7 @@ def test_astream_chat() -> None:
 
     with replay_server() as url:
         llm = Ollama("bench", url, additional_kwargs={"num_predict": TOKENS})
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= 13, calls
     assert calls["all"] <= 40, calls
 
@@ -27,6 +27,6 @@ def test_stream_chat() -> None:
 
     with replay_server() as url:
         llm = Ollama("bench", url, additional_kwargs={"num_predict": TOKENS})
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= 13, calls
     assert calls["all"] <= 42, calls

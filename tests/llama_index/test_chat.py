@@ -1,4 +1,4 @@
-"""Complete and chat in all their forms, against a server."""
+"""All methods of complete and chat, against a server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TEXT = "".join(TOKENS)
 
 
 def chats(llm: Ollama) -> list[ChatResponse]:
-    """The complete answer in each of the four ways."""
+    """The complete answer from each of the four methods."""
 
     async def asynchronously() -> list[ChatResponse]:
         streamed = [response async for response in await llm.astream_chat(ASK)]
@@ -64,7 +64,7 @@ def completions(llm: Ollama) -> list[CompletionResponse]:
     ]
 
 
-def test_all_four_ways_give_the_same_answer(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_all_methods_give_the_same_answer(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(TOKENS, thinking=["Let", " me"], counters={"prompt_eval_count": 7, "eval_count": 6})
     for response in chats(llm):
         assert response.message.blocks == [ThinkingBlock(content="Let me"), TextBlock(text=TEXT)]
@@ -149,12 +149,12 @@ def test_a_prompt_is_sent_as_a_users_message(ollama_server: OllamaServer, make_l
     ]
 
 
-def test_what_is_not_set_is_not_sent(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
+def test_unset_fields_are_not_sent(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
     llm.chat(ASK)
     assert sent() == [{"model": "llama3.2", "messages": [{"role": "user", "content": "Say something."}]}]
 
 
-def test_what_is_set_is_sent(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
+def test_set_fields_are_sent(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
     llm = make_llm(
         "qwen3",
         temperature=0.5,
@@ -173,9 +173,7 @@ def test_what_is_set_is_sent(ollama_server: OllamaServer, make_llm: Any, sent: A
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_providers_settings_hold_where_the_llm_says_nothing(
-    ollama_server: OllamaServer, sent: Any, streamed: bool
-) -> None:
+def test_a_providers_settings_are_the_defaults(ollama_server: OllamaServer, sent: Any, streamed: bool) -> None:
     settings = {"temperature": 0, "num_ctx": 777, "top_k": 3, "think": False, "keep_alive": "9m", "format": "json"}
     with OllamaProvider("llama3.2", ollama_server.url, **settings) as provider:
         llm = Ollama("llama3.2", provider=provider)
@@ -213,7 +211,7 @@ def test_a_calls_keywords_win(ollama_server: OllamaServer, make_llm: Any, sent: 
     assert body["model"] == "other"
     assert body["options"] == {"temperature": 0.0, "num_predict": 4, "top_k": 5, "min_p": 0.1, "stop": ["\n"]}
     assert (body["think"], body["format"], body["keep_alive"]) == (False, {"type": "object"}, "1m")
-    llm.additional_kwargs["top_k"] = 4  # nothing of the call stays, and fields can be changed
+    llm.additional_kwargs["top_k"] = 4  # a call's keywords do not persist, and fields can be changed
     llm.temperature = 0.25
     llm.chat(ASK, think=False)
     assert sent()[1]["options"] == {"temperature": 0.25, "num_predict": 9, "top_k": 4}
@@ -251,7 +249,7 @@ def test_fields_without_a_keyword_are_merged(make_llm: Any, sent: Any, ollama_se
         llm.chat(ASK, extra_body="a")
 
 
-def test_a_level_that_is_none_fails_at_construction() -> None:
+def test_an_invalid_level_fails_at_construction() -> None:
     with pytest.raises(ValueError, match=r"^think: expected True, False or a level"):
         Ollama("qwen3", thinking=" ")
 
@@ -263,7 +261,7 @@ def test_a_level_that_is_none_fails_at_construction() -> None:
         ({"thinking": None, "context_window": 0}, None),
     ],
 )
-def test_values_that_cannot_be_right_fail_before_a_request(
+def test_invalid_values_fail_before_a_request(
     make_llm: Any, ollama_server: OllamaServer, settings: dict[str, Any], name: str | None
 ) -> None:
     llm = make_llm(**settings)
@@ -275,7 +273,7 @@ def test_values_that_cannot_be_right_fail_before_a_request(
     assert ollama_server.requests == []
 
 
-def test_settings_that_exclude_each_other() -> None:
+def test_conflicting_settings() -> None:
     with pytest.raises(ValueError, match="request_timeout"):
         Ollama("llama3.2", request_timeout=1, stream_config=StreamConfig())
     provider = OllamaProvider("llama3.2", "http://127.0.0.1:1")
@@ -286,7 +284,7 @@ def test_settings_that_exclude_each_other() -> None:
         Ollama()
 
 
-def test_a_provider_brings_its_model_address_and_defaults(ollama_server: OllamaServer, sent: Any) -> None:
+def test_a_provider_sets_model_address_and_defaults(ollama_server: OllamaServer, sent: Any) -> None:
     provider = OllamaProvider("llama3.2", ollama_server.url, top_k=7)
     llm = Ollama(provider=provider, temperature=0.5)
     assert (llm.model, llm.base_url, llm.provider) == ("llama3.2", ollama_server.url, provider)
@@ -295,7 +293,7 @@ def test_a_provider_brings_its_model_address_and_defaults(ollama_server: OllamaS
     assert Ollama("smollm2:135m", provider=provider).complete("hello").raw["model"] == "smollm2:135m"
 
 
-def test_an_ollama_client_brings_address_and_headers(ollama_server: OllamaServer) -> None:
+def test_an_ollama_client_sets_address_and_headers(ollama_server: OllamaServer) -> None:
     import ollama
 
     client = ollama.Client(host=ollama_server.url, headers={"X-Team": "blue"})
@@ -319,13 +317,13 @@ def test_logprobs(ollama_server: OllamaServer, llm: Ollama) -> None:
     assert llm.chat(ASK).logprobs is None
 
 
-def test_a_message_that_only_loads_is_an_empty_answer(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_a_load_only_response_is_an_empty_answer(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply("", done_reason="load", counters={"prompt_eval_count": None, "eval_count": None})
     assert llm.chat(ASK).message.content == ""
     assert [r.delta for r in llm.stream_chat(ASK)] == [""]
 
 
-def test_an_answer_goes_back_as_it_came(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
+def test_an_answer_round_trips(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
     ollama_server.reply("Fine.", thinking="Well")
     first = list(llm.stream_chat(ASK))[-1].message
     llm.chat([*ASK, first])
@@ -348,7 +346,7 @@ def test_errors_are_the_cores(ollama_server: OllamaServer, make_llm: Any) -> Non
         make_llm().chat(ASK)
 
 
-def test_a_stream_that_ends_early_is_an_error_with_what_had_come(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_a_stream_that_ends_early_raises_with_the_partial_text(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(["one", " two", " three"])
     ollama_server.fault("cut", at_token=2)
     seen: list[str] = []
@@ -370,7 +368,7 @@ def test_retries_are_the_cores(ollama_server: OllamaServer, make_llm: Any, sent:
     assert len(sent()) == 4
 
 
-def test_request_timeout_is_how_long_the_server_may_say_nothing(ollama_server: OllamaServer, make_llm: Any) -> None:
+def test_request_timeout_limits_the_wait_for_each_chunk(ollama_server: OllamaServer, make_llm: Any) -> None:
     gate = Gate()
     ollama_server.reply(["a", "b"], gates={1: gate})
     with pytest.raises(LLMTimeoutError, match="chunk_timeout") as caught:
@@ -390,7 +388,7 @@ async def test_sync_calls_work_inside_a_running_loop(llm: Ollama) -> None:
     assert list(llm.stream_complete("hello"))[-1].text == "You said: hello"
 
 
-def test_one_llm_in_one_loop_after_the_other_and_in_threads(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_one_llm_in_several_loops_and_threads(ollama_server: OllamaServer, llm: Ollama) -> None:
     def work(number: int) -> list[str]:
         async def ask() -> str:
             streamed = [r async for r in await llm.astream_complete(f"n{number}")]
@@ -403,7 +401,7 @@ def test_one_llm_in_one_loop_after_the_other_and_in_threads(ollama_server: Ollam
     assert results == [[f"You said: n{n}"] * 3 for n in range(8)]
 
 
-def test_max_concurrent_bounds_all_copies_together(ollama_server: OllamaServer, make_llm: Any) -> None:
+def test_copies_share_max_concurrent(ollama_server: OllamaServer, make_llm: Any) -> None:
     gate = Gate()
     ollama_server.reply("fine", gate=gate)
     llm = make_llm(max_concurrent=2)
@@ -412,9 +410,9 @@ def test_max_concurrent_bounds_all_copies_together(ollama_server: OllamaServer, 
         try:
             futures = [pool.submit(one.complete, "hello") for one in copies]
             ollama_server.wait_for(lambda s: gate.waiting == 2)
-            give_up = time.monotonic() + 10
-            while llm.provider.stats().queued < 2:  # nothing reports that
-                assert time.monotonic() < give_up
+            deadline = time.monotonic() + 10
+            while llm.provider.stats().queued < 2:  # no event reports that
+                assert time.monotonic() < deadline
                 time.sleep(0.005)
             assert ollama_server.active_requests == 2
         finally:
@@ -465,13 +463,13 @@ def test_a_stream_can_be_read_in_another_thread(llm: Ollama) -> None:
 SECRETS = ("t0psecret", "k3y", "pa55")
 
 
-def secretive(url: str) -> Ollama:
+def with_secrets(url: str) -> Ollama:
     address = url.replace("http://", "http://user:pa55@")
     return Ollama("llama3.2", address, headers={"X-Secret": "t0psecret"}, additional_kwargs={"top_k": 1})
 
 
-def test_secrets_are_shown_nowhere(ollama_server: OllamaServer, recorder: Any) -> None:
-    llm = secretive(ollama_server.url)
+def test_secrets_are_never_shown(ollama_server: OllamaServer, recorder: Any) -> None:
+    llm = with_secrets(ollama_server.url)
     keyed = Ollama("llama3.2", ollama_server.url, api_key="k3y")
     for one in (llm, keyed):
         one.complete("hello")
@@ -486,7 +484,7 @@ def test_secrets_are_shown_nowhere(ollama_server: OllamaServer, recorder: Any) -
     assert keyed_request.headers["authorization"] == "Bearer k3y"
 
 
-def test_dict_and_json_and_back(ollama_server: OllamaServer) -> None:
+def test_dict_and_json_round_trip(ollama_server: OllamaServer) -> None:
     llm = Ollama(
         "llama3.2",
         ollama_server.url,
@@ -504,7 +502,7 @@ def test_dict_and_json_and_back(ollama_server: OllamaServer) -> None:
     assert llm.to_dict()["class_name"] == "Ollama_llm"
 
 
-def test_pickling_keeps_what_it_takes_to_work(ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unpickled_llm_works(ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
     llm = Ollama("llama3.2", ollama_server.url, max_concurrent=2, retry=RetryPolicy(attempts=2), temperature=0.5)
     again = pickle.loads(pickle.dumps(llm))
     assert again.complete("hello").text
@@ -521,6 +519,6 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         Ollama("llama3.2", "ftp://x")
 
 
-def test_construction_and_connection_settings_are_final(make_llm: Callable[..., Ollama]) -> None:
+def test_connection_settings_are_frozen(make_llm: Callable[..., Ollama]) -> None:
     with pytest.raises(ValueError, match="frozen"):
         make_llm().base_url = "http://elsewhere"

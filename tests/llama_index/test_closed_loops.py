@@ -1,4 +1,4 @@
-"""Event loops that LlamaIndex closes by hand (`asyncio_run` in a notebook) take no slot and leave nothing open."""
+"""Event loops that LlamaIndex closes by hand (`asyncio_run` in a notebook) keep no slot and no connection."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ async def one_of_two_fails(llm: Ollama, kept: list[Any]) -> str:
     raise AssertionError
 
 
-async def whole(llm: Ollama, kept: list[Any]) -> str:
+async def complete_answer(llm: Ollama, kept: list[Any]) -> str:
     return (await llm.acomplete("short")).text
 
 
-# LlamaIndex's own wrapper of a coroutine that is destroyed says that its context is another.
+# LlamaIndex's wrapper warns that a destroyed coroutine has another context.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("way", [first_chunk, one_of_two_fails, whole])
+@pytest.mark.parametrize("way", [first_chunk, one_of_two_fails, complete_answer])
 async def test_an_llm_works_after_ten_loops_were_closed_by_hand(
     way: Callable[..., Coroutine[Any, Any, str]],
     make_llm: Callable[..., Ollama],

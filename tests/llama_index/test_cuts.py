@@ -1,4 +1,4 @@
-"""Chats, prompts and answers that exceed the context window are noticed, in every way to ask and on every server."""
+"""Chats, prompts and answers that exceed the context window are detected, with every method and server version."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_a_cut_may_be_ignored(server: OllamaServer, ask: Ask, caplog: pyte
 
 
 @WAYS
-async def test_a_window_that_shifts(server: OllamaServer, ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_context_shift(server: OllamaServer, ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
     server.reply("word " * 600)
     found = await ask(Ollama("llama3.2", server.url, context_window=WINDOW), SHORT)
     assert found["shifted_context"] is True

@@ -1,4 +1,4 @@
-"""Every parameter and every field says what it is for."""
+"""Every parameter and every field has a description."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_every_field_has_a_description(cls: type[Any]) -> None:
     own = {name for base in cls.__mro__ if "namel3ss" in base.__module__ for name in inspect.get_annotations(base)}
     fields = {name: field.description for name, field in cls.model_fields.items() if name in own}
     assert len(fields) > 15
-    assert [name for name, said in fields.items() if not said or not said.endswith(".")] == []
+    assert [name for name, text in fields.items() if not text or not text.endswith(".")] == []
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_every_parameter_is_in_the_docstring_and_no_other(cls: type[Any]) -> None:
+def test_the_docstring_lists_exactly_the_parameters(cls: type[Any]) -> None:
     section = inspect.getdoc(cls).split("Args:")[1].split("Raises:")[0]  # type: ignore[union-attr] # it has one
-    said = re.findall(r"^ {4}\**(\w+): ", section, re.MULTILINE)
-    assert said == [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+    described = re.findall(r"^ {4}\**(\w+): ", section, re.MULTILINE)
+    assert described == [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
 
 @pytest.mark.parametrize("cls", CLASSES)

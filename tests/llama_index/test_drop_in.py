@@ -1,7 +1,7 @@
-"""Ours in the place of llama-index-llms-ollama and llama-index-embeddings-ollama, on one server.
+"""Ours in place of llama-index-llms-ollama and llama-index-embeddings-ollama, on one server.
 
-The same calls on both, on each version of the server: equal requests and equal results, except for the fixed faults in
-`MENDED`. Each of those has a test that shows the peer's behaviour too, so that the list cannot go stale.
+The same calls on both, on each version of the server: equal requests and equal results, except for the fixed bugs in
+`FIXED`. Each of those has a test that also shows the peer's behaviour, so that the list cannot go stale.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from namel3ss_ollama.testing.versions import CACHED_COUNT, THINK_LEVELS
 peer_llms = pytest.importorskip("llama_index.llms.ollama", reason="llama-index-llms-ollama is not installed")
 peer_embeddings = pytest.importorskip("llama_index.embeddings.ollama", reason="its embeddings are not installed")
 
-MENDED = {
-    "stream": "whole answers are assembled from a stream too, so a stall is noticed and request_timeout is not a "
-    "bound on the whole answer",
-    "num_ctx": "the model's full context is not asked for; num_ctx goes out only when context_window was set",
+FIXED = {
+    "stream": "complete answers are assembled from a stream too, so a stall is detected and request_timeout does not "
+    "limit the entire answer",
+    "num_ctx": "the model's full context is not requested; num_ctx is sent only if context_window is set",
     "metadata": "it does no I/O",
     "null": "a temperature that is not set is not sent, instead of null",
     "tool calls": "calls and tool answers keep id, index, tool_call_id and tool_name",
-    "schemas": "tool schemas keep what is nested: anyOf, and what references point to",
-    "same call twice": "two equal parallel calls are two calls, with ids of their own",
+    "schemas": "tool schemas keep nested parts: anyOf, and the targets of references",
+    "same call twice": "two equal parallel calls are two calls, with distinct ids",
     "think": "think=False of a call wins over thinking=True",
     "keywords": "temperature, options, stop, model, ... of a call are not dropped",
     "raw": "raw is plain JSON",
-    "usage": "a counter that the server leaves out counts as 0",
-    "cached tokens": "usage has the tokens that the server had in its cache, where it counts them",
-    "events": "complete emits completion events and one callback, not a chat's beside them",
+    "usage": "a counter that the server omits counts as 0",
+    "cached tokens": "usage has the tokens that the server had in its cache, if it counts them",
+    "events": "complete emits completion events and one callback, and not those of a chat, too",
     "cut": "a stream that ends early is an error",
-    "loops": "one object works in one event loop after the other",
+    "loops": "one object works in several event loops",
     "history": "chat_with_tools does not change the chat_history that it is given",
     "structured events": "structured_predict emits its events",
     "system prompt": "structured_predict uses the system prompt",
-    "forced calls": "tool_required and tool_choice force",
+    "forced calls": "tool_required and tool_choice are enforced",
     "repr": "headers are in no repr and no to_dict",
     "stripped texts": "texts are embedded as they are",
     "unknown keywords": "an unknown keyword is an error",
-    "too long": "newer servers are asked to refuse a prompt that may not fit the window, as one with an image, and a "
-    "cut is noticed",
+    "too long": "newer servers are asked to refuse a prompt that may exceed the context window, such as one with an "
+    "image, and truncation is detected",
 }
 
 
@@ -92,13 +92,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[OllamaServer]:
 
 
 pytestmark = [
-    pytest.mark.usefixtures("certificates_read_once"),
+    pytest.mark.usefixtures("shared_ssl_context"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the peers leave their connections open
 ]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _what_the_peers_leave_open_is_collected_here() -> Iterator[None]:
+def _connections_left_by_the_peers_are_collected() -> Iterator[None]:
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -140,8 +140,8 @@ def comparable(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value not in ({}, [], None)}
 
 
-def settled(response: ChatResponse) -> dict[str, Any]:
-    """A response without ids, times and what only one of the two has."""
+def comparable_response(response: ChatResponse) -> dict[str, Any]:
+    """A response without ids, times and the fields that only one of the two has."""
     blocks = [block.model_dump(exclude={"tool_call_id"}) for block in response.message.blocks]
     raw = {**response.raw}
     if usage := raw.get("usage"):
@@ -157,20 +157,20 @@ def settled(response: ChatResponse) -> dict[str, Any]:
 
 
 def _chat(messages: list[ChatMessage], **keywords: Any) -> Callable[[Any], Any]:
-    return lambda llm: [settled(llm.chat(messages, **keywords))]
+    return lambda llm: [comparable_response(llm.chat(messages, **keywords))]
 
 
 def _achat(messages: list[ChatMessage], **keywords: Any) -> Callable[[Any], Any]:
-    return lambda llm: [settled(asyncio.run(llm.achat(messages, **keywords)))]
+    return lambda llm: [comparable_response(asyncio.run(llm.achat(messages, **keywords)))]
 
 
 def _stream_chat(messages: list[ChatMessage], **keywords: Any) -> Callable[[Any], Any]:
-    return lambda llm: [settled(response) for response in llm.stream_chat(messages, **keywords)]
+    return lambda llm: [comparable_response(response) for response in llm.stream_chat(messages, **keywords)]
 
 
 def _astream_chat(messages: list[ChatMessage], **keywords: Any) -> Callable[[Any], Any]:
     async def read(llm: Any) -> Any:
-        return [settled(response) async for response in await llm.astream_chat(messages, **keywords)]
+        return [comparable_response(response) async for response in await llm.astream_chat(messages, **keywords)]
 
     return lambda llm: asyncio.run(read(llm))
 
@@ -217,8 +217,8 @@ def test_messages_and_keywords(
 ) -> None:
     server.reply(["{", "}"] if "format" in keywords else ["Good", " day"], thinking=["Let", " me"])
     results, (theirs, ours) = both(server, way(messages, **keywords))
-    mended = {"truncate": False} if messages is WITH_IMAGE else {}
-    assert comparable(ours.payload) == {**comparable(theirs.payload), **mended}
+    fixed = {"truncate": False} if messages is WITH_IMAGE else {}
+    assert comparable(ours.payload) == {**comparable(theirs.payload), **fixed}
     assert results[1] == results[0]
 
 
@@ -237,7 +237,7 @@ def test_tools(server: OllamaServer, way: str) -> None:
             result = asyncio.run(wait())
         last = result if isinstance(result, ChatResponse) else list(result)[-1]
         selections = llm.get_tool_calls_from_response(last)
-        return settled(last), [(one.tool_name, one.tool_kwargs) for one in selections]
+        return comparable_response(last), [(one.tool_name, one.tool_kwargs) for one in selections]
 
     results, (theirs, ours) = both(server, call)
     assert comparable(ours.payload) == comparable(theirs.payload)
@@ -326,7 +326,7 @@ def test_embeddings(server: OllamaServer, settings: dict[str, Any]) -> None:
     [(peer_llms.Ollama, Ollama), (peer_embeddings.OllamaEmbedding, OllamaEmbedding)],
     ids=["llm", "embedding"],
 )
-def test_every_parameter_and_method_is_there(theirs: Any, ours: Any) -> None:
+def test_every_parameter_and_method_exists(theirs: Any, ours: Any) -> None:
     signature = inspect.signature(ours.__init__).parameters
     wanted = list(inspect.signature(theirs.__init__).parameters)
     assert [name for name in wanted if name not in signature] == []
@@ -339,20 +339,20 @@ def test_every_parameter_and_method_is_there(theirs: Any, ours: Any) -> None:
     assert fields == set()
 
 
-# Fixed faults. Each test runs the peer first, so that it fails if the peer changes.
+# Fixed bugs. Each test runs the peer first, so that it fails if the peer changes.
 
-_SHOWN: set[str] = set()
+_TESTED: set[str] = set()
 T = TypeVar("T")
 
 
-def mends(*names: str) -> Callable[[T], T]:
-    """The test shows these of `MENDED`."""
-    _SHOWN.update(names)
+def shows(*names: str) -> Callable[[T], T]:
+    """The test shows these items of `FIXED`."""
+    _TESTED.update(names)
     return lambda test: test
 
 
-@mends("tool calls")
-def test_mended_histories_of_tools(server: OllamaServer) -> None:
+@shows("tool calls")
+def test_fixed_histories_of_tools(server: OllamaServer) -> None:
     call = ToolCallBlock(tool_call_id="call_1", tool_name="weather", tool_kwargs={"city": "Rome"})
     answer = ChatMessage(role="tool", content="sunny", additional_kwargs={"tool_call_id": "call_1"})
     history = [HISTORY[0], ChatMessage(role="assistant", blocks=[call]), answer]
@@ -364,8 +364,8 @@ def test_mended_histories_of_tools(server: OllamaServer) -> None:
     assert '"tool_name": "weather"' in ours
 
 
-@mends("stream", "num_ctx", "metadata", "null")
-def test_mended_num_ctx_and_io(server: OllamaServer) -> None:
+@shows("stream", "num_ctx", "metadata", "null")
+def test_fixed_num_ctx_and_io(server: OllamaServer) -> None:
     _, (theirs, ours) = both(server, lambda llm: llm.chat(ASK))
     assert theirs.payload["options"] == {"num_ctx": 131072, "temperature": None}
     assert "options" not in ours.payload
@@ -378,8 +378,8 @@ def test_mended_num_ctx_and_io(server: OllamaServer) -> None:
     assert server.requests == []
 
 
-@mends("schemas", "same call twice")
-def test_mended_tool_calls_and_schemas(server: OllamaServer) -> None:
+@shows("schemas", "same call twice")
+def test_fixed_tool_calls_and_schemas(server: OllamaServer) -> None:
     def book(city: City | None) -> str:
         return str(city)
 
@@ -405,16 +405,16 @@ def test_mended_tool_calls_and_schemas(server: OllamaServer) -> None:
     assert city["properties"]["people"]["type"] == "integer"
 
 
-@mends("think", "keywords")
-def test_mended_keywords_of_a_call(server: OllamaServer) -> None:
+@shows("think", "keywords")
+def test_fixed_keywords_of_a_call(server: OllamaServer) -> None:
     _, (theirs, ours) = both(server, lambda llm: llm.chat(ASK, think=False, temperature=0.1), thinking=True)
     assert (theirs.payload["think"], ours.payload["think"]) == (True, False)
     assert theirs.payload["options"] == {"num_ctx": 131072, "temperature": None}
     assert ours.payload["options"] == {"temperature": 0.1}
 
 
-@mends("raw", "usage")
-def test_mended_raw_and_usage(server: OllamaServer) -> None:
+@shows("raw", "usage")
+def test_fixed_raw_and_usage(server: OllamaServer) -> None:
     server.reply("Hi", counters={"prompt_eval_count": None, "eval_count": 2})
     (theirs, ours), _ = both(server, lambda llm: llm.chat(ASK))
     with pytest.raises(TypeError):
@@ -425,8 +425,8 @@ def test_mended_raw_and_usage(server: OllamaServer) -> None:
     assert ours.raw["usage"] == {**counts, **({"cached_tokens": 0} if CACHED_COUNT.on(server.version) else {})}
 
 
-@mends("cached tokens")
-def test_mended_cached_tokens(server: OllamaServer) -> None:
+@shows("cached tokens")
+def test_fixed_cached_tokens(server: OllamaServer) -> None:
     server.reply("Hi")
     counts = []
     for cls in (peer_llms.Ollama, Ollama):
@@ -438,8 +438,8 @@ def test_mended_cached_tokens(server: OllamaServer) -> None:
     assert bool(cached) == CACHED_COUNT.on(server.version)
 
 
-@mends("events")
-def test_mended_events_of_completions(server: OllamaServer) -> None:
+@shows("events")
+def test_fixed_events_of_completions(server: OllamaServer) -> None:
     counts = []
     for cls in (peer_llms.Ollama, Ollama):
         counter = TokenCountingHandler(tokenizer=str.split)
@@ -448,8 +448,8 @@ def test_mended_events_of_completions(server: OllamaServer) -> None:
     assert counts == [2, 1]
 
 
-@mends("cut")
-def test_mended_cut_streams(server: OllamaServer) -> None:
+@shows("cut")
+def test_fixed_cut_streams(server: OllamaServer) -> None:
     line = {"model": "all", "message": {"role": "assistant", "content": "one"}, "done": False}
     server.on(path="/api/chat").reply(Reply(lines=[line]))
     theirs = peer_llms.Ollama("all", server.url)
@@ -458,8 +458,8 @@ def test_mended_cut_streams(server: OllamaServer) -> None:
         list(Ollama("all", server.url).stream_chat(ASK))
 
 
-@mends("loops")
-def test_mended_event_loops(server: OllamaServer) -> None:
+@shows("loops")
+def test_fixed_event_loops(server: OllamaServer) -> None:
     theirs = peer_llms.Ollama("all", server.url)
     asyncio.run(theirs.achat(ASK))
     with pytest.raises(RuntimeError, match="Event loop is closed"):
@@ -469,17 +469,17 @@ def test_mended_event_loops(server: OllamaServer) -> None:
         asyncio.run(ours.achat(ASK))
 
 
-@mends("history")
-def test_mended_history(server: OllamaServer) -> None:
+@shows("history")
+def test_fixed_history(server: OllamaServer) -> None:
     histories: list[list[ChatMessage]] = [[ASK[0]], [ASK[0]]]
     for cls, history in zip((peer_llms.Ollama, Ollama), histories, strict=True):
         cls("all", server.url).chat_with_tools([TOOL], user_msg="x", chat_history=history)
     assert [len(history) for history in histories] == [2, 1]
 
 
-@mends("structured events", "system prompt")
-def test_mended_structured_output(server: OllamaServer, recorder: Any) -> None:
-    told = []
+@shows("structured events", "system prompt")
+def test_fixed_structured_output(server: OllamaServer, recorder: Any) -> None:
+    found = []
     for cls in (peer_llms.Ollama, Ollama):
         llm = cls("all", server.url, system_prompt="Be kind.")
         keywords: dict[str, Any] = {"think": True}
@@ -487,12 +487,12 @@ def test_mended_structured_output(server: OllamaServer, recorder: Any) -> None:
         llm.structured_predict(City, PromptTemplate("x"), keywords)
         body: Any = next(record.payload for record in server.requests if record.path == "/api/chat")
         roles = [message["role"] for message in body["messages"]]
-        told.append((len(recorder.of("LLMStructuredPredictStartEvent")), roles, "format" in keywords))
-    assert told == [(0, ["user"], True), (1, ["system", "user"], False)]
+        found.append((len(recorder.of("LLMStructuredPredictStartEvent")), roles, "format" in keywords))
+    assert found == [(0, ["user"], True), (1, ["system", "user"], False)]
 
 
-@mends("forced calls")
-def test_mended_forced_calls(server: OllamaServer) -> None:
+@shows("forced calls")
+def test_fixed_forced_calls(server: OllamaServer) -> None:
     def ask(llm: Any) -> Any:
         response = llm.chat_with_tools([TOOL], user_msg="x", tool_required=True)
         return len(llm.get_tool_calls_from_response(response, error_on_no_tool_call=False))
@@ -501,22 +501,22 @@ def test_mended_forced_calls(server: OllamaServer) -> None:
     assert results == (0, 1)
 
 
-@mends("repr")
-def test_mended_secrets(server: OllamaServer) -> None:
+@shows("repr")
+def test_fixed_secrets(server: OllamaServer) -> None:
     headers = {"X-Secret": "t0psecret"}
     shown = [repr(cls("all", server.url, headers=headers).to_dict()) for cls in (peer_llms.Ollama, Ollama)]
     assert ["t0psecret" in one for one in shown] == [True, False]
 
 
-@mends("stripped texts")
-def test_mended_stripped_texts(server: OllamaServer) -> None:
+@shows("stripped texts")
+def test_fixed_stripped_texts(server: OllamaServer) -> None:
     for cls in (peer_embeddings.OllamaEmbedding, OllamaEmbedding):
         cls("all-minilm", server.url).get_text_embedding(" a\n")
     assert [record.payload["input"] for record in server.requests] == ["a", [" a\n"]]
 
 
-@mends("unknown keywords")
-def test_mended_unknown_keywords(server: OllamaServer) -> None:
+@shows("unknown keywords")
+def test_fixed_unknown_keywords(server: OllamaServer) -> None:
     peer_llms.Ollama("all", server.url, temprature=0)
     with pytest.raises(TypeError, match="did you mean 'temperature'"):
         Ollama("all", server.url, temprature=0)
@@ -526,8 +526,8 @@ def test_mended_unknown_keywords(server: OllamaServer) -> None:
         OllamaEmbedding("all-minilm", server.url, dimensionz=3)
 
 
-@mends("too long")
-def test_mended_prompts_that_are_too_long(server: OllamaServer) -> None:
+@shows("too long")
+def test_fixed_prompts_that_are_too_long(server: OllamaServer) -> None:
     _, (theirs, ours) = both(server, lambda llm: llm.chat(WITH_IMAGE))
     assert ("truncate" in theirs.payload, ours.payload["truncate"]) == (False, False)
     long = [ChatMessage(role="user", content="word " * 1000)]
@@ -535,5 +535,5 @@ def test_mended_prompts_that_are_too_long(server: OllamaServer) -> None:
     assert cut == (None, True)
 
 
-def test_every_mended_fault_is_shown() -> None:
-    assert MENDED.keys() == _SHOWN
+def test_every_fixed_bug_has_a_test() -> None:
+    assert FIXED.keys() == _TESTED

@@ -1,10 +1,10 @@
-"""LlamaIndex's own machinery on the LLM and the embeddings: retrieval, chat, routing, agents, workflows, evaluation.
+"""LlamaIndex's components with the LLM and the embeddings: retrieval, chat, routing, agents, workflows, evaluation.
 
-The server's replies are scripted; what is tested is that everything that goes between LlamaIndex and the server
-arrives, in the form that the other side needs.
+The server's replies are scripted. The tests check that requests and answers between LlamaIndex and the server are
+complete, and in the expected form.
 """
 
-# No `from __future__ import annotations`: LlamaIndex reads the annotations of tools and steps as they are.
+# No `from __future__ import annotations`: LlamaIndex does not resolve string annotations of tools and steps.
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama.schemas import portable_schema
 from namel3ss_ollama.testing import Gate, OllamaServer, Reply, ToolCall
 
-# The workflows' own, when an agent looks at its attributes.
+# Raised by LlamaIndex's workflows, when an agent inspects its attributes.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
 
 TEXTS = {
@@ -54,7 +54,7 @@ def index(tmp_path: Path, embedding: OllamaEmbedding) -> VectorStoreIndex:
 
 # Retrieval
 
-# Before 0.14.24 a synthesizer does not look at the LLM's window, before 0.14.25 it streams the answer in one piece.
+# Before 0.14.24, a synthesizer ignores the LLM's context window; before 0.14.25, it streams the answer in one piece.
 not_on_older_synthesizers = pytest.mark.skipif(
     Version(version("llama-index-core")) < Version("0.14.25"), reason="LlamaIndex's own synthesizers, before 0.14.25"
 )
@@ -76,7 +76,7 @@ def test_rag_streaming(ollama_server: OllamaServer, llm: Ollama, index: VectorSt
     ollama_server.reply(["It", " is", " Rome."], gates={1: gate})
     response: Any = index.as_query_engine(llm=llm, streaming=True).query("What is the capital of Italy?")
     tokens = iter(response.response_gen)
-    assert next(tokens) == "It"  # while the server still holds the rest
+    assert next(tokens) == "It"  # while the server still holds back the rest
     gate.open()
     assert list(tokens) == [" is", " Rome.", ""]
 
@@ -91,9 +91,9 @@ async def test_rag_async_and_async_streaming(ollama_server: OllamaServer, llm: O
 
 
 @not_on_older_synthesizers
-def test_summaries_go_over_many_calls(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
+def test_summaries_take_several_calls(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
     ollama_server.reply("a summary")
-    # The window decides how much goes into one call: that of a small model takes several.
+    # The context window limits the text of one call: a small window needs several calls.
     llm = make_llm(context_window=600, additional_kwargs={"num_predict": 50})
     nodes = [TextNode(text="word " * 300) for _ in range(4)]
     response = SummaryIndex(nodes).as_query_engine(llm=llm, response_mode="tree_summarize", use_async=False).query("?")
@@ -247,7 +247,7 @@ async def test_function_agent(ollama_server: OllamaServer, make_llm: Any, sent: 
         assert [event.thinking_delta for event in streams if event.thinking_delta] == ["Hm", "So"]
         assert streams[-1].raw["usage"]["total_tokens"] > 0
         assert all(json.dumps(event.raw) for event in streams)
-    # The second request carries the whole first turn: thinking, text, both calls by id, and whose answers those are.
+    # The second request has the entire first turn: thinking, text, both calls with ids, and each answer's call id.
     assistant, *answers = sent()[1]["messages"][2:]
     assert (assistant["content"], assistant["thinking"]) == ("Let me see.", "Hm")
     calls = {call["id"]: call["function"]["arguments"]["city"] for call in assistant["tool_calls"]}
@@ -285,7 +285,7 @@ async def test_function_agent_with_a_first_tool_and_an_output_class(
     assert last["format"] == portable_schema(Weather.model_json_schema())
 
 
-async def test_agent_workflow_hands_over(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
+async def test_agent_workflow_handoff(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
     handoff = ToolCall("handoff", {"to_agent": "forecaster", "reason": "it knows"})
     ollama_server.sequence(Reply(tool_calls=[handoff]), Reply(tool_calls=BOTH[:1]), "Rome is sunny.")
     host = FunctionAgent(name="host", description="greets", llm=llm, tools=[], can_handoff_to=["forecaster"])
@@ -313,9 +313,7 @@ async def test_react_agent(ollama_server: OllamaServer, llm: Ollama, sent: Any) 
     assert "tools" not in sent()[0]
 
 
-async def test_an_agent_goes_on_with_a_history_that_was_stored(
-    ollama_server: OllamaServer, llm: Ollama, sent: Any
-) -> None:
+async def test_an_agent_continues_a_stored_history(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
     ollama_server.sequence(Reply(tool_calls=BOTH[:1]), "Rome is sunny.", "I said so.")
     agent = FunctionAgent(tools=[weather], llm=llm)
     memory = ChatMemoryBuffer.from_defaults()

@@ -37,7 +37,7 @@ def inputs(sent: Sent) -> list[Any]:
     return [body["input"] for body in sent("/api/embed")]
 
 
-def test_all_ways_give_the_same_vectors(embedding: OllamaEmbedding) -> None:
+def test_all_methods_give_the_same_vectors(embedding: OllamaEmbedding) -> None:
     async def asynchronously() -> list[Any]:
         return [
             await embedding.aget_text_embedding("a"),
@@ -69,14 +69,14 @@ async def test_sync_calls_work_inside_a_running_loop_and_in_threads(embedding: O
     assert list(results) == [expected] * 8
 
 
-def test_what_is_not_set_is_not_sent(ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent) -> None:
+def test_unset_fields_are_not_sent(ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent) -> None:
     OllamaEmbedding("all-minilm", ollama_server.url, on_truncation="ignore").get_text_embedding("a")
     assert sent("/api/embed") == [{"model": "all-minilm", "input": ["a"]}]
     embedding.get_text_embedding("a")
     assert sent("/api/embed")[1:] == [{"model": "all-minilm", "input": ["a"], "truncate": False}]
 
 
-def test_what_is_set_is_sent(ollama_server: OllamaServer, sent: Sent) -> None:
+def test_set_fields_are_sent(ollama_server: OllamaServer, sent: Sent) -> None:
     OllamaEmbedding(
         "all-minilm",
         ollama_server.url,
@@ -118,7 +118,7 @@ def test_texts_are_never_stripped_and_instructions_come_first(ollama_server: Oll
     ]
 
 
-def test_batches_are_bounded_by_items_and_by_characters(ollama_server: OllamaServer, sent: Sent) -> None:
+def test_batches_are_limited_by_items_and_characters(ollama_server: OllamaServer, sent: Sent) -> None:
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=3, max_batch_chars=10)
     texts = ["a", "b", "c", "d" * 8, "e" * 2, "f", "g" * 30, "h"]
     vectors = embedding.get_general_text_embeddings(texts)
@@ -128,7 +128,7 @@ def test_batches_are_bounded_by_items_and_by_characters(ollama_server: OllamaSer
     assert embedding.get_general_text_embeddings([]) == []
 
 
-async def test_all_batches_at_once_are_sent_a_few_at_a_time(ollama_server: OllamaServer) -> None:
+async def test_max_concurrent_limits_the_batches_in_flight(ollama_server: OllamaServer) -> None:
     gate = Gate()
 
     def held(record: Record) -> Reply:
@@ -183,7 +183,7 @@ def test_a_bad_input_is_found_by_halving_and_reported(
     assert [len(batch) for batch in inputs(sent)] == [10, 5, 2, 1, 1]
 
 
-def test_a_batch_that_is_fine_in_halves_is_fine(ollama_server: OllamaServer, sent: Sent) -> None:
+def test_a_batch_may_succeed_in_halves(ollama_server: OllamaServer, sent: Sent) -> None:
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=8)
     texts = [f"text {n}" for n in range(8)]
     expected = embedding.get_text_embedding_batch(texts)
@@ -200,7 +200,7 @@ def test_a_batch_that_is_fine_in_halves_is_fine(ollama_server: OllamaServer, sen
         (400, '"x" does not support embeddings', BadRequestError, False, [4, 2, 1, 1]),
     ],
 )
-def test_a_server_that_fails_is_no_bad_input(
+def test_a_server_error_is_not_a_bad_input(
     ollama_server: OllamaServer, sent: Sent, status: int, message: str, kind: type[Exception], temporary: bool,
     requests: list[int],
 ) -> None:  # fmt: skip
@@ -213,7 +213,7 @@ def test_a_server_that_fails_is_no_bad_input(
     assert [len(batch) for batch in inputs(sent)] == requests
 
 
-def test_the_first_text_is_blamed_where_another_is_taken(
+def test_the_first_text_is_bad_if_another_succeeds(
     ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent
 ) -> None:
     ollama_server.fault("status", status=400, contains="bad")
@@ -238,7 +238,7 @@ def test_a_text_that_is_too_long_is_named(
     assert isinstance(caught.value.__cause__, ContextWindowExceededError)
 
 
-def test_a_text_in_a_request_of_its_own_is_named_where_others_are_taken(ollama_server: OllamaServer) -> None:
+def test_a_text_in_its_own_request_is_named_if_others_succeed(ollama_server: OllamaServer) -> None:
     ollama_server.fault("status", status=500, message="NaN", contains="bad")
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, embed_batch_size=1)
     with pytest.raises(BadInputError) as caught:
@@ -260,7 +260,7 @@ def vectors_of(request: pytest.FixtureRequest) -> Callable[[OllamaEmbedding, lis
     return synchronously if request.param == "synchronously" else asynchronously
 
 
-def test_what_becomes_of_texts_that_are_too_long(
+def test_texts_that_are_too_long(
     ollama_server: OllamaServer, vectors_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def made(**settings: Any) -> OllamaEmbedding:
@@ -294,7 +294,7 @@ def test_a_query_that_is_too_long(ollama_server: OllamaServer) -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="'warn', 'error', 'ignore' or 'split'"):
-        OllamaEmbedding("all-minilm", on_truncation="cut")  # type: ignore[arg-type]  # what is refused
+        OllamaEmbedding("all-minilm", on_truncation="cut")  # type: ignore[arg-type]  # it is wrong
 
 
 def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
@@ -305,7 +305,7 @@ def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, 
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, AuthenticationError), (404, ModelNotFoundError)])
-def test_what_is_not_about_the_texts_is_not_searched_for_in_them(
+def test_other_errors_do_not_split_the_batch(
     ollama_server: OllamaServer, embedding: OllamaEmbedding, sent: Sent, status: int, kind: type[Exception]
 ) -> None:
     ollama_server.fault("status", status=status, message='model "all-minilm" not found, try pulling it first')
@@ -314,7 +314,7 @@ def test_what_is_not_about_the_texts_is_not_searched_for_in_them(
     assert len(inputs(sent)) == 1
 
 
-def test_one_failure_ends_the_whole(ollama_server: OllamaServer) -> None:
+def test_one_failure_cancels_the_rest(ollama_server: OllamaServer) -> None:
     gate = Gate()
     ollama_server.fault("status", status=401, contains="bad")
     ollama_server.on(path="/api/embed", contains="slow").reply(lambda _: Reply(embeddings=[[1.0]], gate=gate))
@@ -324,7 +324,7 @@ def test_one_failure_ends_the_whole(ollama_server: OllamaServer) -> None:
     ollama_server.wait_for(lambda s: s.active_requests == 0)
 
 
-def test_a_cache_is_asked_first(ollama_server: OllamaServer, sent: Sent) -> None:
+def test_the_cache_comes_first(ollama_server: OllamaServer, sent: Sent) -> None:
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, embeddings_cache=SimpleKVStore())
     first = embedding.get_text_embedding_batch(["a", "b"])
     assert asyncio.run(embedding.aget_text_embedding_batch(["a", "b", "c"]))[:2] == first
@@ -377,16 +377,16 @@ def test_deadlines(ollama_server: OllamaServer, settings: dict[str, Any], advice
 @pytest.mark.parametrize(
     ("timeout", "error"), [("soon", TypeError), ([], TypeError), (0, ValueError), (-1, ValueError)]
 )
-def test_timeouts_that_cannot_be_right(timeout: Any, error: type[Exception]) -> None:
+def test_invalid_timeouts(timeout: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="client_kwargs: timeout"):
         OllamaEmbedding("all-minilm", client_kwargs={"timeout": timeout})
 
 
-def test_an_empty_address_is_none() -> None:
+def test_an_empty_address_is_ignored() -> None:
     assert OllamaEmbedding("all-minilm", "").base_url == Ollama("llama3.2", "").base_url == "http://localhost:11434"
 
 
-def test_settings_that_cannot_be_right() -> None:
+def test_invalid_settings() -> None:
     with pytest.raises(TypeError, match="'embed_batchsize'; did you mean 'embed_batch_size'"):
         OllamaEmbedding("all-minilm", embed_batchsize=3)
     for settings in ({"embed_batch_size": 0}, {"embed_batch_size": 2049}, {"dimensions": 0}, {"max_batch_chars": 0}):
@@ -396,7 +396,7 @@ def test_settings_that_cannot_be_right() -> None:
         OllamaEmbedding()
 
 
-def test_a_provider_brings_its_model_and_address(ollama_server: OllamaServer) -> None:
+def test_a_provider_sets_model_and_address(ollama_server: OllamaServer) -> None:
     provider = OllamaProvider("all-minilm", ollama_server.url)
     embedding = OllamaEmbedding(provider=provider)
     assert (embedding.model_name, embedding.base_url) == ("all-minilm", ollama_server.url)
@@ -432,7 +432,7 @@ def test_secrets_and_serialization(
     assert caplog.records == []
 
 
-def test_pickling_keeps_what_it_takes_to_work(ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unpickled_embedding_works(ollama_server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"retry": RetryPolicy.off(), "request_timeout": 5.0, "client_kwargs": {"trust_env": False}}
     embedding = OllamaEmbedding("all-minilm", ollama_server.url, **settings)
     again = pickle.loads(pickle.dumps(embedding))

@@ -1,4 +1,4 @@
-"""Instrumentation events, spans, the old callbacks and the token counter: each call is reported once."""
+"""Instrumentation events, spans, legacy callbacks and the token counter: each call is reported once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Call = Callable[[Ollama], None]
 
 
 class Seen(BaseCallbackHandler):
-    """What the old callbacks receive."""
+    """Records what legacy callbacks receive."""
 
     def __init__(self) -> None:
         super().__init__([], [])
@@ -85,15 +85,15 @@ class Seen(BaseCallbackHandler):
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_events_once_each(ollama_server: OllamaServer, make_llm: Any, recorder: Any, spans: Any, call: Call) -> None:
+def test_each_event_once(ollama_server: OllamaServer, make_llm: Any, recorder: Any, spans: Any, call: Call) -> None:
     ollama_server.reply(["a", "b"], counters=COUNTERS)
     seen = Seen()
     llm = make_llm(callback_manager=CallbackManager([seen]))
     call(llm)
     kind = "LLMCompletion" if "complete" in call.__name__ else "LLMChat"
     middle = [f"{kind}InProgressEvent"] if "stream" in call.__name__ else []
-    told = [name for name in recorder.names if not name.startswith("Span")]
-    assert told == [f"{kind}StartEvent", *middle, f"{kind}EndEvent"]
+    names = [name for name in recorder.names if not name.startswith("Span")]
+    assert names == [f"{kind}StartEvent", *middle, f"{kind}EndEvent"]
     start, end = recorder.of(f"{kind}StartEvent")[0], recorder.of(f"{kind}EndEvent")[0]
     assert start.model_dict["model_name"] == "llama3.2"
     assert end.response.raw["usage"]["total_tokens"] == 10
@@ -122,7 +122,7 @@ def test_the_token_counter_gets_the_servers_numbers_once(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_failures_are_told_too(
+def test_failures_are_reported(
     ollama_server: OllamaServer, make_llm: Any, recorder: Any, spans: Any, call: Call
 ) -> None:
     ollama_server.reply(["a", "b"])
@@ -138,7 +138,7 @@ def test_failures_are_told_too(
         assert len(spans.dropped_spans) == 1
 
 
-def test_a_failure_before_the_stream_is_told(make_llm: Any) -> None:
+def test_a_failure_before_the_stream_is_reported(make_llm: Any) -> None:
     seen = Seen()
     with pytest.raises(ModelNotFoundError):
         list(make_llm("nope", callback_manager=CallbackManager([seen])).stream_chat(ASK))
@@ -146,7 +146,7 @@ def test_a_failure_before_the_stream_is_told(make_llm: Any) -> None:
 
 
 class Counted(BaseRateLimiter):
-    """Counts, and lets everything through."""
+    """Counts calls, and never waits."""
 
     def __init__(self) -> None:
         self.acquired = 0
@@ -159,13 +159,13 @@ class Counted(BaseRateLimiter):
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_the_rate_limiter_is_asked_once(make_llm: Any, call: Call) -> None:
+def test_the_rate_limiter_is_used_once(make_llm: Any, call: Call) -> None:
     limiter = Counted()
     call(make_llm(rate_limiter=limiter))
     assert limiter.acquired == 1
 
 
-def test_the_handlers_of_embeddings(embedding: Any, recorder: Any) -> None:
+def test_embedding_events(embedding: Any, recorder: Any) -> None:
     seen = Seen()
     embedding.callback_manager = CallbackManager([seen])
     embedding.get_text_embedding_batch(["a", "b"])

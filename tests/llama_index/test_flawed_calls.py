@@ -1,4 +1,4 @@
-"""Invalid tool calls: the answer arrives, the flaw is kept beside it, and an agent reports it to the model."""
+"""Invalid tool calls: the answer arrives, with the call as text, and an agent reports it to the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import OutputValidationError
 from namel3ss_ollama.testing import OllamaServer, Reply
 
-# The workflows' own, when an agent looks at its attributes.
+# Raised by LlamaIndex's workflows, when an agent inspects its attributes.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")
 
 BIG = 123456789012345678901234567890
@@ -47,7 +47,7 @@ def call(name: Any, arguments: Any, call_id: Any = None) -> dict[str, Any]:
     return {"id": call_id, "function": {"name": name, "arguments": arguments}}
 
 
-async def every_way(llm: Ollama) -> list[ChatResponse]:
+async def all_methods(llm: Ollama) -> list[ChatResponse]:
     return [
         llm.chat(HI),
         await llm.achat(HI),
@@ -70,7 +70,7 @@ async def test_the_text_arrives_and_the_call_is_kept_as_text(
     ollama_server: OllamaServer, llm: Ollama, sent_call: Any, name: str, text: str | None
 ) -> None:
     ollama_server.reply(flawed(sent_call, call("weather", {"city": "Oslo"}, "good")))
-    for response in await every_way(llm):
+    for response in await all_methods(llm):
         assert response.message.content == "Let me see."
         blocks = {
             b.tool_name: b for b in response.message.blocks if isinstance(b, ToolCallBlock) and b.tool_call_id != "good"
@@ -91,7 +91,7 @@ async def test_the_text_arrives_and_the_call_is_kept_as_text(
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("text", ["", "Let me see."])
 @pytest.mark.parametrize(("sent_call", "name", "kept"), BROKEN)
-async def test_an_agent_hears_of_it_and_goes_on(
+async def test_an_agent_reports_it_and_continues(
     ollama_server: OllamaServer,
     llm: Ollama,
     sent: Any,
@@ -118,7 +118,7 @@ async def test_an_agent_hears_of_it_and_goes_on(
         assert (answer["tool_name"], answer["tool_call_id"]) == (name or "unknown", given["id"])
 
 
-async def test_a_workflow_of_agents_goes_on(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
+async def test_an_agent_workflow_continues(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
     ollama_server.on(path="/api/chat").sequence(flawed(call("weather", "{"), call("now", [])), "It is noon.")
     agent = FunctionAgent(name="a", description="b", tools=TOOLS, llm=llm)
     assert str(await AgentWorkflow(agents=[agent], root_agent="a").run("The time?")) == "It is noon."
@@ -129,13 +129,13 @@ async def test_a_workflow_of_agents_goes_on(ollama_server: OllamaServer, llm: Ol
 @pytest.mark.parametrize("arguments", [[], None, "", "  ", "[]", "null", {}, "{}"])
 async def test_no_arguments_in_any_form(ollama_server: OllamaServer, llm: Ollama, arguments: Any) -> None:
     ollama_server.reply(flawed(call("now", arguments)))
-    for response in await every_way(llm):
+    for response in await all_methods(llm):
         assert [s.tool_kwargs for s in llm.get_tool_calls_from_response(response)] == [{}]
     assert llm.predict_and_call(TOOLS, user_msg="The time?").response == "12:00"
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_each_result_of_an_id_that_two_calls_have_is_of_its_own_tool(
+async def test_results_of_two_calls_with_one_id_have_their_own_tools(
     ollama_server: OllamaServer, llm: Ollama, sent: Any, streaming: bool
 ) -> None:
     # Once wrong: both results went out as those of the last call's tool
@@ -146,7 +146,7 @@ async def test_each_result_of_an_id_that_two_calls_have_is_of_its_own_tool(
     assert answers == {"sunny in Rome": "weather", "12:00": "now"}
 
 
-def test_a_history_in_which_two_calls_have_one_id(llm: Ollama, sent: Any) -> None:
+def test_a_history_of_two_calls_with_one_id(llm: Ollama, sent: Any) -> None:
     blocks = [ToolCallBlock(tool_call_id="c", tool_name=name, tool_kwargs={}) for name in ("weather", "now")]
     answers = [
         ChatMessage(role="tool", content=text, additional_kwargs={"tool_call_id": "c"}) for text in ("sun", "12")
@@ -155,9 +155,9 @@ def test_a_history_in_which_two_calls_have_one_id(llm: Ollama, sent: Any) -> Non
     assert [m["tool_name"] for m in sent()[0]["messages"][2:]] == ["weather", "now"]
 
 
-async def test_integers_are_exact_there_and_back(ollama_server: OllamaServer, llm: Ollama) -> None:
+async def test_large_integers_round_trip(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(flawed(call("weather", {"city": BIG})))
-    for response in await every_way(llm):
+    for response in await all_methods(llm):
         assert llm.get_tool_calls_from_response(response)[0].tool_kwargs == {"city": BIG}
         llm.chat([*HI, response.message])
         assert str(BIG).encode() in ollama_server.requests[-1].body
@@ -169,7 +169,7 @@ class Options(BaseModel):
     city: str = "nowhere"
 
 
-async def test_a_broken_call_makes_no_object_of_defaults(ollama_server: OllamaServer, llm: Ollama) -> None:
+async def test_a_broken_call_makes_no_default_object(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(flawed(call("Options", "{")))
     llm = llm.model_copy(update={"pydantic_program_mode": PydanticProgramMode.FUNCTION})
     prompt = PromptTemplate("Which?")
@@ -183,7 +183,7 @@ async def test_a_broken_call_makes_no_object_of_defaults(ollama_server: OllamaSe
         _ = [item async for item in await llm.astream_structured_predict(Options, prompt)]
 
 
-async def test_text_beside_a_call_is_no_object_of_defaults(ollama_server: OllamaServer, llm: Ollama) -> None:
+async def test_text_beside_a_call_makes_no_default_object(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(flawed(call("Options", {"city": "Rome"})))
     llm = llm.model_copy(update={"pydantic_program_mode": PydanticProgramMode.FUNCTION})
     prompt = PromptTemplate("Which?")

@@ -1,10 +1,10 @@
 """The event loop is never blocked: other tasks run while a slow server delays its answer.
 
-Two proofs. One needs no clock: while the server holds an answer, a task on the same loop has to get its turns, and
-only it lets the server go on; if the loop were blocked, the answer would never come. The other measures how long the
-heartbeat stood still. On a busy machine a thread can be off the processor for longer than any bound, so the time that
-it was ready but had to wait for a processor is taken off where the system tells it, and the best of a few rounds
-counts: an adapter that blocks does so in every round, and for as long as the server is slow.
+Two tests. One needs no clock: while the server holds an answer back, a task on the same loop must run a number of
+times, and only it lets the server continue; with a blocked loop, the answer would never arrive. The other measures the
+delays of a heartbeat. On a busy machine, a thread can be off the CPU for longer than any limit, so the time that it was
+ready but waited for a CPU is subtracted if the system reports it, and the best of a few rounds counts: an adapter that
+blocks does so in every round, and for as long as the server is slow.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ CALLS: dict[str, Callable[[Ollama, Path], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_other_tasks_run_while_the_server_holds_an_answer(
+async def test_other_tasks_run_while_the_server_delays_an_answer(
     ollama_server: OllamaServer, tmp_path: Path, name: str
 ) -> None:
     gate = Gate()
@@ -95,8 +95,8 @@ async def test_other_tasks_run_while_the_server_holds_an_answer(
     ollama_server.on(path="/api/generate").reply(lambda _: Reply(json={"response": "", "done": True}, gate=gate))
     text = ['{"name"', ': "Rome"', "}"] if "structured" in name else ["a", "b", "c"]
     ollama_server.reply(text, gates={0: gate, 2: gate})
-    rescue = threading.Timer(20, gate.open)  # a blocked loop ends in a failure, not in a test that hangs
-    rescue.start()
+    timer = threading.Timer(20, gate.open)  # a blocked loop is a failure, not a test that hangs
+    timer.start()
     turns: list[int] = []
 
     async def others() -> None:
@@ -113,11 +113,11 @@ async def test_other_tasks_run_while_the_server_holds_an_answer(
         await CALLS[name](llm, tmp_path)
     finally:
         held = not gate.is_open
-        rescue.cancel()
+        timer.cancel()
         gate.open()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert held, "the loop was blocked until the rescue came"
+    assert held, "the loop was blocked until the timer opened the gate"
     assert len(turns) >= TURNS
 
 
@@ -130,7 +130,7 @@ def _vectors(gate: Gate | None, delay: float = 0.0) -> Callable[[Record], Reply]
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_the_heart_never_stands_still(ollama_server: OllamaServer, tmp_path: Path, name: str) -> None:
+async def test_the_loop_is_never_blocked(ollama_server: OllamaServer, tmp_path: Path, name: str) -> None:
     for path in ("/api/show", "/api/ps"):
         ollama_server.on(path=path).reply(Reply(json={"models": []}, delay=SLOW))
     ollama_server.on(path="/api/embed").reply(_vectors(None, SLOW))
@@ -145,10 +145,10 @@ async def test_the_heart_never_stands_still(ollama_server: OllamaServer, tmp_pat
         longest.append(max(beats))
         if longest[-1] < LONGEST:
             return
-    pytest.fail(f"the heart stood still for at least {min(longest):.3f} s, in each of {len(longest)} rounds")
+    pytest.fail(f"the loop was blocked for at least {min(longest):.3f} s, in each of {len(longest)} rounds")
 
 
-async def test_a_heartbeat_notices_what_blocks() -> None:
+async def test_the_heartbeat_detects_blocking() -> None:
     async with _heartbeat() as beats:
         await asyncio.sleep(0.02)
         time.sleep(2 * LONGEST)  # noqa: ASYNC251 # that is the point
@@ -158,15 +158,15 @@ async def test_a_heartbeat_notices_what_blocks() -> None:
 
 @contextlib.asynccontextmanager
 async def _heartbeat() -> AsyncIterator[list[float]]:
-    """How late each beat was, in seconds, the waits for a processor taken off."""
+    """The delay of each beat in seconds, without the waits for a CPU."""
     beats: list[float] = []
     interval = 0.005
 
     async def beat() -> None:
         while True:
-            began, waited = time.monotonic(), _waited_for_a_processor()
+            began, waited = time.monotonic(), _waited_for_a_cpu()
             await asyncio.sleep(interval)
-            beats.append(time.monotonic() - began - interval - (_waited_for_a_processor() - waited))
+            beats.append(time.monotonic() - began - interval - (_waited_for_a_cpu() - waited))
 
     task = asyncio.create_task(beat())
     await asyncio.sleep(0)
@@ -178,8 +178,8 @@ async def _heartbeat() -> AsyncIterator[list[float]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _waited_for_a_processor() -> float:
-    """Seconds that this thread was ready to run and did not; 0 where the system does not tell."""
+def _waited_for_a_cpu() -> float:
+    """Seconds that this thread was ready to run but had no CPU; 0 if the system does not report it."""
     try:
         with open(f"/proc/self/task/{threading.get_native_id()}/schedstat") as file:  # noqa: PTH123 # many times a second
             return int(file.read().split()[1]) / 1e9

@@ -41,7 +41,7 @@ def ask(component: Any, text: str = "Hi") -> Any:
 
 
 def asked(server: OllamaServer) -> int:
-    """How many requests a server had for an answer or vectors."""
+    """The number of requests to a server for an answer or vectors."""
     return sum(record.path in ("/api/chat", "/api/embed") for record in server.requests)
 
 
@@ -49,7 +49,7 @@ def asked(server: OllamaServer) -> int:
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_a_host_that_is_down_costs_no_answer(cls: Any, servers: list[OllamaServer], urls: list[str]) -> None:
+def test_requests_avoid_a_host_that_is_down(cls: Any, servers: list[OllamaServer], urls: list[str]) -> None:
     component = made(cls, urls)
     servers[0].refuse()
     for number in range(3):
@@ -60,7 +60,7 @@ def test_a_host_that_is_down_costs_no_answer(cls: Any, servers: list[OllamaServe
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_the_environment_names_them(
+def test_hosts_in_the_environment(
     cls: Any, servers: list[OllamaServer], urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOSTS", ",".join(urls))
@@ -75,13 +75,13 @@ def test_the_environment_names_them(
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_the_slots_are_the_bound(cls: Any, urls: list[str]) -> None:
+def test_the_slots_are_the_limit(cls: Any, urls: list[str]) -> None:
     component = made(cls, [Host(urls[0], slots=4), *urls[1:]])
     assert [state.slots for state in component.provider.hosts()] == [4, 1, 1]
     assert (component.max_concurrent, component.provider._limiter.max_concurrent) == ("auto", None)
-    for bound in (2, 10):
-        bounded = made(cls, urls, max_concurrent=bound)
-        assert (bounded.max_concurrent, bounded.provider._limiter.max_concurrent) == (bound, bound)
+    for limit in (2, 10):
+        limited = made(cls, urls, max_concurrent=limit)
+        assert (limited.max_concurrent, limited.provider._limiter.max_concurrent) == (limit, limit)
     assert made(cls, urls[0]).max_concurrent == made(cls, urls[:1]).max_concurrent == "auto"
 
 
@@ -94,7 +94,7 @@ def test_texts_of_an_index_go_to_all_hosts(servers: list[OllamaServer], urls: li
     assert sum(map(asked, servers)) == 12 + 2
 
 
-# What answers say
+# The host in answers
 
 
 async def test_raw_names_the_host(servers: list[OllamaServer], urls: list[str]) -> None:
@@ -112,7 +112,7 @@ async def test_raw_names_the_host(servers: list[OllamaServer], urls: list[str]) 
 # Failures
 
 
-def test_where_all_are_down(servers: list[OllamaServer], urls: list[str]) -> None:
+def test_all_hosts_are_down(servers: list[OllamaServer], urls: list[str]) -> None:
     for server in servers:
         server.refuse()
     for cls in ADAPTERS:
@@ -142,7 +142,7 @@ def test_a_wrong_address_names_the_argument(cls: Any, where: Any, says: str) -> 
         made(cls, where)
 
 
-def test_settings_that_do_not_go_together(urls: list[str]) -> None:
+def test_conflicting_settings(urls: list[str]) -> None:
     shared = OllamaProvider("llama3.2", Hosts(urls, resume="auto"))
     for where in (None, urls[0], Hosts(urls, resume="auto")):
         llm = Ollama(provider=shared, base_url=where)
@@ -152,10 +152,10 @@ def test_settings_that_do_not_go_together(urls: list[str]) -> None:
         Ollama(provider=shared, base_url=urls[1:])
 
 
-# What an object is
+# Copies, identity and secrets
 
 
-def again_by_json(component: Any) -> Any:
+def reloaded(component: Any) -> Any:
     return type(component).from_json(component.to_json())
 
 
@@ -165,7 +165,7 @@ WAYS: list[Callable[[Any], Any]] = [
     lambda component: pickle.loads(pickle.dumps(component)),
     lambda component: pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(component)))),
     lambda component: type(component).from_dict(component.to_dict()),
-    again_by_json,
+    reloaded,
 ]
 
 
@@ -201,13 +201,13 @@ def test_no_event_shows_a_secret(ollama_server: OllamaServer, recorder: Any) -> 
     where = ollama_server.url.replace("http://", f"http://user:{SECRET}@")
     made(Ollama, [where, "http://127.0.0.1:9"]).complete("Hi")
     made(OllamaEmbedding, [where, "http://127.0.0.1:9"]).get_text_embedding("Hi")
-    told = [event.model_dump_json() for event in recorder.events]
-    assert any(ollama_server.url in text for text in told)
-    assert not [text for text in told if SECRET in text]
+    events = [event.model_dump_json() for event in recorder.events]
+    assert any(ollama_server.url in text for text in events)
+    assert not [text for text in events if SECRET in text]
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_a_pickle_holds_no_secret(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_contains_no_secret(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pickled = pickle.dumps(made(cls, PRIVATE))
     assert SECRET not in pickled.decode("latin-1")
     with pytest.raises(ValueError, match="set OLLAMA_API_KEY here"):
@@ -218,7 +218,7 @@ def test_a_pickle_holds_no_secret(cls: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("cls", ADAPTERS)
-def test_headers_of_a_host_are_no_part_of_a_pickle(cls: Any) -> None:
+def test_a_pickle_contains_no_headers_of_a_host(cls: Any) -> None:
     pickled = pickle.dumps(made(cls, ["http://a:1", Host("http://b:2", slots=2, headers={"x-key": SECRET})]))
     assert SECRET not in pickled.decode("latin-1")
     again = pickle.loads(pickled)

@@ -30,7 +30,7 @@ async def ask(llm: Ollama, way: str, **keywords: Any) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_request_fields_among_the_options_go_where_they_belong(make_llm: Any, sent: Any, way: str) -> None:
+async def test_request_fields_are_not_sent_as_options(make_llm: Any, sent: Any, way: str) -> None:
     extra = {"format": "json", "think": False, "keep_alive": "5m", "top_k": 3, "options": {"seed": 1}}
     await ask(make_llm("qwen3", additional_kwargs=extra, keep_alive="1h", thinking=True), way)
     body = sent()[0]
@@ -45,7 +45,7 @@ async def test_a_calls_keywords_win_over_them(make_llm: Any, sent: Any) -> None:
     assert (body["format"], body["think"], body["keep_alive"]) == ({"type": "object"}, False, 0)
 
 
-def test_a_forced_call_is_a_format_of_its_own(make_llm: Any, sent: Any) -> None:
+def test_a_forced_call_replaces_the_format(make_llm: Any, sent: Any) -> None:
     tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
     make_llm(additional_kwargs={"format": "json"}).chat(ASK, tools=[tool], tool_choice="required")
     assert sent()[0]["format"]["properties"]["name"] == {"const": "now"}
@@ -61,7 +61,7 @@ def test_a_forced_call_is_a_format_of_its_own(make_llm: Any, sent: Any) -> None:
         ("response_format", "format"), ("base_url", "base_url="), ("api_key", "api_key="),
     ],
 )  # fmt: skip
-def test_what_has_another_place_is_refused_with_its_name(
+def test_misplaced_keywords_are_refused_with_advice(
     make_llm: Any, ollama_server: OllamaServer, name: str, advice: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"additional_kwargs: {name!r} is not a runtime option; use .*{advice}"):
@@ -73,7 +73,7 @@ def test_what_has_another_place_is_refused_with_its_name(
     assert ollama_server.connections == 0
 
 
-def test_those_of_embeddings(ollama_server: OllamaServer, sent: Any) -> None:
+def test_embedding_kwargs(ollama_server: OllamaServer, sent: Any) -> None:
     extra = {"truncate": False, "keep_alive": "5m", "num_ctx": 64}
     OllamaEmbedding("all-minilm", ollama_server.url, ollama_additional_kwargs=extra).get_text_embedding("a")
     body = sent("/api/embed")[0]
@@ -83,7 +83,7 @@ def test_those_of_embeddings(ollama_server: OllamaServer, sent: Any) -> None:
             OllamaEmbedding("all-minilm", ollama_additional_kwargs={name: "x"})
 
 
-def test_they_are_the_cores_fields() -> None:
+def test_the_fields_are_the_cores() -> None:
     """A new option of the core must be added here too."""
     expected = {"extra_body", "format", "think", "keep_alive", "logprobs", "top_logprobs", "shift", "truncate"}
     assert expected == CHAT_FIELDS
@@ -107,7 +107,7 @@ def test_runtime_options_are_keywords(make_llm: Any, sent: Any) -> None:
     assert [body["options"]["num_predict"] for body in sent()[2:]] == [7, 8]
 
 
-def test_those_of_the_embedding(ollama_server: OllamaServer, sent: Any) -> None:
+def test_embedding_options(ollama_server: OllamaServer, sent: Any) -> None:
     OllamaEmbedding("all-minilm", ollama_server.url, num_ctx=64).get_text_embedding("a")
     assert sent("/api/embed")[0]["options"] == {"num_ctx": 64}
 
@@ -116,7 +116,7 @@ def test_those_of_the_embedding(ollama_server: OllamaServer, sent: Any) -> None:
     "settings",
     [{"max_tokens": 0}, {"max_tokens": "many"}, {"top_p": 3}, {"seed": 1.5}, {"num_ctx": 0}],
 )
-def test_values_that_cannot_be_right_fail_at_once(settings: dict[str, Any]) -> None:
+def test_invalid_values_fail_at_once(settings: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(settings))):
         Ollama("llama3.2", **settings)
 
@@ -125,7 +125,7 @@ def test_values_that_cannot_be_right_fail_at_once(settings: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_call_has_headers_of_its_own(ollama_server: OllamaServer, make_llm: Any, way: str) -> None:
+async def test_a_call_has_its_own_headers(ollama_server: OllamaServer, make_llm: Any, way: str) -> None:
     llm = make_llm(headers={"X-Team": "red"}, context_window=2048)
     await ask(llm, way, extra_headers={"X-Tenant": "blue"}, headers={"X-More": "1", "X-Tenant": "green"})
     await ask(llm, way, extra_headers=None)
@@ -166,12 +166,12 @@ def test_hooks_that_are_called(ollama_server: OllamaServer, sent: Any) -> None:
 @pytest.mark.parametrize(
     "hook", ["_convert_to_ollama_messages", "_get_response_token_counts", "client", "async_client"]
 )
-def test_hooks_that_nothing_calls_are_refused(hook: str) -> None:
+def test_unused_hooks_are_refused(hook: str) -> None:
     with pytest.raises(TypeError, match=rf"Mine\.{hook}: is never called here.*; "):
         type("Mine", (Ollama,), {hook: lambda self: None, "__annotations__": {}})
 
 
-def test_other_subclasses_are_fine(ollama_server: OllamaServer) -> None:
+def test_other_subclasses_work(ollama_server: OllamaServer) -> None:
     class Mine(Ollama):
         extra: int = 3
 

@@ -1,4 +1,4 @@
-"""Every block of Python in the README runs alone, against a server."""
+"""Every Python block of the README runs separately, against a server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_it_runs(
         block = written.replace("http://gpu1:11434", "http://127.0.0.1:9")
         block = block.replace("http://gpu2:11434", ollama_server.url)
         namespace: dict[str, Any] = {"__name__": "readme"}
-        # Tools are read by LlamaIndex as they are, so not under this module's annotations.
+        # LlamaIndex reads the annotations of tools, so the block must not inherit this module's future imports.
         exec(compile(block, str(README), "exec", dont_inherit=True), namespace)
         if "vectors" in namespace:
             assert len(namespace["vectors"]) == 2

@@ -1,4 +1,4 @@
-"""Converting LlamaIndex's messages to the core's; only web images need a server."""
+"""Converting LlamaIndex's messages to the core's; only image URLs need a server."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_roles(role: str, expected: str) -> None:
     assert core(ChatMessage(role=role, content="x")) == [{"role": expected, "content": "x"}]
 
 
-def test_text_thinking_and_what_stands_for_text() -> None:
+def test_text_thinking_and_citations() -> None:
     message = ChatMessage(
         role="assistant",
         blocks=[
@@ -95,14 +95,14 @@ def test_a_message_without_blocks_has_no_text() -> None:
     ],
     ids=["bytes", "base64", "buffer", "data URL"],
 )
-def test_pictures(block: ImageBlock) -> None:
+def test_images(block: ImageBlock) -> None:
     for _ in range(2):  # a buffer can be read again
         assert core(ChatMessage(role="user", blocks=[TextBlock(text="See:"), block])) == [
             {"role": "user", "content": "See:", "images": [Image(IMAGE)]}
         ]
 
 
-def test_pictures_in_files_and_documents(tmp_path: Path) -> None:
+def test_images_in_files_and_documents(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(IMAGE)
     message = ChatMessage(role="user", blocks=[CitableBlock(title="", source="", content=[ImageBlock(path=path)])])
@@ -115,8 +115,8 @@ def test_pictures_in_files_and_documents(tmp_path: Path) -> None:
         core(message)
 
 
-def _on_the_web(server: OllamaServer) -> list[ChatMessage]:
-    """A conversation with an image twice, once inside a document."""
+def _with_image_urls(server: OllamaServer) -> list[ChatMessage]:
+    """A conversation with the URL of an image twice, once inside a document."""
     server.reply("", path="/cat.png", body=IMAGE, headers={"Content-Type": "image/png"})
     server.models.add(Model("llava", ("completion", "vision")))
     block = ImageBlock(url=f"{server.url}/cat.png")
@@ -125,10 +125,10 @@ def _on_the_web(server: OllamaServer) -> list[ChatMessage]:
 
 
 @pytest.mark.parametrize("way", ["chat", "stream_chat", "achat", "astream_chat"])
-def test_a_picture_on_the_web_is_fetched_only_when_switched_on(
+def test_image_urls_are_fetched_only_if_allowed(
     ollama_server: OllamaServer, make_llm: Any, sent: Any, way: str
 ) -> None:
-    ask = _on_the_web(ollama_server)
+    ask = _with_image_urls(ollama_server)
 
     async def asynchronously(llm: Any) -> None:
         if way == "achat":
@@ -158,7 +158,7 @@ def test_a_picture_on_the_web_is_fetched_only_when_switched_on(
     assert len(sent()) == 1
 
 
-def test_pictures_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
+def test_images_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: Any, sent: Any) -> None:
     llm = make_llm("llava", allow_image_urls=True)
     ollama_server.reply("", path="/page", body=b"<html>", headers={"Content-Type": "text/html"})
 
@@ -173,9 +173,9 @@ def test_pictures_that_cannot_be_fetched(ollama_server: OllamaServer, make_llm: 
         with pytest.raises(ValueError, match=r"messages\[0\]: .*http or https"):
             chat(url)
     # A file URL is never fetched, even if fetching is enabled.
-    for url, switched_on in (("file:///etc/passwd", False), ("file:///etc/passwd", True)):
+    for url, allowed in (("file:///etc/passwd", False), ("file:///etc/passwd", True)):
         with pytest.raises(ValueError, match=r"messages\[0\]: .*ImageBlock\(path=\.\.\.\)") as caught:
-            make_llm("llava", allow_image_urls=switched_on).chat([ChatMessage(blocks=[ImageBlock(url=url)])])
+            make_llm("llava", allow_image_urls=allowed).chat([ChatMessage(blocks=[ImageBlock(url=url)])])
         assert "on the web" not in str(caught.value)
     with pytest.raises(ValueError, match="max_image_bytes"):
         make_llm(max_image_bytes=0)
@@ -211,7 +211,7 @@ async def test_files_are_read_off_the_loop(
         DocumentBlock(data=b"%PDF-1.4", title="x.pdf"),
     ],
 )
-def test_what_the_api_cannot_take_is_refused_by_name(block: Any) -> None:
+def test_unsupported_blocks_are_refused_by_name(block: Any) -> None:
     messages = [ChatMessage(role="system", content="x"), ChatMessage(role="user", blocks=[block])]
     with pytest.raises(ValueError, match=rf"messages\[1\]: .*{type(block).__name__}"):
         core(*messages)
@@ -255,12 +255,12 @@ def test_audio_of_an_answer_is_left_out(ollama_server: OllamaServer, make_llm: A
         (AudioBlock(), "audio: the recording is empty"),
     ],
 )
-def test_audio_that_cannot_be_taken(block: AudioBlock, what: str) -> None:
+def test_invalid_audio(block: AudioBlock, what: str) -> None:
     with pytest.raises(ValueError, match=rf"messages\[0\]: .*{what}"):
         core(ChatMessage(role="user", blocks=[block]))
 
 
-async def test_audio_reaches_a_model_that_can_hear(tmp_path: Path) -> None:
+async def test_audio_reaches_a_model_that_supports_it(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(RECORDING)
     with OllamaServer([Model("gemma4:e2b", ("completion", "vision", "audio"))], version="0.33.0") as server:
@@ -348,13 +348,13 @@ def test_a_history_of_the_peer_uses_names_as_ids() -> None:
     assert core(*history)[1]["tool_name"] == "add"
 
 
-def test_a_call_that_is_none_is_refused(llm: Ollama) -> None:
+def test_an_invalid_call_is_refused(llm: Ollama) -> None:
     history = [ChatMessage(role="assistant", additional_kwargs={"tool_calls": [SimpleNamespace()]})]
     with pytest.raises(ValueError, match="tool call"):
         llm.chat(history)
 
 
-def test_arguments_that_are_no_json_go_back_as_the_model_wrote_them(llm: Ollama, sent: Any) -> None:
+def test_arguments_that_are_not_json_are_sent_back_unchanged(llm: Ollama, sent: Any) -> None:
     call = ToolCallBlock(tool_call_id="c", tool_name="add", tool_kwargs='{"a": ')
     llm.chat([ChatMessage(role="user", content="x"), ChatMessage(role="assistant", blocks=[call])])
     message = sent()[0]["messages"][1]

@@ -53,7 +53,7 @@ def test_it_does_no_io(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"provider": OllamaProvider("llama3.2", options={"num_ctx": 2000, "num_predict": 40})}, 2000, 40),
     ],
 )
-def test_what_the_user_sets(settings: dict[str, Any], window: int, output: int) -> None:
+def test_explicit_settings(settings: dict[str, Any], window: int, output: int) -> None:
     metadata = Ollama("llama3.2", **settings).metadata
     assert (metadata.context_window, metadata.num_output) == (window, output)
 
@@ -76,21 +76,21 @@ def test_which_window_is_in_force(
     ollama_server: OllamaServer, length: int, parameters: str, num_ctx: int | None, expected: int
 ) -> None:
     ollama_server.models.add(Model("mine", context_length=length, parameters=parameters))
-    ollama_server.on(path="/api/ps").reply(json={"models": []})  # an older server does not report what it runs with
+    ollama_server.on(path="/api/ps").reply(json={"models": []})  # an older server does not report the window in use
     llm = Ollama("mine", ollama_server.url, context_window=num_ctx or -1)
     assert llm.load().metadata.context_window == expected
     llm.context_window = 99  # a new value applies
     assert llm.metadata.context_window == 99
 
 
-def test_a_newer_server_tells_what_a_model_runs_with(ollama_server: OllamaServer) -> None:
+def test_a_newer_server_reports_the_window_in_use(ollama_server: OllamaServer) -> None:
     ollama_server.models.add(Model("mine", context_length=32768, parameters="num_ctx 6000"))
     running = [{"name": "mine:latest", "context_length": 2048}]
     ollama_server.on(path="/api/ps").reply(json={"models": running})
     assert Ollama("mine", ollama_server.url).load().metadata.context_window == 2048
 
 
-def test_the_window_of_a_given_provider_counts(ollama_server: OllamaServer) -> None:
+def test_the_window_of_a_given_provider_is_used(ollama_server: OllamaServer) -> None:
     llm = Ollama(provider=OllamaProvider("llama3.2", ollama_server.url, num_ctx=1234))
     assert llm.load().metadata.context_window == 1234
 
@@ -113,7 +113,7 @@ def test_load_learns_the_window_and_loads_the_model(ollama_server: OllamaServer)
     assert ollama_server.requests[0].payload == {"model": "mine"}
 
 
-async def test_aload_loads_with_the_options_that_answers_will_use(ollama_server: OllamaServer) -> None:
+async def test_aload_uses_the_options_of_answers(ollama_server: OllamaServer) -> None:
     llm = Ollama("llama3.2", ollama_server.url, context_window=2048, keep_alive="1h", temperature=0.5)
     await llm.aload()
     assert ollama_server.requests[0].payload == {
@@ -126,7 +126,7 @@ async def test_aload_loads_with_the_options_that_answers_will_use(ollama_server:
 
 
 @pytest.mark.parametrize("way", ["chat", "stream_chat", "achat", "astream_chat"])
-def test_the_first_answer_tells_the_window(ollama_server: OllamaServer, way: str, sent: Any) -> None:
+def test_the_first_answer_finds_the_window(ollama_server: OllamaServer, way: str, sent: Any) -> None:
     llm = _configured(ollama_server)
 
     async def ask() -> None:
@@ -148,7 +148,7 @@ def test_the_first_answer_tells_the_window(ollama_server: OllamaServer, way: str
     assert "options" not in sent()[0]
 
 
-def test_no_answer_fails_for_want_of_the_window(ollama_server: OllamaServer, sent: Any) -> None:
+def test_no_answer_fails_for_lack_of_the_window(ollama_server: OllamaServer, sent: Any) -> None:
     ollama_server.on(path="/api/show").reply(Reply(status=500, json={"error": "no"}))
     llm = _configured(ollama_server)
     assert llm.chat(ASK).message.content
@@ -157,26 +157,26 @@ def test_no_answer_fails_for_want_of_the_window(ollama_server: OllamaServer, sen
     assert len(sent("/api/show")) == 1
 
 
-def test_who_sets_the_window_is_not_asked_for_it(ollama_server: OllamaServer, sent: Any) -> None:
+def test_a_configured_window_is_not_queried(ollama_server: OllamaServer, sent: Any) -> None:
     Ollama("llama3.2", ollama_server.url, context_window=1000).chat(ASK)
     assert sent("/api/show") == []
     assert sent()[0]["options"] == {"num_ctx": 1000}
 
 
-def test_a_call_to_another_model_does_not_tell(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
+def test_another_models_window_is_not_queried(ollama_server: OllamaServer, llm: Ollama, sent: Any) -> None:
     llm.chat(ASK, model="smollm2:135m")
     assert sent("/api/show") == []
 
 
-# What engines do with it
+# Query and chat engines
 
 
 @pytest.mark.parametrize("limit", [3000, 3700, 100_000])
 @pytest.mark.parametrize("settings", [{}, {"context_window": 4096}], ids=["unknown window", "known window"])
-def test_a_token_limit_costs_an_engine_neither_its_room_nor_more_calls(
+def test_a_token_limit_does_not_increase_an_engines_calls(
     ollama_server: OllamaServer, make_llm: Any, sent: Any, limit: int, settings: dict[str, Any]
 ) -> None:
-    nodes = [TextNode(text=f"word{n} " * 450) for n in range(8)]  # some 900 tokens each
+    nodes = [TextNode(text=f"word{n} " * 450) for n in range(8)]  # about 900 tokens each
 
     def calls(llm: Ollama) -> int:
         before = len(sent())
@@ -189,7 +189,7 @@ def test_a_token_limit_costs_an_engine_neither_its_room_nor_more_calls(
 
 
 @pytest.mark.parametrize("mode", ["simple", "context", "condense_question", "condense_plus_context"])
-def test_a_token_limit_leaves_a_chat_engine_its_room(
+def test_a_token_limit_leaves_a_chat_engine_room(
     embedding: OllamaEmbedding, make_llm: Any, sent: Any, mode: Any
 ) -> None:
     llm = make_llm(max_tokens=3900)

@@ -1,4 +1,4 @@
-"""Pickles: an unpickled object works, or says on first use what it lacks; no object that contains it loses it.
+"""Pickles: an unpickled object works, or reports on first use what it lacks, also inside other objects.
 
 Unpickling must never raise, because of `IngestionPipeline(num_workers=2)`: a worker would die, the pool would start
 another, and wait forever for the lost task.
@@ -44,7 +44,7 @@ def make(what: str, url: str, **settings: Any) -> Any:
 @pytest.mark.parametrize("what", ["llm", "embedding", "extractor"])
 @pytest.mark.parametrize("lacking", list(LACKING))
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_a_pickle_lacks_is_said_at_the_first_use(
+def test_missing_secrets_are_an_error_at_first_use(
     ollama_server: OllamaServer, what: str, lacking: str, times: int
 ) -> None:
     again = make(what, ollama_server.url, **LACKING[lacking])
@@ -59,7 +59,7 @@ def test_what_a_pickle_lacks_is_said_at_the_first_use(
 
 
 @pytest.mark.parametrize("what", ["llm", "embedding", "extractor"])
-def test_a_key_of_the_environment_is_taken(
+def test_a_key_in_the_environment_is_used(
     ollama_server: OllamaServer, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pickled = pickle.dumps(make(what, ollama_server.url, api_key=SECRET))
@@ -76,7 +76,7 @@ def test_a_provider_that_cannot_be_pickled_is_named(ollama_server: OllamaServer)
         pickle.loads(pickled).complete("a")
 
 
-def test_a_window_that_was_learned_goes_along(ollama_server: OllamaServer) -> None:
+def test_a_learned_window_is_pickled(ollama_server: OllamaServer) -> None:
     ollama_server.on(path="/api/ps").reply(json={"models": [{"name": "llama3.2:latest", "context_length": 2048}]})
     llm = Ollama("llama3.2", ollama_server.url).load()
     assert pickle.loads(pickle.dumps(llm)).metadata.context_window == llm.metadata.context_window == 2048

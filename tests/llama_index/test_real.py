@@ -1,9 +1,9 @@
-"""What people build, with answers of a real server: replayed from cassettes, and live if a server is running.
+"""Typical applications, with answers of a real server: replayed from cassettes, and live if a server is running.
 
 The models are small: answers are well-formed, whatever they say.
 """
 
-# No `from __future__ import annotations`: LlamaIndex reads the annotations of tools and steps as they are.
+# No `from __future__ import annotations`: LlamaIndex does not resolve string annotations of tools and steps.
 
 import asyncio
 import contextlib
@@ -64,7 +64,7 @@ def make(request: pytest.FixtureRequest) -> Make:
         sensible: bool = False,
         **settings: Any,
     ) -> Any:
-        # vcrpy hooks in below httpx; what is sent and read is the same over either transport
+        # vcrpy hooks in below httpx; requests and responses are the same over either transport
         transport: Any = "httpx" if replayed else "aiohttp"
         name = model if replayed or sensible else one_layer(model)
         provider = OllamaProvider(name, url, transport=transport, max_concurrent=max_concurrent)
@@ -114,9 +114,9 @@ def test_threads(make: Make) -> None:
     assert len(set(texts)) == 1
 
 
-@pytest.mark.server_only("it tells the window that it runs with, as newer servers do")
+@pytest.mark.server_only("it reports the window in use, as newer servers do")
 def test_the_window_and_a_missing_model(make: Make) -> None:
-    assert make(sensible=True).load().metadata.context_window == 3900  # this server does not report what it runs with
+    assert make(sensible=True).load().metadata.context_window == 3900  # this server does not report the window in use
     assert (
         make(context_window=10**6, sensible=True).load().metadata.context_window == 2048 * 4
     )  # limited by the model's own

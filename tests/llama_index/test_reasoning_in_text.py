@@ -28,7 +28,7 @@ def lines(*pieces: str) -> Reply:
     return Reply(lines=[*sent, {"message": {"content": ""}, "done": True, "done_reason": "stop"}])
 
 
-async def every_way(llm: Ollama) -> list[Any]:
+async def all_methods(llm: Ollama) -> list[Any]:
     return [
         llm.structured_predict(Place, PROMPT),
         await llm.astructured_predict(Place, PROMPT),
@@ -42,7 +42,7 @@ MODES = [PydanticProgramMode.DEFAULT, PydanticProgramMode.LLM, PydanticProgramMo
 
 @pytest.mark.parametrize("begin", ["<think>", ""])
 @pytest.mark.parametrize("mode", MODES)
-async def test_the_object_behind_it_comes_out(
+async def test_the_object_after_it_is_parsed(
     ollama_server: OllamaServer, llm: Ollama, mode: PydanticProgramMode, begin: str
 ) -> None:
     # Once wrong: an error each time
@@ -50,18 +50,18 @@ async def test_the_object_behind_it_comes_out(
     text = f"{begin}{THOUGHT}</think>\n" + (call if mode is PydanticProgramMode.FUNCTION else '{"city": "Rome"}')
     ollama_server.reply(lines(text[:4], text[4:20], text[20:40], text[40:]))
     llm = llm.model_copy(update={"pydantic_program_mode": mode})
-    assert await every_way(llm) == [Place(city="Rome")] * 4
+    assert await all_methods(llm) == [Place(city="Rome")] * 4
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
 async def test_a_block_of_markdown(ollama_server: OllamaServer, llm: Ollama, mode: PydanticProgramMode) -> None:
     ollama_server.reply(lines("Here:\n```json\n", '{"city": "Rome"}', "\n```"))
     llm = llm.model_copy(update={"pydantic_program_mode": mode})
-    assert await every_way(llm) == [Place(city="Rome")] * 4
+    assert await all_methods(llm) == [Place(city="Rome")] * 4
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
-def test_reasoning_that_does_not_end_says_what_to_do(
+def test_reasoning_without_an_end_is_an_error(
     ollama_server: OllamaServer, llm: Ollama, mode: PydanticProgramMode
 ) -> None:
     ollama_server.reply(lines("<think>Is it", " Rome?"))

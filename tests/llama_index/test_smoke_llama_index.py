@@ -13,7 +13,7 @@ def test_it_has_the_version_of_the_core() -> None:
     assert version("llama-index-llms-namel3ss-ollama") == __version__
 
 
-def test_it_asks_for_that_version_of_the_core() -> None:
+def test_it_requires_that_version_of_the_core() -> None:
     assert f"namel3ss-ollama=={__version__}" in (requires("llama-index-llms-namel3ss-ollama") or [])
 
 

@@ -39,8 +39,8 @@ ALBUM = Album.model_validate_json(JSON)
 MODES = [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION, PydanticProgramMode.LLM]
 
 
-def ways(llm: Ollama, cls: type[Any] = Album, **settings: Any) -> list[Callable[[], list[Any]]]:
-    """The resulting objects, in each of the four ways."""
+def methods(llm: Ollama, cls: type[Any] = Album, **settings: Any) -> list[Callable[[], list[Any]]]:
+    """The resulting objects, from each of the four methods."""
 
     async def read() -> list[Any]:
         return [one async for one in await llm.astream_structured_predict(cls, PROMPT, settings, topic="blue")]
@@ -63,10 +63,10 @@ def script(server: OllamaServer, mode: PydanticProgramMode, text: str = JSON, **
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_all_ways_in_all_modes(ollama_server: OllamaServer, make_llm: Any, sent: Any, mode: Any) -> None:
+def test_all_methods_in_all_modes(ollama_server: OllamaServer, make_llm: Any, sent: Any, mode: Any) -> None:
     script(ollama_server, mode)
-    for way in ways(make_llm(pydantic_program_mode=mode, system_prompt="Be blue.")):
-        *partial, last = way()
+    for method in methods(make_llm(pydantic_program_mode=mode, system_prompt="Be blue.")):
+        *partial, last = method()
         assert last == ALBUM
         assert all(isinstance(one, (Album, FlexibleModel)) for one in partial)
     for body in sent():
@@ -82,8 +82,8 @@ def test_all_ways_in_all_modes(ollama_server: OllamaServer, make_llm: Any, sent:
 
 
 def test_a_server_without_a_script_answers_the_schema(llm: Ollama) -> None:
-    for way in ways(llm):
-        assert way()[-1] == Album(name="", songs=[])
+    for method in methods(llm):
+        assert method()[-1] == Album(name="", songs=[])
 
 
 def test_partial_objects_grow(ollama_server: OllamaServer, llm: Ollama) -> None:
@@ -99,7 +99,7 @@ def test_partial_objects_grow(ollama_server: OllamaServer, llm: Ollama) -> None:
     assert songs[-1] == 2
 
 
-def test_parsing_what_has_come_costs_in_proportion_to_the_answer(
+def test_partial_parsing_takes_linear_time(
     ollama_server: OllamaServer, llm: Ollama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llama_index.llms.namel3ss_ollama import structured
@@ -120,7 +120,7 @@ def test_parsing_what_has_come_costs_in_proportion_to_the_answer(
     assert sum(parsed) < 200 * len(long)
 
 
-def test_a_class_that_is_no_object_comes_whole(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_a_root_model_has_no_partial_objects(ollama_server: OllamaServer, llm: Ollama) -> None:
     class Numbers(RootModel[list[int]]):
         """Numbers."""
 
@@ -131,13 +131,13 @@ def test_a_class_that_is_no_object_comes_whole(ollama_server: OllamaServer, llm:
 @pytest.mark.parametrize("mode", MODES)
 def test_events(ollama_server: OllamaServer, make_llm: Any, recorder: Any, mode: Any) -> None:
     script(ollama_server, mode)
-    for i, way in enumerate(ways(make_llm(pydantic_program_mode=mode))):
+    for i, method in enumerate(methods(make_llm(pydantic_program_mode=mode))):
         recorder.events.clear()
-        way()
-        told = [name for name in recorder.names if "Structured" in name]
-        assert told[0] == "LLMStructuredPredictStartEvent"
-        assert told[-1] == "LLMStructuredPredictEndEvent"
-        assert ("LLMStructuredPredictInProgressEvent" in told) == (i >= 2)
+        method()
+        names = [name for name in recorder.names if "Structured" in name]
+        assert names[0] == "LLMStructuredPredictStartEvent"
+        assert names[-1] == "LLMStructuredPredictEndEvent"
+        assert ("LLMStructuredPredictInProgressEvent" in names) == (i >= 2)
         assert len(recorder.of("LLMStructuredPredictStartEvent")) == 1
         assert recorder.of("LLMStructuredPredictEndEvent")[0].output == ALBUM
         assert len(recorder.of("LLMChatStartEvent")) == 1
@@ -158,9 +158,9 @@ def test_an_invalid_answer_is_an_error_that_names_the_class_and_keeps_the_text(
     ollama_server: OllamaServer, make_llm: Any, mode: Any, text: str
 ) -> None:
     ollama_server.reply(text)
-    for way in ways(make_llm(pydantic_program_mode=mode)):
+    for method in methods(make_llm(pydantic_program_mode=mode)):
         with pytest.raises(StructuredOutputError, match="not a valid Album") as caught:
-            way()
+            method()
         assert isinstance(caught.value, (LLMError, ValueError))
         assert caught.value.text == text
         assert text == "" or text not in str(caught.value)
@@ -169,19 +169,19 @@ def test_an_invalid_answer_is_an_error_that_names_the_class_and_keeps_the_text(
 
 def test_an_invalid_call_is_an_error_that_names_the_class(ollama_server: OllamaServer, make_llm: Any) -> None:
     ollama_server.reply(tool_calls=[ToolCall("Album", {"name": "Blue"})])
-    for way in ways(make_llm(pydantic_program_mode=PydanticProgramMode.FUNCTION)):
+    for method in methods(make_llm(pydantic_program_mode=PydanticProgramMode.FUNCTION)):
         with pytest.raises(StructuredOutputError, match="not a valid Album") as caught:
-            way()
+            method()
         assert "Blue" in caught.value.text or "songs" in caught.value.text
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cut_answer_is_an_error_that_says_so(ollama_server: OllamaServer, make_llm: Any, mode: Any) -> None:
+def test_a_truncated_answer_is_an_error(ollama_server: OllamaServer, make_llm: Any, mode: Any) -> None:
     cut = '{"name": "Album", "arguments": {"name"' if mode == PydanticProgramMode.FUNCTION else JSON[:40]
     ollama_server.reply([cut], done_reason="length")
-    for way in ways(make_llm(pydantic_program_mode=mode)):
+    for method in methods(make_llm(pydantic_program_mode=mode)):
         with pytest.raises(StructuredOutputError, match=r"not a valid Album.*cut by the token limit") as caught:
-            way()
+            method()
         assert caught.value.text == cut
 
 
@@ -189,23 +189,23 @@ def test_a_cut_answer_is_an_error_that_says_so(ollama_server: OllamaServer, make
 def test_the_callers_prompt_is_not_changed(ollama_server: OllamaServer, make_llm: Any, mode: Any) -> None:
     script(ollama_server, mode)
     before = PROMPT.model_copy(deep=True)
-    for way in ways(make_llm(pydantic_program_mode=mode)):
-        way()
+    for method in methods(make_llm(pydantic_program_mode=mode)):
+        method()
     assert PROMPT.output_parser is before.output_parser is None
     assert PROMPT.format(topic="x") == before.format(topic="x")
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_other_errors_pass(make_llm: Any, mode: Any, ollama_server: OllamaServer) -> None:
-    for way in ways(make_llm("nope", pydantic_program_mode=mode)):
+def test_other_errors_propagate(make_llm: Any, mode: Any, ollama_server: OllamaServer) -> None:
+    for method in methods(make_llm("nope", pydantic_program_mode=mode)):
         with pytest.raises(ModelNotFoundError):
-            way()
-    for way in ways(make_llm(pydantic_program_mode=mode), temprature=1):
+            method()
+    for method in methods(make_llm(pydantic_program_mode=mode), temprature=1):
         with pytest.raises(TypeError, match="temperature"):
-            way()
-    for way in ways(make_llm(pydantic_program_mode=mode), temperature=-1):
+            method()
+    for method in methods(make_llm(pydantic_program_mode=mode), temperature=-1):
         with pytest.raises(ValueError, match="temperature") as caught:
-            way()
+            method()
         assert not isinstance(caught.value, StructuredOutputError)
 
 
@@ -219,18 +219,18 @@ def test_other_errors_pass(make_llm: Any, mode: Any, ollama_server: OllamaServer
     ],
     ids=str,
 )
-def test_errors_of_configuration_are_not_about_the_answer(
+def test_configuration_errors_are_not_llm_errors(
     ollama_server: OllamaServer, make_llm: Any, settings: Any, keywords: Any, error: type[Exception]
 ) -> None:
-    for way in ways(make_llm(pydantic_program_mode=PydanticProgramMode.FUNCTION, **settings), **keywords):
+    for method in methods(make_llm(pydantic_program_mode=PydanticProgramMode.FUNCTION, **settings), **keywords):
         with pytest.raises(error) as caught:
-            way()
+            method()
         assert not isinstance(caught.value, LLMError)
     assert ollama_server.requests == []
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_callers_keywords_are_not_touched_and_go_along(
+def test_keywords_are_passed_on_and_not_changed(
     ollama_server: OllamaServer, make_llm: Any, sent: Any, mode: Any
 ) -> None:
     script(ollama_server, mode)
@@ -242,22 +242,22 @@ def test_the_callers_keywords_are_not_touched_and_go_along(
     assert [(body["options"], body["think"]) for body in sent()] == [({"temperature": 0.0}, False)] * 2
 
 
-def test_text_around_the_object_is_left_out(ollama_server: OllamaServer, make_llm: Any) -> None:
+def test_text_around_the_object_is_ignored(ollama_server: OllamaServer, make_llm: Any) -> None:
     ollama_server.reply(["Here it is:\n", "```json\n", JSON[:50], JSON[50:], "\n```", " Nice?"])
-    for way in ways(make_llm(pydantic_program_mode=PydanticProgramMode.LLM)):
-        *partial, last = way()
+    for method in methods(make_llm(pydantic_program_mode=PydanticProgramMode.LLM)):
+        *partial, last = method()
         assert last == ALBUM
         assert [one.name for one in partial] == ["Blue"] * len(partial)
 
 
 def test_thinking_is_not_part_of_the_object(ollama_server: OllamaServer, make_llm: Any) -> None:
     ollama_server.reply(JSON, thinking="{not json")
-    for way in ways(make_llm("qwen3", thinking=True)):
-        assert way()[-1] == ALBUM
+    for method in methods(make_llm("qwen3", thinking=True)):
+        assert method()[-1] == ALBUM
 
 
 class _Instructs(BaseOutputParser):
-    """Adds to prompts."""
+    """Extends prompts."""
 
     def parse(self, output: str) -> Any:
         return output

@@ -1,6 +1,6 @@
 """Tools: definitions, forced and single calls, ids, histories, programs."""
 
-# No `from __future__ import annotations`: LlamaIndex reads the tools' annotations as they are.
+# No `from __future__ import annotations`: LlamaIndex does not resolve string annotations of tools.
 
 import asyncio
 from collections.abc import Callable
@@ -47,8 +47,8 @@ TWO = [ToolCall("add", {"a": 1, "b": 2}), ToolCall("add", {"a": 1, "b": 2})]
 Ways = Callable[..., list[ChatResponse]]
 
 
-def ways(llm: Ollama, **settings: Any) -> list[ChatResponse]:
-    """The answer in each of the four ways."""
+def all_methods(llm: Ollama, **settings: Any) -> list[ChatResponse]:
+    """The answer from each of the four methods."""
     arguments: dict[str, Any] = {"tools": TOOLS, "user_msg": "1+2?", **settings}
 
     async def asynchronously() -> list[ChatResponse]:
@@ -74,9 +74,9 @@ def test_without_tools_none_are_sent(llm: Ollama, sent: Any) -> None:
     assert "tools" not in sent()[0]
 
 
-def test_parallel_calls_have_ids_of_their_own(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_parallel_calls_have_distinct_ids(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(["Let me see."], tool_calls=TWO)
-    for response in ways(llm, allow_parallel_tool_calls=True):
+    for response in all_methods(llm, allow_parallel_tool_calls=True):
         blocks = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
         assert [(block.tool_name, block.tool_kwargs) for block in blocks] == [("add", {"a": 1, "b": 2})] * 2
         assert len({block.tool_call_id for block in blocks}) == 2
@@ -88,17 +88,15 @@ def test_parallel_calls_have_ids_of_their_own(ollama_server: OllamaServer, llm: 
 
 def test_the_servers_ids_are_kept(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(tool_calls=[ToolCall("add", {"a": 1}, id="call_7", index=0)])
-    for response in ways(llm):
+    for response in all_methods(llm):
         assert [one.tool_id for one in llm.get_tool_calls_from_response(response)] == ["call_7"]
 
 
 @pytest.mark.parametrize("in_one_line", [False, True])
-def test_a_single_call_is_held_in_every_way_and_in_each_item(
-    ollama_server: OllamaServer, llm: Ollama, in_one_line: bool
-) -> None:
+def test_every_method_and_item_has_a_single_call(ollama_server: OllamaServer, llm: Ollama, in_one_line: bool) -> None:
     calls = [*TWO, ToolCall("weather", {})]
     ollama_server.reply(tool_calls=calls, tool_calls_in_one_line=in_one_line)
-    for response in ways(llm):  # LlamaIndex's default is one call
+    for response in all_methods(llm):  # LlamaIndex's default is one call
         assert len(llm.get_tool_calls_from_response(response)) == 1
     for item in llm.stream_chat_with_tools(TOOLS, user_msg="1+2?"):
         assert len(llm.get_tool_calls_from_response(item, error_on_no_tool_call=False)) <= 1
@@ -106,7 +104,7 @@ def test_a_single_call_is_held_in_every_way_and_in_each_item(
     assert llm.predict_and_call(TOOLS, user_msg="1+2?").response == "3"
 
 
-def test_chat_without_a_word_on_it_keeps_all_calls(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_chat_keeps_all_calls_by_default(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(tool_calls=TWO)
     response = llm.chat([ChatMessage(role="user", content="1+2?")], tools=[t.metadata.to_openai_tool() for t in TOOLS])
     assert len(llm.get_tool_calls_from_response(response)) == 2
@@ -134,11 +132,11 @@ def test_force_single_tool_call() -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, ["weather"]),
     ],
 )
-def test_a_forced_call_is_forced(
+def test_a_forced_call_is_enforced(
     ollama_server: OllamaServer, make_llm: Any, sent: Any, settings: dict[str, Any], names: list[str]
 ) -> None:
     # The test server obeys `format`, as a real one does with its grammar.
-    for response in ways(make_llm(json_mode=True), **settings):
+    for response in all_methods(make_llm(json_mode=True), **settings):
         selection = make_llm().get_tool_calls_from_response(response)[0]
         assert selection.tool_name == names[0]
         assert response.message.content == ""
@@ -149,18 +147,18 @@ def test_a_forced_call_is_forced(
 
 
 @pytest.mark.parametrize("choice", [None, "auto", {"type": "auto"}])
-def test_a_free_choice_is_free(llm: Ollama, sent: Any, choice: Any) -> None:
+def test_auto_sends_no_format(llm: Ollama, sent: Any, choice: Any) -> None:
     llm.chat_with_tools(TOOLS, user_msg="1+2?", tool_choice=choice)
     assert "format" not in sent()[0]
     assert len(sent()[0]["tools"]) == 2
 
 
-def test_no_tools_wanted(llm: Ollama, sent: Any) -> None:
+def test_tool_choice_none(llm: Ollama, sent: Any) -> None:
     llm.chat_with_tools(TOOLS, user_msg="1+2?", tool_choice="none")
     assert "tools" not in sent()[0]
 
 
-def test_choices_that_cannot_be_right(llm: Ollama, ollama_server: OllamaServer) -> None:
+def test_invalid_choices(llm: Ollama, ollama_server: OllamaServer) -> None:
     with pytest.raises(ValueError, match="tool_choice: 'sub' is neither"):
         llm.chat_with_tools(TOOLS, user_msg="1+2?", tool_choice="sub")
     with pytest.raises(ValueError, match="tool_choice: expected"):
@@ -170,7 +168,7 @@ def test_choices_that_cannot_be_right(llm: Ollama, ollama_server: OllamaServer) 
     assert ollama_server.requests == []
 
 
-def test_the_history_is_not_touched(llm: Ollama, sent: Any) -> None:
+def test_the_history_is_not_changed(llm: Ollama, sent: Any) -> None:
     history = [ChatMessage(role="user", content="Hello")]
     llm.chat_with_tools(TOOLS, user_msg="1+2?", chat_history=history)
     list(llm.stream_chat_with_tools(TOOLS, user_msg=ChatMessage(role="user", content="3+4?"), chat_history=history))
@@ -178,25 +176,25 @@ def test_the_history_is_not_touched(llm: Ollama, sent: Any) -> None:
     assert [[m["content"] for m in body["messages"]] for body in sent()] == [["Hello", "1+2?"], ["Hello", "3+4?"]]
 
 
-def test_the_calls_own_settings_go_along(llm: Ollama, sent: Any) -> None:
+def test_a_calls_settings_are_sent(llm: Ollama, sent: Any) -> None:
     llm.chat_with_tools(TOOLS, user_msg="1+2?", temperature=0.0, model="qwen3", think=True)
     body = sent()[0]
     assert (body["options"], body["model"], body["think"]) == ({"temperature": 0.0}, "qwen3", True)
 
 
-def test_no_call_is_an_error_where_one_is_needed(llm: Ollama) -> None:
+def test_a_missing_call_is_an_error(llm: Ollama) -> None:
     response = llm.chat_with_tools(TOOLS, user_msg="1+2?")
     assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
     with pytest.raises(ValueError, match="Expected at least one tool call"):
         llm.get_tool_calls_from_response(response)
 
 
-def test_arguments_in_a_string_are_read_broken_ones_are_an_error(ollama_server: OllamaServer, llm: Ollama) -> None:
+def test_string_arguments_are_parsed_or_an_error(ollama_server: OllamaServer, llm: Ollama) -> None:
     ollama_server.reply(tool_calls=[ToolCall("add", '{"a": 1}')], times=1)
     response = llm.chat_with_tools(TOOLS, user_msg="1+2?")
     assert llm.get_tool_calls_from_response(response)[0].tool_kwargs == {"a": 1}
     ollama_server.reply(tool_calls=[ToolCall("add", '{"a": ')])
-    for response in ways(llm):
+    for response in all_methods(llm):
         block = next(block for block in response.message.blocks if isinstance(block, ToolCallBlock))
         assert block.tool_kwargs == '{"a": '
         with pytest.raises(OutputValidationError, match=r"'add'.*not a JSON object") as caught:
@@ -204,7 +202,7 @@ def test_arguments_in_a_string_are_read_broken_ones_are_an_error(ollama_server: 
         assert caught.value.text == '{"a": '
 
 
-def test_a_call_without_an_id_gets_one_of_its_own(llm: Ollama) -> None:
+def test_a_call_without_an_id_gets_its_own(llm: Ollama) -> None:
     blocks = [ToolCallBlock(tool_name="add", tool_kwargs={}), ToolCallBlock(tool_name="add", tool_kwargs={})]
     response = ChatResponse(message=ChatMessage(role="assistant", content=None, blocks=blocks))
     assert len({one.tool_id for one in llm.get_tool_calls_from_response(response)}) == 2
@@ -226,13 +224,11 @@ def test_a_round_with_a_tool(ollama_server: OllamaServer, llm: Ollama, sent: Any
 
 
 @pytest.mark.parametrize("forced", [False, True])
-def test_what_goes_into_a_history_has_its_calls_in_blocks_alone(
-    ollama_server: OllamaServer, llm: Ollama, forced: bool
-) -> None:
-    """Other integrations read what is beside the blocks as calls of their own, and send them twice or unchanged."""
+def test_a_history_has_its_calls_only_in_blocks(ollama_server: OllamaServer, llm: Ollama, forced: bool) -> None:
+    """Other integrations take calls outside the blocks for further calls, and send them twice or unchanged."""
     if not forced:
         ollama_server.reply(["Let me see."], tool_calls=TWO[:1])
-    for response in ways(llm, tool_required=forced):
+    for response in all_methods(llm, tool_required=forced):
         assert [block.tool_name for block in response.message.blocks if isinstance(block, ToolCallBlock)] == ["add"]
         assert response.message.additional_kwargs == {}
         assert response.raw["usage"]["total_tokens"] > 0

@@ -44,7 +44,7 @@ def test_a_span_is_in_the_callers_trace(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_there_is_none_where_the_provider_says_so(
+def test_the_provider_can_disable_spans(
     sdk: tuple[InMemorySpanExporter, InMemoryMetricReader], ollama_server: OllamaServer, way: str
 ) -> None:
     sdk[0].clear()

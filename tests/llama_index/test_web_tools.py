@@ -40,7 +40,7 @@ async def test_search_and_fetch(newest: OllamaServer, kind: str) -> None:
     assert (await fetch.acall(url="http://a")).content == page
 
 
-def test_nothing_found_is_said(newest: OllamaServer) -> None:
+def test_no_results(newest: OllamaServer) -> None:
     newest.reply(path=SEARCH, json={"results": []})
     assert web_search_tool(OllamaProvider("m", newest.url)).call(query="rivers").content == "No results."
 
@@ -54,13 +54,13 @@ async def test_failures_are_raised(ollama_server: OllamaServer) -> None:
 
 
 @pytest.mark.parametrize("make", [web_search_tool, web_fetch_tool])
-def test_what_has_no_server_is_refused(make: Any) -> None:
+def test_other_sources_are_refused(make: Any) -> None:
     with pytest.raises(TypeError, match="an Ollama or an OllamaProvider, not str"):
         make("llama3.2")
 
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")  # LlamaIndex's workflows
-async def test_an_agent_searches_and_is_shown_what_it_got_wrong(newest: OllamaServer) -> None:
+async def test_an_agent_searches_and_sees_its_invalid_call(newest: OllamaServer) -> None:
     newest.on(path="/api/chat").sequence(
         Reply(tool_calls=[ToolCall("web_fetch", {"url": "/x"})]),
         Reply(tool_calls=[ToolCall("web_search", {"query": "rivers"})]),

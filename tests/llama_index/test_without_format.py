@@ -1,4 +1,4 @@
-"""Structured output on servers that ignore `format`, in each of LlamaIndex's ways to ask."""
+"""Structured output on servers that ignore `format`, with each of LlamaIndex's methods."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Place(BaseModel):
 
 
 def predicted(llm: Ollama, how: str) -> Any:
-    """The object that comes out."""
+    """The predicted object."""
 
     async def streamed() -> Any:
         return [one async for one in await llm.astream_structured_predict(Place, PROMPT, country="Italy")][-1]
 
-    if how == "whole":
+    if how == "sync":
         return llm.structured_predict(Place, PROMPT, country="Italy")
     if how == "async":
         return asyncio.run(llm.astructured_predict(Place, PROMPT, country="Italy"))
@@ -45,9 +45,9 @@ def fields(server: OllamaServer) -> list[set[str]]:
     return [{"format", "tools"} & (one.payload or {}).keys() for one in server.requests if one.path == "/api/chat"]
 
 
-@pytest.mark.parametrize("how", ["whole", "async"])
+@pytest.mark.parametrize("how", ["sync", "async"])
 @pytest.mark.parametrize("first", [PROSE, '{"town": "Rome"}'], ids=["prose", "keys"])
-def test_a_schema_that_is_ignored_is_asked_for_in_the_prompt(
+def test_an_ignored_schema_is_described_in_the_prompt(
     ollama_server: OllamaServer, llm: Ollama, first: str, how: str
 ) -> None:
     # Once wrong: StructuredOutputError, each time.
@@ -64,29 +64,29 @@ def test_a_structured_llm(ollama_server: OllamaServer, llm: Ollama) -> None:
     assert response.raw == Place(city="Rome")
 
 
-@pytest.mark.parametrize("how", ["whole", "async", "stream", "async stream"])
+@pytest.mark.parametrize("how", ["sync", "async", "stream", "async stream"])
 def test_json_in_thinking(ollama_server: OllamaServer, make_llm: Any, how: str) -> None:
     ollama_server.reply("", thinking=ROME)
     assert predicted(make_llm("qwen3"), how) == Place(city="Rome")
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
-        ("whole", "described in the prompt"),
+        ("sync", "described in the prompt"),
         ("async", "described in the prompt"),
         ("stream", "had been handed out already"),
         ("async stream", "had been handed out already"),
     ],
 )
-def test_the_error_says_what_was_tried(ollama_server: OllamaServer, llm: Ollama, how: str, said: str) -> None:
+def test_the_error_lists_the_attempts(ollama_server: OllamaServer, llm: Ollama, how: str, message: str) -> None:
     ollama_server.reply(PROSE)
-    with pytest.raises(StructuredOutputError, match=f"not a valid Place.*{said}") as caught:
+    with pytest.raises(StructuredOutputError, match=f"not a valid Place.*{message}") as caught:
         predicted(llm, how)
     assert caught.value.text == PROSE
 
 
-@pytest.mark.parametrize("how", ["whole", "async", "stream", "async stream"])
+@pytest.mark.parametrize("how", ["sync", "async", "stream", "async stream"])
 @pytest.mark.parametrize(
     "first",
     [
@@ -96,7 +96,7 @@ def test_the_error_says_what_was_tried(ollama_server: OllamaServer, llm: Ollama,
     ],
     ids=["grammar", "another", "none"],
 )
-def test_a_forced_call_is_asked_for_in_the_prompt(
+def test_a_forced_call_is_described_in_the_prompt(
     ollama_server: OllamaServer, make_llm: Any, first: Reply, how: str
 ) -> None:
     ollama_server.on().sequence(first, CALL)

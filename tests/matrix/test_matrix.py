@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fault_table import ROWS, Outcome, Row, in_langchain, report
-from fronts import ASYNC, SYNC, Heard
+from fronts import ASYNC, SYNC, Received
 from langchain_core.exceptions import ModelError
 
 from namel3ss_ollama import LLMError, LLMTimeoutError, OllamaProvider
@@ -60,7 +60,7 @@ def test_cell(
     server.reply(row.reply, path="/api/chat")
     server.fault(row.fault, times=row.times, path="/api/chat", **row.options)
     provider = OllamaProvider("llama3.2", server.url, transport=transport, **row.settings)
-    heard = Heard()
+    heard = Received()
     began = time.monotonic()
     wanted = row.outcome(mode)
     kept = 0 if wanted.error and row.fault in BREAKS else 1
@@ -81,7 +81,7 @@ def test_cell(
 
 
 def run_async(
-    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, heard: Heard, kept: int
+    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, heard: Received, kept: int
 ) -> Exception | None:
     async def ask() -> Exception | None:
         error = None
@@ -98,7 +98,7 @@ def run_async(
 
 
 def run_sync(
-    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, heard: Heard, kept: int
+    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, heard: Received, kept: int
 ) -> Exception | None:
     error = None
     try:

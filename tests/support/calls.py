@@ -1,4 +1,4 @@
-"""How many Python functions are called for each token: the shape of the hot path, whatever the machine's speed."""
+"""The number of Python calls per token: a measure of the hot path that does not depend on the machine's speed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = ("namel3ss_ollama", "langchain_namel3ss_ollama")
 
 @contextmanager
 def replay_server() -> Iterator[str]:
-    """The address of the benchmarks' server, which writes an answer of `num_predict` tokens in few large pieces."""
+    """The address of the benchmarks' server, which writes an answer of `num_predict` tokens in a few large pieces."""
     command = [sys.executable, "-m", "benchmarks.replay"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -32,12 +32,12 @@ def replay_server() -> Iterator[str]:
             process.stdin.close()
 
 
-def calls_a_token(
+def calls_per_token(
     run: Callable[[], Coroutine[Any, Any, int]] | Callable[[], int], tokens: int = TOKENS
 ) -> dict[str, int]:
-    """Calls of "all" functions and of "ours", for each of the tokens whose characters `run` counts.
+    """Calls of "all" functions and of "ours" per token; `run` returns the number of characters of an answer.
 
-    A function counts as often as it is called for every token: those called for each read or each answer do not.
+    A function counts as often as it is called for every token. Calls per read or per answer do not count.
     """
     counts: Counter[CodeType] = Counter()
 
@@ -56,7 +56,7 @@ def calls_a_token(
             sys.setprofile(None)
 
     if asyncio.iscoroutinefunction(run):
-        asyncio.run(run())  # what is done once, imports above all, is done now
+        asyncio.run(run())  # warm-up: imports and other one-time work
         characters = asyncio.run(counted(run()))
     else:
         run()

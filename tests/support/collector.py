@@ -1,11 +1,11 @@
-"""The garbage collector, run at chosen lines of this package's code with abandoned requests to collect.
+"""Runs the garbage collector at chosen lines of this package's code, with abandoned requests to collect.
 
-`python collector.py TRANSPORT` prints what was done as JSON. It is a program because what it looks for is a process
-that hangs: a watchdog then prints where each thread stands, and ends it. A finalizer that fails says so on standard
-error, which has to stay empty.
+`python collector.py TRANSPORT` prints its figures as JSON. It is a separate program because the fault that it looks for
+is a deadlock: a watchdog then prints the traceback of each thread, and exits. A finalizer that fails is reported on
+standard error, which must stay empty.
 
-A collection within a line is one that an allocation there might have begun. It happens at every line that is run while
-any of the package's locks is held, and at every tenth of the others, in the calling thread and in the background one.
+A collection at a line stands for one that an allocation there could have triggered. It happens at every line that runs
+while one of the package's locks is held, and at every tenth of the others, in the calling and in the background thread.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from namel3ss_ollama.testing import Gate, OllamaServer
 
 HANG = 40
 MOST = 24
-"""Abandoned requests for each method: as many collections find one."""
+"""Abandoned requests per method: as many collections find one."""
 ASK = [{"role": "user", "content": "count"}]
 
 
 class Collector:
-    """Abandons a request and collects, at lines of this package's code."""
+    """Abandons a request and runs the collector, at lines of this package's code."""
 
     def __init__(self, locks: list[Any]) -> None:
         self.locks = locks
@@ -49,7 +49,7 @@ class Collector:
         if event == "line" and self.garbage:
             self.lines += 1
             locked = any(lock.locked() for lock in self.locks)
-            often = self.lines % 10 == 0 and len(self.garbage) > MOST // 2  # the rest is for lines within locks
+            often = self.lines % 10 == 0 and len(self.garbage) > MOST // 2  # the rest is for lines with a lock held
             if (locked or often) and self._busy.acquire(blocking=False):
                 try:
                     del self.garbage[-1:]
@@ -76,7 +76,7 @@ class Collector:
 
 
 def cycle(*things: Any) -> list[Any]:
-    """Only the collector frees this."""
+    """A reference cycle, which only the collector frees."""
     cell: list[Any] = list(things)
     cell.append(cell)
     return cell
@@ -116,7 +116,7 @@ class Garbage:
         return cycle(iterator)
 
     def pending_calls(self, count: int) -> list[Any]:
-        """Calls suspended on a loop that is then closed: they wait to be sent again."""
+        """Calls that wait for a retry on a loop that is then closed."""
         loop = asyncio.new_event_loop()
         retries = self.provider.stats().retries
 
@@ -208,7 +208,7 @@ def main(transport: Any) -> None:
             "agenerate_batch": (within(lambda: provider.agenerate_batch(["a", "b"])), 2),
             "another provider": (lambda: other.chat(ASK), 0),
         }
-        for use, _ in uses.values():  # what is done once, imports above all, is done now
+        for use, _ in uses.values():  # warm-up: imports and other one-time work
             use()
         before = provider.stats()
         server.fault("status", status=503, retry_after=0, contains="soon", times=1)
@@ -244,7 +244,7 @@ def main(transport: Any) -> None:
         stats = provider.stats()
         provider.close()
         other.close()
-        gc.collect()  # httpx leaves what was pooled on a closed loop to the collector
+        gc.collect()  # httpx leaves pooled connections of a closed loop to the collector
         server.wait_for(lambda s: s.open_connections == 0)
     figures = {
         "running": stats.running,

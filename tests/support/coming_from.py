@@ -1,4 +1,4 @@
-"""What the pages in docs/coming-from/ hold: pairs of code blocks, and tables of parameters."""
+"""The contents of the pages in docs/coming-from/: pairs of code blocks, and tables of parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODELS = (
 
 
 class Pair(NamedTuple):
-    """The code of a section: a peer's, and the same with this project's packages."""
+    """The code of a section: a peer's, and the equivalent with this project's packages."""
 
     page: str
     title: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of parameters, and what the line behind it says of ours that have no counterpart."""
+    """A table of parameters, and those of ours without a counterpart, from the line after it."""
 
     rows: list[Row]
     only_here: list[str]
@@ -57,11 +57,11 @@ def sections(text: str, level: str) -> dict[str, str]:
 
 
 def _masked(block: re.Match[str]) -> str:
-    return block[0].replace("#", "\0")  # a comment in code is no heading
+    return block[0].replace("#", "\0")  # a comment in code is not a heading
 
 
 def pairs(page: str) -> list[Pair]:
-    """The pairs of a page, a section each."""
+    """The pairs of a page, one per section."""
     found: list[Pair] = []
     for title, part in sections(read(page), "##").items():
         blocks = re.findall(r"^```python\n(.*?)^```", part, re.M | re.S)
@@ -91,26 +91,26 @@ def names(cell: str) -> list[str]:
 
 
 def parameters(*functions: Callable[..., Any]) -> list[str]:
-    """The parameters of functions by name, without `self`, and without those that stand for any."""
+    """The names of the parameters of functions, without `self`, `*args` and `**kwargs`."""
     found = [parameter for function in functions for parameter in inspect.signature(function).parameters.values()]
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return list(dict.fromkeys(one.name for one in found if one.kind not in kinds and one.name != "self"))
 
 
 def problems(table: Table, theirs: Iterable[str], ours: Iterable[str], *, only_here: bool = True) -> list[str]:
-    """What is wrong with a table: parameters without a row, rows without a parameter, names that nothing has.
+    """The errors in a table: parameters without a row, rows without a parameter, unknown names.
 
     Args:
         table: The table.
         theirs: The peer's parameters.
-        ours: Ours, to be named in the second column or behind "Only here".
-        only_here: Whether those of ours that no row names have to be listed behind the table.
+        ours: Our parameters, to be named in the second column or after "Only here".
+        only_here: Whether our parameters without a row must be listed after the table.
     """
-    told = [name for row in table.rows for name in row.theirs]
+    covered = [name for row in table.rows for name in row.theirs]
     known, expected = set(ours), set(theirs)
-    found = [f"{name}: has no row" for name in theirs if name not in told]
-    found += [f"{name}: is no parameter of theirs" for name in told if name not in expected]
-    found += [f"{name}: has two rows" for name in set(told) if told.count(name) > 1]
+    found = [f"{name}: has no row" for name in theirs if name not in covered]
+    found += [f"{name}: is no parameter of theirs" for name in covered if name not in expected]
+    found += [f"{name}: has two rows" for name in set(covered) if covered.count(name) > 1]
     named: set[str] = set()
     for row in table.rows:
         mentioned = row.theirs if row.ours == "the same" else names(row.ours)
@@ -167,4 +167,4 @@ SCRIPTS: dict[str, Callable[[OllamaServer], object]] = {
     "A busy server": lambda server: server.fault("status", status=503, times=1),
     "Models": _pulling,
 }
-"""What the server answers in a section, by its title: the same to both, whatever was asked before."""
+"""The server's replies for a section, by its title: the same for both, whatever was requested before."""

@@ -1,4 +1,4 @@
-"""What people do with the provider and with both adapters, each way a test against whatever server is given."""
+"""Typical uses of the provider and of both adapters, as tests against a given server."""
 
 from __future__ import annotations
 
@@ -39,42 +39,42 @@ def weather(city: str) -> str:
     return f"Sunny in {city}."
 
 
-class Said(NamedTuple):
-    """An answer: its text, its reasoning, its tool calls as name, arguments and id, and what is said of it."""
+class Answer(NamedTuple):
+    """An answer: its text, its reasoning, its tool calls as name, arguments and id, and its metadata."""
 
     text: str
     reasoning: str
     calls: Sequence[tuple[str, Mapping[str, Any], str | None]]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 class Front(Protocol):
-    """A way to ask: the provider, or an adapter."""
+    """An interface under test: the provider or an adapter."""
 
     def __init__(self, server: OllamaServer, model: str = CHAT, **settings: Any) -> None: ...
 
-    def chat(self, texts: Sequence[str]) -> Said:
-        """Turns of user and assistant, in turn."""
+    def chat(self, texts: Sequence[str]) -> Answer:
+        """A chat whose messages are alternately the user's and the assistant's."""
         ...
 
     def stream(self, text: str) -> list[str]:
-        """The pieces of an answer."""
+        """The texts of an answer's chunks."""
         ...
 
-    def offer(self, text: str) -> Said:
-        """A question, with the tool `weather` on offer."""
+    def offer(self, text: str) -> Answer:
+        """A question, with the tool `weather` available."""
         ...
 
-    def tell(self, text: str, said: Said) -> Said:
-        """The same question, with the call that was made and its result."""
+    def return_result(self, text: str, answer: Answer) -> Answer:
+        """The same question, with the call and its result."""
         ...
 
-    def force(self, text: str) -> Said:
-        """A question that has to call `weather`."""
+    def force(self, text: str) -> Answer:
+        """A question whose answer must call `weather`."""
         ...
 
     def structured(self, text: str) -> object:
-        """An answer in the form of `City`."""
+        """An answer as a `City`."""
         ...
 
     def embed(self, texts: list[str]) -> list[list[float]]:
@@ -89,34 +89,34 @@ class Provider:
         self._of = OllamaProvider(model, server.url, **settings)
 
     @staticmethod
-    def _said(response: Any) -> Said:
+    def _answer(response: Any) -> Answer:
         calls = [(call.name, call.arguments, call.id) for call in response.tool_calls]
-        about = {"truncated_prompt": response.truncated_prompt}
-        return Said(response.content, response.thinking or "", calls, about)
+        metadata = {"truncated_prompt": response.truncated_prompt}
+        return Answer(response.content, response.thinking or "", calls, metadata)
 
-    def chat(self, texts: Sequence[str]) -> Said:
+    def chat(self, texts: Sequence[str]) -> Answer:
         roles = ["user", "assistant"] * len(texts)
         turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-        return self._said(self._of.chat(turns))
+        return self._answer(self._of.chat(turns))
 
     def stream(self, text: str) -> list[str]:
         return [chunk.content for chunk in self._of.stream([{"role": "user", "content": text}])]
 
-    def offer(self, text: str) -> Said:
-        return self._said(self._of.chat([{"role": "user", "content": text}], tools=[weather]))
+    def offer(self, text: str) -> Answer:
+        return self._answer(self._of.chat([{"role": "user", "content": text}], tools=[weather]))
 
-    def tell(self, text: str, said: Said) -> Said:
-        name, arguments, call_id = said.calls[0]
+    def return_result(self, text: str, answer: Answer) -> Answer:
+        name, arguments, call_id = answer.calls[0]
         call = {"function": {"name": name, "arguments": arguments}, **({"id": call_id} if call_id else {})}
         turns = [
             {"role": "user", "content": text},
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "content": weather(**arguments), "tool_name": name},
         ]
-        return self._said(self._of.chat(turns, tools=[weather]))
+        return self._answer(self._of.chat(turns, tools=[weather]))
 
-    def force(self, text: str) -> Said:
-        return self._said(self._of.chat([{"role": "user", "content": text}], tools=[weather], tool_choice="weather"))
+    def force(self, text: str) -> Answer:
+        return self._answer(self._of.chat([{"role": "user", "content": text}], tools=[weather], tool_choice="weather"))
 
     def structured(self, text: str) -> object:
         return self._of.chat([{"role": "user", "content": text}], format=City).parsed
@@ -135,29 +135,29 @@ class LangChain:
         self._vectors = OllamaEmbeddings(model=EMBEDS, base_url=server.url)
 
     @staticmethod
-    def _said(message: Any) -> Said:
+    def _answer(message: Any) -> Answer:
         calls = [(call["name"], call["args"], call["id"]) for call in message.tool_calls]
         reasoning = message.additional_kwargs.get("reasoning_content", "")
-        return Said(message.text, reasoning, calls, message.response_metadata)
+        return Answer(message.text, reasoning, calls, message.response_metadata)
 
-    def chat(self, texts: Sequence[str]) -> Said:
+    def chat(self, texts: Sequence[str]) -> Answer:
         turns = [(AIMessage if number % 2 else HumanMessage)(text) for number, text in enumerate(texts)]
-        return self._said(self._of.invoke(turns))
+        return self._answer(self._of.invoke(turns))
 
     def stream(self, text: str) -> list[str]:
         return [chunk.text for chunk in self._of.stream(text)]
 
-    def offer(self, text: str) -> Said:
-        return self._said(self._of.bind_tools([langchain_tool(weather)]).invoke(text))
+    def offer(self, text: str) -> Answer:
+        return self._answer(self._of.bind_tools([langchain_tool(weather)]).invoke(text))
 
-    def tell(self, text: str, said: Said) -> Said:
-        name, arguments, call_id = said.calls[0]
+    def return_result(self, text: str, answer: Answer) -> Answer:
+        name, arguments, call_id = answer.calls[0]
         called = AIMessage("", tool_calls=[{"name": name, "args": dict(arguments), "id": call_id}])
-        told = ToolMessage(weather(**arguments), tool_call_id=call_id or "", name=name)
-        return self._said(self._of.bind_tools([langchain_tool(weather)]).invoke([HumanMessage(text), called, told]))
+        result = ToolMessage(weather(**arguments), tool_call_id=call_id or "", name=name)
+        return self._answer(self._of.bind_tools([langchain_tool(weather)]).invoke([HumanMessage(text), called, result]))
 
-    def force(self, text: str) -> Said:
-        return self._said(self._of.bind_tools([langchain_tool(weather)], tool_choice="weather").invoke(text))
+    def force(self, text: str) -> Answer:
+        return self._answer(self._of.bind_tools([langchain_tool(weather)], tool_choice="weather").invoke(text))
 
     def structured(self, text: str) -> object:
         return self._of.with_structured_output(City).invoke(text)
@@ -178,35 +178,35 @@ class LlamaIndex:
         self._vectors = OllamaEmbedding(model_name=EMBEDS, base_url=server.url)
 
     @staticmethod
-    def _said(response: Any) -> Said:
+    def _answer(response: Any) -> Answer:
         blocks = response.message.blocks
         calls = [(one.tool_name, one.tool_kwargs, one.tool_call_id) for one in blocks if isinstance(one, ToolCallBlock)]
         reasoning = "".join(one.content or "" for one in blocks if isinstance(one, ThinkingBlock))
-        return Said(response.message.content or "", reasoning, calls, response.raw)
+        return Answer(response.message.content or "", reasoning, calls, response.raw)
 
-    def chat(self, texts: Sequence[str]) -> Said:
+    def chat(self, texts: Sequence[str]) -> Answer:
         turns = [ChatMessage(text, role="assistant" if number % 2 else "user") for number, text in enumerate(texts)]
-        return self._said(self._of.chat(turns))
+        return self._answer(self._of.chat(turns))
 
     def stream(self, text: str) -> list[str]:
         return [one.delta or "" for one in self._of.stream_chat([ChatMessage(text)])]
 
-    def offer(self, text: str) -> Said:
-        return self._said(self._of.chat_with_tools([FunctionTool.from_defaults(weather)], user_msg=text))
+    def offer(self, text: str) -> Answer:
+        return self._answer(self._of.chat_with_tools([FunctionTool.from_defaults(weather)], user_msg=text))
 
-    def tell(self, text: str, said: Said) -> Said:
-        name, arguments, call_id = said.calls[0]
+    def return_result(self, text: str, answer: Answer) -> Answer:
+        name, arguments, call_id = answer.calls[0]
         called = ToolCallBlock(tool_name=name, tool_kwargs=dict(arguments), tool_call_id=call_id)
         turns = [
             ChatMessage(text),
             ChatMessage(role="assistant", blocks=[called]),
             ChatMessage(weather(**arguments), role="tool", additional_kwargs={"tool_call_id": call_id, "name": name}),
         ]
-        return self._said(self._of.chat_with_tools([FunctionTool.from_defaults(weather)], chat_history=turns))
+        return self._answer(self._of.chat_with_tools([FunctionTool.from_defaults(weather)], chat_history=turns))
 
-    def force(self, text: str) -> Said:
+    def force(self, text: str) -> Answer:
         tools = [FunctionTool.from_defaults(weather)]
-        return self._said(self._of.chat_with_tools(tools, user_msg=text, tool_choice="weather"))
+        return self._answer(self._of.chat_with_tools(tools, user_msg=text, tool_choice="weather"))
 
     def structured(self, text: str) -> object:
         return self._of.structured_predict(City, PromptTemplate(text))
@@ -219,7 +219,7 @@ FRONTS: Mapping[str, type[Front]] = {"provider": Provider, "LangChain": LangChai
 
 
 class Scenario(NamedTuple):
-    """What is tried: a name, what the page says of it, and the test."""
+    """A use: its name, its description on the page, and its test."""
 
     name: str
     about: str
@@ -242,31 +242,31 @@ def tools(front: type[Front], server: OllamaServer, caplog: pytest.LogCaptureFix
     server.reply(tool_calls=[ToolCall("weather", {"city": "Rome"})], times=1)
     server.reply("It is sunny.")
     asked = front(server)
-    said = asked.offer("The weather in Rome?")
-    assert [(name, dict(arguments)) for name, arguments, _ in said.calls] == [("weather", {"city": "Rome"})]
-    assert asked.tell("The weather in Rome?", said).text == "It is sunny."
-    *_, called, told = server.requests[-1].payload["messages"]  # type: ignore[misc] # typed as object: any JSON; here a list
-    assert (called["tool_calls"][0]["function"]["name"], told["role"]) == ("weather", "tool")
-    assert told["content"] == "Sunny in Rome."
+    answer = asked.offer("The weather in Rome?")
+    assert [(name, dict(arguments)) for name, arguments, _ in answer.calls] == [("weather", {"city": "Rome"})]
+    assert asked.return_result("The weather in Rome?", answer).text == "It is sunny."
+    *_, called, result = server.requests[-1].payload["messages"]  # type: ignore[misc] # typed as object: any JSON; here a list
+    assert (called["tool_calls"][0]["function"]["name"], result["role"]) == ("weather", "tool")
+    assert result["content"] == "Sunny in Rome."
 
 
 def forced_tool(front: type[Front], server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
-    said = front(server).force("The weather in Rome?")
-    assert [(name, dict(arguments)) for name, arguments, _ in said.calls] == [("weather", {"city": ""})]
+    answer = front(server).force("The weather in Rome?")
+    assert [(name, dict(arguments)) for name, arguments, _ in answer.calls] == [("weather", {"city": ""})]
 
 
 def structured(front: type[Front], server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
     server.reply('{"name": "Rome", "people": 3}', times=1)
     assert front(server).structured("Rome") == City(name="Rome", people=3)
-    assert front(server).structured("Rome") == City(name="", people=0)  # the smallest that the grammar allows
+    assert front(server).structured("Rome") == City(name="", people=0)  # the smallest object that the grammar allows
 
 
 def thinking(front: type[Front], server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
     server.reply("Sunny.", thinking="It is summer.", contains="weather")
-    said = front(server, THINKS, think=True).chat(["The weather?"])
-    assert (said.text, said.reasoning) == ("Sunny.", "It is summer.")
+    answer = front(server, THINKS, think=True).chat(["The weather?"])
+    assert (answer.text, answer.reasoning) == ("Sunny.", "It is summer.")
     assert front(server, THINKS, think=False).chat(["Hello."]).reasoning == ""
-    front(server, THINKS).chat(["Hello."])  # it thinks or not, as the version does by itself
+    front(server, THINKS).chat(["Hello."])  # whether it thinks depends on the version
     assert "think" not in server.requests[-1].payload
 
 
@@ -277,8 +277,8 @@ def embed(front: type[Front], server: OllamaServer, caplog: pytest.LogCaptureFix
 
 
 def cut_warns(front: type[Front], server: OllamaServer, caplog: pytest.LogCaptureFixture) -> None:
-    said = front(server, num_ctx=WINDOW).chat(HISTORY)
-    assert said.about["truncated_prompt"] is True
+    answer = front(server, num_ctx=WINDOW).chat(HISTORY)
+    assert answer.metadata["truncated_prompt"] is True
     assert [one.levelno for one in caplog.records if "was cut to the context window" in one.message] == [
         logging.WARNING
     ]

@@ -1,4 +1,4 @@
-"""Instead of the binding to llama.cpp: models that cost nothing to load and answer what a test says."""
+"""A fake of the llama.cpp binding: models that load at once and give the answers that a test sets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from namel3ss_ollama.embedded.store import Model
 
 Take = Callable[[Json], bool]
 PATIENCE = 30.0
-"""Seconds after which a test that hangs fails; nothing waits so long that works."""
+"""Seconds after which a hanging test fails; a working one never waits that long."""
 
 
 def token(text: str, **more: Any) -> Json:
-    """A token, as the binding hands it over."""
+    """A token, as the binding delivers it."""
     return {"choices": [{"text": text, "logprobs": None, "finish_reason": None, **more}]}
 
 
@@ -34,10 +34,10 @@ class FakeServer:
     """A model in memory.
 
     Attributes:
-        model: Which.
-        options: As it is loaded.
-        kind: For what.
-        slots: How many requests at once.
+        model: The model.
+        options: The options that it is loaded with.
+        kind: What it is used for.
+        slots: The number of concurrent requests.
     """
 
     binding: FakeBinding
@@ -62,11 +62,11 @@ class FakeBinding:
     """Takes the place of `binding.start`.
 
     Attributes:
-        loads: What was loaded: path's name, options and kind.
-        requests: What the models were asked, but for what ended with the count of the prompt's tokens.
-        prompt_tokens: How many tokens each prompt has.
-        answer: Gets a request and where to hand events; says "Hello." unless told otherwise.
-        embedded: Gets a request for vectors.
+        loads: The loaded models: file name, options and kind.
+        requests: The requests to the models, except those that ended once the prompt's tokens were counted.
+        prompt_tokens: The number of tokens of each prompt.
+        answer: Called with a request and a callback for events; answers "Hello." by default.
+        embedded: Called with a request for vectors.
         loading: Called while a model is loaded.
     """
 
@@ -84,7 +84,7 @@ class FakeBinding:
 
 
 def say(take: Take, *texts: str) -> bool:
-    """Hand over an answer, until nobody wants more of it; whether it went to its end."""
+    """Deliver an answer until the consumer stops it; returns whether it was delivered completely."""
     return not any(take(event) for event in [*map(token, texts), last()])
 
 
@@ -94,13 +94,13 @@ def vectors(*values: list[float]) -> Json:
 
 
 class Endless:
-    """Has a binding say "a" for as long as somebody wants it.
+    """Makes a binding answer "a" repeatedly, until the consumer stops it.
 
     Attributes:
-        begun: Set when it has been asked.
-        go: What it waits for then, before the first token.
-        ended: Set when nobody wanted more.
-        tokens: How many were wanted.
+        begun: Set when a request has arrived.
+        go: Waited for after that, before the first token.
+        ended: Set when the consumer has stopped it.
+        tokens: The number of tokens delivered.
     """
 
     def __init__(self, binding: FakeBinding) -> None:
@@ -117,7 +117,7 @@ class Endless:
 
 
 class Watched(threading.Condition):
-    """A condition that tells when somebody begins to wait for it."""
+    """A condition that reports when a thread begins to wait for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,13 +127,13 @@ class Watched(threading.Condition):
         self._begun.release()
         return super().wait(timeout)
 
-    def somebody_waits(self) -> None:
-        """Return when somebody has begun to wait since the last call."""
-        assert self._begun.acquire(timeout=PATIENCE), "nobody waits"
+    def wait_for_waiter(self) -> None:
+        """Return when a thread has begun to wait since the last call."""
+        assert self._begun.acquire(timeout=PATIENCE), "no thread waits"
 
 
 class Clock:
-    """A clock that a test moves, in the place of the module `time`."""
+    """A clock that a test sets, in place of the module `time`."""
 
     def __init__(self) -> None:
         self.now = time.time()

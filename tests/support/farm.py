@@ -1,4 +1,4 @@
-"""Several test servers, and a provider that sends its requests to them in an order that a test can know."""
+"""Several test servers, and a provider that sends its requests to them in a predictable order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASK = [{"role": "user", "content": "count"}]
 
 
 class _Lowest(random.Random):
-    """No chance: the first host that is free."""
+    """Not random: always the first free host."""
 
     def random(self) -> float:
         return 0.0
@@ -29,20 +29,20 @@ class _Lowest(random.Random):
 
 @contextmanager
 def farm(count: int, **settings: Any) -> Iterator[list[OllamaServer]]:
-    """Servers that run."""
+    """Running servers."""
     with ExitStack() as stack:
         yield [stack.enter_context(OllamaServer(**settings)) for _ in range(count)]
 
 
 def load(servers: Sequence[OllamaServer], model: str = MODEL) -> None:
-    """Have the servers load a model; the request for that is not in their records."""
+    """Make the servers load a model; the request for that is removed from their records."""
     for server in servers:
         httpx.post(f"{server.url}/api/generate", json={"model": model}).raise_for_status()
         server.reset()
 
 
 def provider_of(servers: Sequence[OllamaServer | str], *, slots: Any = 1, **settings: Any) -> OllamaProvider:
-    """A provider for all of them; settings of `Hosts` may be among its own. Without chance."""
+    """A provider for all of them, without randomness; settings of `Hosts` may be among its own."""
     of_hosts = {name: settings.pop(name) for name in ("refresh", "eject", "eject_max") if name in settings}
     urls = [server if isinstance(server, str) else server.url for server in servers]
     provider = OllamaProvider(MODEL, Hosts([Host(url, slots=slots) for url in urls], **of_hosts), **settings)
@@ -51,11 +51,11 @@ def provider_of(servers: Sequence[OllamaServer | str], *, slots: Any = 1, **sett
 
 
 def pool_of(provider: OllamaProvider) -> Pool:
-    """Its hosts."""
+    """Its pool of hosts."""
     assert provider._pool is not None
     return provider._pool
 
 
 def asked(servers: Sequence[OllamaServer], path: str = "/api/chat") -> list[int]:
-    """How many requests each got for an answer."""
+    """The number of requests for an answer to each server."""
     return [sum(record.path == path for record in server.requests) for server in servers]

@@ -1,9 +1,9 @@
-"""What each fault of a server comes out as: the one table that the matrix tests and docs/reliability.md are made from.
+"""The outcome of each fault of a server: the one table behind the matrix tests and docs/reliability.md.
 
-A row is a fault and what becomes of it in the three ways to ask: `whole` (an answer that is assembled here from a
-stream), `streaming` (chunks as they come) and `one_object` (`stream_internally=False`: assembled by the server). What
-is not said follows from the rest: once something was handed out a stream is never tried again, and an answer that
-comes as one object leaves nothing in `partial`.
+A row is a fault and its outcome in three modes: `whole` (a complete answer, assembled by the client from a stream),
+`streaming` (chunks as they arrive) and `one_object` (`stream_internally=False`: assembled by the server). What a row
+omits follows from the rest: a stream is never retried once a chunk was delivered, and an answer that comes as one
+object leaves nothing in `partial`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["MODES", "ROWS", "TEXT", "Outcome", "Row", "goes_elsewhere", "in_lang
 TEXT = "one two three four five six"
 MODES = ("whole", "streaming", "one_object")
 _SHORT = 0.1
-"""Seconds: the deadline where a stall is the fault."""
+"""The deadline, in seconds, where a stall is the fault."""
 
 
 _PLAIN = Reply(TEXT)
@@ -47,17 +47,17 @@ _CANNOT_READ = f"error parsing tool call: raw='{_CALL}', err=unexpected end of J
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call must come to.
+    """The required outcome of a call.
 
     Attributes:
-        error: What must be raised, one of several where timing decides; empty for an answer.
-        attempts: How many attempts there must be, one of several where timing decides.
-        partial: The text that the error carries, None for none at all; for an answer the whole text.
+        error: The error that must be raised, one of several if timing decides; empty for an answer.
+        attempts: The required number of attempts, one of several if timing decides.
+        partial: The text that the error carries, None for none; for an answer, the complete text.
         finish: The `done_reason` of an answer.
         calls: The tool calls of an answer: name, arguments, arguments that are broken.
-        deadline: Which deadline must have passed.
-        lossy: Whether `partial` may also be empty, where timing decides.
-        unread: The end of `partial` that was handed out to nobody: a call that the server could not read.
+        deadline: The deadline that must have passed.
+        lossy: Whether `partial` may also be empty, because timing decides.
+        unread: The end of `partial` that was never delivered: a call that the server could not parse.
     """
 
     error: tuple[type[LLMError], ...] = ()
@@ -72,19 +72,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """A fault, and what it must come out as.
+    """A fault, and its required outcome.
 
     Attributes:
         fault: Its name.
-        whole: The outcome of a whole answer.
+        whole: The outcome of a complete answer.
         options: The fault's options.
-        times: For how many requests; None for all.
-        settings: Of the provider.
-        stream: The outcome of a stream, where it does not follow from `whole`.
-        single: The outcome of an answer as one object, where it does not follow.
-        note: For the report, in the place of the options.
-        reply: What the server would say.
-        modes: The ways to ask that the row is about.
+        times: The number of requests that have it; None for all.
+        settings: The provider's settings.
+        stream: The outcome of a stream, if it does not follow from `whole`.
+        single: The outcome of an answer as one object, if it does not follow.
+        note: Shown in the report in place of the options.
+        reply: The answer without the fault.
+        modes: The modes that the row applies to.
     """
 
     fault: str
@@ -99,7 +99,7 @@ class Row:
     modes: tuple[str, ...] = MODES
 
     def outcome(self, mode: str) -> Outcome:
-        """What a call must come to in one of `MODES`."""
+        """The required outcome in one of `MODES`."""
         if mode == "streaming":
             if self.stream is not None:
                 return self.stream
@@ -110,7 +110,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """For the test's name and the report."""
+        """For the test's id and the report."""
         options = self.note or ", ".join(f"{k}={v}" for k, v in self.options.items() if k not in ("size", "location"))
         times = "" if self.times is None else " once" if self.times == 1 else f" {self.times} times"
         return f"{self.fault}{f' ({options})' if options else ''}{times}"
@@ -121,7 +121,7 @@ _SILENCE = ("first_chunk_timeout", "chunk_timeout")
 
 
 def goes_elsewhere(row: Row, mode: str) -> bool:
-    """Whether another host is asked where one of several has this fault."""
+    """Whether a request goes to another host if one of several has this fault."""
     outcome = row.outcome(mode)
     if "retry" in row.settings or (mode == "streaming" and outcome.error and outcome.partial):
         return False
@@ -129,7 +129,7 @@ def goes_elsewhere(row: Row, mode: str) -> bool:
         not outcome.error
         or outcome.error[0] in _OF_THE_HOST
         or outcome.deadline in _SILENCE
-        # What time can heal at one server, another does not have. (A call that cannot be read is the model's.)
+        # Another server does not have a temporary fault of this one. (A call that cannot be parsed is the model's.)
         or (row.whole.attempts[-1] > 1 and outcome.error[0] is not ToolCallParseError and not row.whole.lossy)
     )
 
@@ -161,7 +161,7 @@ def calls(fault: str, arguments: Mapping[str, Any], *, broken: bool = False, nam
 
 
 def stalls(fault: str, outcome: Outcome, modes: tuple[str, ...] = MODES, **options: Any) -> Row:
-    """With one short deadline, that of the outcome; nothing else ends the wait."""
+    """With a single short deadline, that of the outcome; nothing else ends the wait."""
     deadline = str(outcome.deadline)
     setting = {"timeout": _SHORT} if deadline == "timeout" else {"stream_config": StreamConfig(**{deadline: _SHORT})}
     note = f"against {deadline}" + (f", {options['seconds']} s between bytes" if "seconds" in options else "")
@@ -212,7 +212,7 @@ ROWS = [
     Row("content_length_long", answers(), single=_BROKEN),
     Row(
         "content_length_short",
-        # What is left of the body looks like the next answer: which of the two shows first depends on timing.
+        # The rest of the body looks like the next response: timing decides which error is raised.
         Outcome((StreamInterruptedError, MalformedResponseError), (1, 2, 3), TEXT, lossy=True),
         stream=Outcome((StreamInterruptedError, MalformedResponseError), (1, 2, 3), TEXT, lossy=True),
     ),
@@ -282,7 +282,7 @@ ROWS = [
     status(504, fails(ServerError, 3), "a proxy's page", html=True),
     status(520, fails(ServerError, 3), "as those to 524 of Cloudflare", html=True),
     Row("redirect", fails(BadRequestError), {"location": "http://127.0.0.1:9/"}),
-    # What the answer says
+    # The content of the answer
     Row("done_reason", answers(finish="length"), {"reason": "length"}),
     Row("done_reason", answers(finish="load"), {"reason": "load"}),
     Row("done_reason", answers(finish="unload"), {"reason": "unload"}),
@@ -343,10 +343,10 @@ def _shown(row: Row) -> str:
 
 def _cells(row: Row) -> Iterator[str]:
     for mode in MODES:
-        yield _said(row.outcome(mode)) if mode in row.modes else ""
+        yield _described(row.outcome(mode)) if mode in row.modes else ""
 
 
-def _said(outcome: Outcome) -> str:
+def _described(outcome: Outcome) -> str:
     attempts = f", {outcome.attempts[-1]} attempts" if len(outcome.attempts) == 1 and outcome.attempts[0] > 1 else ""
     if outcome.calls:
         name, _, broken = outcome.calls[0]
@@ -362,7 +362,7 @@ def _said(outcome: Outcome) -> str:
 
 
 def _carried(outcome: Outcome) -> str:
-    """What an error has in `partial`."""
+    """The contents of an error's `partial`."""
     if outcome.partial == TEXT:
         return " with all the text"
     arrived = (outcome.partial or "").removesuffix(outcome.unread)
@@ -371,13 +371,13 @@ def _carried(outcome: Outcome) -> str:
 
 
 def in_langchain(error: type[LLMError], row: Row) -> str:
-    """The name of the class that stands for an error in LangChain."""
+    """The name of LangChain's class for an error."""
     return type(translated(error("x", status_code=row.options.get("status")))).__name__
 
 
 def _elsewhere(row: Row) -> str:
     if row.note == _NO_CALL or (not row.whole.error and row.times is None):
-        return ""  # the model is asked for another call, wherever a slot is free
+        return ""  # the model is asked again, on any host with a free slot
     return "yes" if goes_elsewhere(row, "whole") else "no"
 
 

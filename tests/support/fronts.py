@@ -1,6 +1,6 @@
-"""One question put in every way there is: to the provider and to both adapters, whole and streaming, async and sync.
+"""One question to the provider and to both adapters: complete and streaming, async and sync.
 
-Each way is a function of a provider and of what was heard so far, so that a test sees what had arrived when it fails.
+Each function takes a provider and a `Received`, so that a test sees what had arrived before a failure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from langchain_namel3ss_ollama import ChatOllama
 from llama_index.llms.namel3ss_ollama import Ollama
 from namel3ss_ollama import LLMResponse, OllamaProvider
 
-__all__ = ["ASYNC", "FRONTS", "SYNC", "Heard"]
+__all__ = ["ASYNC", "FRONTS", "SYNC", "Received"]
 
 QUESTION = "count"
 ASK = [{"role": "user", "content": QUESTION}]
@@ -24,8 +24,8 @@ FRONTS = ("provider", "LangChain", "LlamaIndex")
 
 
 @dataclass
-class Heard:
-    """What came of a call: the text as it came, and at its end the reason and the tool calls."""
+class Received:
+    """The result of a call: the text as it arrived, then the finish reason and the tool calls."""
 
     pieces: list[str] = field(default_factory=list[str])
     finish: str | None = None
@@ -72,113 +72,113 @@ def langchain(provider: OllamaProvider) -> ChatOllama:
 
 
 def llama_index(provider: OllamaProvider) -> Ollama:
-    return Ollama(provider=provider, context_window=4096)  # given, so that it asks the server for nothing else
+    return Ollama(provider=provider, context_window=4096)  # given, so that it makes no other request
 
 
 TURN = [ChatMessage(role="user", content=QUESTION)]
 
 
-async def provider_awhole(provider: OllamaProvider, heard: Heard) -> None:
+async def provider_awhole(provider: OllamaProvider, received: Received) -> None:
     response = await provider.achat(ASK)
-    heard.pieces.append(response.content)
-    heard.response(response)
+    received.pieces.append(response.content)
+    received.response(response)
 
 
-async def provider_astreaming(provider: OllamaProvider, heard: Heard) -> None:
+async def provider_astreaming(provider: OllamaProvider, received: Received) -> None:
     stream = provider.stream_chat(ASK)
     try:
         async for chunk in stream:
-            heard.pieces.append(chunk.content)
+            received.pieces.append(chunk.content)
     finally:
-        assert (stream.text, stream.partial.content) == (heard.text, heard.text)
+        assert (stream.text, stream.partial.content) == (received.text, received.text)
     assert stream.end == "done"
-    heard.response(stream.response)
+    received.response(stream.response)
 
 
-async def provider_aone_object(provider: OllamaProvider, heard: Heard) -> None:
+async def provider_aone_object(provider: OllamaProvider, received: Received) -> None:
     response = await provider.achat(ASK, stream_internally=False)
-    heard.pieces.append(response.content)
-    heard.response(response)
+    received.pieces.append(response.content)
+    received.response(response)
 
 
-def provider_whole(provider: OllamaProvider, heard: Heard) -> None:
+def provider_whole(provider: OllamaProvider, received: Received) -> None:
     response = provider.chat(ASK)
-    heard.pieces.append(response.content)
-    heard.response(response)
+    received.pieces.append(response.content)
+    received.response(response)
 
 
-def provider_streaming(provider: OllamaProvider, heard: Heard) -> None:
+def provider_streaming(provider: OllamaProvider, received: Received) -> None:
     stream = provider.stream(ASK)
     try:
         for chunk in stream:
-            heard.pieces.append(chunk.content)
+            received.pieces.append(chunk.content)
     finally:
-        assert (stream.text, stream.partial.content) == (heard.text, heard.text)
+        assert (stream.text, stream.partial.content) == (received.text, received.text)
     assert stream.end == "done"
-    heard.response(stream.response)
+    received.response(stream.response)
 
 
-def provider_one_object(provider: OllamaProvider, heard: Heard) -> None:
+def provider_one_object(provider: OllamaProvider, received: Received) -> None:
     response = provider.chat(ASK, stream_internally=False)
-    heard.pieces.append(response.content)
-    heard.response(response)
+    received.pieces.append(response.content)
+    received.response(response)
 
 
-async def langchain_awhole(provider: OllamaProvider, heard: Heard) -> None:
+async def langchain_awhole(provider: OllamaProvider, received: Received) -> None:
     message = await langchain(provider).ainvoke(QUESTION)
-    heard.pieces.append(message.text)
-    heard.message(message)
+    received.pieces.append(message.text)
+    received.message(message)
 
 
-async def langchain_astreaming(provider: OllamaProvider, heard: Heard) -> None:
+async def langchain_astreaming(provider: OllamaProvider, received: Received) -> None:
     chunks = []
     async for chunk in langchain(provider).astream(QUESTION):
-        heard.pieces.append(chunk.text)
+        received.pieces.append(chunk.text)
         chunks.append(chunk)
-    heard.message(merged(chunks))
+    received.message(merged(chunks))
 
 
-def langchain_whole(provider: OllamaProvider, heard: Heard) -> None:
+def langchain_whole(provider: OllamaProvider, received: Received) -> None:
     message = langchain(provider).invoke(QUESTION)
-    heard.pieces.append(message.text)
-    heard.message(message)
+    received.pieces.append(message.text)
+    received.message(message)
 
 
-def langchain_streaming(provider: OllamaProvider, heard: Heard) -> None:
+def langchain_streaming(provider: OllamaProvider, received: Received) -> None:
     chunks = []
     for chunk in langchain(provider).stream(QUESTION):
-        heard.pieces.append(chunk.text)
+        received.pieces.append(chunk.text)
         chunks.append(chunk)
-    heard.message(merged(chunks))
+    received.message(merged(chunks))
 
 
-async def llama_index_awhole(provider: OllamaProvider, heard: Heard) -> None:
+async def llama_index_awhole(provider: OllamaProvider, received: Received) -> None:
     response = await llama_index(provider).achat(TURN)
-    heard.pieces.append(response.message.content or "")
-    heard.chat_response(response)
+    received.pieces.append(response.message.content or "")
+    received.chat_response(response)
 
 
-async def llama_index_astreaming(provider: OllamaProvider, heard: Heard) -> None:
+async def llama_index_astreaming(provider: OllamaProvider, received: Received) -> None:
     response = None
     async for response in await llama_index(provider).astream_chat(TURN):
-        heard.pieces.append(response.delta or "")
-    heard.chat_response(response)
+        received.pieces.append(response.delta or "")
+    received.chat_response(response)
 
 
-def llama_index_whole(provider: OllamaProvider, heard: Heard) -> None:
+def llama_index_whole(provider: OllamaProvider, received: Received) -> None:
     response = llama_index(provider).chat(TURN)
-    heard.pieces.append(response.message.content or "")
-    heard.chat_response(response)
+    received.pieces.append(response.message.content or "")
+    received.chat_response(response)
 
 
-def llama_index_streaming(provider: OllamaProvider, heard: Heard) -> None:
+def llama_index_streaming(provider: OllamaProvider, received: Received) -> None:
     response = None
     for response in llama_index(provider).stream_chat(TURN):
-        heard.pieces.append(response.delta or "")
-    heard.chat_response(response)
+        received.pieces.append(response.delta or "")
+    received.chat_response(response)
 
 
-ASYNC: dict[tuple[str, str], Callable[[OllamaProvider, Heard], Awaitable[None]]] = {
+ASYNC: dict[tuple[str, str], Callable[[OllamaProvider, Received], Awaitable[None]]] = {
     ("provider", "whole"): provider_awhole,
     ("provider", "streaming"): provider_astreaming,
     ("provider", "one_object"): provider_aone_object,
@@ -187,7 +187,7 @@ ASYNC: dict[tuple[str, str], Callable[[OllamaProvider, Heard], Awaitable[None]]]
     ("LlamaIndex", "whole"): llama_index_awhole,
     ("LlamaIndex", "streaming"): llama_index_astreaming,
 }
-SYNC: dict[tuple[str, str], Callable[[OllamaProvider, Heard], None]] = {
+SYNC: dict[tuple[str, str], Callable[[OllamaProvider, Received], None]] = {
     ("provider", "whole"): provider_whole,
     ("provider", "streaming"): provider_streaming,
     ("provider", "one_object"): provider_one_object,

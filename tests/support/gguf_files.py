@@ -1,5 +1,4 @@
-"""GGUF files for tests: a header as it should be and no more weights than make the file whole, or a real model's
-first layer."""
+"""GGUF files for tests: a valid header with the minimum of weights, or the first layer of a real model."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ TEXT_MODEL: Mapping[str, Any] = {
     "tokenizer.ggml.bos_token_id": 0,
     "tokenizer.ggml.eos_token_id": 1,
 }
-"""What a model for text says of itself."""
+"""The metadata of a text model."""
 EMBEDDING_MODEL: Mapping[str, Any] = {
     "general.architecture": "bert",
     "bert.context_length": 512,
@@ -36,7 +35,7 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class As:
-    """A value in a given layout, a letter of `struct`."""
+    """A value with a given layout, a letter of `struct`."""
 
     layout: str
     value: Any
@@ -53,7 +52,7 @@ def gguf(
 
     Args:
         metadata: Values by key: texts, numbers, lists of them, or `As`.
-        tensors: Names and dimensions; all are said to begin where the data does.
+        tensors: Names and dimensions; all have the offset 0.
         version: The format's version.
         data: What follows the header.
     """
@@ -67,14 +66,14 @@ def gguf(
 
 
 def write_gguf(path: Path, metadata: Mapping[str, Any] = TEXT_MODEL, **more: Any) -> Path:
-    """Write a file, its folder too; returns the path."""
+    """Write a file, and create its folder; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gguf(metadata, **more))
     return path
 
 
 def first_layer(model: bytes) -> bytes:
-    """A model without its layers but the first: the same tokenizer and template, and nothing but nonsense to say."""
+    """A model reduced to its first layer: the same tokenizer and template, but its text is nonsense."""
     tensors, entries = struct.unpack_from("<QQ", model, 8)
     at = began = struct.calcsize("<4sIQQ")
     metadata = bytearray()
@@ -95,10 +94,10 @@ def first_layer(model: bytes) -> bytes:
         at = end + 8
     base = -(-at // _ALIGNMENT) * _ALIGNMENT
     ends = dict(itertools.pairwise([*sorted(found), len(model) - base]))
-    kept = {offset: said for offset, (name, said) in found.items() if not name.startswith("blk.") or "blk.0." in name}
+    kept = {offset: info for offset, (name, info) in found.items() if not name.startswith("blk.") or "blk.0." in name}
     infos, weights = b"", b""
-    for offset, said in kept.items():
-        infos += said + struct.pack("<Q", len(weights))
+    for offset, info in kept.items():
+        infos += info + struct.pack("<Q", len(weights))
         weights += model[base + offset : base + ends[offset]]
         weights += b"\0" * (-len(weights) % _ALIGNMENT)
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(kept), entries) + bytes(metadata) + infos
@@ -106,7 +105,7 @@ def first_layer(model: bytes) -> bytes:
 
 
 def _text_at(data: bytes, at: int) -> tuple[str, int]:
-    """The text there, and where it ends."""
+    """The text at an offset, and where it ends."""
     end = at + 8 + int(struct.unpack_from("<Q", data, at)[0])
     return data[at + 8 : end].decode(), end
 

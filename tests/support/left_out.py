@@ -1,7 +1,7 @@
-"""What of Ollama's API, of its Python client and of its neighbours has no place in this package, and why.
+"""The parts of Ollama's API, its Python client and related packages that this package leaves out, and why.
 
-The second half of docs/compatibility.md. A row names what would have to be there if it were done, so that a row that
-is done by now fails its test.
+The second half of docs/compatibility.md. A row lists the names that would exist if it were supported, so that a row
+that is no longer true fails its test.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ __all__ = ["LEFT_OUT", "LeftOut", "section"]
 
 
 class LeftOut(NamedTuple):
-    """Something that is not done."""
+    """Something that is not supported."""
 
     what: str
     why: str
     names: tuple[str, ...] = ()
-    """Methods and keywords of `OllamaProvider` that there would be."""
+    """The methods and keywords that `OllamaProvider` would have."""
 
 
 LEFT_OUT = {
@@ -99,7 +99,7 @@ LEFT_OUT = {
 
 
 def section() -> str:
-    """The section of the page, with a heading of its own."""
+    """The section of the page, with its heading."""
     tables = "".join(
         f"\n### {heading}\n\n| what | why not |\n| --- | --- |\n"
         + "".join(f"| {one.what} | {one.why} |\n" for one in rows)

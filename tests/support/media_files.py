@@ -17,7 +17,7 @@ MP3 = b"\xff\xfb\x90\x44" + bytes(413)
 
 
 def wav(seconds: float, rate: int = 16_000) -> bytes:
-    """Silence: one channel of 16 bits a sample."""
+    """Silence: mono, 16 bits per sample."""
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setnchannels(1)

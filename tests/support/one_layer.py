@@ -1,8 +1,8 @@
-"""Small copies of the models of the live tests, for what a server does rather than what a model says.
+"""Small copies of the live tests' models, for tests of a server's behaviour rather than of a model's text.
 
-SmolLM2 with its first layer alone, under the template, the system prompt and the messages of the model that it stands
-for: the same tokenizer, hence the same counts, at a small part of the time. What it says is nonsense. A grammar, a
-limit, a window and a cut hold for it as for any other.
+SmolLM2 reduced to its first layer, with the template, the system prompt and the messages of the model that it replaces:
+the same tokenizer, and so the same counts, in a fraction of the time. Its text is nonsense. Grammars, limits, context
+windows and truncation work as with any other model.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from namel3ss_ollama.embedded.store import find_model, ollama_folder
 
 __all__ = ["one_layer", "with_one_layer"]
 
-_STAND_FOR = ("smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m")
-# Without a high penalty it writes one token for ever, at which a server's runner gives up. A thread for each core would
-# only wait for the others.
+_COPIED = ("smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m")
+# Without a high penalty it repeats one token until a server's runner fails. With one thread per core, the threads would
+# mostly wait for each other.
 _PARAMETERS: dict[str, Any] = {"stop": ["<|im_end|>"], "repeat_penalty": 2.0, "repeat_last_n": 256, "num_thread": 1}
 
 
 def one_layer(model: str) -> str:
-    """The name of a model's copy; that of a model without one is its own."""
-    return model.replace(":135m", ":1-layer") if model in _STAND_FOR else model
+    """The name of a model's copy, or the model's own if it has none."""
+    return model.replace(":135m", ":1-layer") if model in _COPIED else model
 
 
 def with_one_layer(url: str, weights: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the copies on a server, which keeps them, since another run may use them at that time; for the engine in
-    the process, in a store in `folder` which has all that is in the one of the machine."""
+    """Create the copies on a server, which keeps them, since a concurrent run may use them; for the engine in the
+    process, in a store in `folder`, together with everything in the machine's own store."""
     small = first_layer(weights.read_bytes())
     if url.startswith("embedded:"):
         _in_a_store(small, folder)
@@ -44,7 +44,7 @@ def with_one_layer(url: str, weights: Path, folder: Path, monkeypatch: pytest.Mo
 
 def _on_a_server(small: bytes, url: str) -> None:
     with OllamaProvider("unset", url) as provider:
-        for model in _STAND_FOR:
+        for model in _COPIED:
             shown = provider.sync.show_model(model)
             made = provider.sync.create_model(
                 one_layer(model),
@@ -60,7 +60,7 @@ def _on_a_server(small: bytes, url: str) -> None:
 def _in_a_store(small: bytes, folder: Path) -> None:
     own = ollama_folder()
     shutil.copytree(own / "manifests", folder / "manifests")
-    for name in _STAND_FOR:
+    for name in _COPIED:
         model, tag = one_layer(name).split(":")
         of = find_model(name)
         layers: dict[str, Any] = {"template": of.template, "messages": list(of.messages), "params": _PARAMETERS}

@@ -1,6 +1,6 @@
-"""Options at random and at their bounds for the engine in this process, which must survive them.
+"""Random and extreme options for the engine in this process, which must survive them.
 
-Prints each case before it runs, and then what came of it: run in a child process, the last line tells what ended it.
+Prints each case before it runs, and its result afterwards: in a child process, the last line shows what crashed it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLOATS = ["temperature", "top_p", "min_p", "typical_p", "repeat_penalty", "prese
 
 
 def cases(seed: int, count: int) -> Iterator[dict[str, Any]]:
-    """Bounds of how a model is loaded, then options at random; every tenth case loads the model anew."""
+    """Extreme options for loading a model, then random options; every tenth case reloads the model."""
     for name, value in (("num_ctx", 1), ("num_ctx", 100), ("num_batch", 1), ("num_thread", 64)):
         yield {name: value}
     chance = random.Random(seed)
@@ -47,7 +47,7 @@ def cases(seed: int, count: int) -> Iterator[dict[str, Any]]:
 
 
 def picked(chance: random.Random, name: str) -> float:
-    """Mostly one that the engine takes, its bounds among them."""
+    """Usually a value that the engine accepts, possibly one of its bounds."""
     values: list[float] = [*(NUMBERS if name in FLOATS else SIZES)]
     low, high = BOUNDS.get(name, (-math.inf, math.inf))
     allowed = [value for value in values if low <= value <= high]
@@ -56,8 +56,8 @@ def picked(chance: random.Random, name: str) -> float:
 
 
 def answered(engine: Engine, path: str, given: dict[str, Any]) -> str:
-    """What comes of a request: "ok", or how it was refused."""
-    # An answer without a bound ends with one of these.
+    """The result of a request: "ok", or how it was refused."""
+    # Without a limit on tokens, an answer ends at one of these.
     bounded = {"num_predict": 4, "stop": [" ", "e", "a", "\n"], **given}
     request = {"model": MODEL, "prompt": PROMPT, "input": PROMPT, "raw": True, "stream": False, "options": bounded}
     lines: list[dict[str, Any]] = []
@@ -85,6 +85,6 @@ def main(seed: int, count: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seed", type=int)
-    parser.add_argument("count", type=int, help="how many cases at random")
+    parser.add_argument("count", type=int, help="the number of random cases")
     arguments = parser.parse_args()
     main(arguments.seed, arguments.count)

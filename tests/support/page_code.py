@@ -1,9 +1,9 @@
-"""The Python blocks of a page, and what a page says of how they run in the tests.
+"""The Python blocks of a page, and the page's comments on how the tests run them.
 
-A block is a program of its own. A comment right before it changes how it is run:
+A block is a separate program. A comment directly before it changes how it is run:
 
-    <!-- run with: hosts -->     what the block needs beside a test server, by its name in `test_site_code.py`
-    <!-- not run: reason -->     it is compiled only
+    <!-- run with: hosts -->     what the block needs besides a test server, by its name in `test_site_code.py`
+    <!-- not run: reason -->     it is only compiled
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Block:
         return f"{self.page}: {self.heading}"
 
     def run(self, replaced: Mapping[str, str] = {}) -> None:  # never written to
-        """Run it as a program, with some of its texts replaced by others; one that is not to run is compiled only."""
+        """Run it as a program, with some of its texts replaced; a block that is not run is only compiled."""
         code = self.code
         for old, new in replaced.items():
             code = code.replace(old, new)
-        # Frameworks read the annotations of tools, so a block has no future imports but its own.
+        # Frameworks read the annotations of tools, so a block must not inherit the future imports of this module.
         program = compile(code, str(self), "exec", dont_inherit=True)
         if not self.not_run:
             exec(program, {"__name__": "__main__"})

@@ -1,4 +1,4 @@
-"""A TCP server on asyncio streams for what `OllamaServer` does not send; it leaves no connection open at its end."""
+"""A TCP server on asyncio streams, for responses that `OllamaServer` does not send; it closes all connections."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 async def plain_server(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[asyncio.Server]:
     """A server that calls `serve` for each connection, in a task.
 
-    At the end it cancels what still serves and aborts what is open. asyncio's own does neither, so a connection that a
-    client made at the last moment would be left to the garbage collector, which blames the test that runs by then.
+    At the end it cancels the tasks and aborts open connections. asyncio's own server does neither, so a connection that
+    a client opened at the last moment would be left to the garbage collector, which would fail a later test.
     """
     tasks: set[asyncio.Task[None]] = set()
     writers: list[asyncio.StreamWriter] = []

@@ -1,4 +1,4 @@
-"""Programs that run in an interpreter of their own, against the test server of this one."""
+"""Programs that run in a separate interpreter, against this process's test server."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ stall = [{{"role": "user", "content": "count [stall]"}}]
 held = [{{"role": "user", "content": "count [held]"}}]
 text = {TEXT!r}
 """
-# "Executing ... took ... seconds" is what asyncio's debug mode says on a slow machine.
+# On a slow machine, asyncio's debug mode logs "Executing ... took ... seconds".
 SLOW = re.compile(r"^Executing <.*took \d+\.\d+ seconds\n", re.MULTILINE)
 
 
 def prepare(server: OllamaServer, gate: Gate | None = None) -> dict[str, str]:
     """Make the server answer `TEXT`, stall in the answer to "[stall]", hold a pull, and hold answers to "[held]" at a
-    gate; a program's environment."""
+    gate; returns a program's environment."""
     server.reply(TEXT, contains="[held]", gate=gate)
     server.reply(TEXT, tokens_per_second=500)
     server.fault("stall_mid_stream", contains="[stall]", at_token=2)
@@ -39,13 +39,13 @@ def prepare(server: OllamaServer, gate: Gate | None = None) -> dict[str, str]:
 
 
 def command(code: str, transport: str = "aiohttp", before: str = "") -> list[str]:
-    """How to run code in development mode, where each warning is an error, after `before` and a provider is made."""
+    """The command that runs code in development mode, with warnings as errors, after `before` and with a provider."""
     script = textwrap.dedent(before) + PREFIX + textwrap.dedent(code)
     return [sys.executable, "-X", "dev", "-W", "error", "-c", script, transport]
 
 
 def run(server: OllamaServer, code: str, transport: str = "aiohttp", before: str = "") -> None:
-    """Run code as `command` says; it must end with code 0, and write nothing to standard error."""
+    """Run code by `command`; it must exit with code 0, and write nothing to standard error."""
     with started(server, code, transport, before):
         pass
 
@@ -54,7 +54,7 @@ def run(server: OllamaServer, code: str, transport: str = "aiohttp", before: str
 def started(
     server: OllamaServer, code: str, transport: str = "aiohttp", before: str = "", gate: Gate | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """As `run`, beside what the block does."""
+    """As `run`, during the `with` block."""
     process = subprocess.Popen(
         command(code, transport, before), stderr=subprocess.PIPE, text=True, env=prepare(server, gate)
     )

@@ -1,4 +1,4 @@
-"""The programs on the pages of docs/recipes: their blocks are what the tests run."""
+"""The programs on the pages of docs/recipes, which the tests run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def write(page: str, folder: Path) -> None:
 
 
 def load(page: str, title: str = "app.py", name: str = "recipe") -> ModuleType:
-    """Run a block as a module that is imported, or as a program where `name` is "__main__".
+    """Run a block as an imported module, or as a program if `name` is "__main__".
 
-    What looks a module up by its name (pydantic, for annotations) finds this one, until the next is loaded.
+    Code that looks up modules by name (pydantic, for annotations) finds this one, until the next is loaded.
     """
     module = ModuleType(name)
     if name != "__main__":

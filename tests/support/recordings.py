@@ -1,7 +1,7 @@
-"""Cassettes: what a real server answered once, told again; and the real server, where there is one.
+"""Cassettes: recorded answers of a real server, replayed; and the real server, if there is one.
 
-`--record` records them anew from the server at OLLAMA_BASE_URL. A cassette is recorded, never written by hand. What is
-compared of a request is its method, path and body; the address is not, so that any server will do for recording.
+`--record` records them again from the server at OLLAMA_BASE_URL. A cassette is recorded, never written by hand.
+Requests are matched by method, path and body, and not by address, so that any server will do for recording.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import vcr
 from namel3ss_ollama.embedded.store import all_models
 
 MODELS = {"smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m", "all-minilm:22m"}
-"""What the live tests talk to."""
+"""The models of the live tests."""
 CASSETTES = Path(__file__).parents[2] / "cassettes"
 NOWHERE = "http://ollama.invalid:11434"
 _NOT_RECORDED = ["authorization", "user-agent", "host", "accept", "connection", "accept-encoding"]
@@ -28,9 +28,9 @@ _MADE_UP = re.compile(r"call_[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{
 
 
 def server_or_skip(url: str | None) -> str:
-    """The address of a real Ollama; without one the test that wants it is skipped, with the reason.
+    """The address of a real Ollama; without one, the test is skipped with the reason.
 
-    The engine in the process, `embedded://`, is one too, if it has the models: OLLAMA_MODELS names an Ollama's store.
+    The engine in the process, `embedded://`, is one too, if it has the models: OLLAMA_MODELS is an Ollama's store.
     """
     if not url:
         pytest.skip("OLLAMA_BASE_URL is not set")
@@ -48,9 +48,9 @@ def server_or_skip(url: str | None) -> str:
 
 @contextmanager
 def played(name: str, *, recording: bool, folder: str = "") -> Iterator[None]:
-    """Within it, requests over plain httpx are answered from the cassette `name`, or recorded into it.
+    """While it is active, requests over plain httpx are answered from the cassette `name`, or recorded in it.
 
-    vcrpy hooks in below httpx; what is sent and read is the same over the other transport.
+    vcrpy hooks in below httpx; requests and responses are the same over the other transport.
     """
     path = CASSETTES / folder / (re.sub(r"\W+", "-", name).strip("-") + ".yaml")
     if recording:
@@ -67,7 +67,7 @@ def played(name: str, *, recording: bool, folder: str = "") -> Iterator[None]:
     with player.use_cassette(str(path)) as cassette:
         yield
     if not recording:
-        assert cassette.all_played, f"{path.name} holds answers that nobody asked for: record it again"
+        assert cassette.all_played, f"{path.name} has unused answers: record it again"
 
 
 def _without_host(request: Any) -> Any:
@@ -76,7 +76,7 @@ def _without_host(request: Any) -> Any:
 
 
 def _without_paths(response: Any) -> Any:
-    """Without where the server keeps its files."""
+    """Without the paths of the server's files."""
     if isinstance(body := response["body"]["string"], bytes):
         response["body"]["string"] = re.sub(rb"/[\w./~-]+/blobs/(?=sha256)", b"/models/blobs/", body)
     return response
@@ -87,6 +87,6 @@ def _same_json(one: Any, other: Any) -> None:
 
 
 def _comparable(body: bytes | str | None) -> Any:
-    """A body as an object, without made-up ids and indents of docstrings (Python 3.13 takes them off)."""
+    """A body as an object, without generated ids and the indents of docstrings (Python 3.13 removes them)."""
     text = body.decode() if isinstance(body, bytes) else body
     return json.loads(re.sub(r"\\n +", r"\\n", _MADE_UP.sub("id", text or "null")))

@@ -1,7 +1,7 @@
-"""What people do with the provider, each a test against whatever server stands behind the fixture `make`.
+"""Typical uses of the provider, as tests against the server behind the fixture `make`.
 
-`tests/replay` runs these from cassettes, `tests/live` against a real server. `make(**settings)` makes a provider whose
-default model is small, quick and repeatable.
+`tests/replay` runs these from cassettes, `tests/live` against a real server. `make(**settings)` creates a provider
+whose default model is small, fast and deterministic.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ async def test_facts_come_back(make: Make) -> None:
     assert whole.usage == streamed.usage
 
 
-async def test_chunks_add_up_to_the_whole(make: Make) -> None:
+async def test_chunks_add_up_to_the_answer(make: Make) -> None:
     provider = make(max_tokens=12)
     stream = provider.stream_chat([{"role": "user", "content": CAPITAL}])
     pieces = [chunk.content async for chunk in stream]
@@ -106,7 +106,7 @@ async def test_stop_and_seed(make: Make) -> None:
 
 
 async def test_a_prefix_is_continued(make: Make) -> None:
-    """The last message is the assistant's: these models go on with it."""
+    """The last message is the assistant's: these models continue it."""
     history = [Message("user", CAPITAL), Message("assistant", "The capital of France is Par")]
     assert (await make().achat(history, max_tokens=4)).content.startswith("is")
 
@@ -124,7 +124,7 @@ async def test_structured_output(make: Make) -> None:
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("choice", ["required", "Sum", "weather"])
 async def test_tool_choice_holds(make: Make, choice: str, streaming: bool) -> None:
-    """Even where the question has nothing to do with it."""
+    """Even if the question has nothing to do with the tool."""
     ask: dict[str, Any] = {
         "messages": [{"role": "user", "content": "What is the weather in Rome?"}],
         "tools": [weather, Sum],
@@ -181,7 +181,7 @@ async def test_tool_choice_none_and_auto(make: Make) -> None:
     messages = [{"role": "user", "content": "What is the weather in Rome?"}]
     none = await make().achat(messages, tools=[get_weather], tool_choice="none", model=TOOLS, max_tokens=30)
     assert none.tool_calls == ()
-    # So small a model calls what it may call for some questions only, and which these are differs between processors.
+    # A model this small calls an optional tool for some questions only; which ones depends on the processor.
     for city in ("London", "Paris", "Oslo", "Berlin", "Lisbon", "Tokyo", "Madrid", "Cairo"):
         messages = [{"role": "user", "content": f"What is the weather in {city}?"}]
         auto = await make().achat(messages, tools=[get_weather], model=TOOLS, max_tokens=60)
@@ -211,7 +211,7 @@ async def test_tools_on_a_model_without_them(make: Make) -> None:
 
 async def test_thinking(make: Make) -> None:
     provider = make(model=THINK, max_tokens=60)
-    # So small a model does not always think when asked to.
+    # A model this small does not always think when asked to.
     for country in ("Portugal", "France", "Norway", "Greece", "Poland", "Egypt"):
         question = Message("user", f"What is the capital of {country}?")
         stream = provider.stream_chat([question], think=True)
@@ -225,8 +225,8 @@ async def test_thinking(make: Make) -> None:
     assert (await provider.achat(follow_up, think=False)).thinking == ""
 
 
-@pytest.mark.server_only("its words for a refusal are others")
-async def test_unknown_options_and_schemas_are_the_servers_to_refuse(make: Make) -> None:
+@pytest.mark.server_only("its refusals are worded differently")
+async def test_the_server_refuses_unknown_options_and_schemas(make: Make) -> None:
     with pytest.raises(BadRequestError, match="temperature"):
         await make().agenerate("x", options={"temperature": "hot"})
     with pytest.raises(BadRequestError, match="schema"):
@@ -234,7 +234,7 @@ async def test_unknown_options_and_schemas_are_the_servers_to_refuse(make: Make)
 
 
 async def test_recursive_schemas_with_awkward_names(make: Make) -> None:
-    """A definition's name that a server's grammar compiler chokes on is renamed on the way."""
+    """A definition's name that a server's grammar compiler cannot handle is renamed before it is sent."""
     schema = {
         "$defs": {
             "my_node": {
@@ -305,7 +305,7 @@ async def test_embeddings(make: Make) -> None:
         await provider.agenerate("x")
 
 
-@pytest.mark.server_only("it refuses a prompt that is too long, and cuts none")
+@pytest.mark.server_only("it refuses a prompt that is too long, and does not truncate it")
 async def test_truncated_prompts_are_noticed(make: Make) -> None:
     provider = make(num_ctx=256, max_tokens=1)
     cut = await provider.agenerate("word " * 400)
@@ -316,7 +316,7 @@ async def test_truncated_prompts_are_noticed(make: Make) -> None:
         await provider.agenerate("word " * 400, on_truncation="error")
 
 
-async def test_a_reload_by_changed_options_is_told_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reload_by_changed_options_warns_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     provider = make(max_tokens=1)
     for num_ctx in (512, 768, 512, 768):
         await provider.agenerate("Hi", num_ctx=num_ctx)
@@ -378,7 +378,7 @@ async def test_pattern_fallback_over_models(make: Make) -> None:
 
 
 async def test_pattern_cancelled_stream(make: Make) -> None:
-    """A stream under a deadline of the application's: it ends, and nothing of it is left."""
+    """A stream with a timeout set by the application: it ends, and leaves nothing behind."""
     provider = make(max_concurrent=1, max_tokens=300)
     stream = provider.stream_generate("Tell a long story.")
     first = asyncio.Event()
@@ -386,7 +386,7 @@ async def test_pattern_cancelled_stream(make: Make) -> None:
     async def consume() -> None:
         async for _ in stream:
             first.set()
-            await asyncio.Event().wait()  # whoever reads has no more time
+            await asyncio.Event().wait()  # the consumer stops reading
 
     task = asyncio.create_task(consume())
     await first.wait()

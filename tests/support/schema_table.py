@@ -1,4 +1,4 @@
-"""Kinds of schemas, what is sent of each, and what a server's grammar holds: docs/schemas.md and the live tests."""
+"""Kinds of schemas, what is sent of each, and what a server's grammar enforces: docs/schemas.md and the live tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Level(IntEnum):
     high = 2
 
 
-class my_node(BaseModel):  # an underscore in the name, which the compiler fails on
+class my_node(BaseModel):  # the grammar compiler fails on an underscore in the name
     value: int
     next: my_node | None = None
 
@@ -63,10 +63,10 @@ class Row:
     """A kind of schema.
 
     Attributes:
-        kind: What the page calls it.
+        kind: Its name on the page.
         of: A type, or a JSON schema.
-        held: What the grammar of a server 0.9.3 holds of it.
-        left: What pydantic alone checks.
+        held: What the grammar of a server 0.9.3 enforces of it.
+        left: What only pydantic checks.
         shown: Whether its schema is short enough for the page.
     """
 

@@ -1,4 +1,4 @@
-"""The test server in a process of its own: one that can be killed, and whose memory is not the client's."""
+"""The test server in a separate process, which can be killed, and whose memory is not the client's."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ FAULTY: dict[str, Mapping[str, Any]] = {
     "status": {"status": 503},
     "redirect": {"location": "http://127.0.0.1:9/"},
 }
-"""The faults that a prompt can ask for, as `[cut]`, and their options."""
+"""The faults that a prompt can request, as `[cut]`, and their options."""
 
 
 class ServerProcess:
-    """A server that answers `TEXT`, and spoils the answer to a prompt that names a fault.
+    """A server that answers `TEXT`, with a fault if the prompt names one.
 
     Args:
         port: Its port; 0 for a free one.
-        tokens_per_second: How fast it writes; None for as fast as it goes.
+        tokens_per_second: Its speed; None for no limit.
     """
 
     def __init__(self, port: int = 0, tokens_per_second: float | None = None) -> None:
         command = [sys.executable, __file__, str(port), str(tokens_per_second or 0)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.port = int(self._asked("port"))
+        self.port = int(self._query("port"))
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> ServerProcess:
@@ -56,7 +56,7 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _asked(self, what: str) -> Any:
+    def _query(self, what: str) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what}\n")
@@ -65,20 +65,20 @@ class ServerProcess:
 
     def state(self) -> dict[str, int]:
         """Counts: requests, active requests, open connections."""
-        return dict(self._asked("state"))
+        return dict(self._query("state"))
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is dead."""
+        """Send SIGKILL, and wait until it has exited."""
         self._process.send_signal(signal.SIGKILL)
         self.close()
 
     def close(self) -> None:
-        """End it; does nothing if it has ended."""
+        """Stop it; does nothing if it has exited."""
         self._process.communicate()
 
 
 def serve(port: int, tokens_per_second: float | None) -> None:
-    """Serve until standard input ends; each line on it is a question, each line on standard output an answer."""
+    """Serve until standard input ends; each line on it is a query, each line on standard output a response."""
     with OllamaServer(None, port=port, tokens_per_second=tokens_per_second) as server:
         server.reply(TEXT, path="/api/chat")
         server.reply(TEXT, path="/api/generate")

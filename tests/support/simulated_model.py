@@ -19,15 +19,15 @@ class SimulatedModel:
     """A `Subject` that answers in virtual time.
 
     Attributes:
-        slots: How many answers it writes at once.
-        rate: Tokens a second of one answer, by how many are written at once.
-        read: Tokens of a prompt that it reads a second.
-        loading: Seconds to load the model, by the window; None for one that cannot be loaded.
+        slots: The number of concurrent answers.
+        rate: Tokens per second of one answer, by the number of concurrent answers.
+        read: Prompt tokens that it reads per second.
+        loading: Seconds to load the model, by the window; None if it cannot be loaded.
         window: The window in force.
-        length: Tokens of an answer, unless fewer are asked for.
-        jitter: By what part times vary.
-        durations: Whether answers tell their durations.
-        refuses: From how many requests at once on the server fails.
+        length: Tokens of an answer, unless fewer are requested.
+        jitter: The relative variation of times.
+        durations: Whether answers report their durations.
+        refuses: The number of concurrent requests at which the server fails.
     """
 
     slots: int
@@ -43,8 +43,8 @@ class SimulatedModel:
     loaded_with: int | None = None
     is_loaded: bool = False
     running: int = 0
-    under_way: int = 0
-    most_under_way: int = 0
+    in_flight: int = 0
+    max_in_flight: int = 0
     loads: list[int | None] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -76,17 +76,17 @@ class SimulatedModel:
         self.prompts.append(prompt)
         self.lengths.append(tokens)
         chunks = self._chunks(prompt, min(tokens, self.length))
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             async with contextlib.aclosing(chunks):
                 yield chunks
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
 
     async def _chunks(self, prompt: str, tokens: int) -> Any:
         clock = asyncio.get_running_loop().time
-        if self.refuses is not None and self.under_way >= self.refuses:
+        if self.refuses is not None and self.in_flight >= self.refuses:
             raise ServerError("CUDA error: out of memory")
         asked = clock()
         async with self._slots:
@@ -102,14 +102,14 @@ class SimulatedModel:
                 ended = clock()
             finally:
                 self.running -= 1
-        told = {"total": ended - asked, "load": 0.0, "prompt_eval": read - began, "eval": ended - read}
-        metadata: dict[str, Any] = {f"{part}_duration": round(seconds * 1e9) for part, seconds in told.items()}
+        spent = {"total": ended - asked, "load": 0.0, "prompt_eval": read - began, "eval": ended - read}
+        metadata: dict[str, Any] = {f"{part}_duration": round(seconds * 1e9) for part, seconds in spent.items()}
         metadata["prompt_eval_count"] = counted
         usage = Usage(prompt_tokens=counted, completion_tokens=tokens, total_tokens=counted + tokens)
         response = LLMResponse("", "m", usage, "length", metadata if self.durations else {})
         yield StreamChunk("", "", (), {}, response)
 
     def throughput(self, at_once: int, prompt: int, tokens: int) -> float:
-        """Tokens a second of all answers, with so many requests under way all the time."""
+        """Tokens per second of all answers, with a constant number of requests in flight."""
         running = min(at_once, self.slots)
         return running * tokens / (prompt / self.read + tokens / self.rate(running))

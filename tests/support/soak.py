@@ -1,8 +1,7 @@
-"""Many requests under faults and cancellations, and a server that is killed: what came of them, and what was left.
+"""Many requests under faults and cancellations, and a server that is killed: their outcomes, and what is left behind.
 
-`soak` and `kill_under_load` return figures, having checked what must hold; `make soak` prints them, and a small run of
-both is among the tests. Nothing is measured here but what the client leaves behind: memory, sockets, tasks, threads,
-slots.
+`soak` and `kill_under_load` check what must hold, and return figures; `make soak` prints them, and the tests include a
+small run of both. They only measure what the client leaves behind: memory, sockets, tasks, threads, slots.
 """
 
 from __future__ import annotations
@@ -35,27 +34,27 @@ __all__ = ["KillFigures", "SoakFigures", "kill_under_load", "soak"]
 MAX_CONCURRENT = 64
 _HARMLESS = {"byte_chunks", "crlf", "gzip"}
 _EVERY = 150
-"""Requests between two that are left open on a closed loop, and between two forks."""
+"""Requests between two that are abandoned on a closed loop, and between two forks."""
 _STALLS = {"stall_mid_stream", "stall_before_headers"}
 _PATIENCE = 0.25
-"""Seconds until a stall counts as one where it is the fault; all others have a minute, so that a slow machine stays
-slow and does not fail."""
+"""The timeout, in seconds, of a request whose fault is a stall; all others have a minute, so that a slow machine does
+not fail."""
 
 
 @dataclass
 class SoakFigures:
-    """What a soak came to. Bytes, seconds.
+    """The results of a soak, in bytes and seconds.
 
     Attributes:
-        requests: How many there were.
-        seconds: How long it took.
-        outcomes: What became of them, by what was asked for.
-        slope: Growth of the process's memory a request, over the second half.
+        requests: The number of requests.
+        seconds: The duration.
+        outcomes: The number of requests by fault and outcome.
+        slope: The growth of the process's memory per request, over the second half.
         memory: The process's memory at the end.
-        abandoned: Requests left open on event loops that were closed by hand, beside `requests`.
-        children: Forked processes that made a request, beside `requests`.
-        collections: How often the garbage collector was run at a random moment.
-        left: What was still there at the end and had not been at the beginning, by kind; all zero.
+        abandoned: Requests left open on event loops that were closed by hand, in addition to `requests`.
+        children: Forked processes that made a request, in addition to `requests`.
+        collections: The number of garbage collections at random moments.
+        left: What was left at the end and did not exist at the beginning, by kind; all zero.
     """
 
     requests: int = 0
@@ -70,11 +69,12 @@ class SoakFigures:
 
     def __str__(self) -> str:
         kinds = "\n".join(f"  {name:42} {count:7}" for name, count in sorted(self.outcomes.items()))
+        rate = self.requests / self.seconds
         return (
-            f"{self.requests} requests in {self.seconds:.1f} s ({self.requests / self.seconds:.0f} a second)\n{kinds}\n"
+            f"{self.requests} requests in {self.seconds:.1f} s ({rate:.0f} per second)\n{kinds}\n"
             f"{self.abandoned} left open on closed loops, {self.children} made by forked processes, "
             f"{self.collections} garbage collections\n"
-            f"memory: {self.memory / 2**20:.0f} MiB at the end, growing by {self.slope:.1f} bytes a request\n"
+            f"memory: {self.memory / 2**20:.0f} MiB at the end, growing by {self.slope:.1f} bytes per request\n"
             f"left at the end: {', '.join(f'{name} {count}' for name, count in self.left.items())}"
         )
 
@@ -95,7 +95,7 @@ def _memory() -> int:
 
 
 def slope_of(points: list[tuple[int, int]]) -> float:
-    """The slope of the line through points by least squares."""
+    """The slope of the least-squares line through points."""
     if len(points) < 2:
         return 0.0
     mean_x = sum(x for x, _ in points) / len(points)
@@ -105,16 +105,16 @@ def slope_of(points: list[tuple[int, int]]) -> float:
 
 
 async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> SoakFigures:
-    """Send requests by workers, a fifth of them spoilt, a tenth cancelled at a random point.
+    """Send requests from workers, a fifth of them with a fault, a tenth cancelled at a random point.
 
-    Meanwhile event loops of other threads are closed with requests open on them, children are forked that make a
-    request, and the garbage collector is run.
+    Meanwhile, event loops in other threads are closed with open requests, forked children make requests, and the
+    garbage collector runs.
 
     Raises:
-        AssertionError: One came to what it must not, or something was left.
+        AssertionError: A request had a wrong outcome, or something was left behind.
     """
     figures = SoakFigures(requests)
-    gc.collect()  # what was left before is not counted, nor missed when it goes
+    gc.collect()  # garbage from before must not affect the counts
     loop_before, threads_before, sockets_before = asyncio.all_tasks(), _threads(), _sockets()
     retry = RetryPolicy(wait_initial=0.001, wait_max=0.01, budget=None)
     points: list[tuple[int, int]] = []
@@ -147,7 +147,7 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
         stats = provider.stats()
         figures.left = {"slots": stats.running, "waiting": stats.queued}
         await provider.aclose()
-        gc.collect()  # ends what was left on closed loops
+        gc.collect()  # ends the requests left on closed loops
         stats = provider.stats()
         figures.left |= {"tasks": len(asyncio.all_tasks() - loop_before)}
         figures.left |= {"active at the server": await _until_zero(lambda: server.state()["active"])}
@@ -156,7 +156,7 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
     figures.left |= {"sockets": max(0, _sockets() - sockets_before)}
     figures.memory = _memory()
     figures.slope = slope_of(points[len(points) // 2 :])
-    # The provider's own books have every request, in the same way.
+    # The provider's statistics must count every request, too.
     ended = stats.generations_succeeded + stats.generations_failed + stats.generations_cancelled
     never_begun = figures.outcomes["cancelled before it began"]
     assert ended + never_begun == requests + figures.abandoned, (ended, never_begun, figures.abandoned)
@@ -166,7 +166,7 @@ async def soak(requests: int, workers: int, transport: str, seed: int = 0) -> So
 
 
 def _threads() -> set[threading.Thread]:
-    """All but those of a loop's own pool, which outlive every call: imports are done in it."""
+    """All threads except those of a loop's executor, which outlive every call: imports run in it."""
     return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
 
 
@@ -178,7 +178,7 @@ async def _until_zero(count: Callable[[], int], seconds: float = 10.0) -> int:
 
 
 def _leave_open(provider: OllamaProvider) -> None:
-    """Close an event loop by hand with a stream open on it."""
+    """Close an event loop by hand, with an open stream."""
     loop = asyncio.new_event_loop()
 
     async def stream() -> object:
@@ -192,7 +192,7 @@ def _leave_open(provider: OllamaProvider) -> None:
 
 
 async def _fork(provider: OllamaProvider) -> None:
-    """Have a child make a request with the provider that it inherits."""
+    """Fork a child that makes a request with the inherited provider."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there are other threads, and that is the point
         child = os.fork()
@@ -231,7 +231,7 @@ async def _one(provider: OllamaProvider, chance: random.Random, outcomes: Counte
         assert fault not in _HARMLESS, f"{fault}: {result!r}"
         outcomes[f"{name}: {type(result).__name__}"] += 1
     else:
-        assert fault is None or fault in _HARMLESS, f"{fault} was returned as if it were whole"
+        assert fault is None or fault in _HARMLESS, f"{fault} was returned as if it were complete"
         assert result == TEXT
         outcomes[f"{name}: answered"] += 1
 
@@ -262,14 +262,14 @@ async def _stream_chat(provider: OllamaProvider, prompt: str, config: StreamConf
 
 @dataclass
 class KillFigures:
-    """What became of the requests that were under way when a server was killed, and of those after it.
+    """The outcomes of the requests in flight when a server was killed, and of those after it.
 
     Attributes:
-        whole: Whole answers: how many there were, each of which came in the end.
-        resumed: Streams that had not begun and came in the end.
-        interrupted: Streams that had begun, each of which raised with what had come.
-        down: Seconds that nobody listened.
-        seconds: How long it all took.
+        whole: Complete answers, all of which arrived in the end.
+        resumed: Streams that had not begun, and completed in the end.
+        interrupted: Streams that had begun, each of which raised an error with the partial text.
+        down: Seconds without a server.
+        seconds: The total duration.
     """
 
     whole: int = 0
@@ -280,20 +280,20 @@ class KillFigures:
 
     def __str__(self) -> str:
         return (
-            f"killed under load, {self.down:.1f} s down: {self.whole} whole answers came all the same, "
-            f"{self.interrupted} streams that had begun were interrupted with what had come, "
-            f"{self.resumed} others came; {self.seconds:.1f} s in all"
+            f"killed under load, {self.down:.1f} s down: {self.whole} complete answers arrived anyway, "
+            f"{self.interrupted} streams that had begun were interrupted with their partial text, "
+            f"{self.resumed} others completed; {self.seconds:.1f} s in total"
         )
 
 
 async def kill_under_load(workers: int, transport: str, down: float) -> KillFigures:
-    """Kill a server while it answers, start it again on its port after `down` seconds.
+    """Kill a server while it answers, and restart it on its port after `down` seconds.
 
     Raises:
-        AssertionError: A call hung, a whole answer did not come, a stream that had begun did not raise.
+        AssertionError: A call hung, a complete answer did not arrive, or a stream that had begun did not raise.
     """
     figures = KillFigures(down=down)
-    server = ServerProcess(tokens_per_second=2)  # so slow that no answer is whole before the server is killed
+    server = ServerProcess(tokens_per_second=2)  # so slow that no answer is complete before the server is killed
     retry = RetryPolicy(attempts=100, wait_initial=0.2, wait_max=0.2, budget=None)
     provider = OllamaProvider("llama3.2", server.url, max_concurrent=workers // 2, retry=retry, transport=transport)
     begun = asyncio.Semaphore(0)

@@ -1,4 +1,4 @@
-"""An event loop that counts its turns, so that a test can act between any two of them."""
+"""An event loop that counts its turns (iterations), so that a test can act between any two of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):
-    """A loop selects once a turn, and waits there where it has nothing to do: waiting takes no turns."""
+    """The loop calls `select` once per turn, and waits in it when idle: waiting takes no turns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,12 +25,12 @@ class _Selector(selectors.DefaultSelector):
         act = self.due.pop(self.turn, None)
         if act is not None:
             act()
-            timeout = 0  # what it did may have to be run
+            timeout = 0  # it may have scheduled callbacks
         return super().select(timeout)
 
 
 class TurnLoop(asyncio.SelectorEventLoop):
-    """An event loop of the usual kind that has something done after so many turns."""
+    """An ordinary event loop that calls functions after given numbers of turns."""
 
     def __init__(self) -> None:
         self._turns = _Selector()
@@ -41,12 +41,12 @@ class TurnLoop(asyncio.SelectorEventLoop):
         self._turns.due[self._turns.turn + 1 + turns] = act
 
     def forget(self) -> None:
-        """Do nothing of what was to be done."""
+        """Cancel all scheduled calls."""
         self._turns.due.clear()
 
 
 def run_by_turns(main: Callable[[TurnLoop], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine on such a loop, and end the loop as `asyncio.run` does."""
+    """Run a coroutine on such a loop, and close the loop as `asyncio.run` does."""
     loop = TurnLoop()
     try:
         return loop.run_until_complete(main(loop))

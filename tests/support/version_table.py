@@ -1,7 +1,7 @@
-"""How each feature of a version shows from outside: docs/compatibility.md, and the tests of the test server's versions.
+"""How to detect each feature of a version: docs/compatibility.md, and the tests of the test server's versions.
 
-A probe asks a server and says whether it has the feature. It is put to the test server at every version, and, unless
-it needs a script or a look inside, to the real server of the live tests.
+A probe sends requests to a server and returns whether it has the feature. It runs against the test server at every
+version and, unless it needs a script or the server's internals, against the real server of the live tests.
 """
 
 from __future__ import annotations
@@ -56,39 +56,39 @@ _CLIENT = httpx.Client(timeout=120, trust_env=False)
 
 @dataclass(frozen=True)
 class Place:
-    """A server to ask, `chat_model` as a rule; `server` is None for a real one."""
+    """A server to query, by default with `chat_model`; `server` is None for a real one."""
 
     url: str
     server: OllamaServer | None = None
     chat_model: str = CHAT
 
     def get(self, path: str) -> httpx.Response:
-        """The answer to a request without a body."""
+        """The response to a request without a body."""
         return _CLIENT.get(self.url + path)
 
     def post(self, path: str, **payload: Any) -> httpx.Response:
-        """The answer to a request, whole, of a few tokens at most."""
+        """The response to a request: not streamed, and a few tokens at most."""
         options = {"num_predict": 4, "temperature": 0, **payload.pop("options", {})}
         body = {"model": self.chat_model, "stream": False, **payload, "options": options}
         return _CLIENT.post(self.url + path, json=body)
 
     def generate(self, prompt: str = "Hello.", **payload: Any) -> httpx.Response:
-        """A prompt."""
+        """The response to a prompt."""
         return self.post("/api/generate", prompt=prompt, **payload)
 
     def chat(self, text: str = "Hello.", **payload: Any) -> httpx.Response:
-        """A chat of one message."""
+        """The response to a chat of one message."""
         return self.post("/api/chat", messages=[{"role": "user", "content": text}], **payload)
 
     @property
     def script(self) -> OllamaServer:
-        """The test server, to script or to look into."""
+        """The test server, to script or inspect."""
         assert self.server is not None
         return self.server
 
 
 class Probe(NamedTuple):
-    """Whether a server has a feature; `real` if a real one can be asked as well."""
+    """Whether a server has a feature; `real` if a real server can be probed as well."""
 
     found: Callable[[Place], bool]
     real: bool = True
@@ -141,12 +141,12 @@ def _bounded(place: Place) -> bool:
 
 def _loads_again(place: Place) -> bool:
     durations = [place.generate(shift=shift).json()["load_duration"] for shift in (None, True, False, False)]
-    assert durations[1] == durations[3] < 1e9, "a setting that stays loads nothing"
+    assert durations[1] == durations[3] < 1e9, "an unchanged setting loads nothing"
     return durations[2] > 1e9
 
 
 @contextmanager
-def _having(model: Model, place: Place) -> Iterator[None]:
+def _with_model(model: Model, place: Place) -> Iterator[None]:
     place.script.models.add(model)
     try:
         yield
@@ -156,22 +156,22 @@ def _having(model: Model, place: Place) -> Iterator[None]:
 
 def _of(model: Model, place: Place, path: str = "/api/chat", **payload: Any) -> httpx.Response:
     messages = [{"role": "user", "content": "Hello."}]
-    with _having(model, place):
+    with _with_model(model, place):
         return place.post(path, **{"messages": messages, "format": {"type": "object"}, **payload, "model": model.name})
 
 
 def _shown(model: Model, place: Place) -> dict[str, Any]:
-    with _having(model, place):
+    with _with_model(model, place):
         return place.post("/api/show", model=model.name).json()
 
 
 def _in_cloud(place: Place, **payload: Any) -> httpx.Response:
-    with _having(Model(CLOUD, ("completion",)), place):
+    with _with_model(Model(CLOUD, ("completion",)), place):
         return place.chat(model=CLOUD, **payload)
 
 
 def _checks(place: Place, *options: str) -> bool:
-    """Whether the server looks at these options: what it does not know may be of any type."""
+    """Whether the server validates these options: those that it does not know may have any type."""
     (found,) = {place.generate(options={option: "x"}).status_code == 500 for option in options}
     return found
 
@@ -251,7 +251,7 @@ PROBES: dict[str, Probe] = {
         lambda place: _refused_embedding(place) == "the input length exceeds the context length"
     ),
 }
-"""Of each feature in `FEATURES`, by its name."""
+"""The probe of each feature in `FEATURES`, by its name."""
 
 
 def _decided(place: Place, **payload: Any) -> httpx.Response:

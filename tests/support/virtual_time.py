@@ -1,4 +1,4 @@
-"""A clock that jumps: timeouts of minutes pass at once, and to the second."""
+"""A virtual clock: timeouts of minutes pass at once, and exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class IdleSelector(selectors.DefaultSelector):
-    """Instead of waiting until the next timer is due, it moves the clock there."""
+    """Moves the clock to the next timer instead of waiting for it."""
 
     now = 1000.0
 
@@ -21,13 +21,13 @@ class IdleSelector(selectors.DefaultSelector):
         ready = super().select(0)
         if not ready:
             if timeout is None:
-                raise RuntimeError("everything waits, and nothing is left that could end it")
+                raise RuntimeError("deadlock: all tasks wait, and no timer is scheduled")
             self.now += max(timeout, 0.0)
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop of the usual kind, except for its clock."""
+    """An ordinary event loop with a virtual clock."""
 
     def __init__(self) -> None:
         self._idle = IdleSelector()
@@ -37,14 +37,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._idle.now
 
     def spend(self, seconds: float) -> None:
-        """Let time pass without giving other tasks a turn, as code that computes does."""
+        """Advance the clock without running other tasks, as blocking code does."""
         self._idle.now += seconds
 
 
 def run_in_virtual_time(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result, however many seconds it waits: `loop.time()` is the time.
+    """Run a coroutine without waiting, and return its result; `loop.time()` is the virtual time.
 
-    A coroutine that returns and leaves tasks behind fails.
+    A coroutine that leaves tasks behind fails.
     """
     loop = VirtualLoop()
     try:

@@ -96,7 +96,7 @@ def test_it_ends_within_the_budget_however_slow_the_server_is(budget: float, loa
         return asyncio.get_running_loop().time() - began
 
     assert run_in_virtual_time(run()) <= budget
-    assert model.under_way == 0
+    assert model.in_flight == 0
 
 
 def test_a_server_that_writes_nothing_is_an_error() -> None:
@@ -141,7 +141,7 @@ def test_never_more_at_once_than_most() -> None:
     model = SimulatedModel(64, by_slots)
     measured, _ = measured_in(lambda: model, most=6)
     assert [row.at_once for row in measured.at_once] == [1, 2, 4, 6]
-    assert model.most_under_way == recommended(measured) == 6
+    assert model.max_in_flight == recommended(measured) == 6
     assert len(set(model.prompts)) == len(model.prompts)
 
 
@@ -191,14 +191,14 @@ def test_a_cancellation_leaves_nothing_behind() -> None:
 
     async def run() -> None:
         task = asyncio.ensure_future(measure(model, budget=170, most=64, windows=None))
-        while model.most_under_way < 4:
+        while model.max_in_flight < 4:
             await asyncio.sleep(0.5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     run_in_virtual_time(run())
-    assert model.under_way == 0
+    assert model.in_flight == 0
 
 
 def test_a_server_that_reads_slowly_gets_short_prompts() -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from calls import TOKENS, calls_a_token, replay_server
+from calls import TOKENS, calls_per_token, replay_server
 
 from namel3ss_ollama import OllamaProvider
 from namel3ss_ollama.exchange import Exchange
@@ -26,7 +26,7 @@ def test_stream_chat(transport: str, ours: int, every: int) -> None:
             return sum([len(chunk.content) async for chunk in made.stream_chat(ASK)])
 
     with replay_server() as url:
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= ours, calls
     assert calls["all"] <= every, calls
 
@@ -47,7 +47,7 @@ def test_tokens_that_come_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Exchange, "lines", counted)
     with replay_server() as url:
-        calls = calls_a_token(run, tokens)
+        calls = calls_per_token(run, tokens)
     assert reads >= 1.5 * tokens  # of two runs; on a busy machine some come together
     older = sys.version_info < (3, 11)  # tasks do not count their cancellations there: a function of ours does
     assert calls["ours"] <= 20 + older, calls
@@ -60,7 +60,7 @@ def test_achat() -> None:
             return len((await made.achat(ASK)).content)
 
     with replay_server() as url:
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= 2, calls
     assert calls["all"] <= 12, calls
 
@@ -70,6 +70,6 @@ def test_stream() -> None:
         return sum(len(chunk.content) for chunk in made.stream(ASK))
 
     with replay_server() as url, provider(url) as made:
-        calls = calls_a_token(run)
+        calls = calls_per_token(run)
     assert calls["ours"] <= 7, calls
     assert calls["all"] <= 18, calls
