@@ -1,4 +1,4 @@
-"""No model of the machine's reaches a test; those marked `embedded` have the small real one."""
+"""Tests do not use the models installed on the machine; those marked `embedded` use the small real one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _no_models_of_the_machine(monkeypatch: pytest.MonkeyPatch, request: pytest.F
 
 @pytest.fixture
 def binding(monkeypatch: pytest.MonkeyPatch) -> FakeBinding:
-    """What takes the binding's place."""
+    """Replaces the binding."""
     fake = FakeBinding()
     monkeypatch.setattr("namel3ss_ollama.embedded.engine.start", fake.start)
     return fake
@@ -34,7 +34,7 @@ def binding(monkeypatch: pytest.MonkeyPatch) -> FakeBinding:
 
 @pytest.fixture
 def endless(binding: FakeBinding) -> Endless:
-    """An answer without end."""
+    """An endless answer."""
     return Endless(binding)
 
 
@@ -56,13 +56,13 @@ TEMPLATE = "{{ json .Tools }}{{ range .Messages }}<{{ .Role }}>{{ .Thinking }}{{
 
 @pytest.fixture
 def engine(binding: FakeBinding) -> Engine:
-    """Two slots, and two may wait; without a model behind it."""
+    """Two slots and a queue of two, without a model."""
     return Engine(slots=2, max_queue=2)
 
 
 @pytest.fixture
 async def client(engine: Engine, store: Store) -> AsyncIterator[httpx.AsyncClient]:
-    """Asks that engine."""
+    """A client of that engine."""
     async with httpx.AsyncClient(transport=EmbeddedTransport(engine), base_url="http://engine") as made:
         yield made
     assert not engine._jobs
@@ -71,7 +71,7 @@ async def client(engine: Engine, store: Store) -> AsyncIterator[httpx.AsyncClien
 
 @pytest.fixture(scope="session")
 def weights() -> Iterator[None]:
-    """The small real model: fetched if need be, loaded once for all tests, and unloaded after the last one."""
+    """The small real model: fetched if needed, loaded once for all tests, and unloaded after the last one."""
     try:
         fetch("smollm2:135m", lambda *_: False)
     except Refused as refused:
@@ -86,7 +86,7 @@ def weights() -> Iterator[None]:
 
 @pytest.fixture
 async def provider(weights: None) -> AsyncIterator[OllamaProvider]:
-    """The small real model, answering repeatably."""
+    """The small real model, with repeatable answers."""
     async with OllamaProvider("smollm2:135m", "embedded://", temperature=0, retry=RetryPolicy.off()) as made:
         yield made
     assert made.stats().running == 0

@@ -1,4 +1,4 @@
-"""Ollama's endpoints, with a double in the place of the model."""
+"""Ollama's endpoints, with a test double for the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
 
 @pytest.fixture
 def ask(client: httpx.AsyncClient) -> Ask:
-    """The lines of an answer, or the one object; a status other than 200 is looked for by `status`."""
+    """Returns the lines of a response, or its object; `status` is the expected status."""
 
     async def ask(path: str, *, status: int = 200, method: str = "POST", **body: Any) -> Any:
         response = await client.request(method, path, json=body or None)
@@ -80,12 +80,12 @@ async def test_generate(ask: Ask, binding: FakeBinding) -> None:
         ({"model": "plain", "prompt": "Hi!"}, "Hi!"),
     ],
 )
-async def test_what_a_prompt_is_made_of(ask: Ask, binding: FakeBinding, body: dict[str, Any], prompt: str) -> None:
+async def test_how_a_prompt_is_built(ask: Ask, binding: FakeBinding, body: dict[str, Any], prompt: str) -> None:
     await ask("/api/generate", **{"model": "small", **body})
     assert binding.requests[0]["prompt"] == prompt
 
 
-async def test_the_requests_options_go_before_the_models(ask: Ask, binding: FakeBinding) -> None:
+async def test_the_requests_options_override_the_models(ask: Ask, binding: FakeBinding) -> None:
     await ask("/api/chat", model="small", messages=[USER])
     await ask(
         "/api/chat", model="small", messages=[USER], options={"temperature": 0, "stop": [], "seed": 1, "num_ctx": 99}
@@ -101,7 +101,7 @@ async def test_the_requests_options_go_before_the_models(ask: Ask, binding: Fake
     [({"num_ctx": 99}, 89), ({"num_ctx": 99, "num_predict": 88}, 88), ({"num_ctx": 99, "num_predict": 90}, 89),
      ({"num_ctx": 512}, -1)],
 )  # fmt: skip
-async def test_a_window_of_any_size_is_kept_to(
+async def test_a_window_of_any_size_is_enforced(
     ask: Ask, binding: FakeBinding, options: dict[str, int], room: int
 ) -> None:
     binding.prompt_tokens = 10
@@ -125,12 +125,12 @@ async def test_a_window_larger_than_the_models(client: httpx.AsyncClient, bindin
     assert {loading.num_ctx for _, loading, _ in binding.loads} == {2048}
 
 
-async def test_a_reason_to_end_other_than_stop(ask: Ask, binding: FakeBinding) -> None:
+async def test_a_done_reason_other_than_stop(ask: Ask, binding: FakeBinding) -> None:
     binding.answer = lambda request, take: (take(token("a")), take(last("length")))[0]
     assert (await ask("/api/chat", model="small", messages=[USER]))[-1]["done_reason"] == "length"
 
 
-async def test_reasoning_in_lines_of_its_own(ask: Ask, binding: FakeBinding) -> None:
+async def test_reasoning_in_separate_lines(ask: Ask, binding: FakeBinding) -> None:
     binding.answer = lambda request, take: say(take, "<think>", "Hm", ".</think>", "\n\n", "Hello.") and None
     for path, more in (("/api/chat", {"messages": [USER]}), ("/api/generate", {"prompt": "Hi!"})):
         lines = await ask(path, model="small", think=True, **more)
@@ -142,14 +142,14 @@ async def test_reasoning_in_lines_of_its_own(ask: Ask, binding: FakeBinding) -> 
         assert (part["thinking"], part.get("content", part.get("response"))) == ("Hm.", "Hello.")
 
 
-async def test_reasoning_that_the_prompt_begins(ask: Ask, binding: FakeBinding, store: Store) -> None:
+async def test_reasoning_that_the_prompt_starts(ask: Ask, binding: FakeBinding, store: Store) -> None:
     store.add("registry.ollama.ai/library/opens/latest", gguf(), template="{{ .Prompt }}{{ .Thinking }}<think>\n")
     binding.answer = lambda request, take: say(take, "Hm.</think>Hello.") and None
     whole = await ask("/api/generate", model="opens", prompt="Hi!", think=True, stream=False)
     assert (whole["thinking"], whole["response"]) == ("Hm.", "Hello.")
 
 
-async def test_a_call_comes_whole_in_one_line(ask: Ask, binding: FakeBinding) -> None:
+async def test_a_call_is_complete_in_one_line(ask: Ask, binding: FakeBinding) -> None:
     binding.answer = lambda request, take: say(take, *CALL) and None
     lines = await ask("/api/chat", model="small", messages=[USER], tools=[WEATHER])
     assert len(lines) == 2
@@ -187,7 +187,7 @@ async def test_logprobs_of_a_token_that_is_held_back(ask: Ask, binding: FakeBind
     assert second["message"]["content"] == "{"
 
 
-async def test_a_format_is_handed_on_and_looked_after(ask: Ask, binding: FakeBinding) -> None:
+async def test_a_format_is_passed_on_and_checked(ask: Ask, binding: FakeBinding) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     binding.answer = lambda request, take: say(take, '{"a": ', "1}") and None
     lines = await ask("/api/chat", model="small", messages=[USER], format=schema)
@@ -196,7 +196,7 @@ async def test_a_format_is_handed_on_and_looked_after(ask: Ask, binding: FakeBin
     binding.answer = lambda request, take: say(take, '{"a": ') and None
     *_, error = await ask("/api/chat", model="small", messages=[USER], format="json")
     assert "did not follow the schema" in error["error"]
-    # whoever stops it, or lets it grow only so far, gets what there is
+    # with a stop sequence or a limit, the incomplete text is returned
     stopped = {"messages": [USER], "format": "json", "options": {"stop": "}"}, "stream": False}
     assert (await ask("/api/chat", model="small", **stopped))["message"]["content"] == '{"a": '
     binding.answer = lambda request, take: (take(token('{"a": ')), take(last("length")))[0]
@@ -250,7 +250,7 @@ async def test_a_format_is_handed_on_and_looked_after(ask: Ask, binding: FakeBin
         ("/api/push", {"model": "x"}, "cannot push models"),
     ],
 )
-async def test_what_cannot_be_done_is_said(
+async def test_unsupported_requests(
     ask: Ask, binding: FakeBinding, path: str, body: dict[str, Any], message: str
 ) -> None:
     assert message in await ask(path, status=400, **body)
@@ -270,7 +270,7 @@ async def test_what_cannot_be_done_is_said(
         ({}, 500, "unknown error"),
     ],
 )
-async def test_what_the_engine_refuses(
+async def test_errors_of_the_engine(
     ask: Ask, binding: FakeBinding, error: dict[str, Any], status: int, message: str
 ) -> None:
     binding.answer = lambda request, take: take({"error": error}) and None
@@ -296,7 +296,7 @@ async def test_without_a_prompt_the_model_is_loaded_or_unloaded(ask: Ask, engine
     assert engine.running() == []
 
 
-async def test_what_is_loaded(ask: Ask, engine: Engine) -> None:
+async def test_loaded_models(ask: Ask, engine: Engine) -> None:
     assert await ask("/api/ps", method="GET") == {"models": []}
     await ask("/api/chat", model="small", options={"num_ctx": 100}, keep_alive="10m")
     await ask("/api/chat", model="plain", keep_alive=-1)
@@ -314,7 +314,7 @@ async def test_what_is_loaded(ask: Ask, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("keep", ["1000000h", 1e12, 9.1e9])
-async def test_a_model_that_is_kept_very_long_is_shown(ask: Ask, keep: Any) -> None:
+async def test_a_model_with_a_very_long_keep_alive_is_shown(ask: Ask, keep: Any) -> None:
     await ask("/api/chat", model="small", keep_alive=keep)
     (shown,) = (await ask("/api/ps", method="GET"))["models"]
     assert shown["expires_at"] > "2100"
@@ -365,7 +365,7 @@ async def test_the_older_endpoint(ask: Ask) -> None:
     assert await ask("/api/embeddings", model="vectors") == {"embedding": []}
 
 
-async def test_who_goes_while_texts_are_embedded(ask: Ask, binding: FakeBinding, engine: Engine) -> None:
+async def test_cancelled_while_texts_are_embedded(ask: Ask, binding: FakeBinding, engine: Engine) -> None:
     def embedded(request: dict[str, Any]) -> dict[str, Any]:
         for job in engine._jobs:
             job.cancel()
@@ -379,7 +379,7 @@ async def test_who_goes_while_texts_are_embedded(ask: Ask, binding: FakeBinding,
 # The models
 
 
-async def test_the_models_there_are(ask: Ask, store: Store) -> None:
+async def test_the_list_of_models(ask: Ask, store: Store) -> None:
     listed = {model["name"]: model for model in (await ask("/api/tags", method="GET"))["models"]}
     assert sorted(listed) == ["plain:latest", "small:latest", "vectors:latest"]
     small = listed["small:latest"]
@@ -412,8 +412,8 @@ async def test_show(ask: Ask, store: Store) -> None:
 
 
 async def test_show_of_a_file_with_odd_numbers(ask: Ask, tmp_path: Path) -> None:
-    said = {"general.architecture": "x", "x.rope": float("nan"), "general.file_type": 999}
-    path = write_gguf(tmp_path / "x.gguf", said, tensors=[("a", (2**40, 2**10))])
+    metadata = {"general.architecture": "x", "x.rope": float("nan"), "general.file_type": 999}
+    path = write_gguf(tmp_path / "x.gguf", metadata, tensors=[("a", (2**40, 2**10))])
     shown = await ask("/api/show", model=str(path))
     assert shown["model_info"]["x.rope"] is None
     assert shown["details"]["parameter_size"] == "1125899.9B"
@@ -429,7 +429,7 @@ async def test_version(ask: Ask) -> None:
 
 @pytest.fixture
 def fetching(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What takes the place of fetching: `steps` are reported, then `error` raised or the file is there."""
+    """Replaces fetching: it reports the `steps`, then raises `error` or writes the file."""
     steps = [("pulling b179", 5, 10), ("pulling b179", 10, 10)]
     plan: dict[str, Any] = {"steps": steps, "error": None, "stopped": [], "ended": threading.Event()}
 
@@ -479,12 +479,12 @@ async def test_a_pull_that_is_cancelled(client: httpx.AsyncClient, engine: Engin
         assert json.loads(await anext(lines))["completed"] == 1
     go.set()
     assert await asyncio.to_thread(fetching["ended"].wait, PATIENCE)
-    (stopped,) = fetching["stopped"]  # at the first report after the caller went, whichever that was
+    (stopped,) = fetching["stopped"]  # at the first report after the caller disconnected
     assert stopped[0] == "pulling b179"
     assert not kept("smollm2:135m").exists()
 
 
-async def test_what_cannot_be_pulled(ask: Ask, fetching: dict[str, Any]) -> None:
+async def test_a_model_that_cannot_be_pulled(ask: Ask, fetching: dict[str, Any]) -> None:
     error = await ask("/api/pull", status=400, model="llama3.2")
     assert "cannot pull 'llama3.2:latest'; it can pull smollm2:135m" in error
 

@@ -1,4 +1,4 @@
-"""A program that ends without closing what it opened, as most scripts do."""
+"""A program that exits without closing its provider or stream, as most scripts do."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ print(next(stream).content)
 
 
 @pytest.mark.parametrize("program", [ASKS, LEAVES_A_STREAM], ids=["a provider is open", "a stream is open"])
-def test_it_ends_without_a_word(weights: Path, program: str) -> None:
+def test_it_exits_silently(weights: Path, program: str) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""How a model is handed to llama.cpp, with a double in the place of the binding."""
+"""How a model is loaded into llama.cpp, with a test double for the binding."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no U
 
 
 class Xllamacpp(ModuleType):
-    """What is used of the module.
+    """The parts of the module that are used.
 
     Attributes:
-        settings: What models were made with, and the address as it was then.
-        free: Bytes of memory that are free; None for no device.
-        devices: Other devices than one with so much.
-        error: What making a model raises.
+        settings: The settings of the models, and their addresses at that time.
+        free: Free memory in bytes; None for no device.
+        devices: Devices in place of one with that memory.
+        error: The exception that creating a model raises.
     """
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ def test_a_model_for_embeddings(xllamacpp: Xllamacpp, model: Model, tmp_path: Pa
     ("kind", "window", "slots", "batch"),
     [("text", 1, 4, 4), ("text", 99, 4, 10), ("embedding", 1, 4, 4), ("embedding", 65, 2, 66), ("embedding", 9, 3, 9)],
 )  # fmt: skip
-def test_a_batch_has_as_much_room_for_each_slot(
+def test_a_batch_has_room_for_each_slot(
     xllamacpp: Xllamacpp, model: Model, kind: binding.Kind, window: int, slots: int, batch: int
 ) -> None:
     binding.start(model, LoadOptions(num_ctx=window, num_batch=min(window, 10)), kind, slots)
@@ -120,7 +120,7 @@ def test_a_batch_has_as_much_room_for_each_slot(
 
 
 @unix
-def test_it_listens_where_nobody_can_come(
+def test_it_listens_where_no_client_can_connect(
     xllamacpp: Xllamacpp, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     long = tmp_path / ("long" * 30)
@@ -129,7 +129,7 @@ def test_it_listens_where_nobody_can_come(
         monkeypatch.setattr(tempfile, "tempdir", place)
         binding.start(model, LoadOptions(), "text", 1)
     for address in xllamacpp.addresses:
-        assert len(os.fsencode(address)) < 100  # a socket's path holds no more
+        assert len(os.fsencode(address)) < 100  # the limit for a socket's path
         assert not Path(address).parent.exists()
 
 
@@ -146,7 +146,7 @@ def test_the_binding_is_not_installed(model: Model, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), ValueError("no"), MemoryError()])
-def test_it_cannot_be_loaded(xllamacpp: Xllamacpp, model: Model, error: Exception) -> None:
+def test_a_model_that_cannot_be_loaded(xllamacpp: Xllamacpp, model: Model, error: Exception) -> None:
     xllamacpp.error = error
     with pytest.raises(Refused, match="m could not be loaded: the file is damaged") as refused:
         binding.start(model, LoadOptions(), "text", 1)
@@ -154,9 +154,9 @@ def test_it_cannot_be_loaded(xllamacpp: Xllamacpp, model: Model, error: Exceptio
     assert refused.value.__cause__ is error
 
 
-def test_what_cannot_fit_is_not_tried(xllamacpp: Xllamacpp, tmp_path: Path) -> None:
-    said = {**TEXT_MODEL, "llama.context_length": 2**20}
-    model = Model("m", write_gguf(tmp_path / "m.gguf", said), "0" * 64)
+def test_a_model_that_cannot_fit_is_not_loaded(xllamacpp: Xllamacpp, tmp_path: Path) -> None:
+    metadata = {**TEXT_MODEL, "llama.context_length": 2**20}
+    model = Model("m", write_gguf(tmp_path / "m.gguf", metadata), "0" * 64)
     xllamacpp.free = 2**30
     binding.start(model, LoadOptions(num_ctx=2**20), "text", 2)  # 256 bytes a token, 512 MiB
     with pytest.raises(Refused, match=r"more system memory \(1.3 GiB\) than is available \(1.0 GiB\): lower num_ctx"):
@@ -176,7 +176,7 @@ def test_what_cannot_fit_is_not_tried(xllamacpp: Xllamacpp, tmp_path: Path) -> N
         ("MemTotal: 9 kB\n", None, "2.0"),
     ],
 )
-def test_the_memory_that_is_free_beside_other_programs_and_in_a_container(
+def test_the_memory_left_by_other_programs_and_in_a_container(
     xllamacpp: Xllamacpp,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

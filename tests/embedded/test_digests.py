@@ -1,4 +1,4 @@
-"""Weights that are damaged are noticed, and those that are whole are digested once."""
+"""Damaged weights are detected, and intact ones are hashed once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture(autouse=True)
-def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digests, "_known", {})
 
 
@@ -36,35 +36,35 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Path:
+def cache_file(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "digests.json"
 
 
-def replaced_unnoticed(path: Path, content: bytes) -> None:
-    """Write other content of the same size, and put the time back: what only reading it shows."""
+def replace_undetectably(path: Path, content: bytes) -> None:
+    """Write other content of the same size, and restore the time, so that only reading the file reveals it."""
     status = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_a_file_is_read_once(file: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(file, SHA256, memory)
-    replaced_unnoticed(file, b"x" * len(CONTENT))
-    check(file, SHA256, memory)  # remembered in this process
+def test_a_file_is_read_once(file: Path, cache_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(file, SHA256, cache_file)
+    replace_undetectably(file, b"x" * len(CONTENT))
+    check(file, SHA256, cache_file)  # remembered in this process
     monkeypatch.setattr(digests, "_known", {})
-    check(file, SHA256, memory)  # and for the next
-    memory.unlink()
+    check(file, SHA256, cache_file)  # and on disk for the next one
+    cache_file.unlink()
     monkeypatch.setattr(digests, "_known", {})
     with pytest.raises(Refused, match=r"the weights in .* are damaged: .*; pull the model again") as refused:
-        check(file, SHA256, memory)
+        check(file, SHA256, cache_file)
     assert refused.value.status == 500
 
 
 @pytest.mark.parametrize("change", ["size", "time", "inode"])
-def test_a_file_that_changed_is_read_again(file: Path, memory: Path, change: str) -> None:
-    assert sha256_of(file, memory) == SHA256
+def test_a_file_that_changed_is_read_again(file: Path, cache_file: Path, change: str) -> None:
+    assert sha256_of(file, cache_file) == SHA256
     if change == "size":
-        replaced_unnoticed(file, CONTENT + b"x")
+        replace_undetectably(file, CONTENT + b"x")
     elif change == "time":
         status = file.stat()
         file.write_bytes(CONTENT[::-1])
@@ -74,41 +74,43 @@ def test_a_file_that_changed_is_read_again(file: Path, memory: Path, change: str
         other.write_bytes(CONTENT[::-1])
         os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
         other.replace(file)
-    assert sha256_of(file, memory) == hashlib.sha256(file.read_bytes()).hexdigest() != SHA256
+    assert sha256_of(file, cache_file) == hashlib.sha256(file.read_bytes()).hexdigest() != SHA256
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"a": 1}', '{"a": [1, 2, "x", 4]}'])
-def test_a_damaged_memory_is_made_again(file: Path, memory: Path, content: str) -> None:
-    memory.parent.mkdir()
-    memory.write_text(content)
-    assert sha256_of(file, memory) == SHA256
-    assert list(json.loads(memory.read_text())) == [str(file.resolve())]
+def test_a_damaged_cache_is_rebuilt(file: Path, cache_file: Path, content: str) -> None:
+    cache_file.parent.mkdir()
+    cache_file.write_text(content)
+    assert sha256_of(file, cache_file) == SHA256
+    assert list(json.loads(cache_file.read_text())) == [str(file.resolve())]
 
 
-def test_files_that_are_gone_are_forgotten(file: Path, memory: Path) -> None:
-    sha256_of(file, memory)
+def test_deleted_files_are_removed_from_the_cache(file: Path, cache_file: Path) -> None:
+    sha256_of(file, cache_file)
     other = file.rename(file.with_name("other"))
-    sha256_of(other, memory)
-    assert list(json.loads(memory.read_text())) == [str(other.resolve())]
+    sha256_of(other, cache_file)
+    assert list(json.loads(cache_file.read_text())) == [str(other.resolve())]
 
 
-def test_a_memory_that_cannot_be_written(file: Path) -> None:
-    memory = file / "digests.json"  # its folder is a file
-    assert sha256_of(file, memory) == sha256_of(file, memory) == SHA256
+def test_a_cache_that_cannot_be_written(file: Path) -> None:
+    cache_file = file / "digests.json"  # its folder is a file
+    assert sha256_of(file, cache_file) == sha256_of(file, cache_file) == SHA256
 
 
 def test_damaged_weights_are_not_loaded(store: Store) -> None:
     model = find_model("small")
-    replaced_unnoticed(model.path, gguf(data=b"\1" * 64))
+    replace_undetectably(model.path, gguf(data=b"\1" * 64))
     for name in ("small", str(model.path)):
         with pytest.raises(Refused, match="are damaged: their SHA-256 is not"):
             binding.start(find_model(name), LoadOptions(), "text", 2)
 
 
-# What a file has no share in, named by its path
+# A file that is named by its path
 
 
-def test_a_file_whose_weights_have_a_name(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_with_the_weights_of_a_model_in_the_store(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(find_model("small").path.read_bytes())
     link = tmp_path / "link.gguf"
@@ -118,6 +120,6 @@ def test_a_file_whose_weights_have_a_name(store: Store, tmp_path: Path, caplog: 
         for _ in range(2):
             for path in (copy, link, other):
                 assert find_model(str(path)).template == ""
-    told = [message.partition(":")[0] for message in (record.getMessage() for record in caplog.records)]
-    assert told == [f"{copy} holds the weights of small", f"{link} holds the weights of plain"]
+    logged = [message.partition(":")[0] for message in (record.getMessage() for record in caplog.records)]
+    assert logged == [f"{copy} holds the weights of small", f"{link} holds the weights of plain"]
     assert "latest: loaded by its path, a file has its own template" in caplog.text

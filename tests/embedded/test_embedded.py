@@ -44,7 +44,7 @@ async def raw(weights: None) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def all_free() -> None:
-    """Return when nothing computes any more."""
+    """Return when all computations have ended."""
     engine = shared_engine()
 
     async def wait() -> None:
@@ -121,13 +121,13 @@ async def test_a_number_of_tokens(provider: OllamaProvider) -> None:
 
 
 async def test_a_seed_repeats(provider: OllamaProvider) -> None:
-    async def told(seed: int) -> str:
+    async def answer(seed: int) -> str:
         return (await provider.agenerate("Hi!", temperature=2.0, seed=seed, max_tokens=6)).content
 
-    first = await told(7)
-    assert await told(7) == first
-    assert await told(8) != first
-    assert await told(2**40 + 7) == first
+    first = await answer(7)
+    assert await answer(7) == first
+    assert await answer(8) != first
+    assert await answer(2**40 + 7) == first
 
 
 async def test_logprobs(provider: OllamaProvider) -> None:
@@ -149,7 +149,7 @@ async def test_options_that_the_engine_does_not_have(provider: OllamaProvider, o
         await provider.agenerate(QUESTION, **options)
 
 
-async def test_looking_back_as_far_as_can_be_said_costs_nothing(provider: OllamaProvider) -> None:
+async def test_the_largest_repeat_last_n_costs_nothing(provider: OllamaProvider) -> None:
     for far in (-1, 2**31 - 1):
         response = await provider.agenerate(QUESTION, options={"repeat_last_n": far}, max_tokens=3)
         assert response.usage["completion_tokens"] == 3
@@ -197,7 +197,7 @@ NODE = {
     ],
     ids=lambda schema: str(schema)[:40],
 )
-async def test_awkward_schemas_hold(provider: OllamaProvider, schema: dict[str, Any]) -> None:
+async def test_awkward_schemas_are_enforced(provider: OllamaProvider, schema: dict[str, Any]) -> None:
     stream = provider.stream_generate("Choose.", format=schema, max_tokens=60)
     text = "".join([chunk.content async for chunk in stream])
     jsonschema.validate(json.loads(text), schema)
@@ -214,7 +214,7 @@ async def test_a_recursive_schema(provider: OllamaProvider) -> None:
     [{"not": {}}, {"type": "x"}, {"$ref": "#/none"}, {"type": "string", "pattern": "("}, {"uniqueItems": True}],
     ids=str,
 )
-async def test_awkward_schemas_that_cannot_hold_are_refused(raw: httpx.AsyncClient, schema: dict[str, Any]) -> None:
+async def test_schemas_that_cannot_be_enforced_are_rejected(raw: httpx.AsyncClient, schema: dict[str, Any]) -> None:
     answer = await raw.post("/api/generate", json={"model": NAME, "prompt": "Choose.", "format": schema})
     assert answer.status_code == 400
     assert "invalid JSON schema in format" in answer.json()["error"]
@@ -296,10 +296,10 @@ async def test_a_text_that_is_too_long_to_embed(provider: OllamaProvider) -> Non
     assert (await provider.embed("a cat", options={"num_ctx": 32})).embeddings
 
 
-# Looking after models
+# Managing models
 
 
-async def test_what_there_is_to_know(provider: OllamaProvider) -> None:
+async def test_models_version_and_preflight(provider: OllamaProvider) -> None:
     assert [model["name"] for model in await provider.list_models()] == [NAME]
     shown = await provider.show_model()
     assert shown["capabilities"] == ["completion", "embedding", "tools"]
@@ -312,9 +312,9 @@ async def test_what_there_is_to_know(provider: OllamaProvider) -> None:
     assert [update["status"] async for update in provider.pull_model()][-1] == "success"
 
 
-async def test_loaded_until_told_otherwise(provider: OllamaProvider) -> None:
+async def test_preload_and_unload(provider: OllamaProvider) -> None:
     async def loaded() -> list[dict[str, Any]]:
-        # The engine is the process's, so that other tests' models may be loaded too.
+        # The process has one engine, so models of other tests may be loaded too.
         return [one for one in await provider.running_models() if one["name"] == NAME]
 
     await provider.preload()
@@ -327,18 +327,18 @@ async def test_loaded_until_told_otherwise(provider: OllamaProvider) -> None:
     assert await loaded() == []
 
 
-async def test_another_window_is_loaded_anew(provider: OllamaProvider) -> None:
+async def test_another_window_reloads_the_model(provider: OllamaProvider) -> None:
     assert (await provider.agenerate(QUESTION, num_ctx=256)).content == ANSWER
     with pytest.raises(ContextWindowExceededError, match="exceeds the context window of 256 tokens"):
         await provider.agenerate("word " * 300, num_ctx=256)
     assert (await provider.agenerate(QUESTION, num_ctx=256)).content == ANSWER
 
 
-# Computations that nobody waits for
+# Cancelled computations
 
 
 class Counted:
-    """How many events the engine has handed over."""
+    """Counts the events from the engine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events = 0
@@ -370,9 +370,7 @@ async def test_a_cancelled_stream_computes_at_most_one_token_more(provider: Olla
     assert (await provider.agenerate(QUESTION)).content == ANSWER
 
 
-async def test_a_long_prompt_that_is_cancelled_is_not_computed_to_its_end(
-    provider: OllamaProvider, counted: Counted
-) -> None:
+async def test_a_cancelled_long_prompt_is_not_computed_completely(provider: OllamaProvider, counted: Counted) -> None:
     asking = asyncio.ensure_future(
         provider.agenerate("word " * 1500, options={"num_batch": 32, "num_ctx": 2048}, max_tokens=5)
     )
@@ -393,7 +391,7 @@ async def test_more_requests_than_slots(provider: OllamaProvider) -> None:
     assert shared_engine().slots == 2
 
 
-# What goes wrong
+# Errors
 
 
 async def test_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -404,7 +402,7 @@ async def test_no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         assert await provider.list_models() == []
 
 
-async def test_files_that_are_no_model(provider: OllamaProvider, tmp_path: Path) -> None:
+async def test_files_that_are_not_models(provider: OllamaProvider, tmp_path: Path) -> None:
     whole = kept(NAME).read_bytes()
     for name, data, message in [
         ("text", b"This is not a model at all.", "is not a GGUF file"),
@@ -433,7 +431,7 @@ async def test_a_window_that_is_too_large_for_the_memory(provider: OllamaProvide
     assert (await provider.agenerate(QUESTION)).content == ANSWER
 
 
-async def test_a_file_by_its_path_brings_its_own_template(tmp_path: Path) -> None:
+async def test_a_file_by_its_path_has_its_own_template(tmp_path: Path) -> None:
     path = tmp_path / "copy.gguf"
     path.symlink_to(kept(NAME))
     async with OllamaProvider(str(path), "embedded://", temperature=0) as provider:
@@ -445,7 +443,7 @@ async def test_a_file_by_its_path_brings_its_own_template(tmp_path: Path) -> Non
         await provider.unload()
 
 
-# What it leaves alone
+# Side effects
 
 
 def listening() -> set[str]:
@@ -455,7 +453,7 @@ def listening() -> set[str]:
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
             own.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
-        except FileNotFoundError:  # the one that listed the folder
+        except FileNotFoundError:  # the descriptor that listed the folder
             continue
     return inodes & own
 
@@ -477,10 +475,10 @@ async def test_no_socket_listens(provider: OllamaProvider) -> None:
     assert listening() == before
 
 
-# Loops and threads
+# Event loops and threads
 
 
-def test_several_loops_one_after_the_other() -> None:
+def test_several_event_loops_in_sequence() -> None:
     provider = OllamaProvider(NAME, "embedded://", temperature=0)
 
     async def ask() -> str:
@@ -496,5 +494,5 @@ def test_from_several_threads_at_once() -> None:
         assert [one.result().content for one in asked] == [ANSWER] * 3
     for thread in threading.enumerate():
         if thread.name == "namel3ss-ollama-embedded":
-            thread.join(60)  # it has handed over all, and is about to end
+            thread.join(60)  # it has delivered everything, and is about to end
             assert not thread.is_alive()

@@ -1,4 +1,4 @@
-"""Who computes, who waits, and when models are loaded and unloaded; without a model."""
+"""Slots, the queue, and loading and unloading of models; without a real model."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def engine(binding: FakeBinding, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """Two slots, and two may wait."""
+    """Two slots and a queue of two."""
     made = Engine(slots=2, max_queue=2)
     monkeypatch.setattr(made, "_changed", Watched())
     return made
 
 
 class User(threading.Thread):
-    """Somebody who takes a slot in a thread, and gives it back when told to.
+    """A thread that takes a slot, and releases it on request.
 
     Attributes:
-        has: Set when the slot is taken, or never will be.
-        error: What came instead.
+        has: Set when the slot is taken, or on an error.
+        error: The error, if there was one.
     """
 
     def __init__(self, engine: Engine, model: Model = A, options: LoadOptions = USUAL, **more: Any) -> None:
@@ -74,18 +74,18 @@ class User(threading.Thread):
         return self
 
     def waits(self) -> User:
-        """Return when it waits for its slot."""
+        """Return when it is in the queue."""
         changed = self.engine._changed
         assert isinstance(changed, Watched)
         while self.job not in self.engine._waiting:
             changed.wait_for_waiter()
-        with changed:  # free only since it waits
+        with changed:  # the lock is only free once it waits
             pass
         assert not self.has.is_set()
         return self
 
     def leaves(self) -> BaseException | None:
-        """Give the slot back; what went wrong."""
+        """Release the slot and return the error, if any."""
         self.enough.set()
         self.join(PATIENCE)
         assert not self.is_alive()
@@ -127,7 +127,7 @@ def test_a_model_is_loaded_once_and_shared(engine: Engine, use: Use, binding: Fa
     assert [loaded.active for loaded in engine.running()] == [0]
 
 
-def test_those_beyond_the_slots_take_turns_as_they_came(use: Use) -> None:
+def test_requests_beyond_the_slots_wait_in_order(use: Use) -> None:
     first, second = use().holds(), use().holds()
     third = use().waits()
     fourth = use().waits()
@@ -138,14 +138,14 @@ def test_those_beyond_the_slots_take_turns_as_they_came(use: Use) -> None:
     fourth.holds()
 
 
-def test_those_beyond_the_queue_are_refused(engine: Engine, use: Use) -> None:
+def test_requests_beyond_the_queue_are_rejected(engine: Engine, use: Use) -> None:
     users = [use().holds(), use().holds(), use().waits(), use().waits()]
     busy = pytest.raises(Refused, match="server busy, please try again")
     with busy as refused, engine.use(A, USUAL, "text", Job(engine), None):
         pass
     assert refused.value.status == 503
     users[0].leaves()
-    users[2].holds()  # who waited already is not refused
+    users[2].holds()  # a request that waits already is not rejected
     use().waits()  # and there is room again
 
 
@@ -155,13 +155,13 @@ def test_another_model_is_not_waited_for(use: Use) -> None:
     use(B).holds()
 
 
-def test_text_and_embeddings_are_loaded_apart(use: Use, binding: FakeBinding) -> None:
+def test_text_and_embeddings_are_loaded_separately(use: Use, binding: FakeBinding) -> None:
     use().holds()
     use(kind="embedding").holds()
     assert [kind for _, _, kind in binding.loads] == ["text", "embedding"]
 
 
-def test_who_is_cancelled_while_waiting_goes_at_once(use: Use) -> None:
+def test_a_request_cancelled_while_waiting_ends_at_once(use: Use) -> None:
     use().holds(), use().holds()
     third = use().waits()
     fourth = use().waits()
@@ -170,7 +170,7 @@ def test_who_is_cancelled_while_waiting_goes_at_once(use: Use) -> None:
     assert not fourth.has.is_set()
 
 
-def test_who_is_cancelled_already_loads_nothing(engine: Engine, binding: FakeBinding) -> None:
+def test_a_cancelled_request_loads_nothing(engine: Engine, binding: FakeBinding) -> None:
     job = Job(engine)
     job.cancel()
     with pytest.raises(Cancelled), engine.use(A, USUAL, "text", job, None):
@@ -178,7 +178,7 @@ def test_who_is_cancelled_already_loads_nothing(engine: Engine, binding: FakeBin
     assert binding.loads == []
 
 
-def test_who_is_cancelled_while_loading_does_not_compute(engine: Engine, binding: FakeBinding) -> None:
+def test_a_request_cancelled_while_loading_does_not_compute(engine: Engine, binding: FakeBinding) -> None:
     job = Job(engine)
     binding.loading = job.cancel
     with pytest.raises(Cancelled), engine.use(A, USUAL, "text", job, 300.0):
@@ -186,7 +186,7 @@ def test_who_is_cancelled_while_loading_does_not_compute(engine: Engine, binding
     assert [loaded.active for loaded in engine.running()] == [0]
 
 
-def test_an_error_while_computing_gives_the_slot_back(engine: Engine) -> None:
+def test_an_error_while_computing_releases_the_slot(engine: Engine) -> None:
     with pytest.raises(ZeroDivisionError), engine.use(A, USUAL, "text", Job(engine), 300.0):
         1 / 0  # noqa: B018 -- for its error
     assert [loaded.active for loaded in engine.running()] == [0]
@@ -196,7 +196,7 @@ def test_an_error_while_computing_gives_the_slot_back(engine: Engine) -> None:
 # Loading
 
 
-def test_two_who_want_a_model_at_once_load_it_once(use: Use, binding: FakeBinding) -> None:
+def test_two_concurrent_requests_load_a_model_once(use: Use, binding: FakeBinding) -> None:
     loading, go = threading.Event(), threading.Event()
 
     def load() -> None:
@@ -213,7 +213,7 @@ def test_two_who_want_a_model_at_once_load_it_once(use: Use, binding: FakeBindin
     assert len(binding.loads) == 1
 
 
-def test_what_is_being_loaded_is_not_shown_as_loaded(engine: Engine, use: Use, binding: FakeBinding) -> None:
+def test_a_model_being_loaded_is_not_shown_as_loaded(engine: Engine, use: Use, binding: FakeBinding) -> None:
     shown: list[list[str]] = []
     binding.loading = lambda: shown.append(names(engine))
     use().holds()
@@ -221,7 +221,7 @@ def test_what_is_being_loaded_is_not_shown_as_loaded(engine: Engine, use: Use, b
     assert names(engine) == ["a"]
 
 
-def test_a_failure_while_loading_is_told_and_the_next_one_tries_anew(
+def test_a_failed_load_is_reported_and_the_next_request_tries_again(
     engine: Engine, use: Use, binding: FakeBinding
 ) -> None:
     loading, go = threading.Event(), threading.Event()
@@ -242,11 +242,13 @@ def test_a_failure_while_loading_is_told_and_the_next_one_tries_anew(
     assert len(binding.loads) == 2
 
 
-def test_other_options_wait_until_nobody_computes_and_load_anew(engine: Engine, use: Use, binding: FakeBinding) -> None:
+def test_other_options_wait_until_the_model_is_idle_and_reload_it(
+    engine: Engine, use: Use, binding: FakeBinding
+) -> None:
     other = LoadOptions(num_ctx=100)
     first = use().holds()
     second = use(A, other).waits()
-    third = use().waits()  # comes later, so it does not go before
+    third = use().waits()  # arrives later, so it does not overtake
     first.leaves()
     second.holds()
     assert [loaded.options for loaded in engine.running()] == [other]
@@ -256,7 +258,7 @@ def test_other_options_wait_until_nobody_computes_and_load_anew(engine: Engine, 
     assert [options for _, options, _ in binding.loads] == [USUAL, other, USUAL]
 
 
-def test_the_model_used_longest_ago_makes_room(engine: Engine, use: Use, clock: Clock) -> None:
+def test_the_least_recently_used_model_is_unloaded(engine: Engine, use: Use, clock: Clock) -> None:
     for model in (A, B, C):
         use(model).holds().leaves()
         clock.now += 1
@@ -266,7 +268,7 @@ def test_the_model_used_longest_ago_makes_room(engine: Engine, use: Use, clock: 
     assert names(engine) == ["a", "c", "d"]
 
 
-def test_who_computes_does_not_make_room(engine: Engine, use: Use, clock: Clock) -> None:
+def test_a_busy_model_is_not_unloaded(engine: Engine, use: Use, clock: Clock) -> None:
     users = [use(model).holds() for model in (A, B, C)]
     fourth = use(D).waits()
     users[1].leaves()
@@ -274,7 +276,7 @@ def test_who_computes_does_not_make_room(engine: Engine, use: Use, clock: Clock)
     assert names(engine) == ["a", "c", "d"]
 
 
-def test_what_is_replaced_is_gone_before_the_next_is_loaded(engine: Engine, use: Use, binding: FakeBinding) -> None:
+def test_a_replaced_model_is_freed_before_the_next_is_loaded(engine: Engine, use: Use, binding: FakeBinding) -> None:
     with engine.use(A, USUAL, "text", Job(engine), 300.0) as (server, _):
         there = weakref.ref(server)
         del server
@@ -287,7 +289,7 @@ def test_what_is_replaced_is_gone_before_the_next_is_loaded(engine: Engine, use:
 # Unloading
 
 
-def test_a_model_goes_when_its_time_is_over(engine: Engine, use: Use, clock: Clock) -> None:
+def test_a_model_is_unloaded_when_it_expires(engine: Engine, use: Use, clock: Clock) -> None:
     use(A, keep=60.0).holds().leaves()
     use(B, keep=None).holds().leaves()
     clock.now += 59
@@ -298,7 +300,7 @@ def test_a_model_goes_when_its_time_is_over(engine: Engine, use: Use, clock: Clo
     assert names(engine) == ["b"]
 
 
-def test_each_use_sets_the_time_anew(engine: Engine, use: Use, clock: Clock) -> None:
+def test_each_use_resets_the_expiry(engine: Engine, use: Use, clock: Clock) -> None:
     use(keep=60.0).holds().leaves()
     clock.now += 50
     use(keep=60.0).holds().leaves()
@@ -308,7 +310,7 @@ def test_each_use_sets_the_time_anew(engine: Engine, use: Use, clock: Clock) -> 
     assert names(engine) == []
 
 
-def test_a_model_that_computes_outlives_its_time(engine: Engine, use: Use, clock: Clock) -> None:
+def test_a_busy_model_does_not_expire(engine: Engine, use: Use, clock: Clock) -> None:
     use(keep=1.0).holds().leaves()
     user = use(keep=1.0).holds()
     clock.now += 100
@@ -318,7 +320,7 @@ def test_a_model_that_computes_outlives_its_time(engine: Engine, use: Use, clock
     assert names(engine) == []
 
 
-def test_unloading_waits_for_those_who_compute(engine: Engine, use: Use) -> None:
+def test_unloading_waits_for_running_requests(engine: Engine, use: Use) -> None:
     use(B).holds().leaves()
     first, second = use(keep=300.0).holds(), use(keep=None).holds()
     engine.unload(A.path)
@@ -328,7 +330,7 @@ def test_unloading_waits_for_those_who_compute(engine: Engine, use: Use) -> None
     assert names(engine) == ["b"]
 
 
-def test_who_comes_after_an_unloading_keeps_the_model(engine: Engine, use: Use) -> None:
+def test_a_request_after_an_unloading_keeps_the_model(engine: Engine, use: Use) -> None:
     first = use(keep=300.0).holds()
     engine.unload(A.path)
     second = use(keep=300.0).holds()
@@ -346,7 +348,7 @@ def test_nothing_keeps_an_unloaded_model_in_memory(engine: Engine) -> None:
     assert waited >= 0
 
 
-def test_with_the_last_lease_everything_goes(engine: Engine, use: Use) -> None:
+def test_the_last_release_unloads_everything(engine: Engine, use: Use) -> None:
     engine.lease()
     engine.lease()
     use(A, keep=None).holds().leaves()
@@ -359,7 +361,7 @@ def test_with_the_last_lease_everything_goes(engine: Engine, use: Use) -> None:
     assert names(engine) == []
 
 
-def test_shutting_down_ends_those_who_compute_and_those_who_wait(engine: Engine, use: Use) -> None:
+def test_shutting_down_ends_running_and_waiting_requests(engine: Engine, use: Use) -> None:
     users = [use().holds(), use().holds()]
     waiting = use().waits()
     ending = threading.Thread(target=engine.shut_down)
@@ -395,13 +397,13 @@ def test_a_process_has_one_engine(process: module._Process, monkeypatch: pytest.
     assert (engine.slots, engine._max_queue) == (5, 512)
 
 
-def test_a_lock_held_by_a_thread_that_a_child_does_not_have(process: module._Process) -> None:
+def test_a_lock_held_by_a_thread_that_a_child_lacks(process: module._Process) -> None:
     process._lock.acquire()
     process.after_fork()
     assert process.engine() is process.engine()
 
 
-def test_a_fork_finds_no_model_and_the_parent_loads_it_anew(engine: Engine, use: Use, binding: FakeBinding) -> None:
+def test_a_fork_unloads_models_and_the_parent_reloads_them(engine: Engine, use: Use, binding: FakeBinding) -> None:
     use(A, keep=None).holds().leaves()
     use(B, keep=None).holds().leaves()
     engine.before_fork()
@@ -412,7 +414,7 @@ def test_a_fork_finds_no_model_and_the_parent_loads_it_anew(engine: Engine, use:
     assert [name for name, _, _ in binding.loads] == ["a.gguf", "b.gguf", "a.gguf"]
 
 
-def test_a_child_begins_anew(engine: Engine, use: Use) -> None:
+def test_a_child_starts_fresh(engine: Engine, use: Use) -> None:
     use().holds().leaves()
     engine.before_fork()
     engine.after_fork_in_child()
@@ -420,7 +422,7 @@ def test_a_child_begins_anew(engine: Engine, use: Use) -> None:
         assert names(engine) == ["a"]
 
 
-def test_a_child_of_a_process_that_computed_says_so(engine: Engine) -> None:
+def test_a_child_of_a_process_that_computed_gets_an_error(engine: Engine) -> None:
     with engine.use(A, USUAL, "text", Job(engine), None):
         engine.before_fork()
         loaded = dict(engine._loaded)
@@ -436,9 +438,7 @@ def test_a_child_of_a_process_that_computed_says_so(engine: Engine) -> None:
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "2147483648", "9" * 5000])
 @pytest.mark.parametrize("name", ["OLLAMA_NUM_PARALLEL", "OLLAMA_MAX_QUEUE"])
-def test_numbers_that_are_none(
-    process: module._Process, monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_invalid_numbers(process: module._Process, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(Refused, match=f"{name} is '{value}': it must be a number from 1 to "):
         process.engine()

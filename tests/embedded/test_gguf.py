@@ -1,4 +1,4 @@
-"""The header of a GGUF file: read as it is, and refused wherever it is cut or wrong."""
+"""The header of a GGUF file: it is read, and rejected wherever it is truncated or invalid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_bytes(place: Path, data: bytes) -> GGUF:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_what_a_model_says_of_itself(read, version: int) -> None:
+def test_the_metadata_of_a_model(read, version: int) -> None:
     header = read({**TEXT_MODEL, "tokenizer.chat_template": "{{ x }}"}, version=version)
     assert header.architecture == "llama"
     assert header.context_length == 2048
@@ -56,7 +56,7 @@ def test_every_kind_of_value(read) -> None:
     assert header.metadata == {f"x.{layout}": value for layout, value in values.items()}
 
 
-def test_arrays_are_passed_over(read) -> None:
+def test_arrays_are_skipped(read) -> None:
     arrays = {
         "a": [1, 2],
         "b": ["x", "y"],
@@ -69,7 +69,7 @@ def test_arrays_are_passed_over(read) -> None:
     assert read({**arrays, "last": "here"}).metadata == {"last": "here"}
 
 
-def test_what_is_not_said(read) -> None:
+def test_missing_metadata(read) -> None:
     header = read({})
     assert (header.architecture, header.chat_template, header.quantization) == ("", "", "unknown")
     assert (header.context_length, header.bytes_a_token) == (0, 0)
@@ -83,27 +83,27 @@ def test_a_model_for_embeddings(read) -> None:
     assert not read({"general.architecture": "x", "x.pooling_type": 0}).embeds_only
 
 
-def test_width_and_heads_where_they_are_said_apart(read) -> None:
+def test_width_and_heads_that_are_given_separately(read) -> None:
     assert read({**TEXT_MODEL, "llama.attention.key_length": 128}).bytes_a_token == 4 * 2 * 2 * 128
     without = {key: value for key, value in TEXT_MODEL.items() if not key.endswith("head_count_kv")}
     assert read(without).bytes_a_token == 4 * 2 * 4 * 16
 
 
 @pytest.mark.parametrize("token", [As("i", -1), As("i", -100), 3, As("Q", 2**64 - 1), "one", 0.5, True])
-def test_a_special_token_that_there_is_not(read, token: Any) -> None:
+def test_an_invalid_special_token(read, token: Any) -> None:
     assert "bos" not in read({**TEXT_MODEL, "tokenizer.ggml.bos_token_id": token}).special_tokens
 
 
 @pytest.mark.parametrize("value", ["many", float("nan"), float("inf"), 1.5, True, As("i", -4)])
-def test_a_number_that_is_none_counts_as_not_said(read, value: Any) -> None:
+def test_an_invalid_number_counts_as_missing(read, value: Any) -> None:
     assert read({**TEXT_MODEL, "llama.context_length": value}).context_length == 0
 
 
-def test_text_that_is_no_utf8_is_kept_as_far_as_it_goes(read) -> None:
+def test_invalid_utf8_is_replaced(read) -> None:
     assert read({"general.name": "a\udcffb"}).metadata == {"general.name": "a\ufffdb"}
 
 
-def test_a_file_cut_anywhere_is_refused(place: Path) -> None:
+def test_a_file_truncated_anywhere_is_rejected(place: Path) -> None:
     whole = gguf({**TEXT_MODEL, "x": [["y"], ["z"]]}, data=b"\0")
     read_bytes(place, whole)
     for length in range(len(whole)):
@@ -114,14 +114,14 @@ def test_a_file_cut_anywhere_is_refused(place: Path) -> None:
 
 @REPEATABLE
 @given(st.binary(max_size=200))
-def test_random_bytes_are_refused(place: Path, data: bytes) -> None:
+def test_random_bytes_are_rejected(place: Path, data: bytes) -> None:
     with pytest.raises(Refused):
         read_bytes(place, data)
 
 
 @REPEATABLE
 @given(st.data())
-def test_a_damaged_file_is_read_or_refused_in_little_memory(place: Path, data: st.DataObject) -> None:
+def test_a_damaged_file_is_read_or_rejected_in_little_memory(place: Path, data: st.DataObject) -> None:
     whole = bytearray(gguf({**TEXT_MODEL, "x": [["y"], ["z"]]}))
     for at in data.draw(st.lists(st.integers(4, len(whole) - 9), min_size=1, max_size=4)):
         piece = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8), st.just(b"\x09\0\0\0")))
@@ -150,21 +150,21 @@ KEY = struct.pack("<Q", 1) + b"k"
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(header_of(2**63, b""), id="entries without end"),
-        pytest.param(header_of(1, struct.pack("<Q", 2**40)), id="a key without end"),
+        pytest.param(header_of(2**63, b""), id="endless entries"),
+        pytest.param(header_of(1, struct.pack("<Q", 2**40)), id="an endless key"),
         pytest.param(header_of(1, struct.pack("<Q", 2**25) + b"k"), id="a long key in a short file"),
         pytest.param(header_of(1, KEY + struct.pack("<I", 99)), id="an unknown kind"),
-        pytest.param(header_of(1, KEY + struct.pack("<IIQ", 9, 4, 2**62)), id="numbers without end"),
-        pytest.param(header_of(1, KEY + struct.pack("<IIQ", 9, 8, 2**62)), id="texts without end"),
-        pytest.param(header_of(1, KEY + struct.pack("<IIQQ", 9, 8, 1, 2**62)), id="a text without end"),
-        pytest.param(header_of(1, KEY + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000), id="a deep nest"),
+        pytest.param(header_of(1, KEY + struct.pack("<IIQ", 9, 4, 2**62)), id="endless numbers"),
+        pytest.param(header_of(1, KEY + struct.pack("<IIQ", 9, 8, 2**62)), id="endless texts"),
+        pytest.param(header_of(1, KEY + struct.pack("<IIQQ", 9, 8, 1, 2**62)), id="an endless text"),
+        pytest.param(header_of(1, KEY + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000), id="deep nesting"),
         pytest.param(
-            b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + KEY + struct.pack("<I", 2**32 - 1), id="dimensions without end"
+            b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + KEY + struct.pack("<I", 2**32 - 1), id="endless dimensions"
         ),
         pytest.param(gguf(tensors=[("a", (2**40, 2**40))]), id="more weights than there can be"),
     ],
 )
-def test_a_header_that_promises_what_is_not_there(place: Path, data: bytes) -> None:
+def test_a_header_that_promises_more_than_the_file_has(place: Path, data: bytes) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(Refused, match="damaged or truncated"):
@@ -174,13 +174,13 @@ def test_a_header_that_promises_what_is_not_there(place: Path, data: bytes) -> N
         tracemalloc.stop()
 
 
-def test_what_is_no_gguf(place: Path) -> None:
+def test_a_file_of_another_format(place: Path) -> None:
     with pytest.raises(Refused, match="is not a GGUF file"):
         read_bytes(place, b"PK\3\4 a package, say")
 
 
 @pytest.mark.parametrize("version", [1, 4, 3 << 24])
-def test_a_version_that_cannot_be_read(place: Path, version: int) -> None:
+def test_an_unsupported_version(place: Path, version: int) -> None:
     with pytest.raises(Refused, match="versions 2 and 3 are supported"):
         read_bytes(place, gguf(version=version))
 

@@ -1,4 +1,4 @@
-"""Go templates: each construct by itself, then whole templates in the styles that Ollama's models have."""
+"""Go templates: each construct separately, then complete templates in the styles of Ollama's models."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def rendered(source: str, **values: Any) -> str:
         ("{{ lt 1 2 }}{{ le 2 2 }}{{ gt 1 2 }}{{ ge 2 2 }}", "truetruefalsetrue"),
         ("{{ and .Yes .Two }}|{{ and .No .Text }}|{{ or .Empty .Text }}|{{ or .No .Empty }}", "2|false|some text|"),
         ("{{ not .Yes }}{{ not .Empty }}", "falsetrue"),
-        ("{{ and .No (lt .Text 1) }}{{ or .Yes (lt .Text 1) }}", "falsetrue"),  # the rest is not looked at
+        ("{{ and .No (lt .Text 1) }}{{ or .Yes (lt .Text 1) }}", "falsetrue"),  # the rest is not evaluated
         ("{{ len .List }}{{ len .Nothing }}{{ len .Text }}", "309"),
         ("{{ index .List 1 }}{{ index .Map \"b\" }}", "b1"),
         ("{{ index .Map \"a\" \"Deep\" }}", "down"),
@@ -199,17 +199,17 @@ def test_a_malformed_template_is_an_error_at_once(source: str) -> None:
         "{{ " + "(" * 3000 + ".Two" + ")" * 3000 + " }}",
     ],
 )
-def test_what_cannot_be_filled_in_is_an_error(source: str) -> None:
+def test_what_cannot_be_rendered_is_an_error(source: str) -> None:
     template = GoTemplate(source)
     with pytest.raises(TemplateError, match=r"^a prompt template "):
         template.render(VALUES)
 
 
-def test_a_loop_over_a_number_takes_no_memory_for_it() -> None:
+def test_a_loop_over_a_number_needs_no_memory() -> None:
     assert rendered("{{ range 100000000000 }}{{ break }}{{ end }}!") == "!"
 
 
-def test_the_fields_that_it_mentions() -> None:
+def test_mentioned_fields() -> None:
     template = GoTemplate("{{ if .Tools }}{{ $.Messages }}{{ (.A).Deep }}{{ end }} and in .Text {{/* .Comment */}}")
     assert [name for name in ("Tools", "Messages", "Deep", "Text", "Comment") if template.mentions(name)] == [
         "Tools",
@@ -223,14 +223,14 @@ def test_the_fields_that_it_mentions() -> None:
     ["{{", "}}", "{{- ", " -}}", "if ", "else ", "end", "range ", "with ", ".List ", "$x ", ":= ", "= ", "(", ")", "|",
      '"', "`", "json ", "eq ", "printf ", '"%s" ', "2 ", ", ", "text", "\n", "/*", "*/", "break"]
 ), max_size=16).map("".join))  # fmt: skip
-def test_whatever_the_template_it_renders_or_says_what_is_wrong(source: str) -> None:
+def test_any_template_renders_or_is_a_template_error(source: str) -> None:
     try:
         assert isinstance(rendered(source), str)
     except TemplateError:
         pass
 
 
-# Whole templates, in the styles that are about
+# Complete templates, in the common styles
 
 USER, SYSTEM = {"Role": "user", "Content": "Hi!"}, {"Role": "system", "Content": "Be brief."}
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
@@ -404,7 +404,7 @@ OLDER = """\
 {{- .Response }}</ai>"""
 
 
-def test_a_turn_of_the_older_kind() -> None:
+def test_a_turn_in_the_older_style() -> None:
     template = GoTemplate(OLDER)
     assert not template.mentions("Messages")
     assert template.render({"System": "S", "Prompt": "P", "Response": "R"}) == "<sys>S</sys><usr>P</usr><ai>R</ai>"

@@ -1,4 +1,4 @@
-"""OpenAI's API in front of the engine, as any client of it sees the bytes."""
+"""OpenAI's API in front of the engine, as its clients receive it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
 def answers(text: str) -> Callable[[Any, Take], None]:
-    """What has the engine say a text."""
+    """Makes the engine write a text."""
     return lambda request, take: say(take, text) and None
 
 
 @pytest.fixture
 def post(client: httpx.AsyncClient) -> Callable[..., Any]:
-    """Ask for an answer in one piece."""
+    """Request an answer in one piece."""
 
     async def post(path: str, status: int = 200, **body: Any) -> Any:
         response = await client.post(path, json={"model": "small", **body})
@@ -49,7 +49,7 @@ def post(client: httpx.AsyncClient) -> Callable[..., Any]:
 
 @pytest.fixture
 def events(client: httpx.AsyncClient) -> Callable[..., Any]:
-    """Ask for a stream; the last event is as it came."""
+    """Request a stream; the last event is not parsed."""
 
     async def events(path: str, **body: Any) -> list[Any]:
         response = await client.post(path, json={"model": "small", "stream": True, **body})
@@ -98,7 +98,7 @@ async def test_chat_in_pieces(events: Callable[..., Any], counted: bool) -> None
     assert [choice["finish_reason"] for choice in choices] == [None, None, "stop"]
 
 
-async def test_an_answer_that_was_cut(post: Callable[..., Any], binding: FakeBinding) -> None:
+async def test_a_truncated_answer(post: Callable[..., Any], binding: FakeBinding) -> None:
     binding.answer = lambda request, take: (take(token("a")), take(last("length")))[0]
     answer = await post(CHAT, messages=[USER], max_tokens=1)
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -122,7 +122,7 @@ async def test_an_answer_that_was_cut(post: Callable[..., Any], binding: FakeBin
         ({"logprobs": True, "top_logprobs": 2}, "logprobs", 2),
     ],
 )
-async def test_what_reaches_the_engine(
+async def test_options_for_the_engine(
     post: Callable[..., Any], binding: FakeBinding, given: dict[str, Any], field: str, value: object
 ) -> None:
     await post(CHAT, messages=[USER], **given)
@@ -193,7 +193,7 @@ async def test_calls_of_tools(post: Callable[..., Any], events: Callable[..., An
     assert all("json_schema" not in request for request in binding.requests)
 
 
-async def test_no_tools_where_none_are_wanted(post: Callable[..., Any], binding: FakeBinding) -> None:
+async def test_no_tools_with_tool_choice_none(post: Callable[..., Any], binding: FakeBinding) -> None:
     await post(CHAT, messages=[USER], tools=[WEATHER], tool_choice="none")
     assert binding.requests[0]["prompt"].startswith("[]")
 
@@ -206,9 +206,7 @@ async def test_no_tools_where_none_are_wanted(post: Callable[..., Any], binding:
         ({"type": "function", "function": {"name": "weather"}}, ["weather"]),
     ],
 )
-async def test_a_call_that_is_forced(
-    post: Callable[..., Any], binding: FakeBinding, choice: object, names: list[str]
-) -> None:
+async def test_a_forced_call(post: Callable[..., Any], binding: FakeBinding, choice: object, names: list[str]) -> None:
     binding.answer = answers(CALL if "weather" in names else '{"name": "clock", "arguments": {}}')
     answer = await post(CHAT, messages=[USER], tools=[WEATHER, CLOCK], tool_choice=choice)
     assert answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == names[0]
@@ -306,19 +304,19 @@ async def test_models(client: httpx.AsyncClient) -> None:
         (VECTORS, {"input": "a", "encoding_format": "hex"}, 'encoding_format: must be "float" or "base64"'),
     ],
 )
-async def test_what_is_refused(post: Callable[..., Any], path: str, body: dict[str, Any], message: str) -> None:
+async def test_invalid_requests(post: Callable[..., Any], path: str, body: dict[str, Any], message: str) -> None:
     error = (await post(path, status=400, **body))["error"]
     assert message in error.pop("message")
     assert error == {"type": "invalid_request_error", "param": None, "code": None}
 
 
-async def test_a_forced_call_leaves_no_room_for_a_format(post: Callable[..., Any]) -> None:
+async def test_a_forced_call_excludes_a_format(post: Callable[..., Any]) -> None:
     wanted = {"tools": [WEATHER], "tool_choice": "required", "response_format": {"type": "json_object"}}
     error = (await post(CHAT, status=400, messages=[USER], **wanted))["error"]
     assert "exclude each other" in error["message"]
 
 
-async def test_definitions_that_differ(post: Callable[..., Any]) -> None:
+async def test_conflicting_definitions(post: Callable[..., Any]) -> None:
     other = {"function": {"name": "other", "parameters": {"$defs": {"City": {"type": "integer"}}}}}
     body = {"messages": [USER], "tools": [WEATHER, other], "tool_choice": "required"}
     error = (await post(CHAT, status=400, **body))["error"]
@@ -340,7 +338,7 @@ async def test_other_statuses(client: httpx.AsyncClient) -> None:
     assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
-async def test_a_stream_that_breaks_off(events: Callable[..., Any], binding: FakeBinding) -> None:
+async def test_a_stream_that_is_interrupted(events: Callable[..., Any], binding: FakeBinding) -> None:
     binding.answer = lambda request, take: (take(token("a")), take({"error": {"code": 500, "message": "broken"}}))[0]
     chunks = await events(CHAT, messages=[USER])
     assert chunks[0]["choices"][0]["delta"]["content"] == "a"

@@ -1,4 +1,4 @@
-"""What llama.cpp's threads do while they wait is set for its loading, and for nothing else."""
+"""The wait policy of llama.cpp's threads is set while it is loaded, and only then."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from namel3ss_ollama.embedded.openmp import waiting_asleep
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
 
@@ -22,14 +22,14 @@ def test_it_holds_while_the_binding_is_loaded() -> None:
     assert dict(os.environ) == before
 
 
-def test_a_failed_import_leaves_nothing() -> None:
+def test_a_failed_import_restores_it() -> None:
     with pytest.raises(ImportError), waiting_asleep():
         raise ImportError
     assert "GOMP_SPINCOUNT" not in os.environ
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "1000")])
-def test_what_the_user_said_holds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_the_users_setting_is_kept(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     before = dict(os.environ)
     with waiting_asleep():

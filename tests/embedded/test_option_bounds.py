@@ -1,4 +1,4 @@
-"""No option of a request ends the process: tried in a child, on the real weights."""
+"""No option of a request crashes the process: tested in a child process, with the real weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request's options in the engine's terms."""
+"""A request's options, translated for the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from namel3ss_ollama.embedded.refusal import Refused
 WINDOW = 2048
 
 
-def test_without_options_ollamas_defaults_hold() -> None:
+def test_without_options_ollamas_defaults_apply() -> None:
     assert load_options({}, 0) == LoadOptions(num_ctx=4096, num_batch=512, num_thread=None, num_gpu=None)
     assert sampling({}, WINDOW) == {
         "temperature": 0.8,
@@ -49,7 +49,7 @@ def test_how_a_model_is_loaded(options: dict[str, Any], trained: int, loading: L
 
 
 @pytest.mark.parametrize("window", [2001, 4096, 10**9])
-def test_a_window_larger_than_the_models_counts_as_that(window: int) -> None:
+def test_a_window_larger_than_the_models_is_reduced(window: int) -> None:
     assert load_options({"num_ctx": window}, 2000).num_ctx == 2000
 
 
@@ -69,7 +69,7 @@ def test_a_window_larger_than_the_models_counts_as_that(window: int) -> None:
         ({"num_gpu": []}, "must be of type integer"),
     ],
 )
-def test_how_a_model_cannot_be_loaded(options: dict[str, Any], message: str) -> None:
+def test_invalid_load_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused, match=message) as refused:
         load_options(options, 2000)
     assert refused.value.status == 400
@@ -94,7 +94,7 @@ def test_how_a_model_cannot_be_loaded(options: dict[str, Any], message: str) -> 
         ({"temperature": None, "num_ctx": 100}, {"temperature": 0.8}),
     ],
 )
-def test_the_fields_of_the_engine(options: dict[str, Any], fields: dict[str, Any]) -> None:
+def test_sampling_options(options: dict[str, Any], fields: dict[str, Any]) -> None:
     made = sampling(options, WINDOW)
     assert {name: made[name] for name in fields} == fields
     assert "num_ctx" not in made
@@ -124,7 +124,7 @@ def test_the_fields_of_the_engine(options: dict[str, Any], fields: dict[str, Any
         ({"low_vram": True}, '"low_vram" is not supported by the embedded engine'),
     ],
 )
-def test_what_is_no_option(options: dict[str, Any], message: str) -> None:
+def test_invalid_sampling_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused, match=message) as refused:
         sampling(options, WINDOW)
     assert refused.value.status == 400
@@ -138,7 +138,7 @@ NAMES = ["num_ctx", "num_batch", "num_gpu", "seed", "top_k", "temperature", "rep
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=200)
 @given(st.dictionaries(st.sampled_from(NAMES), anything))
-def test_whatever_the_values_they_fit_or_are_refused(options: dict[str, Any]) -> None:
+def test_any_values_are_valid_or_rejected(options: dict[str, Any]) -> None:
     try:
         loading, fields = load_options(options, 2000), sampling(options, WINDOW)
     except Refused:
@@ -177,7 +177,7 @@ def test_how_long_a_model_is_kept(given: object, result: float | None) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "5", "m", "5x", "1.2.3s", "5m ", "1h-5m", "--5m", "soon", True, [], {}, "٣s"])
-def test_what_is_no_duration(given: object) -> None:
+def test_an_invalid_duration(given: object) -> None:
     with pytest.raises(Refused) as refused:
         seconds(given, 300.0)
     assert refused.value.status == 400

@@ -1,4 +1,4 @@
-"""A model's text, told apart: however it is cut into tokens, the same comes out, and nothing is lost."""
+"""Parsing a model's text: the result does not depend on its tokens, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TOOLS = ("weather", "now")
 CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
 
 
-def told_apart(
+def parsed(
     pieces: Sequence[str], *, thinking: bool = False, tools: Sequence[str] = (), within: bool = False
 ) -> tuple[str, str, list[Any]]:
-    """Reasoning, content and calls (names and arguments) out of a text in pieces."""
+    """The reasoning, content and calls (names and arguments) of a text in pieces."""
     outputs = Outputs(thinking=thinking, tools=tools, within=within)
     parts = [outputs.feed(piece) for piece in pieces]
     thought, content, calls = outputs.finish()
@@ -57,21 +57,21 @@ def told_apart(
         ("<think>a</think>b<think>c</think>", "a", "b<think>c</think>"),
     ],
 )
-def test_reasoning_apart_from_content(text: str, thought: str, content: str) -> None:
-    assert told_apart([text], thinking=True) == (thought, content, [])
-    assert told_apart(list(text), thinking=True) == (thought, content, [])
+def test_reasoning_is_separated_from_content(text: str, thought: str, content: str) -> None:
+    assert parsed([text], thinking=True) == (thought, content, [])
+    assert parsed(list(text), thinking=True) == (thought, content, [])
 
 
-def test_reasoning_that_the_prompt_has_begun() -> None:
-    assert told_apart(["Hm.</think>\nHello."], thinking=True, within=True) == ("Hm.", "Hello.", [])
-    assert told_apart(["<think>Hm.</think>Hello."], thinking=True, within=True)[0] == "<think>Hm."
+def test_reasoning_that_the_prompt_started() -> None:
+    assert parsed(["Hm.</think>\nHello."], thinking=True, within=True) == ("Hm.", "Hello.", [])
+    assert parsed(["<think>Hm.</think>Hello."], thinking=True, within=True)[0] == "<think>Hm."
 
 
 def test_without_thinking_all_is_content() -> None:
-    assert told_apart(["<think>Hm.</think>Hello."], within=True) == ("", "<think>Hm.</think>Hello.", [])
+    assert parsed(["<think>Hm.</think>Hello."], within=True) == ("", "<think>Hm.</think>Hello.", [])
 
 
-def test_what_is_sure_is_handed_on_at_once() -> None:
+def test_unambiguous_text_is_returned_at_once() -> None:
     outputs = Outputs(thinking=True, tools=TOOLS)
     assert [outputs.feed(piece) for piece in ("<th", "ink>H", "m <", "b", "</think>", "\n", "\nHel", "lo")] == [
         ("", ""),
@@ -104,24 +104,24 @@ def test_what_is_sure_is_handed_on_at_once() -> None:
         f"{CALL};",
     ],
 )
-def test_a_call_in_each_of_its_dresses(text: str) -> None:
-    assert told_apart([text], tools=TOOLS) == ("", "", [("weather", {"city": "Rome"})])
-    assert told_apart(list(text), tools=TOOLS) == ("", "", [("weather", {"city": "Rome"})])
+def test_a_call_in_each_of_its_formats(text: str) -> None:
+    assert parsed([text], tools=TOOLS) == ("", "", [("weather", {"city": "Rome"})])
+    assert parsed(list(text), tools=TOOLS) == ("", "", [("weather", {"city": "Rome"})])
 
 
 @pytest.mark.parametrize("between", ["\n", ", ", "; ", "</tool_call>\n<tool_call>", ""])
 def test_several_calls(between: str) -> None:
     calls = [("weather", {"city": "Rome"}), ("now", {})]
-    assert told_apart([CALL, between, '{"name": "now"}'], tools=TOOLS) == ("", "", calls)
-    assert told_apart([f'[{CALL}, {{"name": "now"}}]'], tools=TOOLS) == ("", "", calls)
+    assert parsed([CALL, between, '{"name": "now"}'], tools=TOOLS) == ("", "", calls)
+    assert parsed([f'[{CALL}, {{"name": "now"}}]'], tools=TOOLS) == ("", "", calls)
 
 
 @pytest.mark.parametrize(
     "value", ["```json\n{}\n```", "<tool_call>", "[TOOL_CALLS]", "a, b; c", "\n", "<|python_tag|>"]
 )
-def test_what_looks_like_a_dress_is_kept_inside_of_arguments(value: str) -> None:
+def test_format_markers_in_arguments_are_kept(value: str) -> None:
     text = json.dumps({"name": "weather", "arguments": {"city": value}})
-    assert told_apart([text], tools=TOOLS) == ("", "", [("weather", {"city": value})])
+    assert parsed([text], tools=TOOLS) == ("", "", [("weather", {"city": value})])
 
 
 @pytest.mark.parametrize(
@@ -148,20 +148,20 @@ def test_what_looks_like_a_dress_is_kept_inside_of_arguments(value: str) -> None
         " \n",
     ],
 )
-def test_what_is_no_call_stays_text(text: str) -> None:
-    assert told_apart([text], tools=TOOLS) == ("", text, [])
+def test_other_text_stays_text(text: str) -> None:
+    assert parsed([text], tools=TOOLS) == ("", text, [])
 
 
 def test_a_call_after_reasoning() -> None:
     text = f"<think>I must look.</think>\n\n{CALL}"
-    assert told_apart(list(text), thinking=True, tools=TOOLS) == ("I must look.", "", [("weather", {"city": "Rome"})])
+    assert parsed(list(text), thinking=True, tools=TOOLS) == ("I must look.", "", [("weather", {"city": "Rome"})])
 
 
 def test_without_tools_a_call_is_text() -> None:
-    assert told_apart([CALL]) == ("", CALL, [])
+    assert parsed([CALL]) == ("", CALL, [])
 
 
-# However it is cut
+# Text split anywhere
 
 fragment = st.sampled_from(
     ["<think>", "</think>", "<thi", "</th", "nk>", "\n", " ", "Hm", "{", "}", "[", "]", CALL, "<tool_call>",
@@ -179,15 +179,15 @@ fragment = st.sampled_from(
 )
 @example("<think>a</think>\n\nb", [16, 17], True, False, False)
 @example("<think>a</think>\n\nb", [16, 18], True, True, False)
-def test_cut_anywhere_it_is_the_same_and_nothing_is_lost(
+def test_text_split_anywhere_is_the_same_and_complete(
     text: str, cuts: list[int], thinking: bool, tools: bool, within: bool
 ) -> None:
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
     settings: dict[str, Any] = {"thinking": thinking, "tools": TOOLS if tools else (), "within": within}
-    whole = told_apart([text], **settings)
-    assert told_apart(pieces, **settings) == whole
-    assert told_apart(list(text), **settings) == whole
+    whole = parsed([text], **settings)
+    assert parsed(pieces, **settings) == whole
+    assert parsed(list(text), **settings) == whole
     thought, content, calls = whole
     orjson.dumps(calls)
     if not calls:
@@ -198,4 +198,4 @@ def test_cut_anywhere_it_is_the_same_and_nothing_is_lost(
 
 
 REASONED = re.compile(r"\s*<think>(.*?)(?:</think>\n*(.*))?\Z", re.DOTALL)
-"""The reasoning and the content of a whole text."""
+"""The reasoning and the content of a complete text."""

@@ -1,4 +1,4 @@
-"""What the engine leaves in a process, and what becomes of it when the process forks or ends."""
+"""What the engine leaves behind in a process, and how it handles forks and exits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 ANSWER = "The capital of France is Paris."
 HEAD = """
 import asyncio, logging, os, sys, threading
-logging.getLogger("asyncio").setLevel("ERROR")  # in -X dev it tells what took long
+logging.getLogger("asyncio").setLevel("ERROR")  # in -X dev it reports slow callbacks
 from namel3ss_ollama import OllamaProvider
 QUESTION = "What is the capital of France?"
 def make():
@@ -26,7 +26,7 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not for
 
 
 def run(code: str, *options: str) -> str:
-    """What a new interpreter prints; what it says on standard error fails the test."""
+    """The output of a new interpreter; any output on standard error fails the test."""
     options = options or ("-X", "dev")
     done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.stderr, done.returncode) == ("", 0)
@@ -55,7 +55,7 @@ print(sorted({{"xllamacpp", "llguidance", "aiohttp"}} & set(sys.modules)))
     assert run(code) == "[]"
 
 
-def test_without_the_extra_the_provider_says_what_is_missing() -> None:
+def test_without_the_extra_the_provider_names_what_is_missing() -> None:
     code = f"""{HEAD}
 import importlib.util
 find = importlib.util.find_spec
@@ -69,7 +69,7 @@ except ModuleNotFoundError as error:
 
 
 class TestWithTheModel:
-    """Each in an interpreter of its own, on the small real model."""
+    """Each in a separate interpreter, with the small real model."""
 
     pytestmark = embedded
 
@@ -92,7 +92,7 @@ provider.close()
         assert run(code) == str({ANSWER})
 
     @linux
-    def test_after_closing_nothing_is_left_and_the_memory_was_little(self) -> None:
+    def test_closing_leaves_nothing_and_memory_stays_small(self) -> None:
         code = f"""{HEAD}
 import time
 from pathlib import Path
@@ -111,14 +111,14 @@ async def chat():
         print(await ask(provider))
     return before
 before = asyncio.run(chat())
-for _ in range(1000):  # the system takes its time to forget a thread that has ended
+for _ in range(1000):  # the system takes some time to remove a thread that has ended
     tasks, descriptors, children = state()
     if tasks <= 2:
         break
     time.sleep(0.01)
 print(threading.active_count(), tasks - 1, descriptors - before[1], children)
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-print(int(status["VmHWM"].split()[0]) // 1024)  # what getrusage says counts the process that started this one, too
+print(int(status["VmHWM"].split()[0]) // 1024)  # getrusage includes the process that started this one
 """
         answer, left, memory = run(code, "-W", "error").splitlines()
         assert answer == ANSWER
@@ -151,7 +151,7 @@ asyncio.run(main())
         assert run(code) == "begun"
 
     @forks
-    def test_a_child_has_an_engine_of_its_own(self) -> None:
+    def test_a_child_has_its_own_engine(self) -> None:
         code = f"""{HEAD}
 provider = make()
 print(provider.generate(QUESTION).content)
@@ -168,7 +168,7 @@ provider.close()
         assert printed.splitlines() == [ANSWER, ANSWER, ANSWER, f"3 {ANSWER}"]
 
     @forks
-    def test_a_child_of_a_process_that_computes_says_so(self) -> None:
+    def test_a_child_of_a_process_that_computes_gets_an_error(self) -> None:
         code = f"""{HEAD}
 provider = make()
 stream = provider.stream("Count to ten thousand.")
@@ -185,10 +185,10 @@ stream.close()
 print(provider.generate(QUESTION).content)
 provider.close()
 """
-        said, status, answer = run(code, *FORKING).splitlines()
-        assert "this process was forked while a model computed" in said
+        error, status, answer = run(code, *FORKING).splitlines()
+        assert "this process was forked while a model computed" in error
         assert (status, answer) == ("3", ANSWER)
 
 
 FORKING = ("-W", "ignore::DeprecationWarning")
-"""Newer Pythons warn of forks beside threads."""
+"""Newer Pythons warn about forks in processes with threads."""

@@ -1,4 +1,4 @@
-"""From a conversation to the text that the weights continue, by both kinds of templates."""
+"""Rendering a conversation as the text that the model continues, with both kinds of templates."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def make(tmp_path: Path) -> Make:
     """A model with these fields; `jinja` is the template in its weights."""
 
     def make(*, jinja: str = "", metadata: Any = None, **fields: Any) -> Model:
-        said = {**(TEXT_MODEL if metadata is None else metadata), "tokenizer.chat_template": jinja}
-        return Model("m", write_gguf(tmp_path / "m.gguf", said), "0" * 64, **fields)
+        header = {**(TEXT_MODEL if metadata is None else metadata), "tokenizer.chat_template": jinja}
+        return Model("m", write_gguf(tmp_path / "m.gguf", header), "0" * 64, **fields)
 
     return make
 
@@ -76,7 +76,7 @@ def test_capabilities(make: Make, fields: dict[str, Any], can: list[str]) -> Non
 # Ollama's templates
 
 
-def test_messages_of_one_role_in_a_row_become_one(make: Make) -> None:
+def test_consecutive_messages_of_one_role_are_merged(make: Make) -> None:
     history = [
         message("system", "A"),
         message("system", "B"),
@@ -110,7 +110,7 @@ def test_a_message_without_a_role_is_the_users(make: Make) -> None:
     assert chat_prompt(make(jinja=JINJA), [{"content": "Hi!"}]) == "<user>Hi!<assistant>"
 
 
-def test_tools_by_gos_names_and_printed_as_the_api_has_them(make: Make) -> None:
+def test_tools_have_gos_names_and_are_printed_like_in_the_api(make: Make) -> None:
     template = (
         "{{ .Tools }}|{{ range .Tools }}{{ .Function.Name }}: {{ .Function.Description }}"
         "{{ range $name, $p := .Function.Parameters.Properties }} {{ $name }} ({{ $p.Type }}, {{ $p.Description }})"
@@ -173,7 +173,7 @@ def test_the_older_kind_of_template_loses_no_message(make: Make, history: list[A
     assert chat_prompt(make(template=OLDER), [message(*one) for one in history]) == prompt
 
 
-def test_an_older_template_that_does_not_say_where_the_response_goes(make: Make) -> None:
+def test_an_older_template_without_a_place_for_the_response(make: Make) -> None:
     history = [message("user", "a"), message("assistant", "b"), message("user", "c"), message("assistant", "d")]
     assert chat_prompt(make(template="[{{ .Prompt }}]"), history) == "[a]b[c]d"
 
@@ -218,21 +218,21 @@ def test_the_beginning_of_an_answer_is_continued(make: Make) -> None:
     assert chat_prompt(make(jinja=JINJA), history) == "<user>Hi!<assistant>Hel"
 
 
-def test_an_answer_that_is_a_call_is_no_beginning_and_is_kept(make: Make) -> None:
+def test_an_answer_that_is_a_call_is_not_continued_but_kept(make: Make) -> None:
     jinja = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"  # noqa: E501
     calls = [call("a", {"x": 1}), call("b", '{"y": 2}')]
     history = [*HELLO, {"role": "assistant", "tool_calls": calls}]
     assert chat_prompt(make(jinja=jinja), history) == '{"x": 1}{"y": 2}'
-    assert calls[1]["function"]["arguments"] == '{"y": 2}'  # the request is left as it was
+    assert calls[1]["function"]["arguments"] == '{"y": 2}'  # the request is not modified
 
 
-def test_special_tokens_and_the_one_that_the_weights_put_there_themselves(make: Make) -> None:
+def test_special_tokens_and_the_one_that_the_tokenizer_adds(make: Make) -> None:
     jinja = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
     assert chat_prompt(make(jinja=jinja), HELLO) == "<s>Hi!</s>"
-    for said in ({"tokenizer.ggml.add_bos_token": True}, {"tokenizer.ggml.model": "llama"}):
-        assert chat_prompt(make(jinja=jinja, metadata={**TEXT_MODEL, **said}), HELLO) == "Hi!</s>"
-    doesnt = {**TEXT_MODEL, "tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
-    assert chat_prompt(make(jinja=jinja, metadata=doesnt), HELLO) == "<s>Hi!</s>"
+    for extra in ({"tokenizer.ggml.add_bos_token": True}, {"tokenizer.ggml.model": "llama"}):
+        assert chat_prompt(make(jinja=jinja, metadata={**TEXT_MODEL, **extra}), HELLO) == "Hi!</s>"
+    does_not = {**TEXT_MODEL, "tokenizer.ggml.model": "llama", "tokenizer.ggml.add_bos_token": False}
+    assert chat_prompt(make(jinja=jinja, metadata=does_not), HELLO) == "<s>Hi!</s>"
     assert chat_prompt(make(jinja="{{ bos_token }}", metadata={}), HELLO) == ""
 
 
@@ -254,7 +254,7 @@ def test_whether_to_think_in_jinja(make: Make, think: Any, text: str) -> None:
         ("a\n  {% if true %}\nb\n  {% endif %}\n", "a\nb\n"),
     ],
 )
-def test_what_templates_use_besides(make: Make, jinja: str, text: str) -> None:
+def test_extensions_that_templates_use(make: Make, jinja: str, text: str) -> None:
     assert chat_prompt(make(jinja=jinja), HELLO, tools=[{"a": "\u00e9<>"}]) == text
 
 
@@ -304,6 +304,6 @@ def test_a_hostile_template_reaches_nothing(make: Make, jinja: str) -> None:
         assert chat_prompt(make(jinja=jinja), HELLO) == ""
 
 
-def test_no_template_at_all(make: Make) -> None:
+def test_a_model_without_a_template(make: Make) -> None:
     with pytest.raises(Refused, match="has no chat template: use generate with raw=true"):
         chat_prompt(make(), HELLO)

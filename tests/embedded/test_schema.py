@@ -1,4 +1,4 @@
-"""`format`: what the engine holds to as Ollama does, and what is refused rather than ignored."""
+"""`format`: schemas that the engine enforces like Ollama, and those that it rejects rather than ignores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_any_json() -> None:
     assert without_layout(compiled({})) == {}
 
 
-def test_objects_have_the_properties_that_they_name_and_no_others() -> None:
+def test_objects_have_only_the_properties_that_they_name() -> None:
     inner = {"type": "object", "properties": {"x": {"type": "integer"}}}
     schema = {
         "type": "object",
@@ -53,12 +53,12 @@ def test_objects_have_the_properties_that_they_name_and_no_others() -> None:
         {"const": {"maxItems": 10**9}},
     ],
 )
-def test_what_says_otherwise_stays_as_it_is(schema: dict[str, Any]) -> None:
+def test_other_schemas_are_unchanged(schema: dict[str, Any]) -> None:
     assert without_layout(compiled(schema)) == schema
 
 
 @pytest.mark.parametrize("wanted", ["xml", 7, [], True])
-def test_what_is_no_format(wanted: object) -> None:
+def test_an_invalid_format(wanted: object) -> None:
     with pytest.raises(Refused, match="invalid format") as refused:
         compiled(wanted)
     assert refused.value.status == 400
@@ -78,15 +78,15 @@ def nested(depth: int) -> dict[str, Any]:
         pytest.param({"$ref": "#/$defs/none"}, id="a reference to nothing"),
         pytest.param({"$ref": "https://example.com/schema"}, id="a reference elsewhere"),
         pytest.param({"not": {"type": "string"}}, id="not"),
-        pytest.param({"type": "string", "pattern": "("}, id="no pattern"),
+        pytest.param({"type": "string", "pattern": "("}, id="an invalid pattern"),
         pytest.param({"type": "array", "uniqueItems": True}, id="unique items"),
         pytest.param({"if": {"type": "string"}, "then": {"const": "a"}}, id="a condition"),
-        pytest.param(nested(2000), id="a deep nest"),
+        pytest.param(nested(2000), id="deep nesting"),
         pytest.param({"type": "array", "minItems": 10**9}, id="a billion items"),
-        pytest.param({"anyOf": [{"type": "array", "maxItems": 10_001}]}, id="room for more items than a grammar has"),
+        pytest.param({"anyOf": [{"type": "array", "maxItems": 10_001}]}, id="more items than a grammar allows"),
     ],
 )
-def test_what_cannot_be_enforced_is_refused(schema: dict[str, Any]) -> None:
+def test_what_cannot_be_enforced_is_rejected(schema: dict[str, Any]) -> None:
     with pytest.raises(Refused, match="invalid JSON schema in format") as refused:
         compiled(schema)
     assert refused.value.status == 400

@@ -1,4 +1,4 @@
-"""The engine behind a socket: for every client of Ollama's API, as they are on the package index."""
+"""The engine behind a socket: for all clients of Ollama's API, as published on the package index."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ with_the_model = [pytest.mark.embedded, pytest.mark.usefixtures("weights")]
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch, binding: FakeBinding, store: Store) -> Iterator[engine_module._Process]:
-    """An engine of the test's own in the place of this process's."""
+    """A separate engine in place of the one of this process."""
     made = engine_module._Process()
     monkeypatch.setattr(engine_module, "_process", made)
     yield made
@@ -48,7 +48,7 @@ def process(monkeypatch: pytest.MonkeyPatch, binding: FakeBinding, store: Store)
     assert not engine._loaded
 
 
-async def test_what_comes_through(process: engine_module._Process) -> None:
+async def test_endpoints(process: engine_module._Process) -> None:
     async with serving(0) as url, httpx.AsyncClient(base_url=url) as client:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
         root = await client.get("/")
@@ -72,7 +72,7 @@ async def test_what_comes_through(process: engine_module._Process) -> None:
     assert process.engine()._loaded == {}
 
 
-async def test_a_client_that_hangs_up_frees_the_slot(process: engine_module._Process, endless: Endless) -> None:
+async def test_a_client_that_disconnects_frees_the_slot(process: engine_module._Process, endless: Endless) -> None:
     endless.go.set()
     async with serving(0) as url, httpx.AsyncClient(base_url=url) as client:
         async with client.stream("POST", "/api/chat", json={"model": "small", "messages": MESSAGES}) as response:
@@ -80,7 +80,9 @@ async def test_a_client_that_hangs_up_frees_the_slot(process: engine_module._Pro
         assert await asyncio.to_thread(endless.ended.wait, PATIENCE)
 
 
-async def test_a_client_that_hangs_up_before_the_first_line(process: engine_module._Process, endless: Endless) -> None:
+async def test_a_client_that_disconnects_before_the_first_line(
+    process: engine_module._Process, endless: Endless
+) -> None:
     async with serving(0) as url:
         async with httpx.AsyncClient(base_url=url) as client:
             asking = asyncio.ensure_future(client.post("/api/chat", json={"model": "small", "messages": MESSAGES}))
@@ -104,7 +106,7 @@ async def test_ending_the_server_ends_its_computations(process: engine_module._P
         await response.aclose()
 
 
-async def test_a_port_that_is_taken() -> None:
+async def test_a_port_that_is_in_use() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -113,7 +115,7 @@ async def test_a_port_that_is_taken() -> None:
                 pass
 
 
-async def test_an_address_of_the_newer_kind(process: engine_module._Process) -> None:
+async def test_an_ipv6_address(process: engine_module._Process) -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -124,7 +126,7 @@ async def test_an_address_of_the_newer_kind(process: engine_module._Process) -> 
         assert (await client.get("/")).status_code == 200
 
 
-# Clients of others, with the model
+# Other clients, with the model
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +217,7 @@ class TestOllamasOwnClient:
 
 
 class TestTheFrameworks:
-    """The packages for Ollama of LangChain and LlamaIndex, as they are on the package index."""
+    """The Ollama packages of LangChain and LlamaIndex, as published on the package index."""
 
     pytestmark = with_the_model
 
@@ -270,7 +272,7 @@ async def test_each_request_is_reported(process: engine_module._Process, endless
         await client.get("/api/version", params={"key": "secret"})
         await client.get("/api/n%0Aone")
         chat = {"model": "small", "messages": MESSAGES}
-        async with client.stream("POST", "/api/chat", json=chat) as response:  # and hangs up
+        async with client.stream("POST", "/api/chat", json=chat) as response:  # and disconnects
             assert await anext(response.aiter_lines())
         assert await asyncio.to_thread(endless.ended.wait, PATIENCE)
     assert [(one.method, one.path, one.status) for one in served] == [
@@ -286,7 +288,7 @@ async def test_each_request_is_reported(process: engine_module._Process, endless
     ("host", "loopback"),
     [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
 )
-def test_which_addresses_are_this_machines_alone(host: str, loopback: bool) -> None:
+def test_which_addresses_are_loopback(host: str, loopback: bool) -> None:
     assert serve_command._is_loopback(host) is loopback
 
 
@@ -299,8 +301,8 @@ def test_the_command_warns_and_reports(
     warned: bool,
 ) -> None:
     async def ask_and_stop(self: asyncio.Event) -> None:
-        url = re.findall(r"serving at (http://[^;]+);", said := capsys.readouterr().err)[0]
-        assert ("can be reached from other machines" in said) is warned
+        url = re.findall(r"serving at (http://[^;]+);", printed := capsys.readouterr().err)[0]
+        assert ("can be reached from other machines" in printed) is warned
         monkeypatch.undo()
         async with httpx.AsyncClient() as client:
             await client.get(url.replace("0.0.0.0", "127.0.0.1") + "/api/version")
@@ -312,7 +314,7 @@ def test_the_command_warns_and_reports(
     assert re.fullmatch(r"\d\d:\d\d:\d\d GET /api/version 200 \d+\.\d\d s 127\.0\.0\.1\n", capsys.readouterr().err)
 
 
-def test_serve_says_what_it_needs(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_names_what_it_needs(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     result = run("serve")
     assert result.exit_code == 1
     assert "add --embedded" in result.stderr

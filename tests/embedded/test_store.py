@@ -1,4 +1,4 @@
-"""Which models there are: Ollama's store, the cache, and paths."""
+"""Finding models: in Ollama's store, in the cache, and by path."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def names() -> list[str]:
     return [model.name for model in all_models()]
 
 
-# Where things are
+# Folders
 
 
 def test_the_stores_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_model_with_all_its_layers(store: Store) -> None:
     assert model.header.architecture == "llama"
 
 
-def test_a_model_with_weights_alone(store: Store) -> None:
+def test_a_model_with_only_weights(store: Store) -> None:
     store.add(f"{LIBRARY}/small/latest", gguf())
     model = find_model("small")
     assert (model.template, model.system, model.parameters, model.messages) == ("", "", {}, ())
@@ -108,12 +108,12 @@ def test_hosts_namespaces_and_tags(store: Store, place: str, listed: str, others
     assert refused("small:other").status == 404
 
 
-def test_a_canonical_name_stays_one() -> None:
+def test_a_canonical_name_is_unchanged() -> None:
     for name in ("small", "small:1b", "me/small", "localhost:5000/me/small", "registry.ollama.ai/library/small"):
         assert canonical(canonical(name)) == canonical(name)
 
 
-def test_weights_that_the_store_lacks(store: Store) -> None:
+def test_weights_missing_from_the_store(store: Store) -> None:
     store.add(f"{LIBRARY}/small/latest", gguf())
     next((store.folder / "blobs").iterdir()).unlink()
     assert names() == []
@@ -122,7 +122,7 @@ def test_weights_that_the_store_lacks(store: Store) -> None:
     assert refused("other").status == 404
 
 
-def test_a_text_that_the_store_lacks(store: Store) -> None:
+def test_a_template_missing_from_the_store(store: Store) -> None:
     """Without its template the model would answer, but wrongly."""
     digest = store.blob(gguf())
     layers = [
@@ -187,7 +187,7 @@ def test_an_adapter_is_not_ignored(store: Store) -> None:
     assert names() == []
 
 
-def test_stray_files_are_no_models(store: Store) -> None:
+def test_stray_files_are_not_models(store: Store) -> None:
     store.manifest("stray", "{}")
     store.manifest("registry.ollama.ai/stray", "{}")
     store.manifest(f"{LIBRARY}/small/deep/er", "{}")
@@ -195,13 +195,13 @@ def test_stray_files_are_no_models(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "none", "none:1b", "../manifests", "a/b/c/d/e", "small\0"])
-def test_a_name_that_there_is_not(name: str) -> None:
+def test_an_unknown_name(name: str) -> None:
     error = refused(name)
     assert error.status == 404
     assert "not found" in str(error)
 
 
-# Weights that were fetched
+# Fetched weights
 
 
 def test_fetched_weights(store: Store) -> None:
@@ -215,7 +215,7 @@ def test_fetched_weights(store: Store) -> None:
     assert names() == ["smollm2:135m"]
     store.add(f"{LIBRARY}/smollm2/135m", gguf())
     assert names() == ["smollm2:135m"]
-    assert find_model("smollm2:135m").path.parent == store.folder / "blobs"  # Ollama's own wins
+    assert find_model("smollm2:135m").path.parent == store.folder / "blobs"  # Ollama's own takes precedence
 
 
 def test_fetched_weights_that_are_damaged_are_left_out() -> None:
@@ -241,7 +241,7 @@ def test_a_file_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert names() == []
 
 
-def test_a_path_without_the_usual_ending(tmp_path: Path) -> None:
+def test_a_path_without_the_usual_suffix(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "sha256-0123")
     assert find_model(str(path)).path == path
 
@@ -256,7 +256,7 @@ def test_a_file_that_changes_is_another_model(tmp_path: Path) -> None:
     assert after.header.context_length == 7
 
 
-def test_paths_that_lead_to_no_model(tmp_path: Path) -> None:
+def test_paths_without_a_model(tmp_path: Path) -> None:
     for name in (f"{tmp_path}/none.gguf", "./none.gguf", "~nobody-of-that-name/x.gguf"):
         error = refused(name)
         assert error.status == 404

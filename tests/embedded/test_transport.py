@@ -1,4 +1,4 @@
-"""The engine as a transport: statuses, streams, and what becomes of a computation that nobody waits for."""
+"""The engine as a transport: statuses, streams, and computations whose client is gone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def until(condition: Callable[[], bool]) -> None:
 # Statuses
 
 
-async def test_what_is_there_and_what_is_not(client: httpx.AsyncClient) -> None:
+async def test_known_and_unknown_paths(client: httpx.AsyncClient) -> None:
     for method, path, status, text in [
         ("GET", "/", 200, "Ollama is running"),
         ("GET", "/api/none", 404, "404 page not found"),
@@ -54,7 +54,7 @@ async def test_what_is_there_and_what_is_not(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     "content", ["{", "[]", "7", '"text"', '{"model": NaN}', "\ud800".encode("utf-8", "surrogatepass")]
 )
-async def test_a_request_that_is_no_json_object(client: httpx.AsyncClient, content: Any) -> None:
+async def test_a_request_that_is_not_a_json_object(client: httpx.AsyncClient, content: Any) -> None:
     response = await client.post("/api/chat", content=content)
     assert response.status_code == 400
     assert response.json()["error"].startswith("the request is not ")
@@ -68,7 +68,7 @@ async def test_a_refusal_has_its_status_whether_streamed_or_not(client: httpx.As
         assert response.json() == {"error": 'model "none" not found, try pulling it first'}
 
 
-async def test_a_failing_machine_is_a_500(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_os_error_is_a_500(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise FileNotFoundError(2, "No such file or directory", "x.gguf")
 
@@ -78,7 +78,9 @@ async def test_a_failing_machine_is_a_500(client: httpx.AsyncClient, monkeypatch
     assert "No such file or directory: 'x.gguf'" in response.json()["error"]
 
 
-async def test_a_mistake_in_here_comes_out_as_it_is(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bug_in_the_engine_is_raised_unchanged(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("namel3ss_ollama.embedded.registry.all_models", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await client.get("/api/tags")
@@ -105,7 +107,7 @@ async def test_a_streamed_answer(client: httpx.AsyncClient) -> None:
     assert [line["done"] for line in lines] == [False, False, True]
 
 
-async def test_a_whole_answer(client: httpx.AsyncClient) -> None:
+async def test_a_single_response(client: httpx.AsyncClient) -> None:
     response = await client.post("/api/chat", json={**CHAT, "stream": False})
     assert response.headers["content-type"] == "application/json"
     answer = response.json()
@@ -113,7 +115,7 @@ async def test_a_whole_answer(client: httpx.AsyncClient) -> None:
     assert answer["done"] is True
 
 
-async def test_lines_come_as_they_are_made(client: httpx.AsyncClient, binding: FakeBinding) -> None:
+async def test_lines_arrive_as_they_are_made(client: httpx.AsyncClient, binding: FakeBinding) -> None:
     go = threading.Event()
 
     def answer(request: dict[str, Any], take: Take) -> None:
@@ -130,7 +132,7 @@ async def test_lines_come_as_they_are_made(client: httpx.AsyncClient, binding: F
         assert [line async for line in lines]
 
 
-# What goes wrong on the way
+# Errors mid-stream
 
 
 def breaks(error: Callable[[Take], None]) -> Callable[[dict[str, Any], Take], None]:
@@ -160,7 +162,7 @@ async def test_an_answer_without_an_end(client: httpx.AsyncClient, binding: Fake
     assert error == {"error": "the engine stopped before the end of the answer"}
 
 
-async def test_a_mistake_after_the_first_line_loses_no_line(client: httpx.AsyncClient, binding: FakeBinding) -> None:
+async def test_a_bug_after_the_first_line_loses_no_line(client: httpx.AsyncClient, binding: FakeBinding) -> None:
     def fail(take: Take) -> None:
         raise ZeroDivisionError
 
@@ -173,10 +175,10 @@ async def test_a_mistake_after_the_first_line_loses_no_line(client: httpx.AsyncC
     assert text == "one two"
 
 
-async def test_a_mistake_while_a_token_is_taken_is_not_lost(
+async def test_a_bug_in_the_callback_is_not_lost(
     client: httpx.AsyncClient, binding: FakeBinding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real binding loses what its callback raises."""
+    """The real binding swallows exceptions of its callback."""
 
     def answer(request: dict[str, Any], take: Take) -> None:
         try:
@@ -190,9 +192,7 @@ async def test_a_mistake_while_a_token_is_taken_is_not_lost(
         await client.post("/api/chat", json=CHAT)
 
 
-async def test_the_provider_tells_an_error_on_the_way_with_what_had_come(
-    engine: Engine, store: object, binding: FakeBinding
-) -> None:
+async def test_an_error_mid_stream_has_the_partial_answer(engine: Engine, store: object, binding: FakeBinding) -> None:
     binding.answer = breaks(lambda take: take({"error": {"code": 500, "message": "out of memory"}}) and None)
     async with OllamaProvider("small", transport=EmbeddedTransport(engine)) as provider:
         with pytest.raises(LLMError, match="out of memory") as caught:
@@ -203,7 +203,7 @@ async def test_the_provider_tells_an_error_on_the_way_with_what_had_come(
     )
 
 
-# Nobody waits any more
+# Clients that are gone
 
 
 async def test_closing_a_stream_ends_the_computation(
@@ -218,7 +218,7 @@ async def test_closing_a_stream_ends_the_computation(
     assert [loaded.active for loaded in engine.running()] == [0]
 
 
-async def test_cancelled_while_it_waits_for_the_first_line(
+async def test_cancelled_while_waiting_for_the_first_line(
     client: httpx.AsyncClient, engine: Engine, endless: Endless
 ) -> None:
     asking = asyncio.create_task(client.post("/api/chat", json=CHAT))
@@ -232,7 +232,7 @@ async def test_cancelled_while_it_waits_for_the_first_line(
     await until(lambda: not engine._jobs)
 
 
-async def test_cancelled_while_it_waits_for_a_slot(
+async def test_cancelled_while_waiting_for_a_slot(
     client: httpx.AsyncClient, engine: Engine, endless: Endless, binding: FakeBinding
 ) -> None:
     running = [asyncio.create_task(client.post("/api/chat", json=CHAT)) for _ in range(2)]
@@ -254,20 +254,20 @@ async def test_cancelled_while_it_waits_for_a_slot(
 async def test_cancelled_while_the_prompt_is_computed(
     client: httpx.AsyncClient, engine: Engine, binding: FakeBinding
 ) -> None:
-    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+    started, go, ended = threading.Event(), threading.Event(), threading.Event()
 
     def answer(request: dict[str, Any], take: Take) -> None:
         assert request["return_progress"] is True
         assert not take({**token(""), "prompt_progress": {"total": 1000, "processed": 512}})
-        begun.set()
+        started.set()
         assert go.wait(PATIENCE)
         assert take({**token(""), "prompt_progress": {"total": 1000, "processed": 1000}})
         ended.set()
 
     binding.answer = answer
     asking = asyncio.create_task(client.post("/api/chat", json=CHAT))
-    await happens(begun)
-    assert not asking.done()  # how far the prompt is, is no line
+    await happens(started)
+    assert not asking.done()  # progress of the prompt produces no line
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
@@ -276,7 +276,7 @@ async def test_cancelled_while_the_prompt_is_computed(
     await until(lambda: not engine._jobs)
 
 
-def test_a_loop_that_is_closed_meanwhile(engine: Engine, store: object, endless: Endless) -> None:
+def test_an_event_loop_closed_meanwhile(engine: Engine, store: object, endless: Endless) -> None:
     endless.go.set()
     loop = asyncio.new_event_loop()
     transport = EmbeddedTransport(engine)
@@ -290,7 +290,7 @@ def test_a_loop_that_is_closed_meanwhile(engine: Engine, store: object, endless:
     assert engine.running() == []
 
 
-async def test_shut_down_while_somebody_waits(client: httpx.AsyncClient, engine: Engine, endless: Endless) -> None:
+async def test_shut_down_while_a_client_waits(client: httpx.AsyncClient, engine: Engine, endless: Endless) -> None:
     asking = asyncio.create_task(client.post("/api/chat", json=CHAT))
     await happens(endless.begun)
     ending = asyncio.create_task(asyncio.to_thread(engine.shut_down))
@@ -303,7 +303,7 @@ async def test_shut_down_while_somebody_waits(client: httpx.AsyncClient, engine:
     assert (again.status_code, again.json()) == (500, {"error": "the engine was shut down"})
 
 
-async def test_shut_down_within_a_stream_is_no_end_of_the_answer(
+async def test_shut_down_mid_stream_is_not_the_end_of_the_answer(
     engine: Engine, store: object, binding: FakeBinding
 ) -> None:
     def answer(request: dict[str, Any], take: Take) -> None:
@@ -321,7 +321,7 @@ async def test_shut_down_within_a_stream_is_no_end_of_the_answer(
         assert stream.text == "one"
 
 
-# Models whose time is over
+# Expired models
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 async def timers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[tuple[float, asyncio.TimerHandle]]]:
-    """The timers that look after models, with how long they were to wait; they don't go off by themselves."""
+    """The timers that unload models, with their delays; they do not fire by themselves."""
     made: list[tuple[float, asyncio.TimerHandle]] = []
     loop = asyncio.get_running_loop()
     call_later = loop.call_later
@@ -351,7 +351,7 @@ async def timers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[tuple[fl
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_model_is_unloaded_when_its_time_is_over_though_nobody_asks(
+async def test_an_expired_model_is_unloaded_without_another_request(
     client: httpx.AsyncClient, engine: Engine, clock: Clock, timers: list[Any], stream: bool
 ) -> None:
     await client.post("/api/chat", json={**CHAT, "stream": stream, "keep_alive": "1m"})
@@ -367,7 +367,7 @@ async def test_a_model_is_unloaded_when_its_time_is_over_though_nobody_asks(
     await client.aclose()
 
 
-async def test_a_stream_that_is_closed_early_sets_the_time_too(
+async def test_a_stream_that_is_closed_early_sets_the_timer_too(
     client: httpx.AsyncClient, clock: Clock, timers: list[Any], endless: Endless
 ) -> None:
     endless.go.set()
@@ -378,14 +378,14 @@ async def test_a_stream_that_is_closed_early_sets_the_time_too(
     await client.aclose()
 
 
-async def test_a_model_that_stays_for_ever_needs_no_timer(client: httpx.AsyncClient, timers: list[Any]) -> None:
+async def test_a_model_that_never_expires_needs_no_timer(client: httpx.AsyncClient, timers: list[Any]) -> None:
     await client.post("/api/chat", json={**CHAT, "keep_alive": -1})
     await client.get("/api/ps")
     await asyncio.sleep(0)
     assert not timers
 
 
-async def test_closing_gives_the_engine_back_and_a_later_request_takes_it_again(engine: Engine, store: object) -> None:
+async def test_closing_releases_the_engine_and_a_later_request_leases_it_again(engine: Engine, store: object) -> None:
     transport, other = EmbeddedTransport(engine), EmbeddedTransport(engine)
     for one in (transport, other):
         request = httpx.Request("POST", "http://engine/api/chat", json={**CHAT, "stream": False})
@@ -401,5 +401,5 @@ async def test_closing_gives_the_engine_back_and_a_later_request_takes_it_again(
     assert engine.running() == []
 
 
-def test_a_transport_that_did_nothing_needs_no_engine(tmp_path: Path) -> None:
+def test_an_unused_transport_needs_no_engine(tmp_path: Path) -> None:
     asyncio.run(EmbeddedTransport().aclose())

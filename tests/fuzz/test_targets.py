@@ -1,4 +1,4 @@
-"""The targets of `make fuzz`, by hypothesis: bytes of all kinds, and the seeds with bytes changed."""
+"""The targets of `make fuzz` with inputs from hypothesis: arbitrary bytes and text, and mutated seeds."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ PIECES = [
 
 
 @st.composite
-def spoilt(draw: Any, seeds: list[bytes]) -> bytes:
+def mutated(draw: Any, seeds: list[bytes]) -> bytes:
     data = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(0, 4))):
-        place = draw(st.integers(0, len(data)))
-        data = data[:place] + draw(st.sampled_from(PIECES)) + data[place + draw(st.integers(0, 3)) :]
+        position = draw(st.integers(0, len(data)))
+        data = data[:position] + draw(st.sampled_from(PIECES)) + data[position + draw(st.integers(0, 3)) :]
     return data
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_target(name: str) -> None:
     @settings(max_examples=200)
-    @given(st.one_of(spoilt(SEEDS[name]), st.binary(max_size=200), st.text(max_size=60).map(str.encode)))
+    @given(st.one_of(mutated(SEEDS[name]), st.binary(max_size=200), st.text(max_size=60).map(str.encode)))
     def holds(data: bytes) -> None:
         TARGETS[name](data)
 

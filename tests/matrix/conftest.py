@@ -1,4 +1,4 @@
-"""What holds for all tests of the matrix."""
+"""Fixtures for all tests of the matrix."""
 
 from __future__ import annotations
 

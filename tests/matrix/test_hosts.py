@@ -1,4 +1,4 @@
-"""Every fault at one of three hosts, and at all of them: what is answered elsewhere, and how often each is asked."""
+"""Every fault on one of three hosts, and on all: which requests another host answers, and how many each host gets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CELLS = [
     pytest.param(row, mode, id=f"{row.name}-{mode}")
     for row in ROWS
     for mode in ("whole", "streaming")
-    # What timing decides is in the other table, and so is a call that any host's model may write wrongly.
+    # Outcomes that depend on timing are in the other table, and so are tool calls that any host's model may get wrong.
     if mode in row.modes and not row.whole.lossy and "tool call" not in row.note
 ]
 
@@ -51,14 +51,14 @@ def servers(all_servers: list[OllamaServer], monkeypatch: pytest.MonkeyPatch) ->
     return all_servers
 
 
-def made(servers: list[OllamaServer], row: Row) -> OllamaProvider:
+def make_provider(servers: list[OllamaServer], row: Row) -> OllamaProvider:
     for server in servers:
         server.reply(row.reply, path="/api/chat")
-    return provider_of(servers, eject=0.01, eject_max=0.02, **patient(row.settings))
+    return provider_of(servers, eject=0.01, eject_max=0.02, **with_longer_deadlines(row.settings))
 
 
-def patient(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a row with longer deadlines, since the other hosts have to keep within them."""
+def with_longer_deadlines(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a row with longer deadlines, since the other hosts have to meet them."""
     result = dict(settings)
     if "timeout" in result:
         result["timeout"] *= LONGER
@@ -69,13 +69,13 @@ def patient(settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-class Spoilt:
-    """The hosts in the order in which they are asked, one of which has a fault.
+class FaultyHosts:
+    """The hosts in the order in which they get requests, one of which has a fault.
 
     Args:
         servers: The hosts.
         row: The fault.
-        which: Which of them has it: 0 for the one that is asked first; None for all.
+        which: Which of them has it: 0 for the first one that gets a request; None for all.
     """
 
     def __init__(self, servers: list[OllamaServer], row: Row, which: int | None) -> None:
@@ -86,40 +86,40 @@ class Spoilt:
                 row.fault,
                 times=row.times,
                 path="/api/chat",
-                predicate=functools.partial(self._has_it, server),
+                predicate=functools.partial(self._is_faulty, server),
                 **row.options,
             )
 
-    def _has_it(self, server: OllamaServer, _: object) -> bool:
+    def _is_faulty(self, server: OllamaServer, _: object) -> bool:
         self.order.setdefault(server)
         return self.which is None or list(self.order).index(server) == self.which
 
     @property
     def counts(self) -> list[int]:
-        """How often each was asked, in that order."""
+        """The number of requests that each got, in that order."""
         return asked(list(self.order))
 
 
 async def ask(provider: OllamaProvider, mode: str) -> tuple[str, LLMError | None]:
-    """The text that the caller got, and the error."""
-    heard = ""
+    """The text that the caller received, and the error."""
+    received = ""
     try:
         if mode == "whole":
             return (await provider.achat(ASK)).content, None
         async for chunk in provider.stream_chat(ASK):
-            heard += chunk.content
+            received += chunk.content
     except LLMError as error:
-        return heard, error
-    return heard, None
+        return received, error
+    return received, None
 
 
 def fails(row: Row, mode: str) -> bool:
-    """Whether a host with this fault fails with a request."""
+    """Whether a request to a host with this fault fails."""
     return bool(row.outcome(mode).error) or row.times is not None
 
 
-def once(row: Row) -> int:
-    """How many requests a host gets for one: a second at once where the pooled connection may have been old."""
+def sent_per_request(row: Row) -> int:
+    """How many requests a host gets for one: a second immediately where the pooled connection may be stale."""
     return 2 if row.fault in ("reset_before_headers", "close_before_headers") else 1
 
 
@@ -141,18 +141,18 @@ def run(
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(("row", "mode"), CELLS)
-def test_the_first_host_has_it(
+def test_the_first_host_fails(
     servers: list[OllamaServer], row: Row, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    provider, outcome = made(servers, row), row.outcome(mode)
-    spoilt = Spoilt(servers, row, 0)
+    provider, outcome = make_provider(servers, row), row.outcome(mode)
+    hosts = FaultyHosts(servers, row, 0)
     ((text, error),) = run(provider, servers, mode)
     if fails(row, mode) and goes_elsewhere(row, mode):
         assert (error, text) == (None, TEXT)
-        assert spoilt.counts == [once(row), 1]
+        assert hosts.counts == [sent_per_request(row), 1]
         assert provider.stats().retries == 1
     else:
-        assert spoilt.counts == [once(row)]
+        assert hosts.counts == [sent_per_request(row)]
         if outcome.error:
             assert isinstance(error, outcome.error)
         else:
@@ -163,41 +163,41 @@ def test_the_first_host_has_it(
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(("row", "mode"), CELLS)
-def test_the_middle_one_of_busy_hosts_has_it(servers: list[OllamaServer], row: Row, mode: str) -> None:
-    """Three requests at once: each host gets one, and what fails at one waits for one of the others."""
-    provider, outcome = made(servers, row), row.outcome(mode)
-    spoilt = Spoilt(servers, row, 1)
+def test_the_second_of_three_busy_hosts_fails(servers: list[OllamaServer], row: Row, mode: str) -> None:
+    """Three concurrent requests: each host gets one, and a request that fails waits for another host."""
+    provider, outcome = make_provider(servers, row), row.outcome(mode)
+    hosts = FaultyHosts(servers, row, 1)
     results = run(provider, servers, mode, 3)
     errors = [error for _, error in results if error is not None]
     texts = [text for text, error in results if error is None]
     if fails(row, mode) and goes_elsewhere(row, mode):
         assert (errors, texts) == ([], [TEXT] * 3)
-        assert sum(spoilt.counts) == 3 + once(row)
+        assert sum(hosts.counts) == 3 + sent_per_request(row)
         assert provider.stats().retries == 1
     else:
         assert [isinstance(error, outcome.error) for error in errors] == [True] * bool(outcome.error)
         assert set(texts) <= {TEXT, outcome.partial}
-        assert sum(spoilt.counts) == 2 + once(row)
-    assert spoilt.counts[1] == once(row)
+        assert sum(hosts.counts) == 2 + sent_per_request(row)
+    assert hosts.counts[1] == sent_per_request(row)
 
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(("row", "mode"), CELLS)
-def test_all_hosts_have_it(servers: list[OllamaServer], row: Row, mode: str) -> None:
-    provider, outcome = made(servers, row), row.outcome(mode)
-    spoilt = Spoilt(servers, row, None)
+def test_all_hosts_fail(servers: list[OllamaServer], row: Row, mode: str) -> None:
+    provider, outcome = make_provider(servers, row), row.outcome(mode)
+    hosts = FaultyHosts(servers, row, None)
     ((text, error),) = run(provider, servers, mode)
     if not outcome.error:
         assert (error, text) == (None, outcome.partial)
     else:
         assert isinstance(error, outcome.error)
     if not (fails(row, mode) and goes_elsewhere(row, mode)):
-        assert spoilt.counts == [once(row)]
+        assert hosts.counts == [sent_per_request(row)]
     elif outcome.attempts[-1] == 1:
-        assert spoilt.counts == [1, 1, 1]
-    else:  # each once, then in two more rounds as many as are back
-        assert len(spoilt.counts) == 3
-        assert all(1 <= count <= 3 * once(row) for count in spoilt.counts)
+        assert hosts.counts == [1, 1, 1]
+    else:  # each once, then in two more rounds those that are available again
+        assert len(hosts.counts) == 3
+        assert all(1 <= count <= 3 * sent_per_request(row) for count in hosts.counts)
     assert provider.stats().retries <= 8
     if isinstance(error, LLMTimeoutError):
         assert error.deadline == outcome.deadline

@@ -1,4 +1,4 @@
-"""Every fault, in every way to ask, over both transports: what `fault_table` says, and nothing left behind."""
+"""Every fault with every kind of call over both transports: the outcome in `fault_table`, and nothing left open."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BREAKS = {
     "refuse", "reset_before_headers", "close_before_headers", "reset_mid_stream", "half_close", "cut",
     "stall_before_headers", "stall_mid_stream", "slow_drip",
 }  # fmt: skip
-"""Faults that leave an answer unfinished: its connection must not be kept."""
+"""Faults that leave a response incomplete: its connection must not return to the pool."""
 LONGEST = 15.0
-"""Seconds that no cell may take; with pytest's own limit above, a hang is a failure of that cell alone."""
+"""Limit in seconds for one cell. pytest's own timeout is longer, so that a hang fails only that cell."""
 
 
 @pytest.fixture(scope="module")
@@ -60,33 +60,33 @@ def test_cell(
     server.reply(row.reply, path="/api/chat")
     server.fault(row.fault, times=row.times, path="/api/chat", **row.options)
     provider = OllamaProvider("llama3.2", server.url, transport=transport, **row.settings)
-    heard = Received()
-    began = time.monotonic()
+    received = Received()
+    start = time.monotonic()
     wanted = row.outcome(mode)
     kept = 0 if wanted.error and row.fault in BREAKS else 1
-    error = (run_async if style == "async" else run_sync)(provider, server, front, mode, heard, kept)
-    assert time.monotonic() - began < LONGEST
+    error = (run_async if style == "async" else run_sync)(provider, server, front, mode, received, kept)
+    assert time.monotonic() - start < LONGEST
     server.wait_for(lambda s: s.open_connections == 0)
 
     check_attempts(provider, server, row, wanted)
     if wanted.error:
-        assert error is not None, "a spoilt answer was returned as if it were whole"
+        assert error is not None, "an incomplete response was returned as complete"
         check_error(error, wanted, front, row)
         arrived = error.partial.content if isinstance(error, LLMError) and error.partial else ""
-        assert heard.text == (arrived.removesuffix(wanted.unread) if mode == "streaming" else "")
+        assert received.text == (arrived.removesuffix(wanted.unread) if mode == "streaming" else "")
     else:
         assert error is None
-        assert (heard.text, heard.finish, heard.calls) == (wanted.partial, wanted.finish, list(wanted.calls))
+        assert (received.text, received.finish, received.calls) == (wanted.partial, wanted.finish, list(wanted.calls))
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 def run_async(
-    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, heard: Received, kept: int
+    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, received: Received, kept: int
 ) -> Exception | None:
     async def ask() -> Exception | None:
         error = None
         try:
-            await ASYNC[front, mode](provider, heard)
+            await ASYNC[front, mode](provider, received)
         except Exception as failure:
             error = failure
         assert (provider.stats().running, provider.stats().queued) == (0, 0)
@@ -98,11 +98,11 @@ def run_async(
 
 
 def run_sync(
-    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, heard: Received, kept: int
+    provider: OllamaProvider, server: OllamaServer, front: str, mode: str, received: Received, kept: int
 ) -> Exception | None:
     error = None
     try:
-        SYNC[front, mode](provider, heard)
+        SYNC[front, mode](provider, received)
     except Exception as failure:
         error = failure
     assert (provider.stats().running, provider.stats().queued) == (0, 0)
@@ -136,13 +136,13 @@ def check_error(error: Exception, wanted: Outcome, front: str, row: Row) -> None
         assert error.deadline == wanted.deadline
 
 
-def test_every_fault_and_every_way_is_in_it() -> None:
+def test_the_table_has_every_fault_and_call() -> None:
     assert {row.fault for row in ROWS} == set(FAULTS)
     assert set(SYNC) == set(ASYNC)
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
-def test_the_page_is_what_the_table_says() -> None:
+def test_the_page_matches_the_table() -> None:
     if os.environ.get(WRITE):
         PAGE.write_text(report(), encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == report(), "docs/reliability.md is stale: `make pages` writes it again"
+    assert PAGE.read_text(encoding="utf-8") == report(), "docs/reliability.md is stale: `make pages` regenerates it"

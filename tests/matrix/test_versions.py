@@ -1,4 +1,4 @@
-"""The provider and both adapters against the test server as each version of Ollama."""
+"""The provider and both adapters against the test server in each version of Ollama."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No argument can put a header, or a second request, on the wire."""
+"""No argument can inject a header or a second request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLACES: dict[str, Any] = {
 
 @pytest.mark.parametrize("make", [OllamaProvider, ChatOllama, Ollama])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_line_end_in_an_argument_is_refused(make: Any, place: str) -> None:
+def test_a_line_break_in_an_argument_is_rejected(make: Any, place: str) -> None:
     for evil in EVIL:
         settings = {"model": "llama3.2", **PLACES[place]("http://127.0.0.1:9", evil)}
         with pytest.raises(ValueError, match=r"api_key|headers|base_url|model"):
@@ -35,14 +35,14 @@ def test_a_line_end_in_an_argument_is_refused(make: Any, place: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["OLLAMA_API_KEY", "OLLAMA_HOST", "OLLAMA_BASE_URL"])
-def test_a_line_end_in_the_environment_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_break_in_the_environment_is_rejected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "box\r\nX-Evil: 1")
     with pytest.raises(ValueError, match=f"{name}|api_key"):
         OllamaProvider("llama3.2")
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
-def test_one_that_is_written_in_percents_stays_so(ollama_server: OllamaServer, transport: str) -> None:
+def test_a_percent_encoded_line_break_stays_encoded(ollama_server: OllamaServer, transport: str) -> None:
     evil = "%0d%0aX-Evil:%201"
     address = ollama_server.url.replace("http://", f"http://us{evil}er:word{evil}@") + f"/a{evil}"
     provider = OllamaProvider("llama3.2", address, transport=transport)
@@ -56,13 +56,13 @@ def test_one_that_is_written_in_percents_stays_so(ollama_server: OllamaServer, t
 @pytest.mark.parametrize(
     "name", ["Content-Length", "transfer-encoding", "Connection", "", "X Good", "X-Good:", "X-Gööd", "X(Good)"]
 )
-def test_names_that_are_none_or_not_the_callers(name: str) -> None:
+def test_invalid_and_reserved_header_names(name: str) -> None:
     with pytest.raises(ValueError, match="headers"):
         OllamaProvider("llama3.2", headers={name: "1"})
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
-async def test_what_a_call_takes_stays_in_its_body(ollama_server: OllamaServer, transport: str) -> None:
+async def test_arguments_of_a_call_stay_in_its_body(ollama_server: OllamaServer, transport: str) -> None:
     evil = "x\r\nX-Evil: 1\r\n\r\nGET /evil HTTP/1.1\r\n"
     async with OllamaProvider("llama3.2", ollama_server.url, transport=transport) as provider:
         await provider.agenerate(evil, system=evil, stop=[evil], keep_alive="5m", options={evil: evil})

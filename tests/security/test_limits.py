@@ -1,4 +1,4 @@
-"""Whatever a server sends, it takes a bounded amount of memory, and comes out as an `LLMError` or an answer."""
+"""Whatever a server sends, memory is bounded, and the result is a response or an `LLMError`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MESSAGE = [{"role": "user", "content": "hello"}]
 MIB = 2**20
 LIMIT = 200_000
 ROOM = 8 * MIB
-"""Memory that reading may take beside what was in use: the limits, a few buffers, and imports of modules."""
+"""Additional memory that reading may use: the limits, a few buffers, and imported modules."""
 
 
 @pytest.fixture(params=["aiohttp", "httpx"])
@@ -59,7 +59,7 @@ CALLS: dict[str, Callable[[OllamaProvider], Awaitable[Any]]] = {
 
 
 async def peak_of(work: Awaitable[Any]) -> tuple[BaseException | None, int]:
-    """How it failed, and the most memory that it took meanwhile, in bytes."""
+    """The error, if any, and the peak memory in bytes."""
     tracemalloc.start()
     error: BaseException | None = None
     try:
@@ -73,14 +73,14 @@ async def peak_of(work: Awaitable[Any]) -> tuple[BaseException | None, int]:
 
 @pytest.fixture(scope="module")
 def bomb() -> bytes:
-    """100 kB that stand for 100 MiB."""
+    """100 kB that decompress to 100 MiB."""
     packer = zlib.compressobj(9, wbits=31)
     block = b" " * MIB
     return b"".join([*(packer.compress(block) for _ in range(100)), packer.flush()])
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_compressed_bomb_is_let_down_slowly(
+async def test_a_gzip_bomb_is_not_fully_decompressed(
     call: str, provider: OllamaProvider, ollama_server: OllamaServer, bomb: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_LONGEST_JSON_BODY", MIB)
@@ -96,7 +96,7 @@ async def test_a_compressed_bomb_is_let_down_slowly(
 
 
 @pytest.mark.parametrize("call", ["whole", "embed"])
-async def test_a_compressed_bomb_as_an_error(
+async def test_a_gzip_bomb_in_an_error_response(
     call: str, provider: OllamaProvider, ollama_server: OllamaServer, bomb: bytes
 ) -> None:
     ollama_server.reset()
@@ -108,7 +108,7 @@ async def test_a_compressed_bomb_as_an_error(
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_body_or_line_without_end(
+async def test_an_endless_body_or_line(
     call: str, provider: OllamaProvider, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_LONGEST_JSON_BODY", MIB)
@@ -116,12 +116,12 @@ async def test_a_body_or_line_without_end(
     ollama_server.fault("status", status=200, body=b"[" + b" " * (24 * MIB))
     with pytest.raises(MalformedResponseError):
         await CALLS[call](provider)
-    # It was not read to its end.
+    # It was not read to the end.
     await ollama_server.wait_for_async(lambda s: s.requests[0].outcome == "client_closed" and s.open_connections == 0)
     await provider.aclose()
 
 
-async def test_an_error_without_end_is_quoted_in_short(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+async def test_a_very_long_error_is_truncated(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
     ollama_server.reset()
     for body in (b"x" * (24 * MIB), json.dumps({"error": "y" * 60_000}).encode()):
         ollama_server.fault("status", status=500, body=body, times=1)
@@ -136,7 +136,7 @@ async def test_an_error_without_end_is_quoted_in_short(provider: OllamaProvider,
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "gzip, br", "nonsense" * 100])
-async def test_a_compression_that_nobody_asked_for(
+async def test_an_unsupported_content_encoding(
     encoding: str, provider: OllamaProvider, ollama_server: OllamaServer
 ) -> None:
     headers = {"Content-Encoding": encoding}
@@ -147,7 +147,7 @@ async def test_a_compression_that_nobody_asked_for(
     assert len(str(caught.value)) < 300
     with pytest.raises(MalformedResponseError, match="compressed"):
         await provider.embed("hello")
-    # What the status says counts, even if the reason cannot be read.
+    # The status determines the error, even if the body cannot be decoded.
     ollama_server.fault("status", status=502, body=b"\x1b\xff", headers=headers, times=1)
     with pytest.raises(ServerError, match="502"):
         await provider.achat(MESSAGE)
@@ -156,7 +156,7 @@ async def test_a_compression_that_nobody_asked_for(
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "deflate"])
 @pytest.mark.parametrize("size", [10, compression._PIECE - 1, compression._PIECE, 3 * compression._PIECE])
-async def test_a_compressed_answer_comes_whole(
+async def test_a_compressed_response_is_complete(
     encoding: str, size: int, provider: OllamaProvider, ollama_server: OllamaServer
 ) -> None:
     ollama_server.reset()
@@ -180,21 +180,21 @@ def nested(depth: int) -> str:
 
 
 @pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Deep in a recursion, a collection calls finalizers of anything at all, which then meet the recursion limit."""
+def no_garbage_collection() -> Iterator[None]:
+    """Deep in a recursion, the garbage collector may run unrelated finalizers, which then hit the recursion limit."""
     gc.collect()
     gc.disable()
     yield
     gc.enable()
 
 
-@pytest.mark.usefixtures("no_collector")
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("depth", [100, 900, 1_000, 1_100, 5_000, 60_000])
 @pytest.mark.parametrize("place", ["line", "arguments", "text of arguments", "content", "error"])
 async def test_deep_json_is_an_error_or_an_answer(
     place: str, depth: int, provider: OllamaProvider, ollama_server: OllamaServer
 ) -> None:
-    """Never a RecursionError, whoever reads it, and whatever becomes of it afterwards."""
+    """Never a RecursionError, whether it is read or sent back."""
     deep = nested(depth)
     arguments = deep if place == "arguments" else json.dumps(deep)
     call = f'{{"tool_calls":[{{"function":{{"name":"f","arguments":{arguments}}}}}]}}'

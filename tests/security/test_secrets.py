@@ -1,4 +1,4 @@
-"""Keys and passwords are in nothing that is shown, kept or passed on, and go to no other server."""
+"""Keys and passwords never appear in reprs, logs, errors or pickles, and are not sent to other servers."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def settings_of(way: str, url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str
     return {"base_url": url, **{"key": {"api_key": SECRET}, "header": {"headers": {"X-Key": SECRET}}}.get(way, {})}
 
 
-def sent(server: OllamaServer, way: str) -> None:
-    """The secret did go out, so that its absence elsewhere says something."""
+def assert_sent(server: OllamaServer, way: str) -> None:
+    """The secret was sent, so that its absence elsewhere is significant."""
     headers = server.requests[-1].headers
     assert SECRET in headers.get("x-key", "") + headers.get("authorization", "") or ENCODED in headers["authorization"]
 
@@ -58,19 +58,19 @@ def hidden(text: str) -> bool:
     return SECRET not in text and ENCODED not in text
 
 
-def whole_story(error: BaseException) -> str:
-    """All that a traceback would print, and the reprs that a debugger would."""
-    told = "".join(traceback.format_exception(error))
+def full_report(error: BaseException) -> str:
+    """Everything that a traceback would print, and the reprs that a debugger would show."""
+    report = "".join(traceback.format_exception(error))
     seen: BaseException | None = error
     while seen is not None:
-        told += f"{seen!r} {seen.__dict__!r}"
+        report += f"{seen!r} {seen.__dict__!r}"
         seen = seen.__cause__ or seen.__context__
-    return told
+    return report
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_shows_them(
+def test_secrets_are_not_shown(
     way: str,
     transport: str,
     ollama_server: OllamaServer,
@@ -78,14 +78,14 @@ def test_nothing_shows_them(
     sdk: tuple[InMemorySpanExporter, InMemoryMetricReader],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not reprs, not the log of anybody at its most talkative, not spans, not errors with their whole chain."""
+    """Not in reprs, in any library's debug log, in spans, or in errors with their complete chain."""
     caplog.set_level(logging.DEBUG)
     sdk[0].clear()
     settings = settings_of(way, ollama_server.url, monkeypatch)
     with OllamaProvider("llama3.2", transport=transport, capture_content=True, **settings) as provider:
         provider.chat(MESSAGE)
         list(provider.stream("hello"))
-        sent(ollama_server, way)
+        assert_sent(ollama_server, way)
         shown = [repr(provider), str(provider), repr(provider.stats()), repr(provider.options)]
         for fault, options in (
             ("status", {"status": 401}),
@@ -100,7 +100,7 @@ def test_nothing_shows_them(
             ollama_server.fault(fault, **options)
             with pytest.raises(LLMError) as caught:
                 provider.chat(MESSAGE, stream_config=StreamConfig(first_chunk_timeout=0.02))
-            shown.append(whole_story(caught.value))
+            shown.append(full_report(caught.value))
     assert caplog.records
     assert len(sdk[0].get_finished_spans()) == 9
     shown += [f"{record.getMessage()} {record.__dict__!r}" for record in caplog.records]
@@ -109,7 +109,7 @@ def test_nothing_shows_them(
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
-def test_nothing_shows_those_of_several_hosts(
+def test_secrets_of_several_hosts_are_not_shown(
     transport: str,
     ollama_server: OllamaServer,
     caplog: pytest.LogCaptureFixture,
@@ -123,12 +123,12 @@ def test_nothing_shows_those_of_several_hosts(
         for _ in range(3):
             assert provider.chat(MESSAGE).host == ollama_server.url
         list(provider.stream("hello"))
-        sent(ollama_server, "password")
+        assert_sent(ollama_server, "password")
         shown = [repr(provider), repr(provider.where), repr(provider.addresses), repr(provider.sync.look_at_hosts())]
         ollama_server.refuse()
         with pytest.raises(LLMError) as caught:
             provider.chat(MESSAGE, timeout=0.1)
-        shown.append(whole_story(caught.value))
+        shown.append(full_report(caught.value))
     shown += [f"{record.getMessage()} {record.__dict__!r}" for record in caplog.records]
     shown += [span.to_json() for span in sdk[0].get_finished_spans()]
     assert len(sdk[0].get_finished_spans()) == 5
@@ -138,7 +138,7 @@ def test_nothing_shows_those_of_several_hosts(
 
 @pytest.mark.parametrize("make", [ChatOllama, OllamaLLM, OllamaEmbeddings, Ollama, OllamaEmbedding])
 @pytest.mark.parametrize("way", [*WAYS, "hosts"])
-def test_nothing_of_the_adapters_shows_them(way: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_do_not_show_secrets(way: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(way, "http://box:1234", monkeypatch)
     name = "model_name" if make is OllamaEmbedding else "model"
     one = make(**{name: "m"}, **settings)
@@ -151,17 +151,17 @@ def test_nothing_of_the_adapters_shows_them(way: str, make: Any, monkeypatch: py
         shown += [repr(one.to_dict()), one.to_json(), repr(one.to_payload())]
     assert all(map(hidden, shown))
     if make in (ChatOllama, OllamaLLM) and way == "key":
-        assert '"OLLAMA_API_KEY"' in dumps(one)  # named as a secret that whoever loads it has to have
+        assert '"OLLAMA_API_KEY"' in dumps(one)  # named as a secret that is required to load it
 
 
 PROMPT = "pr1v4te"
 
 
 def found_in(thing: object, needle: str, path: str, seen: dict[int, object]) -> Iterator[str]:
-    """Where a text is in an exception: its chain, its attributes and theirs. Not in frames, which show everything."""
+    """Paths to a text in an exception: its chain and attributes, recursively. Frames show everything, so skip them."""
     if id(thing) in seen or isinstance(thing, (types.TracebackType, types.FrameType, types.ModuleType, type)):
         return
-    seen[id(thing)] = thing  # kept, so that its id is not another's
+    seen[id(thing)] = thing  # kept alive, so that its id is not reused
     if isinstance(thing, (str, bytes, bytearray)):
         text = thing if isinstance(thing, str) else bytes(thing).decode("latin-1")
         if needle in text:
@@ -278,12 +278,12 @@ def pickles(make: Callable[..., Any], way: str, monkeypatch: pytest.MonkeyPatch,
     return pickle.dumps(make(**{name: "llama3.2"}, **settings_of(way, url, monkeypatch)))
 
 
-EVERYONE = [OllamaProvider, ChatOllama, OllamaLLM, OllamaEmbeddings, Ollama, OllamaEmbedding]
+CLASSES = [OllamaProvider, ChatOllama, OllamaLLM, OllamaEmbeddings, Ollama, OllamaEmbedding]
 
 
-@pytest.mark.parametrize("make", EVERYONE)
+@pytest.mark.parametrize("make", CLASSES)
 @pytest.mark.parametrize("way", ["key", "password", "environment"])
-def test_a_pickle_holds_none_and_takes_those_of_where_it_is_read(
+def test_a_pickle_has_no_secrets_and_reads_them_from_the_environment(
     make: Any, way: str, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pickled = pickles(make, way, monkeypatch, ollama_server.url)
@@ -299,7 +299,7 @@ def test_a_pickle_holds_none_and_takes_those_of_where_it_is_read(
         return ollama_server.requests[-1].headers["authorization"]
 
     for again in (pickle.loads(pickled), pickle.loads(pickle.dumps(pickle.loads(pickled)))):
-        # Not when it is read: a pool's worker would end there, and its task be lost.
+        # Not during unpickling: that would kill a pool's worker and lose its task.
         with pytest.raises(ValueError, match="set OLLAMA_API_KEY here"):
             authorization(again)
     assert ollama_server.connections == 0
@@ -312,8 +312,8 @@ def test_a_pickle_holds_none_and_takes_those_of_where_it_is_read(
     assert authorization().startswith(f"Basic {ENCODED}")
 
 
-@pytest.mark.parametrize("make", EVERYONE)
-def test_what_had_none_gets_none_out_of_a_pickle(
+@pytest.mark.parametrize("make", CLASSES)
+def test_a_pickled_object_without_a_key_gets_none(
     make: Any, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pickled = pickles(make, "", monkeypatch, ollama_server.url)
@@ -330,15 +330,13 @@ def test_what_had_none_gets_none_out_of_a_pickle(
     assert "authorization" not in ollama_server.requests[-1].headers
 
 
-@pytest.mark.parametrize("make", EVERYONE)
-def test_what_may_be_secret_and_has_no_place_in_an_environment_is_not_pickled(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("make", CLASSES)
+def test_secrets_without_an_environment_variable_are_not_pickled(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if make not in (Ollama, OllamaEmbedding):
         with pytest.raises(TypeError, match="a provider made with headers"):
             pickles(make, "header", monkeypatch, "http://box")
         return
-    # What raises there LlamaIndex drops in silence from whatever holds it, so these raise when they are used.
+    # LlamaIndex silently drops attributes that fail to pickle, so its classes raise on first use instead.
     pickled = pickles(make, "header", monkeypatch, "http://box")
     assert hidden(pickled.decode("latin-1"))
     with pytest.raises(ValueError, match="a provider made with headers"):
@@ -356,14 +354,14 @@ def test_what_may_be_secret_and_has_no_place_in_an_environment_is_not_pickled(
         ({"transport": httpx.MockTransport(lambda request: httpx.Response(200))}, "a custom transport"),
     ],
 )
-def test_what_cannot_be_pickled_says_why(settings: dict[str, Any], named: str) -> None:
+def test_a_pickling_error_names_the_cause(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(TypeError, match=named) as caught:
         pickle.dumps(OllamaProvider("m", **settings))
     assert hidden(str(caught.value))
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_provider_out_of_a_pickle_is_as_it_was(ollama_server: OllamaServer, protocol: int) -> None:
+def test_an_unpickled_provider_has_the_same_settings(ollama_server: OllamaServer, protocol: int) -> None:
     settings: dict[str, Any] = {
         "max_concurrent": 3, "max_queue": 7, "queue_timeout": 2.0, "timeout": 9.0, "on_truncation": "error",
         "stream_config": StreamConfig(chunk_timeout=3), "temperature": 0.5, "transport": "httpx", "trust_env": False,
@@ -385,7 +383,7 @@ def test_a_provider_out_of_a_pickle_is_as_it_was(ollama_server: OllamaServer, pr
 
 
 def test_a_copy_is_the_provider_itself() -> None:
-    """A deep copy of what holds a provider would otherwise have a bound on concurrency of its own."""
+    """Otherwise, a deep copy of an object that holds a provider would have its own concurrency limit."""
     provider = OllamaProvider("m", headers={"X-Key": SECRET})
     assert copy.copy(provider) is copy.deepcopy({"one": provider})["one"] is provider
 
@@ -399,7 +397,7 @@ def test_a_copy_is_the_provider_itself() -> None:
 async def test_a_redirect_is_not_followed(
     way: str, status: int, transport: str, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even by a client of the user's that follows them by itself."""
+    """Not even by a user's client that follows redirects itself."""
     settings = settings_of(way, ollama_server.url, monkeypatch)
     own = httpx.AsyncClient(follow_redirects=True)
     settings |= {"http_client": own} if transport == "own" else {"transport": transport}
@@ -410,4 +408,4 @@ async def test_a_redirect_is_not_followed(
                 with pytest.raises(BadRequestError, match="redirects are not followed"):
                     await call
         assert other.connections == 0
-    sent(ollama_server, way)
+    assert_sent(ollama_server, way)

@@ -11,14 +11,14 @@ from soak import kill_under_load, soak
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory and sockets are counted in /proc")
 
 
-# What plain httpx had open on a loop that was closed by hand is left to the collector, which complains.
-COMPLAINS = [
+# Connections that plain httpx leaves open on an event loop closed by hand are garbage-collected with a warning.
+WARNS = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
-@pytest.mark.parametrize("transport", ["aiohttp", pytest.param("httpx", marks=COMPLAINS)])
+@pytest.mark.parametrize("transport", ["aiohttp", pytest.param("httpx", marks=WARNS)])
 async def test_a_small_soak(transport: str) -> None:
     figures = await soak(600, 60, transport)
     assert figures.outcomes["healthy: answered"] > 300
@@ -26,7 +26,7 @@ async def test_a_small_soak(transport: str) -> None:
     assert figures.abandoned == 4
     assert figures.children == (4 if hasattr(os, "fork") else 0)
     assert figures.collections > 0
-    assert len(figures.outcomes) > 15  # almost every fault came up
+    assert len(figures.outcomes) > 15  # almost every fault occurred
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])

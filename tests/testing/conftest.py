@@ -1,4 +1,4 @@
-"""A client on a bare socket: it shows what a server really sent, and how it ended."""
+"""A client on a raw socket, which shows exactly what the server sent and how the connection ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 
 @dataclass
 class Seen:
-    """An answer as it came."""
+    """A response as received."""
 
     data: bytes
     reset: bool
@@ -25,9 +25,9 @@ class Seen:
     chunks: list[bytes] = field(default_factory=list)
     body: bytes = b""
     complete: bool = False
-    """The body ended as its framing says."""
+    """The body is complete according to its framing."""
     rest: bytes = b""
-    """What came after that."""
+    """Data after the body."""
 
     def __post_init__(self) -> None:
         head, found, body = self.data.partition(b"\r\n\r\n")
@@ -70,7 +70,7 @@ def request_bytes(
 
 
 def read_all(sock: socket.socket) -> Seen:
-    """Until the server ends the connection."""
+    """Read until the server closes the connection."""
     data = b""
     while True:
         try:
@@ -93,7 +93,7 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
 
 @dataclass
 class Wire:
-    """Bare sockets to one server."""
+    """Raw sockets connected to one server."""
 
     server: OllamaServer
     opened: list[socket.socket] = field(default_factory=list)
@@ -133,5 +133,5 @@ def wire(server: OllamaServer) -> Iterator[Wire]:
 
 @pytest.fixture
 def chat() -> Callable[..., dict]:
-    """A chat request's object."""
+    """Builds the JSON object of a chat request."""
     return lambda **more: {**CHAT, **more}

@@ -1,6 +1,6 @@
 """The endpoints, with plain HTTP and with the `ollama` client.
 
-The texts and shapes were taken down from a server 0.9.3.
+The texts and shapes were recorded from Ollama 0.9.3.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def test_with_the_ollama_client(server, client):
     assert text == "Hello there."
 
 
-def test_text_comes_out_as_it_went_in(server, http):
+def test_text_is_returned_unchanged(server, http):
     text = 'a\u0085b\u2028c\x00\n\t  \u00e9\u4e2d\U0001f600 "q" & <x>\'s'
     server.reply(text)
     assert "".join(line["message"]["content"] for line in chat_lines(http)) == text
     assert chat_lines(http, stream=False)[0]["message"]["content"] == text
 
 
-def test_tool_calls_in_their_forms(server, http):
+def test_forms_of_tool_calls(server, http):
     calls = [ToolCall("a", {"x": 1}, id="call_1", index=0), {"id": "call_2", "function": {"name": "b", "index": 1}}]
     server.reply(tool_calls=calls, times=1)
     server.reply(tool_calls=calls, tool_calls_in_one_line=True, times=1)
@@ -163,7 +163,7 @@ def test_loading_and_unloading(http):
     assert running() == ["llama3.2:latest", "smollm2:135m"]
 
 
-# What is wrong with a request
+# Invalid requests
 
 CASES = [
     ("chat", {"model": "nope"}, 404, 'model "nope" not found, try pulling it first'),
@@ -274,14 +274,14 @@ def test_embeddings(http):
     assert len(a) == 384
     assert math.isclose(math.hypot(*a), 1, abs_tol=1e-6)
     assert embed("a")["embeddings"] == [a]
-    assert embed("a", dimensions=8)["embeddings"] == [a], "a server of that version knows no dimensions"
+    assert embed("a", dimensions=8)["embeddings"] == [a], "a server of that version ignores dimensions"
     assert embed([]) == {"model": "all-minilm", "embeddings": []}
     old = http.post("/api/embeddings", json={"model": "all-minilm", "prompt": "a"}).json()
     assert old == {"embedding": a}
     assert http.post("/api/embeddings", json={"model": "all-minilm", "prompt": ""}).json() == {"embedding": []}
 
 
-def test_a_long_answer_is_chunked_as_go_does_it(http):
+def test_a_long_response_is_chunked_as_in_go(http):
     response = http.post("/api/embed", json={"model": "all-minilm", "input": "a"})
     assert response.headers["transfer-encoding"] == "chunked"
     response = http.post("/api/embed", json={"model": "all-minilm", "input": []})
@@ -358,7 +358,7 @@ def test_any_model():
         assert [model.model for model in client.list().models] == ["real:latest"]
 
 
-def test_what_copy_create_and_ps_make_of_odd_requests(server, http):
+def test_copy_create_and_ps_with_unusual_requests(server, http):
     assert http.post("/api/copy", json={}).json() == {"error": 'source "" is invalid'}
     assert http.post("/api/copy", json={"source": "llava"}).json() == {"error": 'destination "" is invalid'}
     lines = http.post("/api/create", json={"model": "x", "from": "nope"}).text.splitlines()

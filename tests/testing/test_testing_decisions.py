@@ -1,4 +1,4 @@
-"""Decision models on the test server: what it refuses, in whose words, and what it answers."""
+"""Decision models on the test server: its answers, and its errors in Ollama's words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ask(server: OllamaServer, **payload: Any) -> httpx.Response:
     return httpx.post(f"{server.url}/v1/systemone", json=sent)
 
 
-def test_it_is_there_from_its_version_on() -> None:
+def test_it_exists_from_its_version_on() -> None:
     for version, status in (("0.34.9", 404), ("0.35.0", 200)):
         with OllamaServer(None, version=version) as server:
             assert ask(server).status_code == status
@@ -52,7 +52,7 @@ def test_answers_without_a_script(server: OllamaServer) -> None:
     assert ask(server).json()["answers"]["c"]["choice"] == "red", "the first"
 
 
-def test_answers_of_a_script(server: OllamaServer) -> None:
+def test_scripted_answers(server: OllamaServer) -> None:
     whole = {"type": "choice", "choice": "red", "probabilities": {"red": 1, "blue": 0}, "confidence": 1}
     server.on(contains="Cold").reply(answers={"n": 0.75, "s": 2, "c": whole}, times=1)
     server.reply("a text, which is for other endpoints")
@@ -65,7 +65,7 @@ def test_answers_of_a_script(server: OllamaServer) -> None:
     assert ask(server).json()["answers"]["n"]["noul"] > 0.1
 
 
-def test_answers_of_a_script_are_for_decisions_alone(server: OllamaServer) -> None:
+def test_scripted_answers_are_for_decisions_only(server: OllamaServer) -> None:
     server.reply(answers={"n": 0.75}, times=1)
     chat = {"model": "nimble", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
     assert httpx.post(f"{server.url}/api/chat", json=chat).json()["message"]["content"] == "You said: Hi"
@@ -105,7 +105,7 @@ def test_refusals(server: OllamaServer, payload: dict[str, Any], status: int, wo
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
 
-def test_images_are_known_from_their_version_on(server: OllamaServer) -> None:
+def test_images_are_supported_from_their_version_on(server: OllamaServer) -> None:
     seen = ask(server, model="clef", images=["aW1hZ2U="]).json()["usage"]
     assert seen["input_tokens"] > 768
     assert seen["output_tokens"] == 0
@@ -116,7 +116,7 @@ def test_images_are_known_from_their_version_on(server: OllamaServer) -> None:
         assert ask(older, images=["A" * 70_000]).status_code == 413
 
 
-def test_models_in_the_cloud(server: OllamaServer) -> None:
+def test_cloud_models(server: OllamaServer) -> None:
     assert ask(server, model="clef:cloud").status_code == 200
     with OllamaServer(version="0.40.5", cloud="signed_out") as signed_out:
         assert ask(signed_out, model="clef:cloud").status_code == 401
@@ -124,6 +124,6 @@ def test_models_in_the_cloud(server: OllamaServer) -> None:
         assert ask(older, model="clef:cloud").status_code == 400
 
 
-def test_a_reply_is_one_or_the_other() -> None:
+def test_a_reply_takes_answers_or_json() -> None:
     with pytest.raises(ValueError, match="json: is the complete answer"):
         Reply(answers={}, json={})

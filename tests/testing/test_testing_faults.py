@@ -1,4 +1,4 @@
-"""Every fault, seen on the wire by a bare socket."""
+"""Every fault, as a raw socket receives it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_half_close_keeps_reading(wire, server):
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", ["stall_before_headers", "stall_mid_stream"])
-def test_stall_until_the_client_goes(wire, server, chat, name, stream):
+def test_stall_until_the_client_disconnects(wire, server, chat, name, stream):
     server.fault(name)
     with wire.send(chat(stream=stream)) as sock:
         if name == "stall_mid_stream":
@@ -290,7 +290,7 @@ def test_status(wire, server, status):
     assert "retry-after" not in seen.headers
 
 
-def test_status_in_its_forms(wire, server):
+def test_forms_of_status(wire, server):
     server.sequence(
         Fault("status", status=503, html=True),
         Fault("status", status=429, retry_after=7),
@@ -386,7 +386,7 @@ OPTIONS = {"redirect": {"location": "/x"}, "bomb": {"size": 1000}, "huge_line": 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed", "/api/tags", "/api/pull", "/api/delete"])
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_every_fault_on_other_endpoints(wire, server, name, path):
-    """None makes the server itself fail, whatever it is asked."""
+    """No fault makes the server itself fail, whatever the request."""
     options = dict(OPTIONS.get(name, {}))
     if "seconds" in FAULTS[name].options:
         options["seconds"] = 0
@@ -425,7 +425,7 @@ def test_names_are_checked():
         Fault("status", html=True, body="x")
 
 
-def test_every_fault_has_a_line_about_it():
+def test_every_fault_has_a_description():
     for name, info in FAULTS.items():
         assert info.about, name
         assert "\n" not in info.about, name

@@ -1,4 +1,4 @@
-"""What makes a server load a model that it has in memory again."""
+"""What makes a server reload a model that is already in memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ OLD, NEW = "0.9.3", "0.40"
 MODELS = [Model("gguf"), Model("mlx", format="safetensors")]
 
 
-def loads_again(version: str, *requests: dict[str, Any], model: str = "gguf") -> list[bool]:
-    """Of each request after the first, whether the server loaded the model for it."""
+def reloads(version: str, *requests: dict[str, Any], model: str = "gguf") -> list[bool]:
+    """For each request after the first, whether the server loaded the model."""
     with OllamaServer(MODELS, version=version) as server:
         answers = [
             httpx.post(f"{server.url}/api/generate", json={"model": model, "prompt": "Hi", "stream": False, **one})
@@ -38,30 +38,30 @@ def loads_again(version: str, *requests: dict[str, Any], model: str = "gguf") ->
 @pytest.mark.parametrize("version", [OLD, NEW])
 def test_options(version: str, options: dict[str, Any], again: bool) -> None:
     with_options = {"options": options}
-    assert loads_again(version, {}, with_options, with_options) == [again, False]
+    assert reloads(version, {}, with_options, with_options) == [again, False]
 
 
-def test_layers_that_are_left_to_the_server_stay() -> None:
-    assert loads_again(NEW, {"options": {"num_gpu": 3}}, {}, {"options": {"num_gpu": 3}}) == [False, False]
+def test_a_default_layer_count_causes_no_reload() -> None:
+    assert reloads(NEW, {"options": {"num_gpu": 3}}, {}, {"options": {"num_gpu": 3}}) == [False, False]
 
 
 @pytest.mark.parametrize(("version", "again"), [(OLD, False), ("0.12.6", False), ("0.30.0", True), (NEW, True)])
 def test_shift(version: str, again: bool) -> None:
-    assert loads_again(version, {}, {"shift": True}, {"shift": False}, {}) == [False, again, again]
+    assert reloads(version, {}, {"shift": True}, {"shift": False}, {}) == [False, again, again]
 
 
 @pytest.mark.parametrize(("version", "again"), [("0.29.9", False), ("0.30.0", True)])
-def test_tokens_of_a_draft(version: str, again: bool) -> None:
-    assert loads_again(version, {}, {"options": {"draft_num_predict": 2}}) == [again]
+def test_draft_tokens(version: str, again: bool) -> None:
+    assert reloads(version, {}, {"options": {"draft_num_predict": 2}}) == [again]
 
 
-def test_mlx_and_models_that_are_not_in_memory_are_not_loaded_again() -> None:
+def test_mlx_and_unloaded_models_are_not_reloaded() -> None:
     small = {"options": {"num_ctx": 512}, "shift": False}
-    assert loads_again(NEW, {}, small, model="mlx") == [False]
-    assert loads_again(NEW, {"keep_alive": 0}, small) == [False]
+    assert reloads(NEW, {}, small, model="mlx") == [False]
+    assert reloads(NEW, {"keep_alive": 0}, small) == [False]
 
 
-def test_a_load_empties_the_cache() -> None:
+def test_a_reload_clears_the_prompt_cache() -> None:
     with OllamaServer(MODELS, version=NEW) as server:
         counts = [
             httpx.post(

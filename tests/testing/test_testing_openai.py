@@ -1,4 +1,4 @@
-"""OpenAI's endpoints on the test server: what becomes of a request, in whose words it is refused, what comes back."""
+"""OpenAI's endpoints on the test server: how it translates requests and responses, and its error messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_stream(server: OllamaServer) -> None:
     assert events(ask(server, stream=True))[-2]["choices"], "no usage unless it is asked for"
 
 
-def test_an_error_in_a_stream_is_an_empty_chunk_and_no_end(server: OllamaServer) -> None:
+def test_an_error_in_a_stream_is_an_empty_chunk_without_done(server: OllamaServer) -> None:
     server.reply(["Good"], error="the model crashed")
     assert [chunk["choices"][0]["delta"]["content"] for chunk in events(ask(server, stream=True))] == ["Good", ""]
 
@@ -70,8 +70,8 @@ def test_tools_and_their_results(server: OllamaServer) -> None:
     (call,) = choice["message"]["tool_calls"]
     assert (call["id"], call["type"], call["function"]["name"]) == ("call_1", "function", "weather")
     assert json.loads(call["function"]["arguments"]) == {"city": "Rome"}
-    said = [*HELLO, choice["message"], {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}]
-    assert ask(server, messages=said).json()["choices"][0]["message"]["content"] == "Sunny."
+    messages = [*HELLO, choice["message"], {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}]
+    assert ask(server, messages=messages).json()["choices"][0]["message"]["content"] == "Sunny."
 
 
 def test_thinking(server: OllamaServer) -> None:
@@ -79,18 +79,18 @@ def test_thinking(server: OllamaServer) -> None:
     assert ask(server).json()["choices"][0]["message"]["reasoning"] == "Hm."
 
 
-def test_a_format_is_held(server: OllamaServer) -> None:
+def test_a_format_is_enforced(server: OllamaServer) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     content = ask(server, response_format=wanted).json()["choices"][0]["message"]["content"]
     assert isinstance(json.loads(content)["n"], int)
 
 
-def test_limits_are_those_the_server_reads(server: OllamaServer) -> None:
+def test_only_max_tokens_limits_an_answer(server: OllamaServer) -> None:
     cut = ask(server, max_tokens=1).json()["choices"][0]
     assert cut["finish_reason"] == "length"
     whole = ask(server, max_completion_tokens=1).json()["choices"][0]
-    assert whole["finish_reason"] == "stop", "the server does not read it"
+    assert whole["finish_reason"] == "stop", "the server ignores it"
 
 
 def test_images(server: OllamaServer) -> None:

@@ -71,7 +71,7 @@ def test_minimal(schema, value):
     assert type(found) is type(value)
 
 
-def test_a_schema_that_refers_to_itself_ends():
+def test_a_recursive_schema_terminates():
     node = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}}}
     schema = {"$ref": "#/$defs/Node", "$defs": {"Node": {**node, "required": ["next"]}}}
     value, depth = minimal_instance(schema), 0
@@ -84,7 +84,7 @@ def test_a_schema_that_refers_to_itself_ends():
     assert isinstance(minimal_instance(endless), dict)
 
 
-def test_what_pydantic_writes():
+def test_schemas_from_pydantic():
     pydantic = pytest.importorskip("pydantic")
 
     class City(pydantic.BaseModel):

@@ -1,4 +1,4 @@
-"""Life of the server, its records, rules, gates and the ways to wait."""
+"""The server's lifecycle, records, rules, gates and waiting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate()}
 
 
-# Life
+# Lifecycle
 
 
 def test_stop_leaves_nothing_behind(wire):
@@ -51,7 +51,7 @@ def test_stop_leaves_nothing_behind(wire):
         wire.read_all(sock)
     with pytest.raises(ConnectionRefusedError):
         wire.connect()
-    gc.collect()  # an unclosed socket or loop is a ResourceWarning, which the settings make an error
+    gc.collect()  # an unclosed socket or loop is a ResourceWarning, which pytest's configuration makes an error
     server.stop()
 
 
@@ -65,7 +65,7 @@ def test_stop_while_refusing():
         sock.bind(("127.0.0.1", port))
 
 
-def test_it_can_be_started_again_and_on_a_port_of_choice():
+def test_it_can_be_restarted_and_on_a_chosen_port():
     with OllamaServer() as server:
         port = server.port
         with pytest.raises(RuntimeError, match="running"):
@@ -77,7 +77,7 @@ def test_it_can_be_started_again_and_on_a_port_of_choice():
             assert httpx.get(again.url).text == "Ollama is running"
 
 
-def test_a_port_that_is_taken(server):
+def test_a_port_that_is_in_use(server):
     other = OllamaServer(port=server.port)
     with pytest.raises(OSError, match="in use"):
         other.start()
@@ -129,8 +129,8 @@ def test_arguments_are_checked():
         Gate().step(0)
 
 
-def test_the_fixture_of_the_plugin(tmp_path):
-    """The plugin as a user gets it, in a run of its own."""
+def test_the_plugins_fixture(tmp_path):
+    """The plugin as users get it, in a separate pytest run."""
     (tmp_path / "test_it.py").write_text(
         "import urllib.request\n"
         "def test_it(ollama_server):\n"
@@ -153,7 +153,7 @@ def divide(record: Record) -> bool:
     return 1 / 0 == 0
 
 
-def test_a_failing_predicate_is_not_lost(chat):
+def test_a_failing_predicate_is_reported(chat):
     server = OllamaServer().start()
     server.reply("x", predicate=divide)
     response = httpx.post(server.url + "/api/chat", json=chat())
@@ -206,7 +206,7 @@ def test_what_is_recorded(server, chat):
     assert server.requests == []
 
 
-def test_a_client_that_leaves_while_it_is_held(server, wire):
+def test_a_client_that_disconnects_at_a_gate(server, wire):
     gate = Gate()
     server.reply(["a", "b", "c"], gates={2: gate})
     with wire.send(headers="") as sock:
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_while_it_is_held(server, wire):
     assert server.requests[0].bytes_sent == len(data)
 
 
-def test_a_client_that_leaves_with_a_reset(server, wire):
+def test_a_client_that_resets_the_connection(server, wire):
     server.fault("stall_before_headers")
     sock = wire.send()
     server.wait_for(lambda s: s.active_requests == 1)
@@ -231,7 +231,7 @@ def test_a_client_that_leaves_with_a_reset(server, wire):
     assert server.requests[0].status is None
 
 
-def test_a_client_that_leaves_a_paced_answer(server, wire):
+def test_a_client_that_disconnects_mid_stream(server, wire):
     server.reply(["a"] * 1000, tokens_per_second=200)
     with wire.send(headers="") as sock:
         wire.read_until(sock, b'"a"')
@@ -240,7 +240,7 @@ def test_a_client_that_leaves_a_paced_answer(server, wire):
 
 
 def test_a_client_that_reads_nothing(server, wire):
-    """The kernel's buffers fill, and the answer is not complete until somebody reads."""
+    """The kernel's buffers fill, and the answer is not complete until the client reads."""
     server.reply(body=b"x" * 30_000_000)
     with wire.send() as sock:
         server.wait_for(lambda s: s.active_requests == 1)
@@ -283,7 +283,7 @@ def test_a_rule_in_steps(server):
 
 
 @pytest.mark.parametrize("fault_first", [True, False])
-def test_a_fault_does_not_use_up_the_reply_it_spoils(server, fault_first):
+def test_a_fault_does_not_use_up_the_reply_it_affects(server, fault_first):
     steps = [lambda: server.fault("truncated", times=1), lambda: server.reply(["a", "b"], times=1)]
     for step in steps if fault_first else reversed(steps):
         step()
@@ -293,13 +293,13 @@ def test_a_fault_does_not_use_up_the_reply_it_spoils(server, fault_first):
     assert ask(server) == "You said: hello"
 
 
-def test_a_fault_spoils_the_next_reply_of_its_rule(server, wire):
+def test_a_fault_affects_the_next_reply_of_its_rule(server, wire):
     server.on().fault("cut", at_token=1, times=1).reply(["a", "b"])
     assert wire.ask().text == "a"
     assert wire.ask().text == "ab"
 
 
-def test_a_text_is_kept_for_a_request_that_can_take_it(server):
+def test_a_text_is_kept_for_a_request_that_can_use_it(server):
     server.reply("text", times=1)
     server.reply(embeddings=[[1.0, 0.0]], times=1)
     httpx.get(server.url + "/api/version")
@@ -309,7 +309,7 @@ def test_a_text_is_kept_for_a_request_that_can_take_it(server):
     assert ask(server) == "text"
 
 
-def test_whole_answers_go_out_on_any_endpoint(server):
+def test_complete_responses_work_on_any_endpoint(server):
     server.reply(json={"version": "9"}, path="/api/version", headers={"content-type": "application/x"})
     server.reply(lines=[{"status": "a"}, b"raw\n", {"status": "success"}], path="/api/pull")
     server.reply(body="text", status=418, path="/other")
@@ -356,7 +356,7 @@ def test_a_gate_holds_an_answer_that_is_not_streamed(server, wire, chat):
         assert wire.read_all(sock).lines[0]["message"]["content"] == "ab"
 
 
-def test_one_gate_for_many(server, wire):
+def test_one_gate_for_many_requests(server, wire):
     gate = Gate()
     server.reply("x", gate=gate)
     socks = [wire.send() for _ in range(20)]
@@ -378,7 +378,7 @@ def test_pace_and_delay(server, wire):
 # Waiting
 
 
-def test_waiting_in_vain_tells_what_there_is(server):
+def test_a_wait_that_times_out_reports_the_state(server):
     httpx.get(server.url)
     server.wait_for(lambda s: s.active_requests == 0)  # the client may have the answer before the server counts it
     with pytest.raises(AssertionError) as caught:
@@ -390,7 +390,7 @@ def test_waiting_in_vain_tells_what_there_is(server):
     assert "test_testing_server.py:" in message
 
 
-async def test_waiting_without_blocking_the_loop(server):
+async def test_waiting_without_blocking_the_event_loop(server):
     gate = Gate()
     server.reply("x", gate=gate)
     client = ollama.AsyncClient(host=server.url)
@@ -403,7 +403,7 @@ async def test_waiting_without_blocking_the_loop(server):
     await client.close()
 
 
-async def test_a_cancelled_task_is_seen(server):
+async def test_a_cancelled_task_is_noticed(server):
     server.fault("stall_mid_stream")
     async with httpx.AsyncClient(base_url=server.url) as client:
         task = asyncio.create_task(client.post("/api/generate", json={"model": "llama3.2", "prompt": "x"}))
@@ -435,7 +435,7 @@ async def test_many_streams_at_once(server):
 # Connections
 
 
-def test_keep_alive_and_its_end(server):
+def test_keep_alive_on_and_off(server):
     with httpx.Client(base_url=server.url) as client:
         for _ in range(3):
             client.get("/api/version")
@@ -489,7 +489,7 @@ def test_http_1_0(server, wire):
     assert [json.loads(line)["done"] for line in data.partition(b"\r\n\r\n")[2].splitlines()][-1] is True
 
 
-def test_no_http_at_all(server, wire):
+def test_invalid_http(server, wire):
     with wire.connect() as sock:
         sock.sendall(b"\x16\x03\x01 not http\r\n\r\n")
         assert wire.read_all(sock).status == 400
@@ -529,8 +529,8 @@ def test_drop_connections(server, wire, how):
     assert wire.ask().complete
 
 
-def test_the_server_can_be_told_from_a_function_of_the_test(server, wire):
-    """In the server's own thread nothing may wait for the server."""
+def test_a_reply_function_can_control_the_server(server, wire):
+    """Code in the server's thread must not wait for the server."""
 
     def down(record: Record) -> Reply:
         server.refuse()
@@ -544,7 +544,7 @@ def test_the_server_can_be_told_from_a_function_of_the_test(server, wire):
 
 
 def test_stopping_while_clients_connect_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Once wrong: the sockets were closed by the garbage collector, which blamed the test that ran by then.
+    # Once wrong: the garbage collector closed the sockets, and the warning appeared in a later test.
     unclosed: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unclosed.append(str(found.exc_value)))
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""`num_parallel`: so many answers at once, the others in the order they came, and their waits in `total_duration`."""
+"""`num_parallel` limits concurrent requests: the others wait in order, and `total_duration` includes that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from namel3ss_ollama import OllamaProvider
 from namel3ss_ollama.testing import Gate, OllamaServer
 
 
-async def test_no_more_at_once_and_in_order() -> None:
+async def test_requests_beyond_the_limit_wait_in_order() -> None:
     gate = Gate()
     with OllamaServer(num_parallel=2) as server:
         server.reply("word", gate=gate)
@@ -34,7 +34,7 @@ async def test_no_more_at_once_and_in_order() -> None:
     assert waits[3] >= int(server.requests[3].queued * 1e9)
 
 
-async def test_who_hangs_up_while_waiting_takes_no_slot() -> None:
+async def test_a_queued_client_that_disconnects_takes_no_slot() -> None:
     gate = Gate()
     with OllamaServer(num_parallel=1) as server:
         server.reply("word", gate=gate)
@@ -61,7 +61,7 @@ async def test_loading_and_lists_need_no_slot() -> None:
             await task
 
 
-def test_stopping_ends_what_waits() -> None:
+def test_stopping_ends_queued_requests() -> None:
     server = OllamaServer(num_parallel=1).start()
     server.reply("word", gate=Gate())
 
@@ -78,6 +78,6 @@ def test_stopping_ends_what_waits() -> None:
     assert server.active_requests == 0
 
 
-def test_a_bound_that_makes_no_sense() -> None:
+def test_an_invalid_limit() -> None:
     with pytest.raises(ValueError, match="num_parallel"):
         OllamaServer(num_parallel=0)

@@ -1,4 +1,4 @@
-"""Inputs that are longer than the window: what the versions of Ollama make of them."""
+"""Inputs that exceed the context window: what each version of Ollama does with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAT, EMBED = "llama3.2", "all-minilm"
 
 
 class Api:
-    """A server of one version, asked over HTTP."""
+    """An HTTP client of a server of one version."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -45,7 +45,7 @@ def api(version: str, **settings: Any) -> Iterator[Api]:
 
 
 def words(count: int) -> str:
-    """So many tokens, each of them another."""
+    """`count` distinct tokens."""
     return " ".join(f"w{index}" for index in range(count))
 
 
@@ -83,7 +83,7 @@ def test_settings_are_checked(settings: dict[str, Any], named: str) -> None:
         ("0.9.3", {}, "", {"num_ctx": 9000}, 5000),
     ],
 )
-def test_which_window_holds(version, settings, parameters, options, window) -> None:
+def test_which_window_applies(version, settings, parameters, options, window) -> None:
     model = Model(CHAT, parameters=parameters, context_length=5000)
     with api(version, models=[model], **settings) as asked:
         for count in (window, window + 1):
@@ -98,13 +98,13 @@ def test_a_chat_loses_its_oldest_messages(version: str) -> None:
     with api(version) as asked:
         answer = asked.chat(messages).json()
         uncut = asked.chat(messages[:4]).json()
-    assert answer["prompt_eval_count"] == 2 + 6 * 9, "the system message and the six last ones, whole"
+    assert answer["prompt_eval_count"] == 2 + 6 * 9, "the system message and the last six messages, uncut"
     assert answer["message"]["content"] == f"You said: {messages[-1]['content']}"
     assert uncut["prompt_eval_count"] == 2 + 3 * 9
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_last_message_and_the_system_messages_stay_and_are_cut_then(version: str) -> None:
+def test_the_last_and_the_system_messages_are_kept_but_cut(version: str) -> None:
     with api(version) as asked:
         long = asked.chat([*talk(3), {"role": "user", "content": words(200)}]).json()
         system = asked.chat([*talk(20, "system"), {"role": "user", "content": "hello"}]).json()
@@ -127,7 +127,7 @@ def test_the_last_message_and_the_system_messages_stay_and_are_cut_then(version:
         (OLD, {"num_ctx": 64, "num_keep": -1}, 64),
     ],
 )
-def test_a_prompt_is_cut_behind_what_is_kept(version: str, options: dict[str, int], count: int) -> None:
+def test_a_prompt_is_cut_after_num_keep_tokens(version: str, options: dict[str, int], count: int) -> None:
     with api(version) as asked:
         answer = asked.generate(words(200), options=options).json()
     assert answer["prompt_eval_count"] == count
@@ -165,7 +165,7 @@ def test_truncate_false_is_ignored_or_refused(version: str, stream: bool) -> Non
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_answer_past_the_window_ends_only_without_a_shift(version: str) -> None:
+def test_an_answer_ends_at_the_window_only_without_shift(version: str) -> None:
     with OllamaServer(version=version) as server:
         server.reply(words(100), thinking="a b c")
         asked = Api(server.url)
@@ -187,7 +187,7 @@ def test_an_answer_past_the_window_ends_only_without_a_shift(version: str) -> No
         assert full.json()["eval_count"] == (1 if at_least(version, LLAMA_SERVER) else 0)
 
 
-def test_tool_calls_that_have_no_room_are_left_out() -> None:
+def test_tool_calls_that_do_not_fit_are_left_out() -> None:
     call = {"name": "f", "arguments": {}}
     with OllamaServer(version="0.12.6") as server:
         server.reply("one two", tool_calls=[call, call])
@@ -215,14 +215,14 @@ def test_texts_to_embed_are_cut_or_refused(version: str, text: str) -> None:
         refused = asked.embed(["short", words(513)], truncate=False)
         small = asked.embed(words(65), truncate=False, options=SMALL)
     assert cut["prompt_eval_count"] == 513
-    assert cut["embeddings"] == head["embeddings"], "what is behind the window changes nothing"
+    assert cut["embeddings"] == head["embeddings"], "text after the window has no effect"
     for answer in (refused, small):
         assert (answer.status_code, answer.json()) == (400, {"error": text})
 
 
-@pytest.mark.parametrize(("version", "told"), [(OLD, None), ("0.10.0", 64)])
-def test_the_window_of_a_loaded_model(version: str, told: int | None) -> None:
+@pytest.mark.parametrize(("version", "reported"), [(OLD, None), ("0.10.0", 64)])
+def test_the_window_of_a_loaded_model(version: str, reported: int | None) -> None:
     with api(version) as asked:
         asked.generate("x")
         (loaded,) = httpx.get(asked.url + "/api/ps").json()["models"]
-    assert loaded.get("context_length") == told
+    assert loaded.get("context_length") == reported

@@ -1,4 +1,4 @@
-"""What type checkers see of `provider.sync`: right calls, and wrong ones marked with the code of mypy's error."""
+"""`provider.sync` as type checkers see it: valid calls, and invalid ones marked with mypy's error code."""
 
 from typing import Any
 

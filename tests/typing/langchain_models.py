@@ -1,4 +1,4 @@
-"""What type checkers see of the LangChain classes: the constructor's names, and wrong ones marked with mypy's code."""
+"""The LangChain classes as type checkers see them: valid arguments, and invalid ones marked with mypy's error code."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 from namel3ss_ollama import Host, Hosts, OllamaProvider, RetryPolicy, StreamConfig
 
 
-def made() -> None:
+def constructors() -> None:
     ChatOllama(model="llama3.2", temperature=0.2, max_tokens=200)
     ChatOllama(model_name="llama3.2", num_predict=200, stop=["a"], keep_alive="5m", format="json")
     ChatOllama(model="m", base_url="http://box", api_key="k", headers={"x": "1"}, client_kwargs={"timeout": 3})
@@ -39,14 +39,14 @@ def fields(model: ChatOllama) -> None:
     assert_type(OllamaEmbeddings(model="m").embed_documents(["a"]), list[list[float]])
 
 
-class Named(ChatOllama):
-    """A subclass of a user's."""
+class TeamModel(ChatOllama):
+    """A user's subclass."""
 
     team: str = Field(default="none", alias="owner")
 
 
-def subclassed() -> None:
-    Named(model="m", max_tokens=5, owner="a")
+def subclasses() -> None:
+    TeamModel(model="m", max_tokens=5, owner="a")
 
 
 def tools(model: ChatOllama, schema: dict[str, Any]) -> None:
@@ -64,5 +64,5 @@ def errors() -> None:
     ChatOllama(model="m", base_url=["http://a", 5])  # error: list-item
     ChatOllama(provider="llama3.2")  # error: arg-type
     ChatOllama(model="m").model.upper(1)  # error: call-arg
-    Named(model="m", owner=5)  # error: arg-type
+    TeamModel(model="m", owner=5)  # error: arg-type
     OllamaEmbeddings(model="m", batch_size="2")  # error: arg-type

@@ -1,4 +1,4 @@
-"""What type checkers see of the LlamaIndex adapter: right lines, and wrong ones marked with the code of the error."""
+"""The LlamaIndex adapter as type checkers see it: valid calls, and invalid ones marked with mypy's error code."""
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.prompts import PromptTemplate
@@ -18,7 +18,7 @@ class City(BaseModel):
     name: str
 
 
-def made(provider: OllamaProvider) -> list[Ollama]:
+def constructors(provider: OllamaProvider) -> list[Ollama]:
     return [
         Ollama("llama3.2"),
         Ollama(model="llama3.2", base_url="http://box", request_timeout=30, temperature=0, max_tokens=100),
@@ -74,7 +74,7 @@ def failures(llm: Ollama) -> str:
 
 
 class Seeded(Ollama):
-    """With a hook."""
+    """A user's subclass that overrides a hook."""
 
     @property
     def _model_kwargs(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""mypy, in strict mode, on programs as users write them: it accepts what is right and finds what is wrong."""
+"""mypy in strict mode on typical user programs: it accepts valid code and reports the marked errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_mypy_finds_the_marked_errors_and_no_others(program: Path, monkeypatch: 
     marked = {
         (number, match[1]) for number, line in enumerate(lines, 1) if (match := re.search(r"# error: (\S+)", line))
     }
-    # No configuration: what a user's own mypy sees of the installed package.
+    # No configuration file, so that mypy checks the installed package as it does for a user.
     options = ["--config-file=", "--strict", "--no-error-summary", "--cache-dir", str(CACHE)]
-    output, trouble, _ = api.run([*options, program.name])
+    output, stderr, _ = api.run([*options, program.name])
     found = {
         (int(match[1]), match[2])
         for match in re.finditer(rf"^{re.escape(program.name)}:(\d+): error: .*\[([\w-]+)\]$", output, re.MULTILINE)
     }
-    assert trouble == ""
+    assert stderr == ""
     assert found == marked, output
     assert marked

@@ -1,4 +1,4 @@
-"""What unit tests share: hypothesis' settings, and a clock that jumps."""
+"""Fixtures of the unit tests: hypothesis' settings and virtual time."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ settings.load_profile("unit")
 
 @pytest.fixture(scope="session")
 def virtual() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Runs a coroutine on a loop whose clock jumps; returns its result."""
+    """Runs a coroutine in virtual time and returns its result."""
     return run_in_virtual_time

@@ -1,4 +1,4 @@
-"""Where the server is: every form that OLLAMA_HOST and base_url can have."""
+"""The address of the server: every form of OLLAMA_HOST and base_url."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_another_spelling_of_the_bind_address_is_one_too(text: str) -> None:
     assert parse_address(text).url == "http://[::1]:11434"
 
 
-def test_a_zone_and_a_port_are_told_apart() -> None:
+def test_a_zone_and_a_port_are_distinguished() -> None:
     # Once wrong: what follows % is not looked at, so "fe80::1%eth0]:5" passes for an address without a port, and
     # the URL is http://[fe80::1%eth0]:5]:11434
     assert parse_address("[fe80::1%eth0]:5").url == "http://[fe80::1%eth0]:5"
 
 
 @pytest.mark.parametrize("text", ["[::1", "::1]", "[::1:80", "]::1[", "[[::1]]"])
-def test_half_a_pair_of_brackets_is_refused(text: str) -> None:
+def test_unbalanced_brackets_are_rejected(text: str) -> None:
     # Once wrong: brackets are stripped from either end, so that "[::1:80" is the host ::1:80 at port 11434
     with pytest.raises(ValueError, match=r"^base_url: "):
         parse_address(text)
@@ -114,7 +114,7 @@ def test_half_a_pair_of_brackets_is_refused(text: str) -> None:
         ("http://a,b", "is not a host name"),
     ],
 )
-def test_a_malformed_address_is_refused_under_the_name_it_was_given_by(text: str, what: str) -> None:
+def test_an_error_about_a_malformed_address_names_its_source(text: str, what: str) -> None:
     with pytest.raises(ValueError, match=f"^base_url: .*({what})"):
         parse_address(text)
     with pytest.raises(ValueError, match=f"^here: .*({what})"):
@@ -156,7 +156,7 @@ def test_a_port_of_thousands_of_digits_is_malformed_like_any_other() -> None:
         (None, {}, DEFAULT_URL),
     ],
 )
-def test_which_setting_wins(base_url: str | None, environ: dict[str, str], url: str) -> None:
+def test_which_setting_takes_precedence(base_url: str | None, environ: dict[str, str], url: str) -> None:
     assert resolve_address(base_url, environ).url == url
 
 
@@ -186,7 +186,7 @@ def test_an_empty_base_url_in_code_is_a_mistake_and_not_the_default() -> None:
         ("http://me@home:secret@myhost:1", "me@home", "secret"),
     ],
 )
-def test_credentials_are_taken_out_of_the_url(text: str, user: str, password: str) -> None:
+def test_credentials_are_removed_from_the_url(text: str, user: str, password: str) -> None:
     assert parse_address(text) == Address("http://myhost:1", user, password)
     assert parse_address(f"{text}/p") == Address("http://myhost:1/p", user, password)
 
@@ -215,7 +215,7 @@ def test_credentials_are_in_no_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("lenient", [False, True])
-def test_a_password_with_a_slash_in_it_is_neither_quoted_nor_taken_for_a_path(lenient: bool) -> None:
+def test_a_password_with_a_slash_is_neither_quoted_nor_taken_for_a_path(lenient: bool) -> None:
     # Once wrong: "the port is not a number", and with OLLAMA_HOST the address is http://me:80/word@myhost.
     # An @ after the first slash can be refused: it has to be written %2F and %40 there.
     with pytest.raises(ValueError, match=r"^base_url") as caught:
@@ -233,7 +233,7 @@ paths = st.lists(st.from_regex(r"[a-z0-9._-]{1,5}", fullmatch=True), max_size=3)
 
 
 @given(st.sampled_from(["", "http://", "https://"]), hosts, st.none() | st.integers(0, 65535), paths)
-def test_what_is_parsed_has_all_its_parts_and_is_parsed_to_itself(
+def test_a_parsed_address_has_all_its_parts_and_round_trips(
     scheme: str, host: str, port: int | None, path: str
 ) -> None:
     text = f"{scheme}{host}{'' if port is None else f':{port}'}{'/' if path else ''}{path}"
@@ -256,7 +256,7 @@ def test_an_ipv6_address_needs_no_brackets(ip: ipaddress.IPv6Address) -> None:
 
 
 @given(st.text(max_size=30), st.booleans())
-def test_any_other_text_is_an_address_or_a_value_error_of_ours(text: str, lenient: bool) -> None:
+def test_any_text_is_an_address_or_our_value_error(text: str, lenient: bool) -> None:
     try:
         address = parse_address(text, lenient=lenient)
     except ValueError as error:

@@ -48,7 +48,7 @@ def absorbed(kind: Any, *lines: Line, forced: tuple[str, ...] = ()) -> LLMRespon
 
 
 def streamed(kind: Any, *lines: Line, forced: tuple[str, ...] = ()) -> tuple[list[StreamChunk], LLMResponse]:
-    """As a stream does it when each line comes alone."""
+    """Like a stream that receives one line at a time."""
     answer = Answer(kind, forced)
     chunks: list[StreamChunk] = []
     for line in lines:
@@ -58,7 +58,7 @@ def streamed(kind: Any, *lines: Line, forced: tuple[str, ...] = ()) -> tuple[lis
     return chunks, answer.response()
 
 
-# Whole answers
+# Complete answers
 
 
 def test_the_pieces_of_a_chat_are_put_together() -> None:
@@ -79,7 +79,7 @@ def test_the_pieces_of_a_generation_are_put_together() -> None:
     assert response.content == "Hello!"
 
 
-def test_an_answer_in_one_line_is_whole() -> None:
+def test_an_answer_in_one_line_is_complete() -> None:
     assert absorbed("chat", chat("Hello", done=True)).content == "Hello"
     assert absorbed("generate", generate("Hello", done=True)).content == "Hello"
 
@@ -92,7 +92,7 @@ def test_thinking_is_kept_apart() -> None:
     assert (response.thinking, response.content) == ("Hm", "Yes")
 
 
-def test_metadata_is_what_the_server_said_and_what_follows_from_it() -> None:
+def test_metadata_is_what_the_server_sent_and_rates() -> None:
     metadata = absorbed("chat", chat("x", done=True)).metadata
     assert metadata == {
         "created_at": "2025-01-01T00:00:00Z",
@@ -116,7 +116,7 @@ def test_without_its_counters_there_is_no_rate(absent: str, value: int | None) -
     assert "prompt_tokens_per_second" in metadata
 
 
-def test_the_time_to_the_first_token_is_told_when_it_was_measured() -> None:
+def test_the_time_to_the_first_token_is_in_the_metadata() -> None:
     answer = Answer("chat")
     answer.time_to_first_token = 0.25
     answer.absorb([chat("x", done=True)])
@@ -143,11 +143,11 @@ def test_a_bare_last_line_is_fine(kind: str) -> None:
 
 
 @pytest.mark.parametrize("message", [None, [], {}, {"content": None, "thinking": None, "tool_calls": None}])
-def test_a_last_message_that_holds_nothing_is_fine(message: Any) -> None:
+def test_an_empty_last_message_is_fine(message: Any) -> None:
     assert absorbed("chat", chat("Hi"), {**LAST, "message": message}).content == "Hi"
 
 
-def test_what_follows_the_last_line_is_not_looked_at() -> None:
+def test_lines_after_the_last_are_ignored() -> None:
     answer = Answer("chat")
     assert answer.absorb([chat("Hi", done=True), {"error": "late"}, chat("more")])
     assert answer.text == "Hi"
@@ -166,10 +166,10 @@ def test_log_probabilities_of_all_lines_are_collected() -> None:
     assert [chunk.logprobs for chunk in chunks] == [[first], [second], None]
 
 
-# What had arrived
+# Partial answers
 
 
-def test_an_answer_that_ended_early_is_what_had_come() -> None:
+def test_an_answer_that_ended_early_is_partial() -> None:
     answer = Answer("chat")
     assert answer.is_empty()
     assert not answer.absorb([chat(thinking="hm"), chat("Hel"), chat("lo")])
@@ -181,7 +181,7 @@ def test_an_answer_that_ended_early_is_what_had_come() -> None:
 @pytest.mark.parametrize(
     "line", [chat("x"), chat(thinking="x"), chat(tool_calls=[call()]), chat("", done=True)], ids=str
 )
-def test_anything_at_all_makes_an_answer_not_empty(line: Line) -> None:
+def test_any_output_makes_an_answer_not_empty(line: Line) -> None:
     answer = Answer("chat")
     answer.absorb([chat("")])
     assert answer.is_empty()
@@ -189,7 +189,7 @@ def test_anything_at_all_makes_an_answer_not_empty(line: Line) -> None:
     assert not answer.is_empty()
 
 
-def test_what_came_before_a_broken_line_is_kept() -> None:
+def test_lines_before_a_broken_one_are_kept() -> None:
     answer = Answer("chat")
     with pytest.raises(ServerReportedError, match=r"^out of memory$"):
         answer.absorb([chat("Hel"), chat("lo"), {"error": "out of memory"}, chat("!")])
@@ -203,15 +203,15 @@ def test_the_model_of_an_answer_that_ended_early_is_known() -> None:
     assert answer.response().model == "m"
 
 
-def test_a_line_that_names_no_model_names_none() -> None:
-    # fails now: str(None), so that the model is called "None"
+def test_a_line_may_have_no_model() -> None:
+    # Once wrong: str(None), so that the model was called "None"
     answer = Answer("chat")
     answer.absorb([{**chat("Hi"), "model": None}])
     assert answer.response().model == ""
 
 
-def test_durations_need_not_be_whole_numbers() -> None:
-    # fails now: an answer that is complete is refused at its last line, for the sake of a number nobody needs
+def test_durations_need_not_be_integers() -> None:
+    # Once wrong: a complete answer was rejected at its last line because of an unimportant number
     assert absorbed("chat", {**chat("Hi", done=True), "eval_duration": 3e9}).metadata["tokens_per_second"] == 2.0
 
 
@@ -225,7 +225,7 @@ def test_an_answer_grows_when_a_chunk_is_delivered_and_not_before() -> None:
 
 
 def test_log_probabilities_too_wait_for_delivery() -> None:
-    # Once wrong: `partial` has those of chunks that were never handed out
+    # Once wrong: `partial` had those of chunks that were never delivered
     answer = Answer("chat")
     answer.chunk({**chat("H"), "logprobs": [{"token": "H"}]})
     assert answer.response().logprobs is None
@@ -268,7 +268,7 @@ def test_a_line_of_another_shape_is_malformed(kind: Any, line: Line) -> None:
     ],
     ids=["logprobs", "eval_count", "prompt_eval_count", "prompt_eval_cached_count"],
 )
-def test_a_number_that_is_none_is_malformed_too(line: Line) -> None:
+def test_an_invalid_number_is_malformed_too(line: Line) -> None:
     # Once wrong: a TypeError from deep inside instead of an LLMError
     answer = Answer("chat")
     with pytest.raises(MalformedResponseError):
@@ -303,7 +303,7 @@ junk = st.recursive(
         st.sampled_from(["message", "response", "thinking", "tool_calls", "done", "done_reason", "error"]), junk
     ),
 )
-def test_any_object_is_read_or_refused_as_it_should_be(kind: Any, line: Line) -> None:
+def test_any_object_is_read_or_is_an_error_of_ours(kind: Any, line: Line) -> None:
     answer = Answer(kind)
     try:
         answer.deliver(answer.chunk(line))
@@ -316,7 +316,7 @@ def test_any_object_is_read_or_refused_as_it_should_be(kind: Any, line: Line) ->
 # Tool calls
 
 
-def test_tool_calls_come_whole_and_are_the_reason() -> None:
+def test_tool_calls_are_complete_and_the_finish_reason() -> None:
     lines = [chat(tool_calls=[call("f", {"a": 1}), call("g")]), chat("", done=True)]
     for response in (absorbed("chat", *lines), streamed("chat", *lines)[1]):
         assert [(c.name, c.arguments, c.invalid_arguments) for c in response.tool_calls] == [
@@ -334,7 +334,7 @@ def test_tool_calls_of_several_lines_are_one_list() -> None:
     assert [c.name for c in response.tool_calls] == ["f", "g"]
 
 
-def test_an_id_of_the_servers_is_kept_and_another_is_made() -> None:
+def test_a_servers_id_is_kept_and_a_missing_one_is_made() -> None:
     first, second, third = read_tool_calls([call(id="call_7"), call(), call(id="")])
     assert first.id == "call_7"
     assert second.id.startswith("call_")
@@ -375,13 +375,13 @@ def test_an_id_of_the_servers_is_kept_and_another_is_made() -> None:
         (False, {}, "false"),
     ],
 )
-def test_arguments_are_an_object_or_the_text_that_is_none(arguments: Any, read: Line, invalid: str | None) -> None:
+def test_arguments_are_an_object_or_invalid_text(arguments: Any, read: Line, invalid: str | None) -> None:
     assert read_arguments(arguments) == (read, invalid)
     (found,) = read_tool_calls([{"function": {"name": "f", "arguments": arguments}}])
     assert (found.arguments, found.invalid_arguments) == (read, invalid)
 
 
-def test_absent_arguments_are_none() -> None:
+def test_absent_arguments_are_empty() -> None:
     (found,) = read_tool_calls([{"function": {"name": "f"}}])
     assert (found.arguments, found.invalid_arguments) == ({}, None)
 
@@ -434,7 +434,7 @@ def test_nothing_of_other_arguments_is_lost(value: Any) -> None:
         *([{"function": {"name": name}}] for name in (5, {"a": 1}, ["f"], True)),
     ],
 )
-def test_a_call_that_names_no_tool_is_kept_beside_the_answer(raw: Any) -> None:
+def test_a_call_without_a_name_is_kept_as_invalid(raw: Any) -> None:
     # Once wrong: MalformedResponseError, and the text that came with it was lost
     (entry,) = raw if isinstance(raw, list) else [raw]
     lines = [chat("Let me see.", tool_calls=raw), chat("", done=True)]
@@ -465,7 +465,7 @@ def test_a_call_in_another_form_is_understood(raw: Any) -> None:
     assert (found.name, found.arguments, found.error) == ("f", {"a": 1}, None)
 
 
-def test_what_is_no_call_takes_none_of_the_others_away() -> None:
+def test_an_invalid_call_does_not_affect_the_others() -> None:
     raw = [call("f", {"a": 1}), None, call("g", "{"), call("", {"b": 2})]
     response = absorbed("chat", chat("Hm.", tool_calls=raw), chat("", done=True))
     assert [(c.name, c.arguments, c.error) for c in response.tool_calls] == [
@@ -479,7 +479,7 @@ def test_what_is_no_call_takes_none_of_the_others_away() -> None:
 @pytest.mark.parametrize(
     ("sent", "read"), [("c", "c"), (7, "7"), (0, "0"), ("", None), (None, None), ({}, None), (True, None)]
 )
-def test_an_id_is_text_and_no_two_calls_have_the_same(sent: Any, read: str | None) -> None:
+def test_ids_are_text_and_unique(sent: Any, read: str | None) -> None:
     for lines in ([[call(id=sent), call(id=sent)]], [[call(id=sent)], [call(id=sent)]]):
         made = [chat(tool_calls=calls) for calls in lines]
         for response in (absorbed("chat", *made, chat("", done=True)), streamed("chat", *made, chat("", done=True))[1]):
@@ -498,7 +498,7 @@ def spread(text: str) -> list[Line]:
     return [chat(text[:5]), chat(text[5:12]), chat(text[12:]), chat("", done=True)]
 
 
-def test_a_forced_call_that_comes_as_text_is_a_call_and_no_text() -> None:
+def test_a_forced_call_that_comes_as_text_is_only_a_call() -> None:
     chunks, response = streamed("chat", *spread(FORCED), forced=("f", "g"))
     for found in (absorbed("chat", *spread(FORCED), forced=("f", "g")), response):
         assert [(c.name, c.arguments) for c in found.tool_calls] == [("f", {"a": 1})]
@@ -542,7 +542,7 @@ def test_thinking_before_a_forced_call_is_not_held_back() -> None:
 @pytest.mark.parametrize("text", ["", FORCED[:-1], FORCED[:10], "f(1)", "[]", "5", "null", '{"name": "f"}',
                                   '{"arguments": {}}', '{"name": "", "arguments": {}}'])  # fmt: skip
 @pytest.mark.parametrize(("reason", "advice"), [("length", "raise max_tokens"), ("stop", "did not hold to `format`")])
-def test_a_forced_call_that_is_none_is_an_error_that_keeps_the_text(text: str, reason: str, advice: str) -> None:
+def test_an_invalid_forced_call_is_an_error_with_the_text(text: str, reason: str, advice: str) -> None:
     answer = Answer("chat", ["f"])
     with pytest.raises(
         OutputValidationError, match=rf"call is incomplete \({len(text)} characters\); .*{advice}"
@@ -584,7 +584,7 @@ def test_a_forced_call_may_have_its_arguments_as_text() -> None:
 
 
 @pytest.mark.parametrize("name", ["5", '{"a": 1}', '["f"]'])
-def test_a_forced_call_whose_name_is_no_text_is_an_error_of_ours(name: str) -> None:
+def test_a_forced_call_whose_name_is_not_text_is_our_error(name: str) -> None:
     # Once wrong for an object and a list: TypeError, unhashable type
     with pytest.raises(LLMError):
         absorbed("chat", chat(f'{{"name": {name}, "arguments": {{}}}}', done=True), forced=("f",))

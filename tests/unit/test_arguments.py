@@ -1,4 +1,4 @@
-"""Arguments that came as JSON text, in the types that a tool's schema wants."""
+"""Arguments that a model sent as JSON text, converted to the types in the tool's schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def one(schema: object, **more: Any) -> dict[str, Any]:
         ({"type": "object"}, '{"id": 18446744073709551616}', {"id": 18446744073709551616}),
     ],
 )
-def test_text_becomes_what_the_schema_wants(schema: object, text: str, value: object) -> None:
+def test_text_is_converted_to_the_schemas_type(schema: object, text: str, value: object) -> None:
     # Once wrong: a list sent as text failed in the tool
     assert unwrapped({"x": text}, one(schema, **{"$defs": {"L": LIST}})) == {"x": value}
 
@@ -65,19 +65,19 @@ def test_text_becomes_what_the_schema_wants(schema: object, text: str, value: ob
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_other_text_stays_as_the_model_wrote_it(schema: object, text: str) -> None:
+def test_other_text_is_unchanged(schema: object, text: str) -> None:
     arguments = {"x": text}
     circle = {"$ref": "#/$defs/circle"}
     assert unwrapped(arguments, one(schema, **{"$defs": {"circle": circle}})) is arguments
 
 
-def test_what_no_schema_knows_and_what_fits_is_left_alone() -> None:
+def test_unknown_and_valid_arguments_are_unchanged() -> None:
     arguments = {"x": ["a"], "y": "[1]"}
     assert unwrapped(arguments, one(LIST)) is arguments
     assert unwrapped(arguments, {"type": "object"}) is arguments
 
 
-def test_a_deep_value_of_a_recursive_schema_ends() -> None:
+def test_a_deep_value_of_a_recursive_schema() -> None:
     node = {"type": "object", "properties": {"child": {"$ref": "#"}}}
     deep: dict[str, Any] = {}
     for _ in range(5000):

@@ -1,4 +1,4 @@
-"""Many prompts: bounded, lazily drawn, in order."""
+"""Batches: limited concurrency, lazily consumed prompts, results in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def batch(items: Any, ask: Any, **settings: Any) -> list[Any]:
 
 
 async def slower_first(item: int) -> str:
-    """The later a prompt, the sooner its answer."""
+    """Answers later prompts sooner."""
     await asyncio.sleep(100 - item)
     return f"answer {item}"
 
@@ -39,7 +39,7 @@ def test_no_prompts_no_answers(virtual: Virtual, items: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_no_more_are_asked_at_once_than_there_are_workers(virtual: Virtual, workers: int) -> None:
+def test_concurrency_is_limited_to_the_workers(virtual: Virtual, workers: int) -> None:
     running = most = 0
 
     async def ask(item: int) -> int:
@@ -54,7 +54,7 @@ def test_no_more_are_asked_at_once_than_there_are_workers(virtual: Virtual, work
     assert most == workers
 
 
-def test_prompts_are_drawn_as_there_is_room(virtual: Virtual) -> None:
+def test_prompts_are_consumed_lazily(virtual: Virtual) -> None:
     drawn = answered = 0
     ahead: list[int] = []
 
@@ -76,10 +76,10 @@ def test_prompts_are_drawn_as_there_is_room(virtual: Virtual) -> None:
     with pytest.raises(LookupError, match="enough"):
         virtual(batch(endless(), ask))
     assert max(ahead) <= 3
-    assert drawn <= 105  # those that end in the same moment draw once more
+    assert drawn <= 105  # workers that finish at the same time consume one more each
 
 
-def test_an_async_iterator_is_drawn_from_one_at_a_time(virtual: Virtual) -> None:
+def test_an_async_iterator_is_not_used_concurrently(virtual: Virtual) -> None:
     drawing = 0
 
     async def items() -> AsyncIterator[int]:
@@ -94,7 +94,7 @@ def test_an_async_iterator_is_drawn_from_one_at_a_time(virtual: Virtual) -> None
     assert virtual(batch(items(), slower_first)) == answers(*range(6))
 
 
-def test_an_async_iterable_with_a_method_of_its_own_does_as_well(virtual: Virtual) -> None:
+def test_an_async_iterable_works_as_well(virtual: Virtual) -> None:
     class Items:
         async def __aiter__(self) -> AsyncIterator[int]:
             for item in (1, 2):
@@ -110,10 +110,10 @@ async def failing(item: int) -> str:
     return f"answer {item}"
 
 
-def test_the_first_failure_ends_all_and_is_raised(virtual: Virtual) -> None:
+def test_the_first_error_cancels_the_rest_and_is_raised(virtual: Virtual) -> None:
     async def scenario() -> None:
         ended: list[int] = []
-        begun: list[int] = []
+        started: list[int] = []
         drawn: list[int] = []
 
         def items() -> Iterator[int]:
@@ -122,7 +122,7 @@ def test_the_first_failure_ends_all_and_is_raised(virtual: Virtual) -> None:
                 yield item
 
         async def ask(item: int) -> None:
-            begun.append(item)
+            started.append(item)
             try:
                 await asyncio.sleep(5 if item else 1)
             finally:
@@ -131,8 +131,8 @@ def test_the_first_failure_ends_all_and_is_raised(virtual: Virtual) -> None:
 
         with pytest.raises(LookupError, match=r"^0$"):
             await batch(items(), ask)
-        assert sorted(ended) == sorted(begun) == drawn == [0, 1, 2]
-        assert len(asyncio.all_tasks()) == 1  # ours alone: nobody goes on behind our back
+        assert sorted(ended) == sorted(started) == drawn == [0, 1, 2]
+        assert len(asyncio.all_tasks()) == 1  # only this one: nothing runs in the background
 
     virtual(scenario())
 
@@ -144,7 +144,7 @@ def test_failures_can_be_results(virtual: Virtual) -> None:
     ]  # fmt: skip
 
 
-def test_a_cancellation_is_no_result(virtual: Virtual) -> None:
+def test_a_cancellation_is_not_a_result(virtual: Virtual) -> None:
     async def scenario() -> None:
         ended: list[int] = []
 
@@ -175,24 +175,24 @@ def test_a_source_that_fails_ends_the_batch(virtual: Virtual, return_exceptions:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_who_listens_hears_each_result_as_it_comes(virtual: Virtual, asynchronous: bool) -> None:
-    heard: list[tuple[int, Any]] = []
+def test_on_result_is_called_with_each_result(virtual: Virtual, asynchronous: bool) -> None:
+    received: list[tuple[int, Any]] = []
 
     def listen(index: int, result: Any) -> None:
-        heard.append((index, result))
+        received.append((index, result))
 
     async def listen_and_wait(index: int, result: Any) -> None:
         await asyncio.sleep(0.1)
-        heard.append((index, result))
+        received.append((index, result))
 
     results = virtual(
         batch([3, 2, 1], failing, return_exceptions=True, on_result=listen_and_wait if asynchronous else listen)
     )
-    assert [index for index, _ in heard] == [2, 1, 0]
-    assert [results[index] for index, _ in heard] == [result for _, result in heard]
+    assert [index for index, _ in received] == [2, 1, 0]
+    assert [results[index] for index, _ in received] == [result for _, result in received]
 
 
-def test_a_listener_that_fails_ends_the_batch(virtual: Virtual) -> None:
+def test_a_failing_callback_ends_the_batch(virtual: Virtual) -> None:
     def listen(index: int, result: Any) -> None:
         raise LookupError("cannot write")
 
@@ -201,6 +201,6 @@ def test_a_listener_that_fails_ends_the_batch(virtual: Virtual) -> None:
 
 
 def test_results_need_not_be_kept(virtual: Virtual) -> None:
-    heard: list[int] = []
-    assert virtual(batch(range(5), slower_first, keep_results=False, on_result=lambda i, _: heard.append(i))) == []
-    assert sorted(heard) == list(range(5))
+    received: list[int] = []
+    assert virtual(batch(range(5), slower_first, keep_results=False, on_result=lambda i, _: received.append(i))) == []
+    assert sorted(received) == list(range(5))

@@ -31,7 +31,7 @@ def served(fleet: Fleet, host: Standing, model: str, service: float, *, wait: fl
 
 
 def chosen(wanted: Wanted, fleet: Fleet, waiting: int = 1, now: float = NOW) -> set[Standing | None]:
-    """What comes of many choices."""
+    """The results of many choices."""
     return {choose(wanted, fleet, now, waiting) for _ in range(100)}
 
 
@@ -54,11 +54,11 @@ def test_the_quickest_of_few() -> None:
     for host, service in zip(fleet.hosts, (5.0, 2.0, 3.0), strict=True):
         served(fleet, host, A, service)
     assert chosen(Wanted(A), fleet) == {fleet.hosts[1]}
-    served(fleet, fleet.hosts[1], A, 2.0, wait=4.0)  # somebody else's requests are there
+    served(fleet, fleet.hosts[1], A, 2.0, wait=4.0)  # other clients' requests are there
     assert chosen(Wanted(A), fleet) == {fleet.hosts[2]}
     assert chosen(Wanted(A), fleet, now=NOW + 60.0) == {fleet.hosts[1]}  # that was long ago
     fleet.measured(fleet.hosts[2], A, NOW, wait=0.0, load=0.0, service=3.0, prefill=100.0)
-    assert chosen(Wanted(A, tokens=1000.0), fleet) == {fleet.hosts[0]}  # of which no rate is known
+    assert chosen(Wanted(A, tokens=1000.0), fleet) == {fleet.hosts[0]}  # whose rate is unknown
 
 
 def test_a_host_that_has_not_answered_yet_is_tried() -> None:
@@ -100,7 +100,7 @@ def test_a_busy_home_is_waited_for_as_long_as_reading_elsewhere_would_take() -> 
 
 
 @pytest.mark.parametrize("why", ["out", "model gone", "failed with it", "another model there"])
-def test_a_home_that_is_worth_nothing_is_not_waited_for(why: str) -> None:
+def test_a_useless_home_is_not_waited_for(why: str) -> None:
     fleet = fleet_with(A, A)
     home, other = fleet.hosts
     fleet.hold(home, A)
@@ -126,7 +126,7 @@ def test_a_model_is_loaded_elsewhere_when_the_wait_is_worth_three_loads() -> Non
     assert chosen(Wanted(A), fleet, waiting=8) == {free}
 
 
-def test_the_only_copy_of_a_model_in_use_is_not_thrown_out_for_that() -> None:
+def test_the_only_copy_of_a_model_in_use_is_not_evicted() -> None:
     fleet = fleet_with(A, B)
     busy, free = fleet.hosts
     fleet.hold(busy, A)
@@ -137,7 +137,7 @@ def test_the_only_copy_of_a_model_in_use_is_not_thrown_out_for_that() -> None:
     for host, model in zip(fleet.hosts, (A, B), strict=True):
         fleet.hold(host, model)
     fleet.hold(fleet.hosts[0], A)
-    assert chosen(Wanted(A), fleet, waiting=1000) == {None}  # it answers with B at this moment
+    assert chosen(Wanted(A), fleet, waiting=1000) == {None}  # it is answering with B
     fleet = fleet_with(A, B, B)
     fleet.hold(fleet.hosts[0], A)
     served(fleet, fleet.hosts[1], B, 1.0)
@@ -162,10 +162,10 @@ def test_a_host_is_not_taken_from_a_model_that_waits_as_long() -> None:
     assert choice(14, 10)  # 56 seconds, against 15 and the 40 for which the others would wait on one host
     assert not choice(14, 11)
     fleet.eject(fleet.hosts[2], NOW, "reset", spare_last=True)
-    assert not choice(1000, 1)  # whose only host it is
+    assert not choice(1000, 1)  # it is their only host
 
 
-def test_what_is_loaded_nowhere_is_loaded_where_it_throws_out_least() -> None:
+def test_a_model_is_loaded_where_it_evicts_least() -> None:
     fleet = fleet_with(A, None, A)
     assert chosen(Wanted(B), fleet) == {fleet.hosts[1]}
     fleet = fleet_with(A, C, A)
@@ -177,7 +177,7 @@ def test_what_is_loaded_nowhere_is_loaded_where_it_throws_out_least() -> None:
     assert chosen(Wanted(B), fleet) == {fleet.hosts[0]}
 
 
-def test_one_host_loads_it_and_the_others_wait_for_that() -> None:
+def test_one_host_loads_it_and_the_others_wait() -> None:
     fleet = fleet_with(None, None, None)
     first = choose(Wanted(A), fleet, NOW)
     assert first is not None
@@ -213,7 +213,7 @@ def test_the_last_resort_only_where_no_other_is_left() -> None:
     assert chosen(Wanted(A), fleet) == {None}
 
 
-def test_where_no_host_is_known_to_have_the_model_one_is_asked() -> None:
+def test_if_no_host_is_known_to_have_the_model_one_is_tried() -> None:
     fleet = fleet_with(None, None)
     for host in fleet.hosts:
         fleet.learn_pulled(host, {B: (1, "digest")})
@@ -291,7 +291,7 @@ def test_never_a_host_without_room_or_that_was_tried_or_lacks_the_model(drawn: t
 
 
 @given(wanting())
-def test_never_one_that_has_to_load_while_one_that_need_not_is_free(drawn: tuple[Fleet, Wanted, int]) -> None:
+def test_never_a_load_while_a_host_with_the_model_is_free(drawn: tuple[Fleet, Wanted, int]) -> None:
     fleet, wanted, waiting = drawn
     ready = {
         host
@@ -307,7 +307,7 @@ def test_never_one_that_has_to_load_while_one_that_need_not_is_free(drawn: tuple
 
 @given(wanting())
 def test_none_only_where_something_will_change(drawn: tuple[Fleet, Wanted, int]) -> None:
-    """A request waits for a host that is busy, out or its home; never for one that it could not go to."""
+    """A request waits for a host that is busy, ejected or its home; never for one that it cannot use."""
     fleet, wanted, waiting = drawn
     host = choose(wanted, fleet, NOW, waiting)
     usable = [other for other in fleet.hosts if wanted.may_go_to(other, NOW)]
@@ -318,7 +318,7 @@ def test_none_only_where_something_will_change(drawn: tuple[Fleet, Wanted, int])
 
 
 def test_a_choice_calls_few_functions() -> None:
-    """At 200 hosts, 8 models and nine tenths of the slots busy: its cost, whatever the machine's speed."""
+    """Its cost, independent of the machine's speed, with 200 hosts, 8 models and 90 % of the slots busy."""
     models = [f"m{at}:latest" for at in range(8)]
     fleet = fleet_with(*[models[at % 8] for at in range(200)])
     chance = random.Random(1)

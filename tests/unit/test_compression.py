@@ -1,4 +1,4 @@
-"""Bodies that arrive compressed: however they are cut, and in both forms of deflate."""
+"""Compressed bodies, in chunks of any size and in both forms of deflate."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ async def read(data: bytes, size: int, encoding: str) -> bytes:
 @pytest.mark.parametrize(
     ("pack", "encoding"), [(zlib.compress, "deflate"), (raw_deflate, "Deflate"), (gzip.compress, "gzip")]
 )
-async def test_a_body_is_what_was_packed(pack: object, encoding: str, size: int) -> None:
+async def test_a_body_is_decompressed(pack: object, encoding: str, size: int) -> None:
     assert callable(pack)
     assert await read(pack(BODY) + b"what follows", size, encoding) == BODY
     assert await read(pack(b""), size, encoding) == b""
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"nonsense that is none"])
-async def test_what_does_not_decompress_is_an_error(data: bytes) -> None:
+async def test_invalid_compressed_data_is_an_error(data: bytes) -> None:
     with pytest.raises(MalformedResponseError, match="does not decompress"):
         await read(data, 3, "deflate")

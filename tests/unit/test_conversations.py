@@ -1,4 +1,4 @@
-"""The beginnings of conversations, recognised."""
+"""Recognising the beginnings of conversations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def keys(*messages: dict[str, Any], **fields: Any) -> list[int]:
     return beginnings({"model": "m", "messages": list(messages), **fields})
 
 
-def test_a_longer_conversation_begins_as_the_shorter() -> None:
+def test_a_longer_conversation_begins_like_the_shorter() -> None:
     assert keys(HI, YES, HI)[:2] == keys(HI, YES)
     assert len(set(keys(HI, YES, HI))) == 3
 
@@ -34,22 +34,22 @@ def test_a_longer_conversation_begins_as_the_shorter() -> None:
         ([HI], {"think": True}),
     ],
 )
-def test_what_the_model_reads_otherwise_is_another(messages: list[dict[str, Any]], fields: dict[str, Any]) -> None:
+def test_another_prompt_is_another_conversation(messages: list[dict[str, Any]], fields: dict[str, Any]) -> None:
     assert beginnings({"model": "m", "messages": messages, **fields}) != keys(HI)
 
 
-def test_a_longer_recording_is_another() -> None:
+def test_a_longer_recording_differs() -> None:
     # Once wrong: only the number of images counted, so a short recording was expected to have a long one's tokens
     long, short = ({**HI, "images": ["UklGRg" + "A" * length]} for length in (400, 40))
     assert keys(long) != keys(short)
     assert keys(long) == keys({**long})
 
 
-def test_thinking_is_left_out_by_templates_later() -> None:
+def test_templates_omit_earlier_thinking() -> None:
     assert keys(HI, {**YES, "thinking": "Hm."}, HI) == []
 
 
-def test_a_prompt_is_no_conversation() -> None:
+def test_a_prompt_is_not_a_conversation() -> None:
     assert beginnings({"model": "m", "prompt": "hi"}) == []
 
 

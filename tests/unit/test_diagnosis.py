@@ -1,4 +1,4 @@
-"""Which error an answer or an exception stands for, and what its message says to do."""
+"""Which error a response or an exception becomes, and the remedy in its message."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from namel3ss_ollama.errors import (
 URL = "http://localhost:11434"
 
 
-def answered(status: int, said: object = None, model: str | None = None, **headers: str) -> LLMError:
-    body = said if isinstance(said, bytes) else b"" if said is None else json.dumps({"error": said}).encode()
+def answered(status: int, reason: object = None, model: str | None = None, **headers: str) -> LLMError:
+    body = reason if isinstance(reason, bytes) else b"" if reason is None else json.dumps({"error": reason}).encode()
     return error_for_status(status, httpx.Headers(headers), body, url=URL, model=model)
 
 
@@ -55,7 +55,7 @@ AS_GO_PRINTS_IT = (
 )
 OF_MLX = "input length (5000 tokens) exceeds the model's maximum context length (4096 tokens)"
 
-# status, what the server said, class, temporary, what the message must name
+# status, reason of the server, class, temporary, part of the message
 TABLE = [
     (404, 'model "nope" not found, try pulling it first', ModelNotFoundError, False, "`ollama pull nope`"),
     (404, "model 'nope' not found", ModelNotFoundError, False, "provider.pull_model()"),
@@ -91,7 +91,7 @@ TABLE = [
     (429, "you've reached your hourly usage limit", QuotaExceededError, False, "another account or model"),
     (429, "quota exceeded, please upgrade", QuotaExceededError, False, "wait until it is renewed"),
     (502, "cannot reach ollama.com", ServerError, True, "cannot reach"),
-    # Beyond the table: what proxies and newer servers answer
+    # Proxies and newer servers
     (504, None, ServerError, True, "504"),
     (408, None, ServerBusyError, True, "408"),
     (500, None, ServerError, False, "500"),
@@ -152,9 +152,9 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("status", "said", "cls", "temporary", "named"), TABLE)
-def test_each_answer_is_one_error(status: int, said: str | None, cls: type, temporary: bool, named: str) -> None:
-    error = answered(status, said, "nope")
+@pytest.mark.parametrize(("status", "reason", "cls", "temporary", "named"), TABLE)
+def test_each_answer_is_one_error(status: int, reason: str | None, cls: type, temporary: bool, named: str) -> None:
+    error = answered(status, reason, "nope")
     assert type(error) is cls
     assert error.status_code == status
     assert error.temporary is temporary
@@ -162,7 +162,7 @@ def test_each_answer_is_one_error(status: int, said: str | None, cls: type, temp
     assert error.provider == "ollama"
 
 
-def test_a_model_that_nobody_named_is_not_made_up() -> None:
+def test_no_name_is_invented_for_an_unnamed_model() -> None:
     error = answered(404, "model not found, try pulling it first", None)
     assert isinstance(error, ModelNotFoundError)
     assert "`ollama pull <model>`" in str(error)
@@ -170,7 +170,7 @@ def test_a_model_that_nobody_named_is_not_made_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reason"),
     [
         (b'{"error": "plain"}', "plain"),
         (b'{"error": {"message": "of OpenAI\'s shape", "code": 5}}', "of OpenAI's shape"),
@@ -184,8 +184,8 @@ def test_a_model_that_nobody_named_is_not_made_up() -> None:
         (b"", ""),
     ],
 )
-def test_the_reason_is_found_in_whatever_body(body: bytes, said: str) -> None:
-    assert f"(418{': ' + said if said else ''})" in str(answered(418, body))
+def test_the_reason_is_found_in_whatever_body(body: bytes, reason: str) -> None:
+    assert f"(418{': ' + reason if reason else ''})" in str(answered(418, body))
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 407, 418, 429, 500, 502, 503])
@@ -204,14 +204,14 @@ def test_a_page_with_a_byte_order_mark_is_a_page_too(encoding: str) -> None:
     assert "private" not in str(answered(503, "<html>private</html>".encode(encoding))).replace("\x00", "")
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_long_reason_is_truncated() -> None:
     assert len(str(answered(418, "x" * 100_000))) < 500
     assert len(str(error_for_line("x" * 100_000, url=URL))) < 500
 
 
 @given(st.integers(300, 599), st.binary(max_size=80) | st.sampled_from([row[1] for row in TABLE]))
-def test_any_answer_is_some_error(status: int, said: object) -> None:
-    error = answered(status, said, "m")
+def test_any_answer_is_some_error(status: int, reason: object) -> None:
+    error = answered(status, reason, "m")
     assert isinstance(error, LLMError)
     assert error.status_code == status
     assert str(error)
@@ -219,7 +219,7 @@ def test_any_answer_is_some_error(status: int, said: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "cls", "temporary"),
+    ("reason", "cls", "temporary"),
     [
         ("model 'nope' not found", ModelNotFoundError, False),
         ("server busy, please try again", ServerError, True),
@@ -231,27 +231,27 @@ def test_any_answer_is_some_error(status: int, said: object) -> None:
         ('option "seed" must be of type integer', BadRequestError, False),
     ],
 )
-def test_an_error_line_in_a_stream(said: str, cls: type, temporary: bool) -> None:
-    error = error_for_line(said, url=URL)
+def test_an_error_line_in_a_stream(reason: str, cls: type, temporary: bool) -> None:
+    error = error_for_line(reason, url=URL)
     assert type(error) is cls
     assert error.temporary is temporary
-    assert said in str(error)
+    assert reason in str(error)
     assert "None" not in str(error)
 
 
-@pytest.mark.parametrize("said", [OF_LLAMA_SERVER, f"llama-server chat error: {AS_GO_PRINTS_IT}", OF_MLX])
-def test_a_refused_prompt_has_its_tokens_and_the_window(said: str) -> None:
-    # Once wrong: what the MLX runner says was a ServerError, for the apostrophe in it
-    for error in (answered(400, said), answered(500, said), in_a_line(said)):
+@pytest.mark.parametrize("reason", [OF_LLAMA_SERVER, f"llama-server chat error: {AS_GO_PRINTS_IT}", OF_MLX])
+def test_a_refused_prompt_has_its_tokens_and_the_window(reason: str) -> None:
+    # Once wrong: the MLX runner's error was a ServerError, because of its apostrophe
+    for error in (answered(400, reason), answered(500, reason), in_a_line(reason)):
         assert isinstance(error, ContextWindowExceededError)
         assert (error.tokens, error.window) == (5000, 4096)
         assert "map[" not in str(error)
         assert "{" not in str(error)
 
 
-def in_a_line(said: str) -> LLMError:
+def in_a_line(reason: str) -> LLMError:
     with pytest.raises(ServerReportedError) as caught:
-        Answer("chat").chunk({"error": said})
+        Answer("chat").chunk({"error": reason})
     return error_for_line(str(caught.value), url=URL)
 
 
@@ -284,7 +284,7 @@ def test_retry_after_is_a_number_or_a_date(value: str, seconds: float | None) ->
     assert retry_after_seconds(httpx.Headers({"Retry-After": value.encode()}), NOW) == seconds
 
 
-def test_the_third_form_of_a_date_is_gmt_wherever_this_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_third_form_of_a_date_is_gmt_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     # Once wrong: asctime's form has no zone and is read as local time; RFC 9110, 5.6.7 says it is GMT
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
@@ -310,10 +310,10 @@ def test_any_other_retry_after_is_none_or_seconds(value: str) -> None:
     assert seconds is None or seconds >= 0
 
 
-@pytest.mark.parametrize(("status", "said"), [(429, "slow down"), (503, "busy"), (429, "monthly limit")])
-def test_errors_of_a_full_server_say_when_to_come_back(status: int, said: str) -> None:
-    assert answered(status, said, **{"Retry-After": "7"}).retry_after == 7
-    assert answered(status, said).retry_after is None
+@pytest.mark.parametrize(("status", "reason"), [(429, "slow down"), (503, "busy"), (429, "monthly limit")])
+def test_errors_of_a_full_server_have_retry_after(status: int, reason: str) -> None:
+    assert answered(status, reason, **{"Retry-After": "7"}).retry_after == 7
+    assert answered(status, reason).retry_after is None
 
 
 # Exceptions
@@ -328,11 +328,11 @@ REQUEST = httpx.Request("POST", URL)
 
 
 class ClientConnectorDNSError(OSError):
-    """Named as aiohttp's, which is hard to make by hand."""
+    """Named like aiohttp's class, which is hard to construct."""
 
 
 class ClientProxyConnectionError(OSError):
-    """Named as aiohttp's, too."""
+    """Named like aiohttp's class, too."""
 
 
 PEER_GONE = "Server disconnected without sending a response."
@@ -385,7 +385,7 @@ def test_each_exception_of_a_transport_is_one_error(
     "error",
     [httpx.RemoteProtocolError("illegal status line: private"), aiohttp.ClientError("Bad status line: private")],
 )
-def test_what_is_not_http_is_neither_quoted_nor_kept(error: Exception) -> None:
+def test_data_that_is_not_http_is_neither_quoted_nor_kept(error: Exception) -> None:
     found = raised(error)
     assert type(found) is MalformedResponseError
     assert f"data that is not HTTP ({type(error).__name__})" in str(found)
@@ -398,58 +398,58 @@ def test_what_is_not_http_is_neither_quoted_nor_kept(error: Exception) -> None:
     [httpx.ReadError("x"), httpx.ReadTimeout("x"), httpx.RemoteProtocolError(CUT), ConnectionResetError("x")],
     ids=lambda e: type(e).__name__,
 )
-def test_once_the_answer_began_it_is_an_interrupted_stream(error: Exception) -> None:
+def test_an_error_mid_stream_is_an_interrupted_stream(error: Exception) -> None:
     found = raised(error, began=True)
     assert type(found) is StreamInterruptedError
     assert found.temporary
     assert "`partial`" in str(found)
 
 
-def test_a_connection_that_was_never_made_is_no_interrupted_stream() -> None:
+def test_a_failed_connect_is_never_an_interrupted_stream() -> None:
     assert type(raised(httpx.ConnectError("x"), began=True)) is LLMConnectionError
     assert type(raised(httpx.ConnectTimeout("x"), began=True)) is LLMTimeoutError
 
 
-def test_a_connect_timeout_that_is_switched_off_is_still_told() -> None:
+def test_a_connect_timeout_without_a_limit_is_still_reported() -> None:
     error = error_for_exception(httpx.ConnectTimeout("x"), url=URL, connect_timeout=None, began=False)
     assert isinstance(error, LLMTimeoutError)
     assert (error.deadline, error.seconds) == ("connect", 0)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), KeyError("x"), httpx.InvalidURL("x")])
-def test_an_exception_of_anything_else_is_not_ours(error: Exception) -> None:
+def test_other_exceptions_are_not_translated(error: Exception) -> None:
     assert raised(error) is None
 
 
-def test_a_cancellation_is_not_ours() -> None:
+def test_a_cancellation_is_not_translated() -> None:
     error: Any = asyncio.CancelledError()
     assert raised(error) is None
 
 
-def test_what_an_exception_says_is_one_short_line() -> None:
+def test_the_text_of_an_exception_is_one_short_line() -> None:
     found = raised(httpx.ConnectError("a\nb " + "x" * 10_000, request=REQUEST))
     assert "a b xxx" in str(found)
     assert len(str(found)) < 600
 
 
-def test_the_remedy_for_a_missing_model_is_the_engines_own_in_this_process() -> None:
+def test_the_embedded_engine_has_its_own_remedy_for_a_missing_model() -> None:
     body = b'{"error": "model \\"x\\" not found, try pulling it first"}'
     error = error_for_status(404, {}, body, url="embedded://", model="x")
     assert "`namel3ss-ollama models pull x --embedded`" in str(error)
     assert "`ollama pull x`" in str(error_for_status(404, {}, body, url="http://localhost:11434", model="x"))
 
 
-def test_newlines_of_a_server_stay_in_no_message() -> None:
-    for said in ("first\nsecond\r\n third", "model 'x'\nnot found"):
-        assert "\n" not in str(error_for_line(said, url=URL))
-        assert "\n" not in str(answered(500, said))
+def test_newlines_are_removed_from_messages() -> None:
+    for reason in ("first\nsecond\r\n third", "model 'x'\nnot found"):
+        assert "\n" not in str(error_for_line(reason, url=URL))
+        assert "\n" not in str(answered(500, reason))
 
 
-@pytest.mark.parametrize("said", ["failed to load model: file not found in model dir", "model's file was not found"])
-def test_a_file_that_is_missing_is_no_missing_model(said: str) -> None:
-    assert not isinstance(error_for_line(said, url=URL), ModelNotFoundError)
-    assert not isinstance(answered(404, said), ModelNotFoundError)
+@pytest.mark.parametrize("reason", ["failed to load model: file not found in model dir", "model's file was not found"])
+def test_a_missing_file_is_not_a_missing_model(reason: str) -> None:
+    assert not isinstance(error_for_line(reason, url=URL), ModelNotFoundError)
+    assert not isinstance(answered(404, reason), ModelNotFoundError)
 
 
-def test_an_unsupported_image_is_not_the_models_lack() -> None:
+def test_an_unsupported_image_is_not_blamed_on_the_model() -> None:
     assert "choose a model" not in str(answered(400, "unsupported image format"))

@@ -1,4 +1,4 @@
-"""Slots of several hosts: never over a host's, first come first served, and none is ever lost."""
+"""Slots of several hosts: never more than a host has, granted in order, and none is ever lost."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Clock:
         return self.now
 
 
-def a_dispatcher(
+def make_dispatcher(
     *slots: int, clock: Callable[[], float] | None = None, last_resort: int | None = None, **limits: Any
 ) -> tuple[Dispatcher, list[Standing]]:
-    """Hosts with so many slots each, that all have the model `M` loaded."""
+    """Hosts with these numbers of slots, which all have the model `M` loaded."""
     hosts = [Standing(f"http://{i}", slots=count, last_resort=i == last_resort) for i, count in enumerate(slots)]
     fleet = Fleet(hosts, rng=random.Random(1))
     for host in hosts:
@@ -79,7 +79,7 @@ def stopped_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 async def test_every_slot_of_every_host_is_used_and_no_more() -> None:
-    dispatcher, hosts = a_dispatcher(1, 2, 3)
+    dispatcher, hosts = make_dispatcher(1, 2, 3)
     slots = [await take(dispatcher) for _ in range(6)]
     assert busy(hosts) == [1, 2, 3]
     assert Counter(slot.host.url for slot in slots) == {"http://0": 1, "http://1": 2, "http://2": 3}
@@ -94,8 +94,8 @@ async def test_every_slot_of_every_host_is_used_and_no_more() -> None:
     assert (state(dispatcher), busy(hosts)) == ((0, 0), [0, 0, 0])
 
 
-async def test_slots_are_handed_out_in_the_order_of_asking() -> None:
-    dispatcher, hosts = a_dispatcher(1, 2)
+async def test_slots_are_granted_in_order_of_arrival() -> None:
+    dispatcher, hosts = make_dispatcher(1, 2)
     order: list[int] = []
 
     async def work(number: int) -> None:
@@ -110,8 +110,8 @@ async def test_slots_are_handed_out_in_the_order_of_asking() -> None:
     assert (state(dispatcher), busy(hosts)) == ((0, 0), [0, 0])
 
 
-async def test_a_newcomer_does_not_overtake_one_who_was_handed_a_slot() -> None:
-    dispatcher, _ = a_dispatcher(1)
+async def test_a_newcomer_does_not_overtake_a_waiter_that_got_a_slot() -> None:
+    dispatcher, _ = make_dispatcher(1)
     slot = await take(dispatcher)
     first = waiter(dispatcher)
     await settle()
@@ -121,7 +121,7 @@ async def test_a_newcomer_does_not_overtake_one_who_was_handed_a_slot() -> None:
 
 
 async def test_models_do_not_wait_for_each_other() -> None:
-    dispatcher, hosts = a_dispatcher(1, 1)
+    dispatcher, hosts = make_dispatcher(1, 1)
     dispatcher.change(lambda fleet, _: fleet.learn_loaded(hosts[1], {N: Loaded(digest="y")}))
     for host in hosts:
         host.pulled = dict.fromkeys(host.loaded, (1, "x"))
@@ -136,30 +136,30 @@ async def test_models_do_not_wait_for_each_other() -> None:
     assert state(dispatcher) == (2, 0)
 
 
-@pytest.mark.parametrize("bound", [1, 2, 5])
-async def test_a_bound_on_all_hosts_together(bound: int) -> None:
-    dispatcher, hosts = a_dispatcher(2, 2, max_concurrent=bound)
-    slots = [await take(dispatcher) for _ in range(min(bound, 4))]
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_a_limit_on_all_hosts_together(limit: int) -> None:
+    dispatcher, hosts = make_dispatcher(2, 2, max_concurrent=limit)
+    slots = [await take(dispatcher) for _ in range(min(limit, 4))]
     assert dispatcher.try_acquire(Wanted(M)) is None
     more = waiter(dispatcher)
     await settle()
-    assert state(dispatcher) == (min(bound, 4), 1)
+    assert state(dispatcher) == (min(limit, 4), 1)
     assert all(host.in_flight <= host.slots for host in hosts)
     dispatcher.release(slots.pop())
     slots.append(await more)
-    assert state(dispatcher) == (min(bound, 4), 0)
+    assert state(dispatcher) == (min(limit, 4), 0)
 
 
 async def test_a_request_goes_where_it_has_not_failed() -> None:
-    dispatcher, hosts = a_dispatcher(2, 2)
+    dispatcher, hosts = make_dispatcher(2, 2)
     for host, other in (hosts, reversed(hosts)):
         slot = await take(dispatcher, tried=frozenset({host}))
         assert slot.host is other
         dispatcher.release(slot)
 
 
-async def test_what_failed_elsewhere_is_served_first() -> None:
-    dispatcher, hosts = a_dispatcher(1, 1)
+async def test_a_retried_request_is_served_first() -> None:
+    dispatcher, hosts = make_dispatcher(1, 1)
     held = [await take(dispatcher) for _ in range(2)]
     other = waiter(dispatcher)
     await settle()
@@ -171,12 +171,12 @@ async def test_what_failed_elsewhere_is_served_first() -> None:
     other.cancel()
 
 
-# Waiting in vain
+# The queue's limits
 
 
 @pytest.mark.parametrize("max_queue", [0, 2])
-async def test_a_full_queue_takes_no_more(max_queue: int) -> None:
-    dispatcher, _ = a_dispatcher(1, max_queue=max_queue)
+async def test_a_full_queue_rejects_requests(max_queue: int) -> None:
+    dispatcher, _ = make_dispatcher(1, max_queue=max_queue)
     slot = await take(dispatcher)
     waiting = [waiter(dispatcher) for _ in range(max_queue)]
     await settle()
@@ -184,7 +184,7 @@ async def test_a_full_queue_takes_no_more(max_queue: int) -> None:
         await take(dispatcher)
     with patiently():
         patient = waiter(dispatcher)
-    # Once wrong: a request whose host had failed was turned away
+    # Once wrong: a request whose host had failed was rejected
     moved = waiter(dispatcher, asked=True)
     await settle()
     assert state(dispatcher) == (1, max_queue + 2)
@@ -195,15 +195,15 @@ async def test_a_full_queue_takes_no_more(max_queue: int) -> None:
     assert state(dispatcher) == (0, 0)
 
 
-def test_who_waits_too_long_is_told_so(virtual: Virtual) -> None:
+def test_a_queue_timeout_is_an_error(virtual: Virtual) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        dispatcher, _ = a_dispatcher(1, 1, queue_timeout=5, clock=loop.time)
+        dispatcher, _ = make_dispatcher(1, 1, queue_timeout=5, clock=loop.time)
         slots = [await take(dispatcher) for _ in range(2)]
-        began = loop.time()
+        start = loop.time()
         with pytest.raises(QueueFullError, match=r"within queue_timeout=5 s \(2 on 2 hosts\); try again later"):
             await take(dispatcher)
-        assert loop.time() - began == pytest.approx(5)
+        assert loop.time() - start == pytest.approx(5)
         assert state(dispatcher) == (2, 0)
         for slot in slots:
             dispatcher.release(slot)
@@ -213,8 +213,8 @@ def test_who_waits_too_long_is_told_so(virtual: Virtual) -> None:
 
 @pytest.mark.parametrize("turns", range(5))
 @pytest.mark.parametrize("others", [0, 1])
-async def test_a_slot_survives_a_cancellation_at_any_moment_after_the_hand_over(turns: int, others: int) -> None:
-    dispatcher, hosts = a_dispatcher(1)
+async def test_a_slot_survives_a_cancellation_at_any_point_after_the_handover(turns: int, others: int) -> None:
+    dispatcher, hosts = make_dispatcher(1)
     slot = await take(dispatcher)
     first = waiter(dispatcher)
     queue = [waiter(dispatcher) for _ in range(others)]
@@ -234,8 +234,8 @@ async def test_a_slot_survives_a_cancellation_at_any_moment_after_the_hand_over(
     assert (await asyncio.wait_for(take(dispatcher), 1)).host is hosts[0]
 
 
-async def test_all_who_wait_can_be_cancelled_at_once() -> None:
-    dispatcher, hosts = a_dispatcher(1, 1)
+async def test_all_waiters_can_be_cancelled_at_once() -> None:
+    dispatcher, hosts = make_dispatcher(1, 1)
     held = [await take(dispatcher) for _ in range(2)]
     tasks = [waiter(dispatcher, model) for model in (M, N) for _ in range(5)]
     await settle()
@@ -249,8 +249,8 @@ async def test_all_who_wait_can_be_cancelled_at_once() -> None:
     assert dispatcher._queues._by_model == {}
 
 
-async def test_a_slot_is_given_back_once() -> None:
-    dispatcher, hosts = a_dispatcher(2)
+async def test_a_slot_is_released_once() -> None:
+    dispatcher, hosts = make_dispatcher(2)
     slot, _ = await take(dispatcher), await take(dispatcher)
     for _ in range(3):
         dispatcher.release(slot)
@@ -268,24 +268,24 @@ def eject(dispatcher: Dispatcher, *hosts: Standing, seconds: float | None = None
     dispatcher.change(change)
 
 
-def test_who_waits_for_hosts_that_are_all_out_gets_the_first_that_is_back(virtual: Virtual) -> None:
-    # Once wrong: after a quarter of a second every waiter was sent to a host that was out
+def test_waiters_get_the_first_host_that_returns(virtual: Virtual) -> None:
+    # Once wrong: after a quarter of a second every waiter was sent to an ejected host
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        dispatcher, hosts = a_dispatcher(4, 4, clock=loop.time)
+        dispatcher, hosts = make_dispatcher(4, 4, clock=loop.time)
         eject(dispatcher, hosts[0], seconds=100)
         eject(dispatcher, hosts[1], seconds=10)
         assert dispatcher.try_acquire(Wanted(M)) is None
         waiting = [waiter(dispatcher) for _ in range(10)]
         await asyncio.sleep(7)
         assert state(dispatcher) == (0, 10)
-        await asyncio.sleep(6)  # ten seconds, a fifth more or less
+        await asyncio.sleep(6)  # ten seconds, plus or minus 20 %
         assert busy(hosts) == [0, 1]  # one on trial
         assert state(dispatcher) == (1, 9)
         trial = next(task for task in waiting if task.done()).result()
         dispatcher.release(trial)
         await asyncio.sleep(1)
-        assert busy(hosts) == [0, 1]  # it was not answered, so the next one is on trial
+        assert busy(hosts) == [0, 1]  # there was no answer, so the next one is on trial
         dispatcher.change(lambda fleet, _: fleet.heal(hosts[1]))
         assert busy(hosts) == [0, 4]
         for task in waiting:
@@ -299,20 +299,20 @@ def test_who_waits_for_hosts_that_are_all_out_gets_the_first_that_is_back(virtua
     virtual(scenario())
 
 
-def test_who_waits_too_long_for_a_host_learns_what_became_of_them(virtual: Virtual) -> None:
+def test_a_queue_timeout_names_the_failures_of_the_hosts(virtual: Virtual) -> None:
     async def scenario() -> None:
-        dispatcher, hosts = a_dispatcher(*[1] * 5, queue_timeout=2, clock=asyncio.get_running_loop().time)
+        dispatcher, hosts = make_dispatcher(*[1] * 5, queue_timeout=2, clock=asyncio.get_running_loop().time)
         eject(dispatcher, *hosts, seconds=60)
-        said = "http://0: it failed; http://1: it failed; http://2: it failed; and 2 more"
-        with pytest.raises(QueueFullError, match=rf"^no host was available within queue_timeout=2 s \({said}\)"):
+        reasons = "http://0: it failed; http://1: it failed; http://2: it failed; and 2 more"
+        with pytest.raises(QueueFullError, match=rf"^no host was available within queue_timeout=2 s \({reasons}\)"):
             await take(dispatcher)
 
     virtual(scenario())
 
 
-async def test_a_look_lets_hosts_come_back_for_those_that_wait() -> None:
+async def test_a_look_readmits_hosts_for_waiters() -> None:
     clock = Clock()
-    dispatcher, hosts = a_dispatcher(1, clock=clock)
+    dispatcher, hosts = make_dispatcher(1, clock=clock)
     eject(dispatcher, *hosts)
     waiting = waiter(dispatcher)
     await settle()
@@ -322,9 +322,9 @@ async def test_a_look_lets_hosts_come_back_for_those_that_wait() -> None:
 
 
 async def test_a_host_that_fails_while_its_waiter_has_tried_the_others_is_not_waited_for() -> None:
-    # Once wrong: who had tried the other host waited until this one was back
+    # Once wrong: a request that had tried the other host waited until this one returned
     clock = Clock()
-    dispatcher, hosts = a_dispatcher(1, 1, clock=clock)
+    dispatcher, hosts = make_dispatcher(1, 1, clock=clock)
     held = [await take(dispatcher) for _ in range(2)]
     moved = waiter(dispatcher, tried=frozenset({hosts[0]}))
     await settle()
@@ -333,19 +333,19 @@ async def test_a_host_that_fails_while_its_waiter_has_tried_the_others_is_not_wa
     assert (await asyncio.wait_for(moved, 1)).host is hosts[0]
 
 
-async def test_the_engine_in_this_process_is_asked_where_no_server_is_left() -> None:
-    dispatcher, hosts = a_dispatcher(1, 1, 1, last_resort=0)
+async def test_the_embedded_engine_is_used_if_no_server_is_left() -> None:
+    dispatcher, hosts = make_dispatcher(1, 1, 1, last_resort=0)
     slots = [await take(dispatcher) for _ in range(2)]
     assert hosts[0] not in {slot.host for slot in slots}
-    assert dispatcher.try_acquire(Wanted(M)) is None  # the servers are busy, not gone
+    assert dispatcher.try_acquire(Wanted(M)) is None  # the servers are busy, not ejected
     eject(dispatcher, *hosts[1:], seconds=60)
     slot = await take(dispatcher)
     assert slot.host is hosts[0]
     assert dispatcher.try_acquire(Wanted(M)) is None
 
 
-async def test_who_waits_for_its_home_gets_another_host_when_that_is_worth_it(virtual: Virtual) -> None:
-    dispatcher, hosts = a_dispatcher(1, 1)
+async def test_a_request_waits_for_its_home_if_that_is_worth_it(virtual: Virtual) -> None:
+    dispatcher, hosts = make_dispatcher(1, 1)
     slot = await take(dispatcher, home=hosts[1])
     assert slot.host is hosts[1]
     waiting = waiter(dispatcher, home=hosts[1], saved=50.0)
@@ -355,22 +355,22 @@ async def test_who_waits_for_its_home_gets_another_host_when_that_is_worth_it(vi
     assert (await waiting).host is hosts[1]
 
 
-def test_nobody_waits_for_its_home_longer_than_that_saves(virtual: Virtual) -> None:
+def test_a_request_waits_for_its_home_no_longer_than_that_saves(virtual: Virtual) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        dispatcher, hosts = a_dispatcher(1, 1, clock=loop.time)
+        dispatcher, hosts = make_dispatcher(1, 1, clock=loop.time)
         await take(dispatcher, home=hosts[1])
-        began = loop.time()
+        start = loop.time()
         slot = await take(dispatcher, home=hosts[1], saved=5.0)
         assert slot.host is hosts[0]
-        assert loop.time() - began == pytest.approx(5, abs=0.3)
+        assert loop.time() - start == pytest.approx(5, abs=0.3)
 
     virtual(scenario())
 
 
-def test_homes_are_known_for_a_while_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_homes_are_forgotten_by_age_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    dispatcher, hosts = a_dispatcher(1, 1, clock=clock)
+    dispatcher, hosts = make_dispatcher(1, 1, clock=clock)
     dispatcher.change(lambda fleet, now: fleet.measured(hosts[1], M, now, wait=0, load=0, service=1, prefill=100.0))
     monkeypatch.setattr("namel3ss_ollama.dispatcher._HOMES", 3)
     for key in range(1, 6):
@@ -389,11 +389,11 @@ def test_homes_are_known_for_a_while_and_not_without_end(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("count", [3, 9, 20])
 @pytest.mark.parametrize("slots", [1, 4])
 def test_each_host_gets_its_share_and_is_busy(virtual: Virtual, count: int, slots: int) -> None:
-    """Hosts of speeds 1:2:5, whose answers take times by chance."""
+    """Hosts of speeds 1:2:5, with random response times."""
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        dispatcher, hosts = a_dispatcher(*[slots] * count, clock=loop.time)
+        dispatcher, hosts = make_dispatcher(*[slots] * count, clock=loop.time)
         chance = random.Random(7)
         speeds = {host: (1.0, 2.0, 5.0)[index % 3] for index, host in enumerate(hosts)}
         calls, seconds, answered = 300 * count, Counter[Standing](), Counter[Standing]()
@@ -411,9 +411,9 @@ def test_each_host_gets_its_share_and_is_busy(virtual: Virtual, count: int, slot
                 answered[slot.host] += 1
             dispatcher.release(slot)
 
-        began = loop.time()
+        start = loop.time()
         await asyncio.gather(*(call() for _ in range(calls)))
-        span = ended - began
+        span = ended - start
         assert sum(seconds.values()) >= 0.95 * span * count * slots
         for speed in (1.0, 2.0, 5.0):
             of_speed = [host for host in hosts if speeds[host] == speed]
@@ -426,8 +426,8 @@ def test_each_host_gets_its_share_and_is_busy(virtual: Virtual, count: int, slot
 # Requests within requests
 
 
-async def test_a_nested_request_runs_beyond_the_bound() -> None:
-    dispatcher, hosts = a_dispatcher(1, 1)
+async def test_a_nested_request_may_exceed_the_limit() -> None:
+    dispatcher, hosts = make_dispatcher(1, 1)
     outer = [await take(dispatcher) for _ in range(2)]
     outer[0].mark()
     inner = await take(dispatcher)
@@ -438,11 +438,11 @@ async def test_a_nested_request_runs_beyond_the_bound() -> None:
 
 
 def test_a_nested_request_waits_for_a_host_that_is_up(virtual: Virtual) -> None:
-    # Once wrong: it was sent to a host that was out
+    # Once wrong: it was sent to an ejected host
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         monotonic = loop.time
-        dispatcher, hosts = a_dispatcher(2, clock=monotonic)
+        dispatcher, hosts = make_dispatcher(2, clock=monotonic)
         outer = await take(dispatcher)
         outer.mark()
         eject(dispatcher, hosts[0], seconds=10)
@@ -461,12 +461,12 @@ def test_streams_that_all_wait_for_their_callers_let_others_run(virtual: Virtual
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         monkeypatch.setattr("namel3ss_ollama.limiter.time.monotonic", loop.time)
-        dispatcher, hosts = a_dispatcher(1, 1, clock=loop.time)
+        dispatcher, hosts = make_dispatcher(1, 1, clock=loop.time)
         slots = [await take(dispatcher) for _ in range(2)]
         slots[0].idle_since = loop.time()
         waiting = [waiter(dispatcher) for _ in range(5)]
         await asyncio.sleep(10)
-        assert state(dispatcher) == (2, 5)  # the other one still reads
+        assert state(dispatcher) == (2, 5)  # the other stream is still reading
         slots[1].idle_since = loop.time()
         await asyncio.sleep(1)
         assert state(dispatcher) == (4, 3)
@@ -481,12 +481,12 @@ def test_streams_that_all_wait_for_their_callers_let_others_run(virtual: Virtual
     virtual(scenario())
 
 
-def test_streams_of_another_model_keep_nobody_from_running(virtual: Virtual, monkeypatch: Any) -> None:
-    # Once wrong: a host that is always at work on another model kept a nested request waiting for ever
+def test_streams_of_another_model_block_no_request(virtual: Virtual, monkeypatch: Any) -> None:
+    # Once wrong: a host that was always busy with another model blocked a nested request for ever
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         monkeypatch.setattr("namel3ss_ollama.limiter.time.monotonic", loop.time)
-        dispatcher, hosts = a_dispatcher(1, 1, clock=loop.time)
+        dispatcher, hosts = make_dispatcher(1, 1, clock=loop.time)
         dispatcher.change(lambda fleet, _: fleet.learn_loaded(hosts[1], {N: Loaded(digest="y")}))
         for host in hosts:
             host.pulled = dict.fromkeys(host.loaded, (1, "x"))
@@ -499,13 +499,13 @@ def test_streams_of_another_model_keep_nobody_from_running(virtual: Virtual, mon
     virtual(scenario())
 
 
-# Loops, threads, forks, finalizers
+# Event loops, threads, forks, finalizers
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("bound", [None, 2])
-def test_loops_in_several_threads_share_the_hosts(bound: int | None) -> None:
-    dispatcher, hosts = a_dispatcher(1, 2, 1, max_concurrent=bound)
+@pytest.mark.parametrize("limit", [None, 2])
+def test_event_loops_in_several_threads_share_the_hosts(limit: int | None) -> None:
+    dispatcher, hosts = make_dispatcher(1, 2, 1, max_concurrent=limit)
     lock = threading.Lock()
     now: Counter[str] = Counter()
     most: Counter[str] = Counter()
@@ -537,13 +537,13 @@ def test_loops_in_several_threads_share_the_hosts(bound: int | None) -> None:
     assert not any(thread.is_alive() for thread in threads)
     assert sum(done.values()) == 200
     assert all(most[host.url] <= host.slots for host in hosts)
-    assert together <= (bound or 4)
+    assert together <= (limit or 4)
     assert (state(dispatcher), busy(hosts)) == ((0, 0), [0, 0, 0])
 
 
 @pytest.mark.timeout(60)
-def test_a_host_that_comes_back_in_one_thread_wakes_a_waiter_in_another() -> None:
-    dispatcher, hosts = a_dispatcher(1)
+def test_a_host_that_returns_in_one_thread_wakes_a_waiter_in_another() -> None:
+    dispatcher, hosts = make_dispatcher(1)
     eject(dispatcher, *hosts, seconds=1000)
     held: list[HostSlot] = []
 
@@ -561,8 +561,8 @@ def test_a_host_that_comes_back_in_one_thread_wakes_a_waiter_in_another() -> Non
 
 
 @pytest.mark.timeout(20)
-async def test_what_a_closed_loop_held_is_free_at_the_next_need() -> None:
-    dispatcher, hosts = a_dispatcher(1, 2)
+async def test_slots_of_a_closed_event_loop_are_reclaimed() -> None:
+    dispatcher, hosts = make_dispatcher(1, 2)
     for _ in range(3):
         loop = asyncio.new_event_loop()
         slot = await asyncio.to_thread(loop.run_until_complete, take(dispatcher))
@@ -584,14 +584,14 @@ async def test_what_a_closed_loop_held_is_free_at_the_next_need() -> None:
     assert (state(dispatcher), busy(hosts)) == ((0, 0), [0, 0])
 
 
-def test_a_slot_is_not_handed_to_a_loop_that_is_gone() -> None:
-    dispatcher, _ = a_dispatcher(1)
+def test_a_closed_event_loop_gets_no_slot() -> None:
+    dispatcher, _ = make_dispatcher(1)
     with stopped_loop() as holder, stopped_loop() as dead:
         slot = holder.run_until_complete(take(dispatcher))
         task = dead.create_task(take(dispatcher))
         dead.run_until_complete(asyncio.sleep(0))
         assert state(dispatcher) == (1, 1)
-        setattr(task, "_log_destroy_pending", False)  # noqa: B010 -- asyncio would complain of it
+        setattr(task, "_log_destroy_pending", False)  # noqa: B010 -- asyncio would warn about it
         dead.close()
 
         async def next_one() -> None:
@@ -605,8 +605,8 @@ def test_a_slot_is_not_handed_to_a_loop_that_is_gone() -> None:
     assert dispatcher._queues._by_model == {}
 
 
-def test_a_stopped_loop_is_handed_no_slot_but_asks_when_it_runs() -> None:
-    dispatcher, _ = a_dispatcher(1)
+def test_a_stopped_event_loop_gets_no_slot_until_it_runs_again() -> None:
+    dispatcher, _ = make_dispatcher(1)
     with stopped_loop() as stopped:
         slot = stopped.run_until_complete(take(dispatcher))
         first = stopped.create_task(take(dispatcher))
@@ -624,41 +624,41 @@ def test_a_stopped_loop_is_handed_no_slot_but_asks_when_it_runs() -> None:
     assert state(dispatcher) == (0, 0)
 
 
-async def test_what_a_parent_began_gives_a_child_no_slot_more() -> None:
-    dispatcher, hosts = a_dispatcher(1)
+async def test_a_parents_slot_gives_a_child_no_extra_slot() -> None:
+    dispatcher, hosts = make_dispatcher(1)
     slot = await take(dispatcher)
     dispatcher.remember_home(1, hosts[0], 100)
     waiting = waiter(dispatcher)
     await settle()
     dispatcher.after_fork()
     assert (state(dispatcher), busy(hosts)) == ((0, 0), [0])
-    dispatcher.release(slot)  # a child closes what the parent began
+    dispatcher.release(slot)  # a child closes a stream that the parent opened
     assert busy(hosts) == [0]
     await take(dispatcher)
     assert dispatcher.try_acquire(Wanted(M)) is None
     waiting.cancel()
 
 
-def test_a_finalizer_gives_a_slot_back_within_any_critical_section() -> None:
-    dispatcher, hosts = a_dispatcher(1)
+def test_a_finalizer_releases_a_slot_within_any_critical_section() -> None:
+    dispatcher, hosts = make_dispatcher(1)
     with stopped_loop() as loop:
         slot = loop.run_until_complete(take(dispatcher))
         with dispatcher._lock:
-            dispatcher.release(slot)  # would wait for ever if it waited
+            dispatcher.release(slot)  # would deadlock if it waited
         assert (state(dispatcher), busy(hosts)) == ((0, 0), [0])
 
 
-# Whatever happens
+# Any sequence of events
 
 
-class Anything(RuleBasedStateMachine):
-    """Requests of two models come, end and are given up; hosts fail, come back, load and forget; time passes."""
+class Events(RuleBasedStateMachine):
+    """Requests for two models start, end and are cancelled; hosts fail, return, load and unload; time passes."""
 
-    @initialize(slots=st.lists(st.integers(1, 3), min_size=1, max_size=4), bound=st.none() | st.integers(1, 4))
-    def begin(self, slots: list[int], bound: int | None) -> None:
+    @initialize(slots=st.lists(st.integers(1, 3), min_size=1, max_size=4), limit=st.none() | st.integers(1, 4))
+    def begin(self, slots: list[int], limit: int | None) -> None:
         self.clock = Clock()
-        self.dispatcher, self.hosts = a_dispatcher(*slots, clock=self.clock, max_concurrent=bound)
-        self.bound = bound
+        self.dispatcher, self.hosts = make_dispatcher(*slots, clock=self.clock, max_concurrent=limit)
+        self.limit = limit
         self.loop = asyncio.new_event_loop()
         self.held: list[HostSlot] = []
         self.waiting: list[asyncio.Task[HostSlot]] = []
@@ -686,7 +686,7 @@ class Anything(RuleBasedStateMachine):
             self.run()
 
     @rule(data=st.data())
-    def give_up(self, data: st.DataObject) -> None:
+    def cancel(self, data: st.DataObject) -> None:
         if self.waiting:
             self.waiting[data.draw(st.integers(0, len(self.waiting) - 1))].cancel()
             self.run()
@@ -717,13 +717,13 @@ class Anything(RuleBasedStateMachine):
                 {host: host.in_flight for host in self.hosts if host.in_flight}
             )
             assert all(host.in_flight <= host.slots for host in self.hosts)
-            assert len(self.held) <= (self.bound or 100)
+            assert len(self.held) <= (self.limit or 100)
             assert len(self.dispatcher._waiters) == len(self.waiting)
 
     def teardown(self) -> None:
         if not hasattr(self, "hosts"):
             return
-        # Once all hosts are back and time has passed, everybody gets a slot.
+        # Once all hosts have returned and time has passed, every request gets a slot.
         for _ in range(1000):
             if not self.held and not self.waiting:
                 break
@@ -738,5 +738,5 @@ class Anything(RuleBasedStateMachine):
         self.loop.close()
 
 
-Anything.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
-test_whatever_happens = Anything.TestCase
+Events.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
+TestEvents = Events.TestCase

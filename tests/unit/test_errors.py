@@ -1,4 +1,4 @@
-"""What an error carries, and that it survives a process boundary."""
+"""The attributes of errors, and that pickling keeps them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CLASSES = [getattr(errors, name) for name in errors.__all__] + [LineTooLongError
 PARTIAL = LLMResponse("half an ans", "m", Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3), None, {"a": 1})
 
 
-def everything(error: LLMError) -> dict[str, object]:
+def attributes(error: LLMError) -> dict[str, object]:
     return {k: v for k, v in vars(error).items() if k != "original_error"}
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_every_class_is_an_llm_error_with_the_same_beginning(cls: type[LLMError]) -> None:
+def test_every_class_is_an_llm_error_with_the_same_parameters(cls: type[LLMError]) -> None:
     cause = OSError("underneath")
     error = cls("what happened", "ollama", 500, cause)
     assert isinstance(error, LLMError)
@@ -38,13 +38,13 @@ def test_every_class_is_an_llm_error_with_the_same_beginning(cls: type[LLMError]
     assert list(inspect.signature(cls).parameters)[:4] == ["message", "provider", "status_code", "original_error"]
 
 
-def test_those_of_connections_and_deadlines_are_pythons_too() -> None:
+def test_connection_and_timeout_errors_are_builtin_ones_too() -> None:
     assert isinstance(LLMConnectionError("x"), ConnectionError)
     assert isinstance(LLMTimeoutError("x"), TimeoutError)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_what_is_not_said_is_none(cls: type[LLMError]) -> None:
+def test_attributes_are_none_by_default(cls: type[LLMError]) -> None:
     error = cls("what happened")
     assert (error.provider, error.status_code, error.original_error, error.partial, error.retry_after) == (
         "ollama", None, None, None, None,
@@ -54,14 +54,14 @@ def test_what_is_not_said_is_none(cls: type[LLMError]) -> None:
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("cls", CLASSES)
-def test_a_pickled_error_keeps_all_but_the_exception_underneath(cls: type[LLMError], protocol: int) -> None:
-    # A generator cannot be pickled, as much of what an HTTP library raises cannot.
+def test_a_pickled_error_keeps_all_but_the_original_error(cls: type[LLMError], protocol: int) -> None:
+    # A generator cannot be pickled, like many exceptions of HTTP libraries.
     error = cls("what happened", "ollama", 503, RuntimeError(x for x in ()))
     error.partial, error.retry_after, error.temporary = PARTIAL, 2.5, True
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is cls
     assert (str(again), again.args) == (str(error), error.args)
-    assert everything(again) == everything(error)
+    assert attributes(again) == attributes(error)
     assert again.original_error is None
 
 
@@ -75,14 +75,14 @@ def test_a_pickled_error_keeps_all_but_the_exception_underneath(cls: type[LLMErr
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
-def test_what_one_class_has_on_top_is_kept_too(error: LLMError, again: object) -> None:
+def test_attributes_of_one_class_are_kept_too(error: LLMError, again: object) -> None:
     other = again(error)
     assert type(other) is type(error)
     assert str(other) == str(error)
-    assert everything(other) == everything(error)
+    assert attributes(other) == attributes(error)
 
 
-def test_a_pickled_error_is_raised_and_caught_like_the_first() -> None:
+def test_an_unpickled_error_can_be_raised_and_caught() -> None:
     with pytest.raises(TimeoutError, match=r"^late$"):
         raise pickle.loads(pickle.dumps(LLMTimeoutError("late")))
 
@@ -107,12 +107,12 @@ def test_a_pickled_error_is_raised_and_caught_like_the_first() -> None:
         ("ToolCallParseError", True),
     ],
 )
-def test_which_failures_time_can_heal(name: str, temporary: bool) -> None:
+def test_which_errors_are_temporary(name: str, temporary: bool) -> None:
     assert getattr(errors, name)("x").temporary is temporary
 
 
 @pytest.mark.parametrize("temporary", [True, False])
-def test_who_diagnoses_can_say_whether_time_heals(temporary: bool) -> None:
+def test_temporary_can_be_set(temporary: bool) -> None:
     assert errors.ServerError("x", temporary=temporary).temporary is temporary
     assert errors.ServerBusyError("x", temporary=temporary).temporary is temporary
     assert errors.ServerBusyError.temporary is True
@@ -122,12 +122,12 @@ def test_who_diagnoses_can_say_whether_time_heals(temporary: bool) -> None:
     ("deadline", "temporary"),
     [("connect", True), ("first_chunk_timeout", False), ("chunk_timeout", False), ("timeout", False)],
 )
-def test_only_a_connection_that_was_not_made_in_time_is_tried_again(deadline: str, temporary: bool) -> None:
+def test_only_a_connect_timeout_is_temporary(deadline: str, temporary: bool) -> None:
     error = LLMTimeoutError("late", deadline=deadline, seconds=3)
     assert (error.deadline, error.seconds, error.temporary) == (deadline, 3, temporary)
 
 
-def test_an_invalid_answer_is_text_response_and_partial() -> None:
+def test_a_validation_error_has_text_response_and_partial() -> None:
     error = OutputValidationError("no", text="{", response=PARTIAL)
     assert (error.text, error.response, error.partial) == ("{", PARTIAL, PARTIAL)
 

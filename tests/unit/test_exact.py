@@ -1,4 +1,4 @@
-"""JSON that keeps what orjson does not: long integers, halves of characters, numbers that are none."""
+"""JSON that keeps what orjson does not: large integers, lone surrogates and non-finite numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ values = st.recursive(
 
 
 @given(values, st.booleans())
-def test_what_is_written_is_read_as_it_was(value: Any, ascii_only: bool) -> None:
+def test_round_trip(value: Any, ascii_only: bool) -> None:
     assert exact.read_json(exact.write_json(value).decode()) == value
     assert exact.read_json(json.dumps(value, ensure_ascii=ascii_only)) == value
     assert json.loads(exact.write_json(value)) == value
@@ -45,7 +45,7 @@ def test_an_integer_is_never_rounded(number: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "7" * 5000])
-def test_a_number_that_cannot_be_read_costs_no_answer_and_stays_as_it_was_written(text: str) -> None:
+def test_a_number_beyond_a_float_fails_no_answer_and_keeps_its_text(text: str) -> None:
     line = parse_line(f'{{"message": {{"content": "x"}}, "n": [{text}]}}'.encode())
     assert line is not None
     (number,) = line["n"]
@@ -54,11 +54,11 @@ def test_a_number_that_cannot_be_read_costs_no_answer_and_stays_as_it_was_writte
     assert exact.write_json(line["n"]) == f"[{text}]".encode()
     assert not exact.is_plain(line)
     with pytest.raises(MalformedResponseError):
-        parse_line(f'{{"n": {text}}}'.encode())  # no line of an answer
+        parse_line(f'{{"n": {text}}}'.encode())  # not the line of an answer
 
 
-def test_nesting_is_an_error_of_ours() -> None:
-    many = 200_000  # deeper than any limit of recursion that something may have set
+def test_deep_nesting_is_a_value_error() -> None:
+    many = 200_000  # deeper than any recursion limit that a test may have set
     for text in ("[" * many, "[" * many + "]" * many, '{"a":' * many + '"\\ud83d"' + "}" * many):
         with pytest.raises(ValueError, match=r"nested|Expecting"):
             exact.read_json(text)
@@ -82,14 +82,14 @@ def test_nesting_is_an_error_of_ours() -> None:
         ({"format": {1: 2}}, "format", "a key is of type int"),
     ],
 )
-def test_what_cannot_be_sent_is_named(body: Any, place: str, problem: str) -> None:
+def test_a_value_that_cannot_be_sent_is_named(body: Any, place: str, problem: str) -> None:
     with pytest.raises(ValueError, match="cannot be written as JSON") as caught:
         encode(body)
     assert f"{place}: " in str(caught.value)
     assert problem in str(caught.value)
 
 
-# Characters that came in halves
+# Surrogate pairs that are split over lines
 
 
 def parsed(*lines: str) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def chat(content: str, *, done: bool = False) -> str:
         (["\\ud83d\\ude00", "c"], ["\U0001f600", "c"]),
     ],
 )
-def test_two_halves_are_a_character_and_one_is_none(pieces: list[str], read: list[str]) -> None:
+def test_split_surrogate_pairs_are_joined_and_lone_ones_replaced(pieces: list[str], read: list[str]) -> None:
     lines = [chat(piece) for piece in pieces]
     assert [line["message"]["content"] for line in parsed(*lines)] == read
     thoughts = [line.replace('"content"', '"thinking"') for line in lines]
@@ -124,21 +124,21 @@ def test_two_halves_are_a_character_and_one_is_none(pieces: list[str], read: lis
     assert [line["response"] for line in parsed(*responses)] == read
 
 
-def test_half_a_character_at_the_end_is_shown_as_such() -> None:
+def test_a_lone_surrogate_at_the_end_is_replaced() -> None:
     first, last = parsed(chat("a\\ud83d"), chat("", done=True))
     assert (first["message"]["content"], last["message"]["content"]) == ("a", "\ufffd")
     (whole,) = parsed(chat("a\\ud83d", done=True))
     assert whole["message"]["content"] == "a\ufffd"
 
 
-def test_halves_as_bytes_are_joined_too() -> None:
+def test_surrogates_as_bytes_are_joined_too() -> None:
     parser = LineParser()
     first, second = (b'{"message": {"content": "%s"}}' % half for half in (b"\xed\xa0\xbd", b"\xed\xb8\x80"))
     assert parser.parse(first) == {"message": {"content": ""}}
     assert parser.parse(second) == {"message": {"content": "\U0001f600"}}
 
 
-def test_halves_anywhere_else_become_a_replacement() -> None:
+def test_surrogates_anywhere_else_are_replaced() -> None:
     line = '{"message": {"tool_calls": [{"function": {"name": "\\ud83d", "arguments": {"\\ude00": ["\\ud83d"]}}}]}}'
     (read,) = parsed(line)
     assert read["message"]["tool_calls"][0]["function"] == {"name": "\ufffd", "arguments": {"\ufffd": ["\ufffd"]}}

@@ -19,7 +19,7 @@ def defaults(**options: Any) -> Defaults:
     return Defaults("m", options, StreamConfig(), None, "warn")
 
 
-def test_fields_without_a_keyword_go_out_last() -> None:
+def test_fields_without_a_keyword_are_sent_last() -> None:
     for request in (
         chat_request(defaults(temperature=1), ASK, {"extra_body": NEW}),
         generate_request(defaults(temperature=1), "Hi", {"extra_body": NEW}),
@@ -46,13 +46,13 @@ def test_a_forced_call_and_a_format_keep_them() -> None:
         ({"extra_body": {}}, {"a": 1, "b": 2}),
     ],
 )
-def test_a_calls_fields_win_one_by_one_and_none_takes_them_back(call: dict[str, Any], sent: dict[str, int]) -> None:
+def test_fields_of_a_call_override_one_by_one_and_none_removes(call: dict[str, Any], sent: dict[str, int]) -> None:
     body = generate_request(defaults(extra_body={"a": 1, "b": 2}), "Hi", call).body
     assert body == {"model": "m", "prompt": "Hi", **sent}
 
 
 @pytest.mark.parametrize("name", sorted(_HAVE_ARGUMENTS))
-def test_what_has_an_argument_is_refused(name: str) -> None:
+def test_a_field_with_an_argument_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^extra_body: '{name}' has an argument of its own; give it as "):
         chat_request(defaults(), ASK, {"extra_body": {name: 1}})
     with pytest.raises(ValueError, match=rf"^extra_body: '{name}' "):
@@ -67,13 +67,13 @@ def test_what_has_an_argument_is_refused(name: str) -> None:
         ({1: 2}, r"^extra_body: expected names of fields, not 1$"),
     ],
 )
-def test_what_is_no_mapping_of_names_is_refused(given: Any, message: str) -> None:
+def test_only_a_mapping_of_names_is_accepted(given: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         generate_request(defaults(), "Hi", {"extra_body": given})
     with pytest.raises(TypeError, match=message):
         OllamaProvider("m", "http://localhost", extra_body=given)
 
 
-def test_an_unknown_keyword_says_where_it_may_go() -> None:
+def test_an_unknown_keyword_mentions_extra_body() -> None:
     with pytest.raises(TypeError, match=r"extra_body=\{\.\.\.\} other fields of the request$"):
         chat_request(defaults(), ASK, {"_debug_render_only": True})

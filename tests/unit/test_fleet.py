@@ -30,7 +30,7 @@ def test_a_name_gets_its_tag(name: str, full: str) -> None:
     assert tagged(name) == full
 
 
-def test_a_host_is_out_twice_as_long_each_time_and_comes_back_for_one_trial() -> None:
+def test_an_ejection_is_twice_as_long_each_time_and_ends_with_one_trial() -> None:
     host, other = hosts(2, slots=4)
     fleet = fleet_of(host, other)
     now, lengths = 100.0, []
@@ -61,7 +61,7 @@ def test_a_host_is_out_twice_as_long_each_time_and_comes_back_for_one_trial() ->
     assert host.out_until - now <= 1.2
 
 
-def test_requests_that_fail_with_a_host_count_once() -> None:
+def test_concurrent_failures_count_once() -> None:
     host, other = hosts(2, slots=4)
     fleet = fleet_of(host, other)
     for _ in range(4):
@@ -73,7 +73,7 @@ def test_requests_that_fail_with_a_host_count_once() -> None:
     assert host.out_until <= 11.2
 
 
-def test_a_failure_that_says_how_long_it_is_makes_an_outage_longer() -> None:
+def test_a_failure_with_a_duration_extends_an_ejection() -> None:
     host, other = hosts(2)
     fleet = fleet_of(host, other)
     fleet.eject(host, 10.0, "reset", spare_last=True)
@@ -86,7 +86,7 @@ def test_a_failure_that_says_how_long_it_is_makes_an_outage_longer() -> None:
     assert host.room() == 1
 
 
-def test_the_last_host_stays_where_it_is_to_be_spared() -> None:
+def test_spare_last_keeps_the_last_host() -> None:
     one, two = hosts(2)
     fleet = fleet_of(one, two)
     fleet.eject(one, 10.0, "reset", spare_last=True)
@@ -102,7 +102,7 @@ def test_the_last_host_stays_where_it_is_to_be_spared() -> None:
     assert not one.is_out
 
 
-def test_a_trial_that_succeeds_makes_a_host_count_once() -> None:
+def test_a_host_is_up_once_after_a_successful_trial() -> None:
     one, two = hosts(2)
     fleet = fleet_of(one, two)
     fleet.eject(one, 10.0, "reset", spare_last=True)
@@ -113,7 +113,7 @@ def test_a_trial_that_succeeds_makes_a_host_count_once() -> None:
     assert fleet.all_out
 
 
-def test_an_answer_ends_an_ejection_and_no_pause() -> None:
+def test_an_answer_ends_an_ejection_but_no_pause() -> None:
     host, other = hosts(2, slots=2)
     fleet = fleet_of(host, other)
     fleet.pause(host, 40.0, "429")
@@ -150,7 +150,7 @@ def test_a_model_that_a_host_lacks_is_not_expected_there_even_if_it_is_loaded() 
     assert not host.may_have(A, 30.0)
 
 
-def test_what_a_host_loads_for_us_is_kept_while_it_is_busy() -> None:
+def test_a_loading_model_is_kept_while_the_host_is_busy() -> None:
     (host,) = hosts(1)
     fleet = fleet_of(host)
     fleet.hold(host, A)
@@ -236,7 +236,7 @@ SPANS = st.floats(0.5, 50.0)
 
 
 class Indexes(RuleBasedStateMachine):
-    """Whatever happens, the indexes are what a look at all hosts would find."""
+    """After any operations, the indexes match a scan of all hosts."""
 
     @initialize(slots=st.lists(st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), min_size=1, max_size=6))
     def begin(self, slots: list[tuple[int, bool, bool]]) -> None:

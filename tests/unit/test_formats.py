@@ -16,7 +16,7 @@ from namel3ss_ollama.types import LLMResponse, Usage
 
 class City(BaseModel):
     name: str
-    code: str = Field(default="AAA", pattern="[A-Z]{3}")  # not anchored: no server's grammar holds it
+    code: str = Field(default="AAA", pattern="[A-Z]{3}")  # not anchored: no server's grammar enforces it
 
 
 @dataclass
@@ -50,7 +50,7 @@ FORMATS: list[tuple[Any, str, Any]] = [
 
 
 @pytest.mark.parametrize(("form", "content", "value"), FORMATS, ids=[str(form)[:40] for form, *_ in FORMATS])
-def test_what_pydantic_takes_is_a_format(form: Any, content: str, value: Any) -> None:
+def test_pydantic_types_are_formats(form: Any, content: str, value: Any) -> None:
     schema, parse_as = read_format(form)
     assert isinstance(schema, dict)
     assert schema
@@ -67,7 +67,7 @@ def test_what_pydantic_takes_is_a_format(form: Any, content: str, value: Any) ->
         (TypeAdapter(list[int]), r"list\[int\]"),
     ],
 )
-def test_an_answer_that_does_not_match_names_the_type_and_quotes_nothing(form: Any, name: str) -> None:
+def test_a_validation_error_names_the_type_and_quotes_nothing(form: Any, name: str) -> None:
     _, parse_as = read_format(form)
     assert parse_as is not None
     with pytest.raises(OutputValidationError, match=f"does not match {name} ") as caught:
@@ -76,7 +76,7 @@ def test_an_answer_that_does_not_match_names_the_type_and_quotes_nothing(form: A
     assert caught.value.text == '["secret"'
 
 
-def test_a_pattern_that_is_not_sent_is_checked_here() -> None:
+def test_a_pattern_that_is_not_sent_is_validated() -> None:
     schema, parse_as = read_format(City)
     assert "pattern" not in str(schema)
     assert parse_as is not None
@@ -85,7 +85,7 @@ def test_a_pattern_that_is_not_sent_is_checked_here() -> None:
 
 
 def test_a_key_that_the_model_wrote_is_not_quoted() -> None:
-    # Once wrong: the place of an error holds the keys of a dict, which are the model's
+    # Once wrong: the location of an error has the keys of a dict, which the model wrote
     _, parse_as = read_format(dict[str, list[City]])
     assert parse_as is not None
     with pytest.raises(OutputValidationError, match=r"invalid: \*\.0\.name\)"):
@@ -113,7 +113,7 @@ class Calls(BaseModel):
 
 
 class Later(BaseModel):
-    other: Unknown  # type: ignore[name-defined] # noqa: F821 # it is about a name that nobody knows
+    other: Unknown  # type: ignore[name-defined] # noqa: F821 # unresolvable on purpose
 
 
 @pytest.mark.parametrize("form", [Calls, Later, list[Calls], TypeAdapter(Calls)])

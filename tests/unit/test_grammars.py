@@ -1,4 +1,4 @@
-"""The forms of a schema: with room for its grammar, with escapes spelled out, and the simplest."""
+"""Variants of a schema: padded for its grammar, with escapes, and simplified."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def nested(levels: int) -> Schema:
 @pytest.mark.parametrize(
     "schema", [properties(200), nested(50), portable_schema(nested(50))], ids=["wide", "deep", "sent"]
 )
-def test_a_schema_with_a_large_grammar_is_made_longer(schema: Schema) -> None:
-    # Once wrong: a server 0.9.3 cuts the grammar off after four times the schema's length, and refuses the rest.
+def test_a_schema_with_a_large_grammar_is_padded(schema: Schema) -> None:
+    # Once wrong: Ollama 0.9.3 truncates the grammar at four times the schema's length, and rejects it.
     roomy = with_room(schema)
     assert len(roomy.pop("$comment")) > len(json.dumps(schema)) / 8
     assert roomy == schema
@@ -40,7 +40,7 @@ def test_a_schema_with_a_large_grammar_is_made_longer(schema: Schema) -> None:
 @pytest.mark.parametrize(
     "schema", [{}, INTEGER, properties(20), nested(5), {"enum": [f"value {i}" for i in range(200)]}]
 )
-def test_any_other_schema_is_left_alone(schema: Schema) -> None:
+def test_any_other_schema_is_unchanged(schema: Schema) -> None:
     assert with_room(schema) is schema
 
 
@@ -60,7 +60,7 @@ def test_any_other_schema_is_left_alone(schema: Schema) -> None:
          {"properties": {"const": {"const": "é 日本 /"}}, "pattern": '^"$'}),
     ],
 )  # fmt: skip
-def test_what_json_escapes_is_spelled_out(schema: Schema, escaped: Schema) -> None:
+def test_characters_that_json_escapes(schema: Schema, escaped: Schema) -> None:
     assert in_escapes(schema) == escaped
 
 
@@ -90,6 +90,6 @@ def test_a_compiler_that_escapes_nothing_writes_json_of_the_value(value: Any) ->
         ({"type": "nothing"}, {"type": "nothing"}),
     ],
 )  # fmt: skip
-def test_the_simplest_form_has_types_and_names_alone(schema: Schema, simple: Schema) -> None:
+def test_the_simplest_form_has_only_types_and_names(schema: Schema, simple: Schema) -> None:
     assert simplest(schema) == simple
     assert simplest(simple) == simple

@@ -1,4 +1,4 @@
-"""What an answer's counters say: cut prompts, shifted windows, reloads."""
+"""What the counters of an answer reveal: cut prompts, shifted windows, reloads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from namel3ss_ollama.tokens import measure_prompt
 from namel3ss_ollama.windows import Window, Windows
 
 WORD = "window "
-"""Close to two tokens by the estimate, for every model at first."""
+"""About two tokens, by the first estimate for any model."""
 
 
 class Server:
-    """What a server says of windows and its version, and how often it was asked."""
+    """A server with windows and a version, which records how often it is asked."""
 
     def __init__(self, *windows: Window, version: str | None = "0.9.3") -> None:
         self.windows = list(windows) or [Window()]
@@ -28,7 +28,7 @@ class Server:
         self.asked.append(model)
         return self.windows.pop(0) if len(self.windows) > 1 else self.windows[0]
 
-    async def tell_version(self) -> str:
+    async def look_up_version(self) -> str:
         self.asked.append("version")
         if self.version is None:
             raise ConnectionError("no way there")
@@ -36,7 +36,7 @@ class Server:
 
     @property
     def guard(self) -> ContextGuard:
-        return ContextGuard(Windows(self.look_up), ServerVersion(self.tell_version))
+        return ContextGuard(Windows(self.look_up), ServerVersion(self.look_up_version))
 
 
 def chat(*contents: str, num_ctx: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ async def judge(guard: ContextGuard, body: dict[str, Any], count: Any, generated
 
 
 @pytest.mark.parametrize("count", [None, 0, -1, "256", True, 1.5])
-async def test_without_a_count_nothing_is_claimed(count: Any) -> None:
+async def test_without_a_count_nothing_is_found(count: Any) -> None:
     server = Server(Window(running=100))
     assert await judge(server.guard, chat(WORD * 5000), count) == Finding()
     assert server.asked == []
@@ -90,7 +90,7 @@ async def test_a_window_larger_than_the_models_own_is_the_models_own() -> None:
     assert (await judge(guard, chat(WORD * 1100, num_ctx=8192), 2048)).cut
 
 
-async def test_one_look_up_does_for_many_prompts_and_short_ones_need_none() -> None:
+async def test_many_prompts_share_one_look_up_and_short_ones_need_none() -> None:
     server = Server(Window(running=8192))
     guard = server.guard
     await judge(guard, chat(WORD * 500), 1000)
@@ -100,13 +100,13 @@ async def test_one_look_up_does_for_many_prompts_and_short_ones_need_none() -> N
     assert server.asked == ["m"]
 
 
-async def test_a_prompt_that_fits_any_window_is_not_looked_into() -> None:
+async def test_a_prompt_that_fits_any_window_needs_no_look_up() -> None:
     server = Server(Window(running=100))
     assert not (await judge(server.guard, chat("Why is the sky blue?"), 1)).cut
     assert server.asked == []
 
 
-async def test_a_server_that_does_not_tell_is_asked_once() -> None:
+async def test_a_server_without_a_window_is_asked_once() -> None:
     server = Server(Window())
     guard = server.guard
     for _ in range(20):
@@ -114,7 +114,7 @@ async def test_a_server_that_does_not_tell_is_asked_once() -> None:
     assert server.asked == ["m"]
 
 
-async def test_a_server_started_again_with_a_larger_window_raises_no_false_alarm() -> None:
+async def test_a_restart_with_a_larger_window_raises_no_false_alarm() -> None:
     server = Server(Window(running=2048), Window(running=8192))
     guard = server.guard
     for count, generated in ((2000, 48), (2048, 1), (4096, 1), (8190, 1)):
@@ -122,7 +122,7 @@ async def test_a_server_started_again_with_a_larger_window_raises_no_false_alarm
     assert server.asked == ["m", "m"]
 
 
-async def test_a_server_started_again_with_a_smaller_window_is_noticed() -> None:
+async def test_a_restart_with_a_smaller_window_is_noticed() -> None:
     guard = Server(Window(running=8192), Window(running=2048)).guard
     assert not (await judge(guard, chat(WORD * 1200), 2400, load_duration=10**7)).cut
     assert (await judge(guard, chat(WORD * 1100), 2048, load_duration=3 * 10**9)).cut
@@ -131,7 +131,7 @@ async def test_a_server_started_again_with_a_smaller_window_is_noticed() -> None
 # Prompts whose count falls short
 
 
-async def test_a_chat_that_counts_less_than_it_can_have_was_cut() -> None:
+async def test_a_chat_that_counts_less_than_possible_was_cut() -> None:
     server = Server()
     found = await judge(server.guard, chat(*[WORD * 25] * 61, num_ctx=512), 475)
     assert (found.cut, found.window) == (True, 512)
@@ -141,20 +141,20 @@ async def test_a_chat_that_counts_less_than_it_can_have_was_cut() -> None:
 
 
 async def test_a_prompt_below_the_window_is_not_cut_whatever_the_estimate() -> None:
-    # A tokenizer with a token for each word of this text: the estimate is far off, and the window says so.
+    # A tokenizer with a token for each word of this text: the estimate is far off, as the window shows.
     guard = Server(Window(running=8192)).guard
     assert not (await judge(guard, chat("understanding " * 400), 400)).cut
     assert not (await judge(guard, chat("understanding " * 400, num_ctx=8192), 400)).cut
 
 
-async def test_a_conversation_that_grew_is_compared_with_what_it_counted_before() -> None:
+async def test_a_conversation_that_grew_is_compared_with_its_last_count() -> None:
     guard = Server().guard
     turns = ["Tell me of whales.", "They sing.", "Of what?", "Of krill."]
     assert not (await judge(guard, chat(turns[0], num_ctx=64), 40)).cut
     assert not (await judge(guard, chat(*turns[:3], num_ctx=64), 58)).cut
     found = await judge(guard, chat(*turns, "And of me?", num_ctx=64), 50)  # 58 and some more would not fit
     assert found.cut
-    assert (await judge(guard, chat(*turns, "And of me?", "No.", "Why?", num_ctx=64), 55)).cut  # nor do they later
+    assert (await judge(guard, chat(*turns, "And of me?", "No.", "Why?", num_ctx=64), 55)).cut  # nor later
 
 
 async def test_a_conversation_with_thinking_in_it_may_shrink() -> None:
@@ -166,7 +166,7 @@ async def test_a_conversation_with_thinking_in_it_may_shrink() -> None:
     assert not (await judge(guard, body, 50)).cut
 
 
-async def test_another_conversation_is_another() -> None:
+async def test_conversations_are_distinguished() -> None:
     guard = Server().guard
     assert not (await judge(guard, chat("Tell me of whales.", num_ctx=64), 60)).cut
     assert not (await judge(guard, chat("Tell me of otters.", num_ctx=64), 30)).cut
@@ -185,18 +185,18 @@ async def test_another_conversation_is_another() -> None:
     ],
 )
 async def test_a_server_that_would_have_refused_has_cut_nothing(version: str, cut: bool) -> None:
-    # And counts of servers before 0.4 leave out what they had cached.
+    # And before 0.4, counts do not include cached tokens.
     server = Server(version=version)
     guard = server.guard
     for _ in range(2):
         assert (await judge(guard, chat(WORD * 3000, num_ctx=4096, truncate=False), 2000)).cut is cut
     assert server.asked == ["version"]
     if version > "0.4":
-        assert (await judge(guard, chat(WORD * 3001, num_ctx=4096), 2000)).cut  # it was not asked to refuse
+        assert (await judge(guard, chat(WORD * 3001, num_ctx=4096), 2000)).cut  # truncate=False was not sent
 
 
 @pytest.mark.parametrize("version", [None, "", "dev"])
-async def test_a_server_without_a_version_is_not_asked_again_and_again(version: str | None) -> None:
+async def test_a_server_without_a_version_is_asked_once(version: str | None) -> None:
     server = Server(version=version)
     guard = server.guard
     for words in (3000, 3001, 3002):
@@ -204,7 +204,7 @@ async def test_a_server_without_a_version_is_not_asked_again_and_again(version: 
     assert server.asked == ["version"]
 
 
-async def test_answers_teach_what_a_token_is() -> None:
+async def test_estimates_learn_from_answers() -> None:
     guard = Server().guard
     measure = measure_prompt(chat("understanding " * 40))
     before = guard.estimate("m", measure)
@@ -218,7 +218,7 @@ async def test_answers_teach_what_a_token_is() -> None:
     assert guard.estimate("other", measure) == before
 
 
-async def test_what_is_added_to_a_conversation_teaches_too() -> None:
+async def test_estimates_learn_from_added_messages_too() -> None:
     guard = Server().guard
     texts = [WORD * 20]
     count = 30
@@ -233,7 +233,7 @@ async def test_what_is_added_to_a_conversation_teaches_too() -> None:
     assert after.deviation < before.deviation
 
 
-async def test_cut_prompts_teach_nothing() -> None:
+async def test_cut_prompts_are_not_learnt() -> None:
     guard = Server().guard
     for number in range(5):
         await judge(guard, chat(f"{number}" + WORD * 3000, num_ctx=512), 500)
@@ -255,7 +255,7 @@ async def test_prompt_and_answer_past_the_window(
     assert (found.cut, found.shifted) == (False, shifted)
 
 
-async def test_a_long_answer_has_the_window_looked_up() -> None:
+async def test_a_long_answer_causes_a_look_up() -> None:
     server = Server(Window(running=4096))
     assert (await judge(server.guard, chat("Go on."), 20, 4080)).shifted
     assert server.asked == ["m"]
@@ -267,7 +267,7 @@ SLOW, FAST = 2_000_000_000, 5_000_000
 
 
 def reload_guard(version: str | None = "0.40") -> ReloadGuard:
-    return ReloadGuard(ServerVersion(Server(version=version).tell_version))
+    return ReloadGuard(ServerVersion(Server(version=version).look_up_version))
 
 
 async def check(guard: ReloadGuard, model: str, options: Any, duration: Any, **fields: Any) -> list[str]:
@@ -275,7 +275,7 @@ async def check(guard: ReloadGuard, model: str, options: Any, duration: Any, **f
     return await guard.tell(model, changed, duration) if changed else []
 
 
-async def test_a_changed_load_option_with_a_reload_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_changed_load_option_with_a_reload_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     guard = reload_guard()
     assert await check(guard, "m", {"num_ctx": 2048}, SLOW) == []
     assert await check(guard, "m", {"num_ctx": 4096}, SLOW) == ["num_ctx"]
@@ -286,7 +286,7 @@ async def test_a_changed_load_option_with_a_reload_is_told_once(caplog: pytest.L
     assert all(record.levelno == logging.WARNING for record in caplog.records)
 
 
-async def test_an_option_that_is_sent_only_sometimes_has_changed_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_option_that_is_not_always_sent_has_changed_too(caplog: pytest.LogCaptureFixture) -> None:
     guard = reload_guard()
     await check(guard, "m", {}, SLOW)
     assert await check(guard, "m", {"num_batch": 8, "num_thread": 2}, SLOW) == ["num_batch", "num_thread"]
@@ -307,7 +307,7 @@ async def test_an_option_that_is_sent_only_sometimes_has_changed_too(caplog: pyt
         ({}, {}, SLOW),
     ],
 )
-async def test_nothing_is_told_without_both(
+async def test_nothing_is_logged_without_both(
     before: Any, after: Any, duration: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     guard = reload_guard()
@@ -316,14 +316,14 @@ async def test_nothing_is_told_without_both(
     assert not caplog.records
 
 
-async def test_a_change_is_one_from_the_request_before() -> None:
+async def test_changes_are_relative_to_the_last_request() -> None:
     guard = reload_guard()
     await check(guard, "m", {"num_ctx": 1}, SLOW)
     await check(guard, "m", {"num_ctx": 2}, FAST)
     assert await check(guard, "m", {"num_ctx": 2}, SLOW) == []
 
 
-async def test_models_are_told_apart() -> None:
+async def test_models_are_distinguished() -> None:
     guard = reload_guard()
     await check(guard, "a", {"num_ctx": 1}, SLOW)
     assert await check(guard, "b", {"num_ctx": 2}, SLOW) == []
@@ -331,23 +331,23 @@ async def test_models_are_told_apart() -> None:
     assert await check(guard, "b", {"num_ctx": 1}, SLOW) == ["num_ctx"]
 
 
-@pytest.mark.parametrize(("duration", "told"), [(99_999_999, []), (100_000_000, ["num_ctx"])])
-async def test_a_load_takes_a_tenth_of_a_second_at_least(duration: int, told: list[str]) -> None:
+@pytest.mark.parametrize(("duration", "logged"), [(99_999_999, []), (100_000_000, ["num_ctx"])])
+async def test_a_load_takes_a_tenth_of_a_second_at_least(duration: int, logged: list[str]) -> None:
     guard = reload_guard()
     await check(guard, "m", {"num_ctx": 1}, None)
-    assert await check(guard, "m", {"num_ctx": 2}, duration) == told
+    assert await check(guard, "m", {"num_ctx": 2}, duration) == logged
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [("0.30.0", ["shift"]), ("0.40", ["shift"]), ("0.29.9", []), ("0.9.3", []), (None, [])]
+    ("version", "logged"), [("0.30.0", ["shift"]), ("0.40", ["shift"]), ("0.29.9", []), ("0.9.3", []), (None, [])]
 )
-async def test_shift_is_a_setting_of_loading_on_newer_servers(
-    version: str | None, told: list[str], caplog: pytest.LogCaptureFixture
+async def test_shift_is_a_load_option_on_newer_servers(
+    version: str | None, logged: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     guard = reload_guard(version)
     await check(guard, "m", {}, SLOW)
-    assert await check(guard, "m", {}, SLOW, shift=True) == [], "what is not sent is True"
+    assert await check(guard, "m", {}, SLOW, shift=True) == [], "the default is True"
     assert await check(guard, "m", {}, FAST, shift=False) == []
-    assert await check(guard, "m", {"num_ctx": 512}, SLOW, shift=True) == ["num_ctx", *told]
+    assert await check(guard, "m", {"num_ctx": 512}, SLOW, shift=True) == ["num_ctx", *logged]
     assert await check(guard, "m", {"num_ctx": 512}, SLOW, shift=False) == []
     assert len(caplog.records) == 1

@@ -1,4 +1,4 @@
-"""Several hosts as values: what is taken, what is refused, and what of them is shown."""
+"""Host and Hosts as values: validation, equality and reprs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def urls(hosts: Hosts | str | None) -> list[str]:
 # One host
 
 
-def test_a_host_has_one_slot_and_no_more_by_default() -> None:
+def test_a_host_has_one_slot_by_default() -> None:
     host = Host("gpu1")
     assert host.address.url == "http://gpu1:11434"
     assert host.slots == 1  # Ollama's own default
@@ -40,7 +40,7 @@ def test_a_host_has_one_slot_and_no_more_by_default() -> None:
         ({"url": "a", "slots": "many"}, ValueError, "^slots: expected a number or 'auto', not 'many'"),
     ],
 )
-def test_a_host_that_cannot_be_right(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
+def test_an_invalid_host(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         Host(**arguments)
 
@@ -71,7 +71,7 @@ def test_several_hosts_in_their_order() -> None:
     assert urls(Hosts(address for address in ("a", "b"))) == ["http://a:11434", "http://b:11434"]
 
 
-def test_hosts_that_differ_in_their_path_or_port_are_several() -> None:
+def test_hosts_may_differ_only_in_path_or_port() -> None:
     assert len(Hosts(["http://gate/one", "http://gate/two", "http://gate:8080/one", "https://gate/one"])) == 4
 
 
@@ -94,7 +94,7 @@ def test_hosts_may_have_keys_of_their_own() -> None:
         ["0.0.0.0:1", "127.0.0.1:1"],
     ],
 )
-def test_a_host_that_is_there_twice(twice: list[Any]) -> None:
+def test_a_duplicate_host(twice: list[Any]) -> None:
     with pytest.raises(ValueError, match=r"^hosts: \S+ is given twice; give it more slots instead"):
         Hosts(twice)
 
@@ -113,7 +113,7 @@ def test_a_host_that_is_there_twice(twice: list[Any]) -> None:
         (["a", ""], ValueError, r"^hosts\[1\]: "),
     ],
 )
-def test_hosts_that_cannot_be_right(hosts: Any, error: type[Exception], match: str) -> None:
+def test_invalid_hosts(hosts: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         Hosts(hosts)
 
@@ -122,12 +122,12 @@ def test_hosts_that_cannot_be_right(hosts: Any, error: type[Exception], match: s
 @pytest.mark.parametrize(
     ("value", "error"), [(0, ValueError), (-1, ValueError), ("1", TypeError), (None, TypeError), (True, TypeError)]
 )
-def test_times_that_cannot_be_right(name: str, value: Any, error: type[Exception]) -> None:
+def test_invalid_times(name: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"^{name}: "):
         Hosts(["a", "b"], **{name: value})
 
 
-def test_how_streams_go_on() -> None:
+def test_resume() -> None:
     assert Hosts(["a"]).resume == "off"
     assert Hosts(["a"], resume="auto").resume == "auto"
     with pytest.raises(ValueError, match="resume: expected 'off'"):
@@ -159,12 +159,12 @@ def test_an_environment_that_names_no_host(empty: str) -> None:
     ("listed", "match"),
     [("a,ftp://b", r"^OLLAMA_HOSTS: hosts\[1\]: "), ("a,a", "^OLLAMA_HOSTS: hosts: http://a:11434 is given twice")],
 )
-def test_an_environment_that_cannot_be_right(listed: str, match: str) -> None:
+def test_an_invalid_environment(listed: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         read_hosts(None, {"OLLAMA_HOSTS": listed})
 
 
-def test_the_argument_wins_over_the_environment() -> None:
+def test_the_argument_overrides_the_environment() -> None:
     environ = {"OLLAMA_HOSTS": "a,b"}
     assert read_hosts("c", environ) == "c"
     assert urls(read_hosts(["c", "d"], environ)) == ["http://c:11434", "http://d:11434"]
@@ -192,10 +192,10 @@ def test_one_host_with_settings_of_its_own_is_one(hosts: Hosts) -> None:
     assert read_hosts(hosts, {}) is hosts
 
 
-# Their standing
+# Their state
 
 
-def test_what_is_known_at_first() -> None:
+def test_the_initial_state() -> None:
     hosts = Hosts([Host("a", slots=3), Host("b", slots="auto"), "embedded://"], eject=2, eject_max=8)
     fleet = fleet_of(hosts)
     assert [(host.url, host.slots, host.auto, host.last_resort) for host in fleet.hosts] == [
@@ -207,7 +207,7 @@ def test_what_is_known_at_first() -> None:
     assert not any(host.is_out for host in fleet.hosts)
 
 
-def test_how_long_a_host_is_out() -> None:
+def test_how_long_a_host_is_ejected() -> None:
     fleet = fleet_of(Hosts(["a", "b"], eject=2, eject_max=8))
     host = fleet.hosts[0]
     now, lengths = 100.0, []

@@ -1,4 +1,4 @@
-"""Hosts as a configuration has them, and as a pickle keeps them: nothing but the secrets is lost."""
+"""Hosts as configuration data and in pickles: only the secrets are lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_no_repr_shows_a_secret() -> None:
         assert "http://" in shown
 
 
-def test_data_and_back() -> None:
+def test_data_round_trip() -> None:
     data = PRIVATE.to_dict()
     assert data == {
         "hosts": ["http://a:1", {"url": "http://b:2", "slots": 4}, {"url": "http://c:3", "slots": "auto"}],
@@ -86,12 +86,12 @@ def test_a_pickle_keeps_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.addresses == ("http://a:1", "http://b:2")
     assert [state.slots for state in again.hosts()] == [1, 4]
     assert again._hosts.resume == "auto"
-    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)  # of no concern to hosts that had no key
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)  # not used for hosts that had no key
     assert set(authorizations(provider_in_pickle(again.addresses)).values()) == {f"Bearer {SECRET}"}
     assert set(authorizations(pickle.dumps(again)).values()) == {None}
 
 
-def test_each_host_gets_the_credentials_of_where_the_pickle_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpickling_reads_each_hosts_credentials_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     pickled = provider_in_pickle([f"http://user:{SECRET}@a:1", Host("http://b:2", api_key=SECRET), "http://c:3"])
     for times in range(2):
         refusing = pickle.loads(pickled)
@@ -108,8 +108,8 @@ def test_each_host_gets_the_credentials_of_where_the_pickle_is_read(monkeypatch:
     }
 
 
-def test_a_pickle_of_one_address_is_of_that_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Once wrong: where OLLAMA_HOSTS was set, the provider out of the pickle was for those hosts
+def test_a_pickle_of_one_address_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Once wrong: with OLLAMA_HOSTS set, the unpickled provider used those hosts
     pickled = provider_in_pickle(f"http://user:{SECRET}@a:1")
     monkeypatch.setenv("OLLAMA_BASE_URL", "http://user:a%40b@a:1")
     monkeypatch.setenv("OLLAMA_HOSTS", "http://b:2,http://c:3")

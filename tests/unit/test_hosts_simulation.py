@@ -1,4 +1,4 @@
-"""The simulation of `benchmarks.hosts` in short: the rule stays within its bounds."""
+"""A short run of the simulation in `benchmarks.hosts`: our strategy stays within its limits."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_two_hosts_and_two_models() -> None:
 
 
 @pytest.mark.parametrize("name", ["A", "F"])
-def test_models_are_hardly_ever_loaded(name: str) -> None:
+def test_models_are_rarely_loaded(name: str) -> None:
     assert outcome(replace(SCENARIOS[name], requests=800), OURS, SEEDS).loads <= 10
 
 
 @pytest.mark.parametrize("way", BALANCERS)
-def test_a_seed_gives_the_same_figures_again(way: str) -> None:
+def test_a_seed_reproduces_the_figures(way: str) -> None:
     scenario = replace(SCENARIOS["B"], requests=100)
     assert simulate(scenario, BALANCERS[way], 1) == simulate(scenario, BALANCERS[way], 1)
     assert simulate(scenario, BALANCERS[way], 1) != simulate(scenario, BALANCERS[way], 2)

@@ -1,4 +1,4 @@
-"""Options that a server takes no notice of."""
+"""Options that a server ignores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from namel3ss_ollama.settings import LOAD_OPTIONS, RUNTIME_OPTIONS
 
 
 async def never() -> str:
-    raise AssertionError("nobody asks for the version")
+    raise AssertionError("the version must not be requested")
 
 
 def warned(caplog: pytest.LogCaptureFixture, version: str | None, *options: str) -> list[str]:
@@ -43,7 +43,7 @@ def test_all_are_keywords() -> None:
         ("draft_num_predict", "0.0.0", False), ("tfs_z", "0.0.0", False), ("tfs_z", None, False),
     ],
 )  # fmt: skip
-def test_an_option_is_warned_of_once_by_version(
+def test_an_ignored_option_is_warned_about_once(
     caplog: pytest.LogCaptureFixture, option: str, version: str | None, ignored: bool
 ) -> None:
     messages = warned(caplog, version, option, "num_ctx")
@@ -63,7 +63,7 @@ def test_each_option_has_its_warning(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_a_server_that_is_known_to_be_new_enough_for_something_else_is_not_taken_for_an_old_one(
+def test_a_minimum_version_is_not_taken_for_the_version(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     known = ServerVersion(never)

@@ -1,11 +1,11 @@
-"""Importing the core is quick, because what not everybody needs is imported where it is used."""
+"""Importing the core is fast, because dependencies that not every program needs are imported lazily."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-LATER = {
+LAZY = {
     "aiohttp": "the first request",
     "docstring_parser": "the first tool that is a function",
     "httpx_aiohttp": "the first request",
@@ -16,16 +16,16 @@ LATER = {
 }
 
 
-def test_importing_the_core_imports_nothing_that_can_wait() -> None:
-    # What was there before counts for nothing: packages may import themselves when Python starts, as coverage does.
+def test_importing_the_core_imports_no_lazy_module() -> None:
+    # Ignore modules that were loaded before: packages may be imported when Python starts, as coverage is.
     code = "import sys; before = set(sys.modules); import namel3ss_ollama.api; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert "namel3ss_ollama" in modules
-    assert not modules & LATER.keys()
+    assert not modules & LAZY.keys()
 
 
-def test_the_names_of_the_package_come_when_they_are_asked_for() -> None:
+def test_the_names_of_the_package_are_imported_lazily() -> None:
     code = (
         "import sys, namel3ss_ollama as n; assert 'namel3ss_ollama.api' not in sys.modules\n"
         "assert not hasattr(n, '__path_of_nothing__') and 'namel3ss_ollama.api' not in sys.modules\n"

@@ -1,4 +1,4 @@
-"""The journal of a batch: what a file keeps, whose it is, and what is said when it cannot be used."""
+"""The journal of a batch: what the file contains, who may use it, and the errors if it is unusable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run.db"
 
 
-def test_what_was_written_is_read_in_the_order_of_the_input(path: Path) -> None:
+def test_rows_are_read_in_the_order_of_the_input(path: Path) -> None:
     with Journal(path, "answers", "llama3.2") as journal:
         journal.record("b", 1, SAME, answered("two", host="http://gpu1"))
         journal.record(7, 0, None, Outcome.failed(TypeError("no text"), 0.0))
@@ -54,7 +54,7 @@ def test_numbers_and_texts_are_different_ids(path: Path) -> None:
         assert journal.find(1) is not None
 
 
-def test_a_row_is_there_as_soon_as_it_is_recorded_whatever_becomes_of_the_process(path: Path) -> None:
+def test_a_recorded_row_survives_a_killed_process(path: Path) -> None:
     code = (
         "import os, sys; from namel3ss_ollama.journal import Journal; from namel3ss_ollama.rows import Outcome, State\n"
         "journal = Journal(sys.argv[1], 'vectors', 'm')\n"
@@ -67,7 +67,7 @@ def test_a_row_is_there_as_soon_as_it_is_recorded_whatever_becomes_of_the_proces
     assert [(row.id, row.vector) for row in read_rows(path)] == [(0, [0.5, 0.0]), (1, [0.5, 1.0]), (2, [0.5, 2.0])]
 
 
-def test_a_run_reads_the_rows_that_it_came_to(path: Path) -> None:
+def test_a_run_reads_its_own_rows(path: Path) -> None:
     with Journal(path, "answers", "m") as journal:
         for index in range(3):
             journal.record(index, index, SAME, answered())
@@ -82,7 +82,7 @@ def test_a_run_reads_the_rows_that_it_came_to(path: Path) -> None:
     assert len(list(read_rows(path))) == 4
 
 
-def test_the_answer_to_an_equal_question_is_found(path: Path) -> None:
+def test_the_answer_to_an_equal_prompt_is_found(path: Path) -> None:
     with Journal(path, "answers", "m", find_equal=True) as journal:
         journal.record("failed", 0, OTHER, Outcome.failed(BadRequestError("no"), 0.0))
         journal.record("a", 1, SAME, answered(host="http://gpu1"))
@@ -92,7 +92,7 @@ def test_the_answer_to_an_equal_question_is_found(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
-def test_others_on_the_machine_cannot_read_it(path: Path) -> None:
+def test_other_users_cannot_read_it(path: Path) -> None:
     Journal(path, "answers", "m").close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -110,19 +110,19 @@ def test_a_journal_has_one_owner_at_a_time(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "model", "said"),
+    ("kind", "model", "message"),
     [("vectors", "m", "its kind is 'answers', not 'vectors'"), ("answers", "n", "its model is 'm', not 'n'")],
 )
-def test_a_journal_of_another_batch(path: Path, kind: Any, model: str, said: str) -> None:
+def test_a_journal_of_another_batch(path: Path, kind: Any, model: str, message: str) -> None:
     with Journal(path, "answers", "m") as journal:
         journal.record(0, 0, SAME, answered())
-    with pytest.raises(JournalError, match=said):
+    with pytest.raises(JournalError, match=message):
         Journal(path, kind, model)
-    Journal(path, "answers", "m").close()  # the refused one holds no lock
+    Journal(path, "answers", "m").close()  # the rejected one holds no lock
 
 
-def test_a_journal_without_rows_is_of_no_batch_yet(path: Path) -> None:
-    """So a misspelt name of a model, for which nothing was asked, does no harm."""
+def test_a_journal_without_rows_fits_any_batch(path: Path) -> None:
+    """So a misspelt model name does no harm while nothing is recorded for it."""
     Journal(path, "vectors", "lama3.2").close()
     with Journal(path, "answers", "llama3.2") as journal:
         journal.record(0, 0, SAME, answered())
@@ -140,7 +140,7 @@ def test_a_journal_of_another_layout(path: Path) -> None:
             use()
 
 
-def test_files_that_are_no_journals(path: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_journals(path: Path, tmp_path: Path) -> None:
     path.write_text("name,age\n" * 200)
     with pytest.raises(JournalError, match="is not a journal, or is damaged"):
         Journal(path, "answers", "m")
@@ -168,11 +168,11 @@ def test_a_full_disk_names_the_row_and_keeps_the_others(path: Path) -> None:
 def _fill(path: Path) -> None:
     with Journal(path, "answers", "m") as journal:
         journal.record(0, 0, SAME, answered())
-        journal._database.execute("PRAGMA max_page_count = 1")  # as SQLite says that a disk is full
+        journal._database.execute("PRAGMA max_page_count = 1")  # as SQLite reports a full disk
         journal.record(1, 1, SAME, answered("x" * 100_000))
 
 
-def test_what_went_wrong_is_not_hidden_by_what_closing_cannot_write(path: Path) -> None:
+def test_an_error_is_not_hidden_by_a_failed_close(path: Path) -> None:
     def refused() -> None:
         with Journal(path, "answers", "m") as journal:
             journal.record(0, 0, SAME, answered())
@@ -195,7 +195,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
     arguments=st.dictionaries(texts, st.one_of(texts, st.integers(), st.floats(allow_nan=False, allow_infinity=False))),
     resumed=st.integers(0, 3),
 )
-def test_an_answer_comes_back_as_it_was(content: str, thinking: str, arguments: Any, resumed: int) -> None:
+def test_an_answer_round_trips(content: str, thinking: str, arguments: Any, resumed: int) -> None:
     given = response(
         content,
         thinking=thinking,
@@ -219,11 +219,11 @@ def test_an_answer_comes_back_as_it_was(content: str, thinking: str, arguments: 
         (ValueError("x"), State.FAILED),
     ],
 )
-def test_which_failures_may_have_passed_by_the_next_run(error: Exception, state: State) -> None:
+def test_which_failures_are_transient(error: Exception, state: State) -> None:
     assert Outcome.failed(error, 0.0).state is state
 
 
-def test_a_failure_keeps_what_had_arrived() -> None:
+def test_a_failure_keeps_the_partial_answer() -> None:
     failed = Outcome.failed(StreamInterruptedError("it broke off", partial=response("Roma")), 1.5).row(
         1, 0, vectors=False
     )

@@ -1,4 +1,4 @@
-"""How many at once: first come, first served, and no slot is ever lost."""
+"""The concurrency limit: slots are granted in order, and none is ever lost."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def state(limiter: Limiter) -> tuple[int, int]:
         ("queue_timeout", "1", TypeError),
     ],
 )
-def test_limits_that_cannot_be_right(name: str, value: Any, error: type[Exception]) -> None:
+def test_invalid_limits(name: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"^{name}: "):
         Limiter(**{name: value})
 
 
-async def test_slots_are_handed_out_in_the_order_of_asking() -> None:
+async def test_slots_are_granted_in_order_of_arrival() -> None:
     limiter = Limiter(2)
     order: list[int] = []
     most = 0
@@ -106,12 +106,12 @@ async def test_a_fixed_limit_does_not_adapt() -> None:
     assert limiter.try_acquire() is None
 
 
-async def test_a_newcomer_does_not_overtake_one_who_was_handed_a_slot() -> None:
+async def test_a_newcomer_does_not_overtake_a_waiter_that_got_a_slot() -> None:
     limiter = Limiter(1)
     slot = await limiter.acquire()
     first = asyncio.create_task(limiter.acquire())
     await settle()
-    limiter.release(slot)  # now it is the first one's, who has not run yet
+    limiter.release(slot)  # now the first task owns it, but has not run yet
     second = asyncio.create_task(limiter.acquire())
     await settle()
     assert (first.done(), second.done()) == (True, False)
@@ -121,7 +121,7 @@ async def test_a_newcomer_does_not_overtake_one_who_was_handed_a_slot() -> None:
     assert state(limiter) == (0, 0)
 
 
-async def test_without_a_bound_nobody_waits_but_all_are_counted() -> None:
+async def test_without_a_limit_requests_are_counted_but_do_not_wait() -> None:
     limiter = Limiter(None)
     slots = [await limiter.acquire() for _ in range(1000)]
     assert state(limiter) == (1000, 0)
@@ -130,7 +130,7 @@ async def test_without_a_bound_nobody_waits_but_all_are_counted() -> None:
     assert state(limiter) == (0, 0)
 
 
-async def test_a_slot_is_given_back_whatever_happens_in_it() -> None:
+async def test_a_slot_is_released_after_an_exception() -> None:
     limiter = Limiter(1)
     with pytest.raises(ZeroDivisionError):
         async with limiter.slot():
@@ -139,7 +139,7 @@ async def test_a_slot_is_given_back_whatever_happens_in_it() -> None:
     assert state(limiter) == (0, 0)
 
 
-async def test_one_who_gives_up_waiting_leaves_the_queue() -> None:
+async def test_a_cancelled_waiter_leaves_the_queue() -> None:
     limiter = Limiter(1)
     slot = await limiter.acquire()
     tasks = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
@@ -156,7 +156,7 @@ async def test_one_who_gives_up_waiting_leaves_the_queue() -> None:
 
 @pytest.mark.parametrize("turns", range(5))
 @pytest.mark.parametrize("others", [0, 1])
-async def test_a_slot_survives_a_cancellation_at_any_moment_after_the_hand_over(turns: int, others: int) -> None:
+async def test_a_slot_survives_a_cancellation_at_any_point_after_the_handover(turns: int, others: int) -> None:
     limiter = Limiter(1)
     slot = await limiter.acquire()
     waiter = asyncio.create_task(limiter.acquire())
@@ -165,7 +165,7 @@ async def test_a_slot_survives_a_cancellation_at_any_moment_after_the_hand_over(
     limiter.release(slot)
     for _ in range(turns):
         await asyncio.sleep(0)
-    if waiter.cancel():  # it was handed a slot, and never learns of it
+    if waiter.cancel():  # it was granted a slot, but never sees it
         with pytest.raises(asyncio.CancelledError):
             await waiter
     else:
@@ -178,7 +178,7 @@ async def test_a_slot_survives_a_cancellation_at_any_moment_after_the_hand_over(
     assert state(limiter) == (1, 0)
 
 
-async def test_a_slot_is_given_back_once() -> None:
+async def test_a_slot_is_released_once() -> None:
     limiter = Limiter(2)
     slot, _ = await limiter.acquire(), await limiter.acquire()
     for _ in range(3):
@@ -186,7 +186,7 @@ async def test_a_slot_is_given_back_once() -> None:
     assert state(limiter) == (1, 0)
 
 
-async def test_all_who_wait_can_be_cancelled_at_once() -> None:
+async def test_all_waiters_can_be_cancelled_at_once() -> None:
     limiter = Limiter(1)
     slot = await limiter.acquire()
     tasks = [asyncio.create_task(limiter.acquire()) for _ in range(10)]
@@ -200,7 +200,7 @@ async def test_all_who_wait_can_be_cancelled_at_once() -> None:
 
 
 @pytest.mark.parametrize("max_queue", [0, 1, 3])
-async def test_a_full_queue_takes_no_more(max_queue: int) -> None:
+async def test_a_full_queue_rejects_requests(max_queue: int) -> None:
     limiter = Limiter(1, max_queue=max_queue)
     slot = await limiter.acquire()
     waiting = [asyncio.create_task(limiter.acquire()) for _ in range(max_queue)]
@@ -219,15 +219,15 @@ async def test_a_full_queue_takes_no_more(max_queue: int) -> None:
     assert state(limiter) == (1, 0)
 
 
-def test_who_waits_too_long_is_told_so(virtual: Virtual) -> None:
+def test_a_queue_timeout_is_an_error(virtual: Virtual) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         limiter = Limiter(1, queue_timeout=5)
         slot = await limiter.acquire()
-        began = loop.time()
+        start = loop.time()
         with pytest.raises(QueueFullError, match=r"queue_timeout=5 s \(max_concurrent=1\)") as caught:
             await limiter.acquire()
-        assert loop.time() - began == pytest.approx(5)
+        assert loop.time() - start == pytest.approx(5)
         assert caught.value.__cause__ is None
         assert state(limiter) == (1, 0)
         limiter.release(slot)
@@ -237,7 +237,7 @@ def test_who_waits_too_long_is_told_so(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-def test_who_gets_a_slot_in_time_is_not_disturbed_later(virtual: Virtual) -> None:
+def test_a_queue_timeout_ends_with_the_wait(virtual: Virtual) -> None:
     async def scenario() -> None:
         limiter = Limiter(1, queue_timeout=5)
         slot = await limiter.acquire()
@@ -251,7 +251,7 @@ def test_who_gets_a_slot_in_time_is_not_disturbed_later(virtual: Virtual) -> Non
     virtual(scenario())
 
 
-def test_a_slot_that_comes_in_the_moment_of_the_timeout_is_not_lost(virtual: Virtual) -> None:
+def test_a_slot_released_at_the_moment_of_the_timeout_is_not_lost(virtual: Virtual) -> None:
     async def scenario() -> None:
         loop: Any = asyncio.get_running_loop()
         limiter = Limiter(1, queue_timeout=5)
@@ -283,7 +283,7 @@ def test_a_slot_that_comes_in_the_moment_of_the_timeout_is_not_lost(virtual: Vir
 
 
 @pytest.mark.timeout(60)
-def test_loops_in_several_threads_share_one_bound() -> None:
+def test_event_loops_in_several_threads_share_one_limit() -> None:
     limiter = Limiter(3)
     lock = threading.Lock()
     now = most = done = 0
@@ -324,7 +324,7 @@ def stopped_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.mark.timeout(60)
-def test_a_slot_given_back_in_one_thread_wakes_a_waiter_in_another() -> None:
+def test_a_slot_released_in_one_thread_wakes_a_waiter_in_another() -> None:
     limiter = Limiter(1)
     with stopped_loop() as loop:
         slot = loop.run_until_complete(limiter.acquire())
@@ -357,7 +357,7 @@ def test_a_limiter_works_in_one_loop_after_another() -> None:
 
 
 @pytest.mark.timeout(20)
-async def test_what_a_closed_loop_held_is_free_at_the_next_need() -> None:
+async def test_slots_of_a_closed_event_loop_are_reclaimed() -> None:
     # Once wrong: ten streams left on loops that were closed by hand, and the provider hung for ever
     limiter = Limiter(3)
     for _ in range(3):
@@ -372,7 +372,7 @@ async def test_what_a_closed_loop_held_is_free_at_the_next_need() -> None:
     waiter = asyncio.create_task(limiter.acquire())
     await settle()
     assert state(limiter) == (3, 1)
-    loops[0].close()  # while somebody waits
+    loops[0].close()  # while a task waits
     await waiter
     assert state(limiter) == (3, 0)
     limiter.release(waiter.result())
@@ -381,7 +381,7 @@ async def test_what_a_closed_loop_held_is_free_at_the_next_need() -> None:
     assert state(limiter) == (0, 0)
 
 
-def test_a_slot_is_not_handed_to_a_loop_that_is_gone() -> None:
+def test_a_closed_event_loop_gets_no_slot() -> None:
     limiter = Limiter(1)
     with stopped_loop() as holder, stopped_loop() as dead:
         slot = holder.run_until_complete(limiter.acquire())
@@ -403,8 +403,8 @@ def test_a_slot_is_not_handed_to_a_loop_that_is_gone() -> None:
     assert state(limiter) == (0, 0)
 
 
-def test_a_stopped_loop_is_handed_no_slot_but_asks_when_it_runs() -> None:
-    # Once wrong: a loop that was stopped, not closed, was handed the slot and starved the others
+def test_a_stopped_event_loop_gets_no_slot_until_it_runs_again() -> None:
+    # Once wrong: a loop that was stopped, not closed, was granted the slot and starved the others
     limiter = Limiter(1)
     with stopped_loop() as stopped:
         slot = stopped.run_until_complete(limiter.acquire())
@@ -424,7 +424,7 @@ def test_a_stopped_loop_is_handed_no_slot_but_asks_when_it_runs() -> None:
     assert state(limiter) == (0, 0)
 
 
-def test_a_loop_that_ends_while_it_is_handed_a_slot_gives_it_back() -> None:
+def test_an_event_loop_that_ends_during_the_handover_releases_the_slot() -> None:
     limiter = Limiter(1)
 
     async def leave_at_once() -> None:
@@ -438,12 +438,12 @@ def test_a_loop_that_ends_while_it_is_handed_a_slot_gives_it_back() -> None:
     assert state(limiter) == (0, 0)
 
 
-async def test_what_a_parent_began_gives_a_child_no_slot_more() -> None:
+async def test_a_parents_slot_gives_a_child_no_extra_slot() -> None:
     limiter = Limiter(1)
     slot = await limiter.acquire()
     limiter.after_fork()
     assert limiter.running == 0
-    limiter.release(slot)  # a child closes what the parent began
+    limiter.release(slot)  # a child closes a stream that the parent opened
     await limiter.acquire()
     assert limiter.running == limiter.max_concurrent
 
@@ -451,8 +451,8 @@ async def test_what_a_parent_began_gives_a_child_no_slot_more() -> None:
 # Requests within requests
 
 
-async def test_a_nested_request_runs_beyond_the_bound() -> None:
-    # Once wrong: as many streams as slots, each of which asked something within its loop, waited for ever
+async def test_a_nested_request_may_exceed_the_limit() -> None:
+    # Once wrong: as many streams as slots, each with a request in the body of its loop, waited for ever
     limiter = Limiter(1)
     async with limiter.slot():
         async with limiter.slot():
@@ -468,7 +468,7 @@ async def test_a_nested_request_runs_beyond_the_bound() -> None:
     assert state(limiter) == (0, 0)
 
 
-async def test_who_holds_nothing_is_not_nested() -> None:
+async def test_a_task_without_a_slot_is_not_nested() -> None:
     limiter, other = Limiter(1), Limiter(1)
     async with other.slot(), limiter.slot():
         pass
@@ -482,7 +482,7 @@ async def test_who_holds_nothing_is_not_nested() -> None:
 
 
 def test_streams_that_all_wait_for_their_callers_let_others_run(virtual: Virtual, monkeypatch: Any) -> None:
-    """Where no context shows what is nested (LangChain's chains step their streams in tasks of their own)."""
+    """Where no context variable shows the nesting (LangChain's chains iterate their streams in separate tasks)."""
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
@@ -492,10 +492,10 @@ def test_streams_that_all_wait_for_their_callers_let_others_run(virtual: Virtual
         slots[0].idle_since = loop.time()
         waiters = [asyncio.create_task(limiter.acquire()) for _ in range(5)]
         await asyncio.sleep(10)
-        assert state(limiter) == (2, 5)  # the other one still reads
+        assert state(limiter) == (2, 5)  # the other stream is still reading
         slots[1].idle_since = loop.time()
         await asyncio.sleep(1)
-        assert state(limiter) == (4, 3)  # as many again, and they run
+        assert state(limiter) == (4, 3)  # two more, and they run
         for waiter in waiters[:2]:
             waiter.result().idle_since = loop.time()
         await asyncio.sleep(0.6)
@@ -528,13 +528,13 @@ async def test_patient_requests_wait_outside_the_queues_limits() -> None:
     assert state(limiter) == (0, 0)
 
 
-def test_a_finalizer_gives_a_slot_back_within_any_critical_section() -> None:
+def test_a_finalizer_releases_a_slot_within_any_critical_section() -> None:
     # Once wrong: the collector closed a suspended coroutine while its own thread, or another, held the lock
     limiter = Limiter(1)
     with stopped_loop() as loop:
         slot = loop.run_until_complete(limiter.acquire())
         with limiter._lock:
-            limiter.release(slot)  # would wait for ever if it waited
+            limiter.release(slot)  # would deadlock if it waited
         assert state(limiter) == (0, 0)
 
 

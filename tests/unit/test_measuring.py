@@ -1,4 +1,4 @@
-"""Measurements of simulated models, in virtual time: what is recommended is held to a sweep over all numbers."""
+"""Measurements of simulated models, in virtual time: recommendations are compared with a complete sweep."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def slow(running: int) -> float:
 def measured_in(
     model_of: Callable[[], SimulatedModel], budget: float = 170.0, most: int = 64
 ) -> tuple[Measured, float]:
-    """What is measured, and the seconds that it took."""
+    """The measurements, and the seconds that they took."""
 
     async def run() -> tuple[Measured, float]:
-        began = asyncio.get_running_loop().time()
+        start = asyncio.get_running_loop().time()
         measured = await measure(model_of(), budget=budget, most=most, windows=None)
-        return measured, asyncio.get_running_loop().time() - began
+        return measured, asyncio.get_running_loop().time() - start
 
     return run_in_virtual_time(run())
 
@@ -87,13 +87,13 @@ def test_it_ends_within_the_budget_however_slow_the_server_is(budget: float, loa
     model = SimulatedModel(2, slow, loading=lambda num_ctx: loading)
 
     async def run() -> float:
-        began = asyncio.get_running_loop().time()
+        start = asyncio.get_running_loop().time()
         if budget == 20.0:
             assert (await measure(model, budget=budget, most=64, windows=None)).at_once
         else:
             with pytest.raises(LLMTimeoutError, match="raise budget"):
                 await measure(model, budget=budget, most=64, windows=None)
-        return asyncio.get_running_loop().time() - began
+        return asyncio.get_running_loop().time() - start
 
     assert run_in_virtual_time(run()) <= budget
     assert model.in_flight == 0
@@ -121,11 +121,11 @@ def test_the_waits_are_those_in_the_servers_queue() -> None:
     waits = {row.at_once: row.queue_wait or 0.0 for row in measured.at_once}
     service = measured.at_once[0].service or 0.0
     assert waits[1] == waits[2] == pytest.approx(0, abs=1e-6)
-    assert 0.6 * service < waits[4] < 1.1 * service  # each of four waits for one before it, but the first two
+    assert 0.6 * service < waits[4] < 1.1 * service  # of four, the last two wait for the one before them
     assert [row.at_once for row in measured.at_once] == [1, 2, 4]
 
 
-def test_a_failure_with_many_at_once_ends_the_climb() -> None:
+def test_a_failure_with_many_at_once_ends_the_search() -> None:
     measured, _ = measured_in(lambda: SimulatedModel(64, by_slots, refuses=6))
     failed = measured.at_once[-1]
     assert (failed.at_once, failed.failure) == (8, "CUDA error: out of memory")
@@ -186,7 +186,7 @@ def test_the_progress_rises_to_the_end() -> None:
     assert {"loading the model", "2 at once", "loading with num_ctx=8192"} <= {one.what for one in seen}
 
 
-def test_a_cancellation_leaves_nothing_behind() -> None:
+def test_a_cancellation_leaves_no_requests() -> None:
     model = SimulatedModel(2, by_slots)
 
     async def run() -> None:
@@ -207,4 +207,4 @@ def test_a_server_that_reads_slowly_gets_short_prompts() -> None:
     assert len(model.prompts[0].split()) > 90
     assert {len(prompt.split()) for prompt in model.prompts[1:]} == {5}
     assert recommended(measured) == 1
-    assert all(row.read_per_second is None for row in measured.at_once)  # too short to tell
+    assert all(row.read_per_second is None for row in measured.at_once)  # too short to measure

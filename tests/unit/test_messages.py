@@ -1,4 +1,4 @@
-"""Messages as people write them into what the API takes."""
+"""Encoding messages of all accepted forms for the API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from namel3ss_ollama.media import Audio, Image
 from namel3ss_ollama.messages import encode_media, encode_messages, has_files
 from namel3ss_ollama.types import Message, ToolCall
 
-PICTURE = base64.b64encode(b"picture").decode()
+IMAGE = base64.b64encode(b"picture").decode()
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ PICTURE = base64.b64encode(b"picture").decode()
         ({"role": "assistant", "content": "a", "thinking": ""}, {"role": "assistant", "content": "a"}),
         (
             {"role": "user", "content": "a", "images": [b"picture"]},
-            {"role": "user", "content": "a", "images": [PICTURE]},
+            {"role": "user", "content": "a", "images": [IMAGE]},
         ),
-        (Message("user", "a", images=[Image(PICTURE)]), {"role": "user", "content": "a", "images": [PICTURE]}),
+        (Message("user", "a", images=[Image(IMAGE)]), {"role": "user", "content": "a", "images": [IMAGE]}),
         ({"role": "user", "content": "a", "images": None}, {"role": "user", "content": "a"}),
         (
             {"role": "tool", "content": "5", "tool_name": "f", "tool_call_id": "c1"},
@@ -72,7 +72,7 @@ def test_each_form_of_a_tool_call(call: Any) -> None:
     }
 
 
-def test_tool_calls_are_numbered_and_an_id_is_not_made_up() -> None:
+def test_tool_calls_are_numbered_and_no_id_is_invented() -> None:
     calls = [{"function": {"name": "f"}}, {"function": {"name": "g", "arguments": None}}]
     (message,) = encode_messages([{"role": "assistant", "content": "x", "tool_calls": calls}])
     assert message["tool_calls"] == [
@@ -84,14 +84,14 @@ def test_tool_calls_are_numbered_and_an_id_is_not_made_up() -> None:
 @pytest.mark.parametrize(
     ("content", "shown"), [("", '{"a": 1'), ("I call:", 'I call:\n{"a": 1')]
 )  # fmt: skip
-def test_arguments_that_were_no_object_stay_visible_to_the_model(content: str, shown: str) -> None:
+def test_invalid_arguments_stay_visible_to_the_model(content: str, shown: str) -> None:
     call = {"function": {"name": "f", "arguments": '{"a": 1'}}
     (message,) = encode_messages([{"role": "assistant", "content": content, "tool_calls": [call]}])
     assert message["content"] == shown
     assert message["tool_calls"][0]["function"]["arguments"] == {}
 
 
-def test_a_tools_answer_is_named_after_the_call_that_it_answers() -> None:
+def test_the_result_of_a_tool_is_named_after_its_call() -> None:
     history = [
         {"role": "assistant", "tool_calls": [ToolCall("f", {}, "c1"), ToolCall("g", {}, "c2"), ToolCall("h", {}, "")]},
         {"role": "tool", "content": "2", "tool_call_id": "c2"},
@@ -104,7 +104,7 @@ def test_a_tools_answer_is_named_after_the_call_that_it_answers() -> None:
     assert answers == ["g", "f", "mine", None, None]
 
 
-def test_an_answer_before_its_call_is_not_named() -> None:
+def test_a_result_before_its_call_is_not_named() -> None:
     history = [
         {"role": "tool", "content": "1", "tool_call_id": "c1"},
         {"role": "assistant", "tool_calls": [ToolCall("f", {}, "c1")]},
@@ -112,12 +112,12 @@ def test_an_answer_before_its_call_is_not_named() -> None:
     assert "tool_name" not in encode_messages(history)[0]
 
 
-def test_what_goes_in_is_not_changed() -> None:
+def test_the_input_is_not_modified() -> None:
     history = [
         {
             "role": "assistant",
             "content": "x",
-            "images": [PICTURE],
+            "images": [IMAGE],
             "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": '{"a"'}}],
         },
         {"role": "tool", "content": "1", "tool_call_id": "c1"},
@@ -135,13 +135,13 @@ def test_messages_come_from_any_iterable() -> None:
 
 
 @pytest.mark.parametrize("messages", ["hi", b"hi", {"role": "user"}, Message("user", "hi")])
-def test_one_message_is_no_list_of_messages(messages: Any) -> None:
+def test_one_message_is_not_a_list(messages: Any) -> None:
     with pytest.raises(TypeError, match=f"expected a list of messages, not one {type(messages).__name__}"):
         encode_messages(messages)
 
 
 @pytest.mark.parametrize("messages", [[], (), iter(())])
-def test_no_messages_at_all_are_refused(messages: Any) -> None:
+def test_an_empty_list_is_rejected(messages: Any) -> None:
     with pytest.raises(ValueError, match=r"at least one .*preload"):
         encode_messages(messages)
 
@@ -172,13 +172,13 @@ def test_no_messages_at_all_are_refused(messages: Any) -> None:
         ({"role": "assistant", "tool_calls": {"function": {}}}, ValueError, "a tool call needs"),
     ],
 )
-def test_what_is_wrong_with_a_message_is_told_with_its_place(message: Any, error: type[Exception], what: str) -> None:
+def test_an_error_names_the_invalid_message(message: Any, error: type[Exception], what: str) -> None:
     with pytest.raises(error, match=rf"^messages\[1\].*{what}"):
         encode_messages([{"role": "user", "content": "fine"}, message])
 
 
 def test_a_misspelt_key_is_not_sent_to_options() -> None:
-    # Once wrong: the hint for an unknown keyword is that of a call, "options={...} passes on what has no keyword"
+    # Once wrong: the hint for an unknown key was that of a call, "options={...} passes on what has no keyword"
     with pytest.raises(TypeError) as caught:
         encode_messages([{"role": "user", "content": "x", "zzzz": 1}])
     assert "options=" not in str(caught.value)
@@ -191,24 +191,24 @@ def test_arguments_are_any_mapping(arguments: Any) -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == {"a": 1}
 
 
-def test_a_bad_picture_is_told_of() -> None:
+def test_an_invalid_image_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"^images: .*base64"):
         encode_messages([{"role": "user", "content": "x", "images": ["nope.png"]}])
 
 
-def test_pictures_of_every_form(tmp_path: Path) -> None:
+def test_images_of_every_form(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"picture")
     assert (
-        encode_media([b"picture", path, PICTURE, f"data:image/png;base64,{PICTURE}", Image(b"picture")], None)
-        == [PICTURE] * 5
+        encode_media([b"picture", path, IMAGE, f"data:image/png;base64,{IMAGE}", Image(b"picture")], None)
+        == [IMAGE] * 5
     )
     assert encode_media(None, None) == []
     assert encode_media((), ()) == []
 
 
-@pytest.mark.parametrize("images", [PICTURE, b"picture", Image(PICTURE)])
-def test_one_picture_is_no_list_of_pictures(images: Any) -> None:
+@pytest.mark.parametrize("images", [IMAGE, b"picture", Image(IMAGE)])
+def test_one_image_is_not_a_list(images: Any) -> None:
     with pytest.raises(TypeError, match=r"^images: expected a list; wrap the one in \[\.\.\.\]"):
         encode_media(images, None)
     with pytest.raises(TypeError, match=r"^images: expected a list"):
@@ -216,8 +216,8 @@ def test_one_picture_is_no_list_of_pictures(images: Any) -> None:
 
 
 @pytest.mark.parametrize("images", [Path("a.png"), bytearray(b"picture")])
-def test_one_picture_of_the_other_forms_is_no_list_either(images: Any) -> None:
-    # Once wrong: only bytes, str and Image are told apart from a list ("'PosixPath' object is not iterable")
+def test_one_image_of_another_form_is_not_a_list_either(images: Any) -> None:
+    # Once wrong: only bytes, str and Image were distinguished from a list ("'PosixPath' object is not iterable")
     with pytest.raises(TypeError, match=r"^images: expected a list"):
         encode_media(images, None)
 
@@ -225,10 +225,10 @@ def test_one_picture_of_the_other_forms_is_no_list_either(images: Any) -> None:
 RECORDING = wav(0.1)
 
 
-def test_audio_goes_among_the_images_behind_them(tmp_path: Path) -> None:
+def test_audio_is_sent_after_the_images(tmp_path: Path) -> None:
     path = tmp_path / "a.mp3"
     path.write_bytes(MP3)
-    sent = [PICTURE, encoded(RECORDING), encoded(MP3)]
+    sent = [IMAGE, encoded(RECORDING), encoded(MP3)]
     message = {"role": "user", "content": "x", "images": [b"picture"], "audio": [Audio(RECORDING), path]}
     assert encode_messages([message]) == [{"role": "user", "content": "x", "images": sent}]
     assert encode_messages([Message("user", "x", images=[b"picture"], audio=[RECORDING, path])])[0]["images"] == sent
@@ -236,7 +236,7 @@ def test_audio_goes_among_the_images_behind_them(tmp_path: Path) -> None:
     assert encode_media(None, []) == []
 
 
-def test_a_part_of_audio_as_openai_has_it() -> None:
+def test_an_audio_part_in_openais_form() -> None:
     part = {"type": "input_audio", "input_audio": {"data": encoded(RECORDING), "format": "wav"}}
     message = {"role": "user", "content": [{"type": "text", "text": "What is said?"}, part], "audio": [MP3]}
     assert encode_messages([message]) == [
@@ -245,18 +245,18 @@ def test_a_part_of_audio_as_openai_has_it() -> None:
     with pytest.raises(TypeError, match=r"^audio: expected a list"):
         encode_messages([{**message, "audio": MP3}])
     with pytest.raises(ValueError, match=r"^audio: the recording is neither WAV nor MP3"):
-        encode_messages([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": PICTURE}}]}])
+        encode_messages([{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": IMAGE}}]}])
 
 
 @pytest.mark.parametrize("audio", [RECORDING, encoded(RECORDING), Audio(RECORDING), Path("a.wav")])
-def test_one_recording_is_no_list(audio: Any) -> None:
+def test_one_recording_is_not_a_list(audio: Any) -> None:
     with pytest.raises(TypeError, match=r"^audio: expected a list; wrap the one in \[\.\.\.\]"):
         encode_media(None, audio)
 
 
-def test_neither_stands_in_the_place_of_the_other() -> None:
+def test_images_and_audio_are_not_interchangeable() -> None:
     with pytest.raises(TypeError, match=r"^audio: expected Audio or its source, not Image"):
-        encode_media(None, [Image(PICTURE)])
+        encode_media(None, [Image(IMAGE)])
     with pytest.raises(TypeError, match=r"^images: expected Image or its source, not Audio"):
         encode_media([Audio(RECORDING)], None)
 

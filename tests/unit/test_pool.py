@@ -1,4 +1,4 @@
-"""What a failure says of a host, and what differs between hosts."""
+"""What a failure means for a host, and how hosts differ."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ VERDICTS: list[tuple[LLMError, Verdict]] = [
 
 
 def named(error: LLMError) -> str:
-    details = (error.status_code, getattr(error, "deadline", None), "can heal" if error.temporary else None)
+    details = (error.status_code, getattr(error, "deadline", None), "temporary" if error.temporary else None)
     return " ".join([type(error).__name__, *(str(detail) for detail in details if detail)])
 
 
 @pytest.mark.parametrize(("error", "found"), [pytest.param(*row, id=named(row[0])) for row in VERDICTS])
-def test_what_a_failure_says_of_the_host(error: LLMError, found: Verdict) -> None:
+def test_the_verdict_on_the_host(error: LLMError, found: Verdict) -> None:
     assert verdict(error, loading=False) == found
 
 
 @pytest.mark.parametrize(("error", "found"), [pytest.param(*row, id=named(row[0])) for row in VERDICTS])
-def test_a_host_that_loads_for_the_request_does_not_hang(error: LLMError, found: Verdict) -> None:
+def test_a_host_that_loads_the_model_does_not_hang(error: LLMError, found: Verdict) -> None:
     assert verdict(error, loading=True) == ("not the host's" if found == "hangs" else found)
 
 
@@ -143,12 +143,12 @@ def test_what_differs_for_one_model() -> None:
     assert len(differences(states, {})) == 2
     (found,) = differences(states, {}, "n")
     assert str(found).startswith("n does not have the same context window")
-    # A model that is loaded nowhere yet may still be another one elsewhere.
+    # A model that is loaded nowhere may still differ between hosts.
     assert differences([], {"a": pulled(m="1"), "b": pulled(m="2")}) == []
     assert len(differences([], {"a": pulled(m="1"), "b": pulled(m="2")}, "m")) == 1
 
 
-# What becomes of a host
+# The state of a host
 
 
 class Clock:
@@ -158,7 +158,7 @@ class Clock:
         return self.now
 
 
-def a_pool(count: int = 2, **settings: Any) -> tuple[Pool, Clock]:
+def make_pool(count: int = 2, **settings: Any) -> tuple[Pool, Clock]:
     clock = Clock()
     fleet = Fleet([Standing(f"http://{number}", **settings) for number in range(count)])
     servers = {host: cast("Server", SimpleNamespace(url=host.url)) for host in fleet.hosts}
@@ -169,12 +169,12 @@ def hosts_of(pool: Pool) -> list[Standing]:
     return list(pool.servers)
 
 
-def test_a_host_that_cannot_be_reached_is_out_and_comes_back_on_trial() -> None:
-    pool, clock = a_pool(slots=4)
+def test_an_unreachable_host_is_ejected_and_returns_on_trial() -> None:
+    pool, clock = make_pool(slots=4)
     host, other = hosts_of(pool)
-    assert pool.failed(host, Wanted("m:latest"), LLMConnectionError("nobody is there"))
+    assert pool.failed(host, Wanted("m:latest"), LLMConnectionError("connection refused"))
     state, _ = pool.states()
-    assert (state.up, state.why_not) == (False, "nobody is there")
+    assert (state.up, state.why_not) == (False, "connection refused")
     assert 0.8 <= host.out_until - clock.now <= 1.2
     clock.now = host.out_until
     assert pool.states()[0].up
@@ -184,9 +184,9 @@ def test_a_host_that_cannot_be_reached_is_out_and_comes_back_on_trial() -> None:
     assert pool.states()[0].why_not == ""
 
 
-def test_what_fails_together_is_one_failure() -> None:
-    # Once wrong: ten requests under way at a host that died put it out for a minute
-    pool, clock = a_pool(slots=10)
+def test_concurrent_failures_count_once() -> None:
+    # Once wrong: ten requests in flight to a host that died ejected it for a minute
+    pool, clock = make_pool(slots=10)
     host, _ = hosts_of(pool)
     for _ in range(10):
         pool.failed(host, Wanted("m:latest"), LLMConnectionError("x"))
@@ -197,21 +197,21 @@ def test_what_fails_together_is_one_failure() -> None:
 @pytest.mark.parametrize(("asked", "seconds"), [(None, 1.0), (7.0, 7.0), (3600.0, 60.0)])
 def test_a_busy_host_pauses_and_is_not_blamed(asked: float | None, seconds: float) -> None:
     # Once wrong: a Retry-After of an hour from all hosts was waited for
-    pool, clock = a_pool(slots=4)
+    pool, clock = make_pool(slots=4)
     host, _ = hosts_of(pool)
     error = ServerBusyError("x", status_code=503)
     error.retry_after = asked
     assert pool.failed(host, Wanted("m:latest"), error)
     assert host.out_until - clock.now == seconds
-    pool.works(host, "m:latest")  # an answer that was under way
+    pool.works(host, "m:latest")  # an answer that was in flight
     assert not pool.states()[0].up
     clock.now += seconds
     assert pool.states()[0].up
     assert host.room() == 4
 
 
-def test_a_busy_host_that_learns_its_slots_gets_one_less() -> None:
-    pool, _ = a_pool(slots=4, auto=True)
+def test_a_busy_host_that_learns_its_slots_gets_one_fewer() -> None:
+    pool, _ = make_pool(slots=4, auto=True)
     host, _ = hosts_of(pool)
     pool.failed(host, Wanted("m:latest"), ServerBusyError("x"))
     assert host.slots == 3
@@ -220,8 +220,8 @@ def test_a_busy_host_that_learns_its_slots_gets_one_less() -> None:
 @pytest.mark.parametrize(
     ("error", "seconds"), [(ModelNotFoundError("x"), 60.0), (ServerError("x", temporary=True), 30.0)]
 )
-def test_a_host_that_fails_with_a_model_gets_others(error: LLMError, seconds: float) -> None:
-    pool, clock = a_pool()
+def test_a_host_that_fails_with_a_model_keeps_others(error: LLMError, seconds: float) -> None:
+    pool, clock = make_pool()
     host, _ = hosts_of(pool)
     assert pool.failed(host, Wanted("m:latest"), error)
     assert not host.may_have("m:latest", clock.now + seconds - 0.1)
@@ -231,9 +231,9 @@ def test_a_host_that_fails_with_a_model_gets_others(error: LLMError, seconds: fl
 
 
 @pytest.mark.parametrize("error", [AuthenticationError("x", status_code=401), passed("first_chunk_timeout")])
-def test_the_last_host_stays(error: LLMError) -> None:
+def test_the_last_host_is_not_ejected(error: LLMError) -> None:
     # Once wrong: where all hosts refused the key, the next call waited for ten minutes
-    pool, clock = a_pool(3)
+    pool, clock = make_pool(3)
     for host in hosts_of(pool):
         assert pool.failed(host, Wanted("m:latest"), error)
     assert [state.up for state in pool.states()] == [False, False, True]
@@ -242,17 +242,17 @@ def test_the_last_host_stays(error: LLMError) -> None:
 
 
 @pytest.mark.parametrize("model", ["gpt-oss:120b-cloud", "glm-4.6:cloud"])
-def test_a_host_without_an_account_loses_its_cloud_models_alone(model: str) -> None:
-    # Once wrong: a host that was not signed in at ollama.com was out for ten minutes
-    pool, clock = a_pool()
+def test_a_host_without_an_account_loses_only_cloud_models(model: str) -> None:
+    # Once wrong: a host that was not signed in at ollama.com was ejected for ten minutes
+    pool, clock = make_pool()
     host, _ = hosts_of(pool)
     assert pool.failed(host, Wanted(model), AuthenticationError("x", status_code=401))
     assert pool.states()[0].up
     assert not host.may_have(model, clock.now)
 
 
-def test_a_refusal_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    pool, _ = a_pool()
+def test_a_refusal_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    pool, _ = make_pool()
     host, other = hosts_of(pool)
     for _ in range(3):
         pool.failed(host, Wanted("m:latest"), AuthenticationError("the key is wrong"))
@@ -261,8 +261,8 @@ def test_a_refusal_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 2
 
 
-def test_a_request_that_is_to_blame_says_nothing_of_the_host() -> None:
-    pool, _ = a_pool()
+def test_a_bad_request_does_not_affect_the_host() -> None:
+    pool, _ = make_pool()
     host, _ = hosts_of(pool)
     assert not pool.failed(host, Wanted("m:latest"), BadRequestError("x"))
     assert pool.states()[0].up
@@ -273,8 +273,8 @@ def test_a_request_that_is_to_blame_says_nothing_of_the_host() -> None:
     ("placeholder", "silent", "moves"), [(True, False, False), (True, True, True), (False, False, True)]
 )
 def test_a_host_hangs_unless_it_loads(placeholder: bool, silent: bool, moves: bool) -> None:
-    # Once wrong: a host that answered nothing at all was taken to be loading, and never left
-    pool, _ = a_pool()
+    # Once wrong: a host that did not respond at all was considered loading, and requests never moved on
+    pool, _ = make_pool()
     host, _ = hosts_of(pool)
     host.loaded["m:latest"] = Loaded() if placeholder else Loaded(digest="x")
     if silent:
@@ -290,15 +290,15 @@ CHAT = {
 }  # fmt: skip
 
 
-def an_answer(pool: Pool, host: Standing, final: dict[str, Any], wanted: Wanted | None = None) -> None:
+def answered(pool: Pool, host: Standing, final: dict[str, Any], wanted: Wanted | None = None) -> None:
     turn = SimpleNamespace(slot=SimpleNamespace(host=host), wanted=wanted or Wanted("m:latest"))
     pool.answered(cast("HostTurn", turn), final)
 
 
-def test_an_answer_tells_how_fast_its_host_is_and_how_long_it_waited() -> None:
-    pool, clock = a_pool()
+def test_an_answer_measures_its_hosts_speed_and_its_wait() -> None:
+    pool, clock = make_pool()
     host, _ = hosts_of(pool)
-    an_answer(pool, host, CHAT)
+    answered(pool, host, CHAT)
     assert host.pace["m:latest"] == Pace(
         wait=7.0, wait_at=clock.now, prefill=100.0, decode=30.0, service=3.0, load=None
     )
@@ -308,39 +308,39 @@ def test_an_answer_tells_how_fast_its_host_is_and_how_long_it_waited() -> None:
     assert pool.states()[0].wait == 3.5
 
 
-def test_what_was_cached_says_nothing_of_how_fast_prompts_are_read() -> None:
-    pool, _ = a_pool()
+def test_cached_prompts_do_not_measure_the_prefill_rate() -> None:
+    pool, _ = make_pool()
     host, other = hosts_of(pool)
-    an_answer(pool, host, CHAT, Wanted("m:latest", home=host))
-    an_answer(pool, other, {**CHAT, "prompt_eval_cached_count": 50})
+    answered(pool, host, CHAT, Wanted("m:latest", home=host))
+    answered(pool, other, {**CHAT, "prompt_eval_cached_count": 50})
     assert [standing.pace["m:latest"].prefill for standing in (host, other)] == [None, None]
 
 
-def test_an_answer_with_embeddings_was_no_wait() -> None:
-    # Once wrong: all of the time that vectors took was taken for a wait in the server's queue
-    pool, _ = a_pool(auto=True, slots=4)
+def test_an_answer_with_embeddings_counts_no_wait() -> None:
+    # Once wrong: the entire time of embeddings counted as a wait in the server's queue
+    pool, _ = make_pool(auto=True, slots=4)
     host, _ = hosts_of(pool)
-    an_answer(pool, host, {"total_duration": 3 * SECOND, "load_duration": SECOND // 20, "prompt_eval_count": 9})
+    answered(pool, host, {"total_duration": 3 * SECOND, "load_duration": SECOND // 20, "prompt_eval_count": 9})
     pace = host.pace["m:latest"]
     assert (pace.wait, pace.service) == (0.0, pytest.approx(2.95))
     assert host.slots == 4
 
 
 @pytest.mark.parametrize("final", [{}, {"total_duration": None}, {"total_duration": "x", "eval_count": True}])
-def test_an_answer_without_numbers_still_says_that_its_host_is_up(final: dict[str, Any]) -> None:
-    pool, _ = a_pool()
+def test_an_answer_without_counters_still_heals_its_host(final: dict[str, Any]) -> None:
+    pool, _ = make_pool()
     host, _ = hosts_of(pool)
     pool.failed(host, Wanted("m:latest"), LLMConnectionError("x"))
-    an_answer(pool, host, final)
+    answered(pool, host, final)
     assert pool.states()[0].up
     assert host.pace == {}
 
 
 def test_the_host_that_answered_is_the_conversations_home() -> None:
-    pool, _ = a_pool()
+    pool, _ = make_pool()
     host, _ = hosts_of(pool)
     messages = [{"role": "user", "content": "one"}]
-    an_answer(pool, host, CHAT, pool.wanted({"model": "m", "messages": messages}))
+    answered(pool, host, CHAT, pool.wanted({"model": "m", "messages": messages}))
     messages += [{"role": "assistant", "content": "x"}, {"role": "user", "content": "two"}]
     again = pool.wanted({"model": "m", "messages": messages})
     assert (again.home, again.saved) == (host, 1.0)  # 100 tokens, at 100 a second
@@ -348,22 +348,22 @@ def test_the_host_that_answered_is_the_conversations_home() -> None:
 
 
 def test_which_hosts_are_left() -> None:
-    pool, clock = a_pool(3)
+    pool, clock = make_pool(3)
     one, two, three = hosts_of(pool)
     wanted = Wanted("m:latest", tried=frozenset({one}))
     assert pool.is_left(wanted)
     pool.failed(two, wanted, ModelNotFoundError("x"))
     pool.failed(three, wanted, LLMConnectionError("x"))
     assert not pool.is_left(wanted)
-    assert pool.is_left(wanted, waits=True)  # the third will be back
+    assert pool.is_left(wanted, waits=True)  # the third will return
     clock.now += 1.2
     assert pool.is_left(wanted)
     assert not pool.is_left(Wanted("m:latest", tried=frozenset({one, three})), waits=True)
 
 
-def test_a_model_that_no_host_lists_is_asked_of_each_once() -> None:
+def test_a_model_that_no_host_lists_is_tried_once_on_each() -> None:
     # It may have been pulled since, or be listed under another name.
-    pool, clock = a_pool(2)
+    pool, clock = make_pool(2)
     one, two = hosts_of(pool)
     one.pulled = two.pulled = {}
     wanted = Wanted("m:latest", tried=frozenset({one}))
@@ -376,7 +376,7 @@ def test_a_model_that_no_host_lists_is_asked_of_each_once() -> None:
 
 
 def test_an_error_names_the_hosts_that_lack_a_model() -> None:
-    pool, _ = a_pool(7)
+    pool, _ = make_pool(7)
     wanted = Wanted("m:latest")
     error = ModelNotFoundError("there is no m")
     for host in hosts_of(pool)[1:]:

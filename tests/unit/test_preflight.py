@@ -1,4 +1,4 @@
-"""Whether all is there, and what mends it if not."""
+"""Whether server and model are ready, and what to do if not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from namel3ss_ollama.preflight import Preflight, Problem, check
 ABLE = {"capabilities": ["completion", "tools"]}
 
 
-async def look(version: Any = "0.9.3", show: Any = ABLE, capabilities: Any = ("completion",)) -> Preflight:
+async def preflight(version: Any = "0.9.3", show: Any = ABLE, capabilities: Any = ("completion",)) -> Preflight:
     async def answer(value: Any) -> Any:
         if isinstance(value, Exception):
             raise value
@@ -27,8 +27,8 @@ async def look(version: Any = "0.9.3", show: Any = ABLE, capabilities: Any = ("c
     )
 
 
-async def test_all_is_well() -> None:
-    found = await look()
+async def test_a_ready_model() -> None:
+    found = await preflight()
     assert found.ok
     assert found
     assert found == Preflight((), "0.9.3", "m", frozenset({"completion", "tools"}))
@@ -36,13 +36,13 @@ async def test_all_is_well() -> None:
 
 
 @pytest.mark.parametrize("capabilities", [["tools", "completion"], [], iter(["tools"])])
-async def test_what_is_there_is_fine(capabilities: Any) -> None:
-    assert await look(capabilities=capabilities)
+async def test_available_capabilities_pass(capabilities: Any) -> None:
+    assert await preflight(capabilities=capabilities)
 
 
-async def test_without_a_server_nothing_else_is_looked_at() -> None:
+async def test_without_a_server_nothing_else_is_checked() -> None:
     error = LLMConnectionError("refused")
-    found = await look(version=error, show=AssertionError("not to be asked"))
+    found = await preflight(version=error, show=AssertionError("must not be called"))
     assert not found
     assert found == Preflight(found.problems, None, "m", frozenset())
     (problem,) = found.problems
@@ -53,22 +53,22 @@ async def test_without_a_server_nothing_else_is_looked_at() -> None:
     )
 
 
-async def test_a_missing_model_is_pulled() -> None:
+async def test_a_missing_model_can_be_pulled() -> None:
     error = ModelNotFoundError("not found")
-    found = await look(show=error)
+    found = await preflight(show=error)
     assert (found.ok, found.version, found.capabilities) == (False, "0.9.3", frozenset())
     assert found.problems == (Problem("the server does not have m", "`ollama pull m`", error),)
 
 
-async def test_a_server_that_cannot_show_it_says_why() -> None:
+async def test_an_error_of_show_is_reported() -> None:
     error: LLMError = ServerError("broken")
-    found = await look(show=error)
+    found = await preflight(show=error)
     assert str(found) == "the server cannot show m: broken"
     assert found.problems[0].error is error
 
 
 async def test_every_missing_capability_is_a_problem() -> None:
-    found = await look(capabilities=["vision", "tools", "embedding"])
+    found = await preflight(capabilities=["vision", "tools", "embedding"])
     assert [problem.what for problem in found.problems] == ["m cannot do 'embedding'", "m cannot do 'vision'"]
     assert "this one has completion, tools (`ollama show m`)" in str(found)
     assert len(str(found).splitlines()) == 2
@@ -76,18 +76,18 @@ async def test_every_missing_capability_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("show", [{}, {"capabilities": None}, {"capabilities": []}])
-async def test_an_old_server_that_does_not_tell_is_believed(show: Any) -> None:
-    found = await look(show=show, capabilities=["vision"])
+async def test_an_old_server_without_capabilities_passes(show: Any) -> None:
+    found = await preflight(show=show, capabilities=["vision"])
     assert found
     assert found.capabilities == frozenset()
 
 
 @pytest.mark.parametrize("where", ["version", "show"])
-async def test_a_bug_is_not_taken_for_a_problem(where: str) -> None:
+async def test_other_exceptions_are_raised(where: str) -> None:
     with pytest.raises(ZeroDivisionError):
-        await look(**{where: ZeroDivisionError()})
+        await preflight(**{where: ZeroDivisionError()})
 
 
 async def test_one_capability_is_a_list_of_one() -> None:
     # Once wrong: the text is taken for its letters, and the model "cannot do 'l'"
-    assert await look(capabilities="tools")
+    assert await preflight(capabilities="tools")

@@ -1,4 +1,4 @@
-"""From what a caller says to the body of a request."""
+"""From a caller's arguments to the body of a request."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def generate(given: Defaults | None = None, prompt: str = "hi", **call: Any) -> 
     return generate_request(given or defaults(), prompt, call)
 
 
-def test_what_nobody_set_is_not_sent() -> None:
+def test_unset_fields_are_not_sent() -> None:
     assert chat().body == HI_SENT
     assert generate().body == {"model": "m", "prompt": "hi"}
 
 
-def test_none_is_not_set() -> None:
+def test_none_means_unset() -> None:
     names = ["model", "tools", "tool_choice", "format", "think", "keep_alive", "options", "temperature", "stop",
              "timeout", "logprobs", "top_logprobs", "stream_config", "on_truncation", "shift", "truncate"]  # fmt: skip
     assert chat(**dict.fromkeys(names)) == chat()
@@ -51,7 +51,7 @@ def test_none_is_not_set() -> None:
     assert generate(**dict.fromkeys(names)) == generate()
 
 
-def test_a_request_knows_what_it_is() -> None:
+def test_attributes_of_a_request() -> None:
     request = chat()
     assert (request.kind, request.model, request.operation) == ("chat", "m", "chat")
     assert (request.config, request.timeout, request.forced, request.parse_as) == (CONFIG, None, frozenset(), None)
@@ -71,7 +71,7 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("name", "one", "other"), FIELDS)
-def test_a_field_of_the_call_wins_over_the_providers(name: str, one: Any, other: Any) -> None:
+def test_a_field_of_the_call_overrides_the_providers(name: str, one: Any, other: Any) -> None:
     for ask in (chat, generate):
         assert ask(**{name: one}).body[name] == one
         assert ask(defaults(**{name: one})).body[name] == one
@@ -80,7 +80,7 @@ def test_a_field_of_the_call_wins_over_the_providers(name: str, one: Any, other:
 
 
 @pytest.mark.parametrize("ask", [chat, generate])
-def test_none_takes_back_a_default(ask: Callable[..., Request]) -> None:
+def test_none_removes_a_default(ask: Callable[..., Request]) -> None:
     given = defaults(
         temperature=0.5, seed=1, max_tokens=5, format=Person, logprobs=True, top_logprobs=2, options={"a": 1, "b": 2}
     )
@@ -89,10 +89,10 @@ def test_none_takes_back_a_default(ask: Callable[..., Request]) -> None:
     assert not {"format", "logprobs", "top_logprobs"} & request.body.keys()
     assert request.parse_as is None
     assert ask(given, options=None).body["options"] == ask(given).body["options"]
-    assert given.options["format"] is Person  # the defaults are as they were
+    assert given.options["format"] is Person  # the defaults are unchanged
 
 
-def test_none_as_timeout_is_no_bound() -> None:
+def test_none_as_timeout_is_no_limit() -> None:
     assert chat(defaults(timeout=5.0), timeout=None).timeout is None
     assert chat(defaults(timeout=5.0)).timeout == 5.0
 
@@ -102,7 +102,7 @@ def test_none_leaves_the_providers_model_and_limits() -> None:
     assert (request.model, request.config, request.on_truncation) == ("m", CONFIG, "error")
 
 
-def test_options_of_the_call_win_over_the_providers() -> None:
+def test_options_of_the_call_override_the_providers() -> None:
     given = defaults(temperature=0.5, max_tokens=10, options={"a": 1})
     assert chat(given).body["options"] == {"temperature": 0.5, "num_predict": 10, "a": 1}
     assert chat(given, temperature=0, num_predict=5, options={"a": 2}).body["options"] == {
@@ -112,7 +112,7 @@ def test_options_of_the_call_win_over_the_providers() -> None:
     }
 
 
-def test_a_call_leaves_the_defaults_as_they_are() -> None:
+def test_a_call_does_not_modify_the_defaults() -> None:
     given = defaults(temperature=0.5, options={"a": 1})
     chat(given, temperature=0, options={"b": 2}, model="other")
     assert chat(given).body == {**HI_SENT, "options": {"temperature": 0.5, "a": 1}}
@@ -161,26 +161,26 @@ def test_a_model_has_a_name(model: Any, error: type[Exception]) -> None:
         ("options", 5, TypeError),
     ],
 )
-def test_a_value_that_cannot_be_right_is_named_at_once(name: str, value: Any, error: type[Exception]) -> None:
+def test_an_invalid_value_is_named_at_once(name: str, value: Any, error: type[Exception]) -> None:
     for make in (defaults, chat, generate):
         with pytest.raises(error, match=f"^{name}: "):
             make(**{name: value})
 
 
 @pytest.mark.parametrize("value", [5, "xml", "{}", ["json"]])
-def test_a_format_that_cannot_be_right_is_named_at_once(value: Any) -> None:
+def test_an_invalid_format_is_named_at_once(value: Any) -> None:
     with pytest.raises(TypeError, match=r"^format: expected 'json', a JSON schema or a type that pydantic knows"):
         chat(format=value)
 
 
-def test_a_providers_format_that_cannot_be_right_is_named_when_it_is_made() -> None:
-    # Once wrong: the defaults are tried out but for `format`, which only the first call looks at
+def test_an_invalid_default_format_is_named_at_construction() -> None:
+    # Once wrong: all defaults were validated except `format`, which failed in the first call
     with pytest.raises(TypeError, match=r"^format: "):
         defaults(format=5)
 
 
 @pytest.mark.parametrize(("top", "sent"), [(0, None), (1, True), (20, True)])
-def test_top_logprobs_brings_logprobs_along(top: int, sent: bool | None) -> None:
+def test_top_logprobs_implies_logprobs(top: int, sent: bool | None) -> None:
     body = chat(top_logprobs=top).body
     assert (body["top_logprobs"], body.get("logprobs")) == (top, sent)
     assert chat(defaults(top_logprobs=2)).body["logprobs"] is True
@@ -198,9 +198,7 @@ def test_top_logprobs_brings_logprobs_along(top: int, sent: bool | None) -> None
         ("warn", {"truncate": False}, False),
     ],
 )
-def test_a_cut_that_is_an_error_is_refused_by_newer_servers_already(
-    on_truncation: str, call: Any, truncate: Any
-) -> None:
+def test_newer_servers_refuse_a_cut_that_is_an_error(on_truncation: str, call: Any, truncate: Any) -> None:
     for ask in (chat, generate):
         request = ask(defaults(on_truncation=on_truncation), **call)
         assert request.body.get("truncate") is truncate
@@ -209,13 +207,13 @@ def test_a_cut_that_is_an_error_is_refused_by_newer_servers_already(
 
 
 @pytest.mark.parametrize("value", ["raise", "", 5, True])
-def test_an_unknown_on_truncation_is_refused(value: Any) -> None:
+def test_an_unknown_on_truncation_is_rejected(value: Any) -> None:
     for make in (defaults, chat):
         with pytest.raises(ValueError, match=r"^on_truncation: .* is not one of warn, error, ignore"):
             make(on_truncation=value)
 
 
-def test_deadlines_of_the_call_win() -> None:
+def test_deadlines_of_the_call_override() -> None:
     config = StreamConfig(chunk_timeout=1)
     given = defaults(timeout=5)
     assert (chat(given).timeout, chat(given).config) == (5, CONFIG)
@@ -238,14 +236,14 @@ def test_a_stream_config_is_one() -> None:
 
 
 @pytest.mark.parametrize(("stream", "sent"), [(False, False), (True, None), (None, None)])
-def test_streaming_is_what_a_server_does_by_itself(stream: Any, sent: Any) -> None:
+def test_streaming_is_the_servers_default(stream: Any, sent: Any) -> None:
     assert chat(stream_internally=stream).body.get("stream") is sent
 
 
 # /api/generate
 
 
-def test_everything_of_a_generation() -> None:
+def test_all_fields_of_a_generation() -> None:
     request = generate(system="s", suffix="x", template="t", raw=True, context=(1, 2), images=[b"picture"])
     assert request.body == {
         "model": "m", "prompt": "hi", "system": "s", "suffix": "x", "template": "t", "raw": True, "context": [1, 2],
@@ -273,7 +271,7 @@ def test_an_empty_prompt_only_loads_a_model() -> None:
 
 
 @pytest.mark.parametrize("more", [{"suffix": "x"}, {"images": [b"x"]}, {"audio": [wav(0.1)]}])
-def test_nothing_beside_an_empty_prompt_is_dropped_in_silence(more: dict[str, Any]) -> None:
+def test_nothing_beside_an_empty_prompt_is_silently_dropped(more: dict[str, Any]) -> None:
     # Once wrong: a server answers an image without a prompt as a request to load its model, with nothing in it
     with pytest.raises(ValueError, match=r"^prompt: is empty"):
         generate(prompt="", **more)
@@ -305,7 +303,7 @@ def test_tools_need_a_conversation(name: str) -> None:
         (generate, "messages", "a generation got .*'messages'"),
     ],
 )
-def test_an_unknown_keyword_is_refused(ask: Callable[..., Request], wrong: str, hint: str) -> None:
+def test_an_unknown_keyword_is_rejected(ask: Callable[..., Request], wrong: str, hint: str) -> None:
     with pytest.raises(TypeError, match=hint):
         ask(**{wrong: None})
 
@@ -317,7 +315,7 @@ class Person(BaseModel):
     name: str
 
 
-class my_person(BaseModel):  # an underscore in the name is what this is about
+class my_person(BaseModel):  # the underscore in the name is what is tested
     name: str
     parent: my_person | None = None
 
@@ -328,7 +326,7 @@ class Point:
 
 
 @pytest.mark.parametrize("value", ["json", {"type": "object"}])
-def test_a_format_is_sent_as_it_is(value: Any) -> None:
+def test_a_format_is_sent_unchanged(value: Any) -> None:
     for request in (chat(format=value), generate(format=value), chat(defaults(format=value))):
         assert request.body["format"] == value
         assert request.parse_as is None
@@ -339,7 +337,7 @@ def test_an_empty_format_is_none() -> None:
     assert "format" not in chat(defaults(format="json"), format="").body
 
 
-def test_a_format_of_the_call_wins() -> None:
+def test_a_format_of_the_call_overrides() -> None:
     request = chat(defaults(format=Person), format="json")
     assert (request.body["format"], request.parse_as) == ("json", None)
 
@@ -370,18 +368,18 @@ class Calls(BaseModel):
 
 
 def test_a_model_without_a_json_schema_is_named() -> None:
-    # Once wrong: pydantic has another error for this (PydanticInvalidForJsonSchema), which comes out as it is
+    # Once wrong: pydantic has another error for this (PydanticInvalidForJsonSchema), which was raised unchanged
     with pytest.raises(TypeError, match=r"^format: Calls has no JSON schema"):
         chat(format=Calls)
 
 
 @pytest.mark.parametrize("value", [5.0, object(), Person(name="x"), lambda: None, "list[int]"])
-def test_what_is_no_type_is_refused(value: Any) -> None:
+def test_a_value_that_is_not_a_type_is_rejected(value: Any) -> None:
     with pytest.raises(TypeError, match=r"^format: "):
         chat(format=value)
 
 
-def test_a_format_that_refers_to_nothing_is_named() -> None:
+def test_a_format_with_an_unresolvable_reference() -> None:
     with pytest.raises(ValueError, match=r"^format: a JSON schema refers to '#/x'"):
         chat(format={"$ref": "#/x"})
 
@@ -397,7 +395,7 @@ def test_a_forced_call_leaves_no_room_for_thinking(where: str, think: Any) -> No
     assert chat(given, tools=[TOOL], tool_choice="auto", **call).body["think"] == think
 
 
-def test_thinking_is_not_switched_off_where_nobody_asked_for_it() -> None:
+def test_think_is_not_sent_if_it_was_not_set() -> None:
     assert "think" not in chat(tools=[TOOL], tool_choice="f").body
 
 
@@ -419,7 +417,7 @@ def test_tools_are_sent_as_definitions() -> None:
     assert "tools" not in chat(tools=[]).body
 
 
-def test_no_tools_are_sent_where_none_may_be_called() -> None:
+def test_no_tools_are_sent_if_none_may_be_called() -> None:
     assert chat(tools=[TOOL], tool_choice="none").body == HI_SENT
 
 
@@ -438,13 +436,13 @@ def test_a_forced_call_and_a_format_exclude_each_other() -> None:
     assert chat(tools=[TOOL], tool_choice="auto", format="json").body["format"] == "json"
 
 
-def test_a_forced_call_wins_over_the_providers_format() -> None:
+def test_a_forced_call_overrides_the_providers_format() -> None:
     request = chat(defaults(format=Person), tools=[TOOL], tool_choice="f")
     assert request.body["format"]["properties"]["name"] == {"const": "f"}
     assert request.parse_as is None
 
 
-def test_two_tools_of_one_name_are_refused() -> None:
+def test_two_tools_of_one_name_are_rejected() -> None:
     with pytest.raises(ValueError, match="two tools are named 'f'"):
         chat(tools=[TOOL, TOOL])
 
@@ -454,6 +452,6 @@ def test_what_is_first_in_a_body_is_not_overwritten() -> None:
     assert body == {"model": "m", "messages": [], "x": 1, "options": {"seed": 1, "temperature": 0}}
 
 
-def test_the_repr_of_a_request_holds_no_prompt() -> None:
-    # Once wrong: Request has the repr that dataclasses make, with the body in it
+def test_the_repr_of_a_request_has_no_prompt() -> None:
+    # Once wrong: Request had the default repr of a dataclass, which shows the body
     assert "secret" not in repr(generate(prompt="secret"))

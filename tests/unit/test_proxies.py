@@ -1,4 +1,4 @@
-"""Which proxy an address is reached through."""
+"""Which proxy is used for an address."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_any_other_machine_is_not(host: str) -> None:
 )
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
 def test_loopback_is_never_sent_to_the_environments_proxy(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Once wrong: prompt and key went to it.
+    # Once wrong: the proxy received prompt and key.
     monkeypatch.setenv(name, PROXY)
     assert environment_proxy(url) is None
     assert HTTPSettings().proxy_for(url) is None
 
 
-def test_a_proxy_that_is_given_is_for_loopback_too() -> None:
+def test_an_explicit_proxy_is_for_loopback_too() -> None:
     assert HTTPSettings(proxy=PROXY).proxy_for("http://127.0.0.1:11434") == PROXY
     assert HTTPSettings(proxy=httpx.Proxy(PROXY)).proxy_for("http://127.0.0.1:11434") == PROXY
 
@@ -63,9 +63,7 @@ def test_a_proxy_that_is_given_is_for_loopback_too() -> None:
         (HTTPSettings(), "embedded://"),
     ],
 )
-def test_where_the_environment_does_not_count(
-    settings: HTTPSettings, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_the_environment_is_ignored(settings: HTTPSettings, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://proxy.test:1")
     assert settings.proxy_for(url) is None
 
@@ -119,19 +117,19 @@ def test_no_proxy_in_all_its_forms(name: str, exempt: str, url: str, monkeypatch
 @pytest.mark.parametrize(
     "exempt", ["", ",", "llama.test", "ollama.test:80", "ollama.testing", "11.0.0.0/8", "x/8", ".est"]
 )
-def test_no_proxy_of_others(exempt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_for_other_hosts(exempt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", PROXY)
     monkeypatch.setenv("NO_PROXY", exempt)
     assert environment_proxy(SERVER) == PROXY
 
 
 @pytest.mark.parametrize("proxy", ["proxy.test:3128", "ftp://proxy.test", "http://", "", "http://[::1"])
-def test_what_is_no_proxy_is_refused_at_construction(proxy: str) -> None:
+def test_an_invalid_proxy_is_rejected_at_construction(proxy: str) -> None:
     with pytest.raises(ValueError, match=r"^proxy: a proxy's address looks like"):
         HTTPSettings(proxy=proxy).check(SERVER)
 
 
-def test_the_environments_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "ftp://proxy.test")
     with pytest.raises(ValueError, match="the proxy in the environment"):
         HTTPSettings().check(SERVER)
@@ -143,7 +141,7 @@ def test_a_proxy_is_shown_without_its_password() -> None:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_a_connection_that_takes_too_long_is_one_to_the_proxy(given: bool) -> None:
+def test_a_connect_timeout_is_blamed_on_the_proxy(given: bool) -> None:
     error = LLMTimeoutError("timed out", original_error=httpx.ConnectTimeout("x"), deadline="connect", seconds=1.0)
     blamed = blaming_the_proxy(error, PROXY, SERVER, given=given)
     assert blamed is error
@@ -151,6 +149,6 @@ def test_a_connection_that_takes_too_long_is_one_to_the_proxy(given: bool) -> No
     assert ("NO_PROXY" in str(blamed)) is not given
 
 
-def test_tls_that_fails_behind_the_proxy_is_not_the_connection_to_it() -> None:
+def test_a_tls_error_behind_the_proxy_is_not_blamed_on_it() -> None:
     error = LLMConnectionError("certificate expired", original_error=httpx.ConnectError(""))
     assert str(blaming_the_proxy(error, PROXY, SERVER, given=True)).startswith("certificate expired (through the proxy")

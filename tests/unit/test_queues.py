@@ -43,17 +43,17 @@ def queued(*wanted: Wanted) -> tuple[Queues[Waiter], list[Waiter]]:
 
 
 def drain(queues: Queues[Waiter], fleet: Fleet, now: float = NOW) -> list[tuple[Waiter, Standing]]:
-    """Who gets what, until nobody can go anywhere."""
-    went: list[tuple[Waiter, Standing]] = []
+    """Assign hosts to waiters until no waiter can have one."""
+    served: list[tuple[Waiter, Standing]] = []
     while (found := queues.next(fleet, now, ready)) is not None:
         waiter, host = found
         queues.remove(waiter)
         fleet.hold(host, waiter.wanted.model)
-        went.append(found)
-    return went
+        served.append(found)
+    return served
 
 
-def test_nobody_waits() -> None:
+def test_an_empty_queue() -> None:
     assert Queues[Waiter]().next(fleet_with(A), NOW, ready) is None
 
 
@@ -67,14 +67,14 @@ def test_first_in_first_out() -> None:
     assert queues.waiting(A) == 0
 
 
-def test_the_oldest_of_all_models_gets_a_slot_that_both_could_have() -> None:
+def test_the_oldest_waiter_of_all_models_gets_a_slot() -> None:
     queues, waiters = queued(Wanted(A, since=NOW - 1.0), Wanted(B, since=NOW - 2.0))
     fleet = fleet_with(A)
     fleet.learn_loaded(fleet.hosts[0], {A: THERE, B: THERE})
     assert drain(queues, fleet) == [(waiters[1], fleet.hosts[0])]
 
 
-def test_who_waits_for_its_home_is_passed_over_until_that_is_free_or_no_longer_worth_it() -> None:
+def test_a_waiter_for_its_home_is_skipped_until_that_is_free_or_not_worth_it() -> None:
     fleet = fleet_with(A, A)
     home, other = fleet.hosts
     fleet.hold(home, A)
@@ -91,7 +91,7 @@ def test_who_waits_for_its_home_is_passed_over_until_that_is_free_or_no_longer_w
     assert drain(queues, fleet, NOW + 5.0) == [(first, other)]
 
 
-def test_a_newcomer_waits_behind_those_who_wait() -> None:
+def test_a_newcomer_waits_behind_the_queue() -> None:
     queues, (waiter,) = queued(Wanted(A))
     assert queues.blocks(Wanted(A), NOW, ready)
     assert not queues.blocks(Wanted(B), NOW, ready)
@@ -101,19 +101,19 @@ def test_a_newcomer_waits_behind_those_who_wait() -> None:
     assert not queues.blocks(Wanted(A), NOW, ready)
 
 
-def test_a_request_that_failed_goes_first_and_blocks_nobody() -> None:
+def test_a_failed_request_goes_first_and_blocks_no_other() -> None:
     fleet = fleet_with(A, A)
     failed, other = fleet.hosts
     fleet.hold(other, A)
     queues, (_, _, again) = queued(Wanted(A), Wanted(A), Wanted(A, tried={failed}))
     queues_without, _ = queued(Wanted(A, tried={failed}))
     assert not queues_without.blocks(Wanted(A), NOW, ready)
-    assert [host for _, host in drain(queues, fleet)] == [failed]  # one of the others, since it can't go there
+    assert [host for _, host in drain(queues, fleet)] == [failed]  # one of the others, since it cannot use that host
     fleet.release(other)
     assert drain(queues, fleet) == [(again, other)]
 
 
-def test_who_is_not_ready_is_passed_over() -> None:
+def test_a_waiter_that_is_not_ready_is_skipped() -> None:
     queues, (first, second) = queued(Wanted(A), Wanted(A))
     first.is_ready = False
     fleet = fleet_with(A, A)
@@ -124,7 +124,7 @@ def test_who_is_not_ready_is_passed_over() -> None:
     queues.remove(first)
 
 
-def test_models_that_wait_alike_take_no_hosts_from_each_other() -> None:
+def test_models_with_equal_waits_take_no_hosts_from_each_other() -> None:
     fleet = fleet_with(A, B, slots=1)
     free = fleet.hosts[1]
     fleet.hold(fleet.hosts[0], A)
@@ -145,7 +145,7 @@ def test_the_last_resort_serves_the_queue() -> None:
     assert drain(queues, fleet) == [(waiter, engine)]
 
 
-def test_a_host_that_comes_back_gets_one() -> None:
+def test_a_host_that_returns_gets_one_request() -> None:
     fleet = fleet_with(A, slots=4)
     (host,) = fleet.hosts
     fleet.eject(host, NOW - 10.0, "reset", seconds=1.0, spare_last=False)
@@ -167,13 +167,13 @@ MODELS = st.sampled_from([A, B, C])
     ),
     order=st.randoms(use_true_random=False),
 )
-def test_everybody_gets_a_host_and_in_order(
+def test_every_request_gets_a_host_in_order(
     loaded: list[set[str]],
     slots: int,
     asks: list[tuple[str, int | None, float, set[int]]],
     order: random.Random,
 ) -> None:
-    """Answers come in any order; a request that is left waits for none that does not come."""
+    """Requests finish in any order, and none of the rest waits for ever."""
     fleet = Fleet([Standing(f"http://h{at}", slots=slots) for at in range(len(loaded))], rng=random.Random(1))
     for host, models in zip(fleet.hosts, loaded, strict=True):
         fleet.learn_loaded(host, dict.fromkeys(models, THERE))
@@ -187,40 +187,40 @@ def test_everybody_gets_a_host_and_in_order(
                 model,
                 home=None if home is None else host_at(home),
                 saved=saved,
-                # No request has been everywhere.
+                # No request has tried every host.
                 tried={host_at(at) for at in tried} - {fleet.hosts[0]},
             )
             for model, home, saved, tried in asks
         )
     )
-    now, busy, went = NOW, list[Standing](), list[Waiter]()
+    now, busy, served = NOW, list[Standing](), list[Waiter]()
     for _ in range(len(waiters) + 1):
         for waiter, host in drain(queues, fleet, now):
             assert host not in waiter.wanted.tried
-            went.append(waiter)
+            served.append(waiter)
             busy.append(host)
         assert all(host.in_flight <= host.slots for host in fleet.hosts)
         if not busy:
             break
         now += 1.0
         fleet.release(busy.pop(order.randrange(len(busy))))
-    assert len(went) == len(waiters)
+    assert len(served) == len(waiters)
     for model in (A, B, C):
         plain = [w for w in waiters if w.wanted.model == model and w.wanted.home is None and not w.wanted.tried]
-        assert [waiter for waiter in went if waiter in plain] == plain
+        assert [waiter for waiter in served if waiter in plain] == plain
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 40))
 def test_a_rare_model_gets_a_host_however_many_want_another(count: int, before: int, after: int) -> None:
-    """All that are older, and no more than the slots of those that are younger, go before it."""
+    """All older requests go first, but only as many younger ones as there are slots."""
     fleet = fleet_with(*[A] * count)
     queues, waiters = queued(*(Wanted(A) for _ in range(before)), Wanted(B), *(Wanted(A) for _ in range(after)))
     rare = waiters[before]
-    went, busy = list[Waiter](), list[Standing]()
-    while rare not in went:
+    served, busy = list[Waiter](), list[Standing]()
+    while rare not in served:
         for waiter, host in drain(queues, fleet):
-            went.append(waiter)
+            served.append(waiter)
             busy.append(host)
-        if rare not in went:
+        if rare not in served:
             fleet.release(busy.pop(0))
-    assert went.index(rare) <= before + count
+    assert served.index(rare) <= before + count

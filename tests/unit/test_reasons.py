@@ -1,4 +1,4 @@
-"""The reason of a failure, wherever a server puts it: in a body with a status, and in a line under status 200."""
+"""The reason for a failure, wherever a server puts it: in the body of an error, or in a line with status 200."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_a_reason_in_other_bodies(body: bytes, reason: str) -> None:
 
 @pytest.mark.parametrize("kind", ["chat", "generate"])
 @pytest.mark.parametrize("nothing", [None, "", False, 0, {}, []])
-def test_a_line_whose_error_is_nothing_is_no_error(kind: Any, nothing: Any) -> None:
-    # Once wrong: an answer of a server that has "error": null in each line was an error without a reason
+def test_a_line_with_an_empty_error_is_no_error(kind: Any, nothing: Any) -> None:
+    # Once wrong: answers of a server that sends "error": null in each line were errors without a reason
     line = {"message": {"content": "Hi"}, "response": "Hi", "error": nothing, "done": False}
     assert Answer(kind).chunk(line).content == "Hi"
     assert Answer(kind).absorb([line]) is False
@@ -104,7 +104,7 @@ def test_a_line_whose_error_is_nothing_is_no_error(kind: Any, nothing: Any) -> N
 
 
 @pytest.mark.parametrize("line", [{"message": "private"}, {"message": "private", "model": "m"}, {"choices": []}, {}])
-def test_a_text_that_may_be_an_answer_is_in_no_error(line: dict[str, Any]) -> None:
+def test_text_that_may_be_an_answer_is_not_quoted(line: dict[str, Any]) -> None:
     with pytest.raises(MalformedResponseError, match="not of the shape") as caught:
         Answer("chat").chunk(line)
     assert "private" not in str(caught.value)
@@ -117,13 +117,13 @@ def answered(status: int, value: Any = None) -> LLMError:
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
 @pytest.mark.parametrize(
-    "said",
+    "reason",
     ["Model 'nope' was not found", "Model not found", "The model `nope` does not exist.", "no such model: nope",
      "model: 'nope' not found", "unknown model nope"],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["error", "detail", "message"])
-def test_a_missing_model_is_known_wherever_it_is_said(status: int, said: str, where: str) -> None:
-    error = answered(status, {where: said})
+def test_a_missing_model_is_recognised_in_any_field(status: int, reason: str, where: str) -> None:
+    error = answered(status, {where: reason})
     assert isinstance(error, ModelNotFoundError)
     assert error.status_code == status
     assert "ollama pull nope" in str(error)
@@ -139,7 +139,7 @@ def test_the_reason_is_in_the_message(status: int, cls: type, value: Any) -> Non
 
 
 def test_a_refusal_without_a_reason_names_host_and_origin() -> None:
-    # As 0.9.3 answers a Host that it does not know
+    # As 0.9.3 answers an unknown Host header
     message = str(answered(403))
     assert "OLLAMA_HOST" in message
     assert "OLLAMA_ORIGINS" in message
@@ -147,7 +147,7 @@ def test_a_refusal_without_a_reason_names_host_and_origin() -> None:
     assert "OLLAMA_ORIGINS" not in str(answered(403, {"error": "forbidden"}))
 
 
-def test_a_server_that_is_not_signed_in_says_where() -> None:
+def test_a_signed_out_server_names_the_sign_in_page() -> None:
     page = "https://ollama.com/connect?name=host&key=abc"
     message = str(answered(401, {"error": "unauthorized", "signin_url": page}))
     assert page in message
@@ -157,7 +157,7 @@ def test_a_server_that_is_not_signed_in_says_where() -> None:
         assert "api_key" in str(answered(401, {"error": "unauthorized", "signin_url": other}))
 
 
-def test_a_payment_that_is_due_is_a_quota() -> None:
+def test_payment_required_is_a_quota_error() -> None:
     error = answered(402, {"error": "this model requires a subscription"})
     assert isinstance(error, QuotaExceededError)
     assert "402: this model requires a subscription" in str(error)
@@ -165,10 +165,10 @@ def test_a_payment_that_is_due_is_a_quota() -> None:
 
 
 @pytest.mark.parametrize("status", [502, 504, 520, 521, 522, 523, 524, 529, 530])
-def test_a_gateway_that_does_not_reach_the_server_heals(status: int) -> None:
+def test_gateway_errors_are_temporary(status: int) -> None:
     assert answered(status).temporary
 
 
 @pytest.mark.parametrize("status", [501, 505, 511, 525, 526, 599])
-def test_another_status_of_a_server_does_not(status: int) -> None:
+def test_other_server_errors_are_permanent(status: int) -> None:
     assert not answered(status).temporary

@@ -1,4 +1,4 @@
-"""What to do about failures that are reported in others' words."""
+"""Remedies for errors that other programs report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from namel3ss_ollama.remedies import of_a_handshake, of_a_refusal, of_a_transfer
 
 
 class Connector(OSError):
-    """As aiohttp wraps what the system said."""
+    """Like aiohttp's wrapper of an error of the operating system."""
 
     def __init__(self, os_error: OSError) -> None:
         super().__init__("ssl:default")
@@ -25,7 +25,7 @@ def caused_by(cause: BaseException) -> Exception:
 
 @pytest.mark.parametrize("wrap", [lambda e: e, Connector, caused_by, lambda e: caused_by(Connector(e))])
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("message", "remedy"),
     [
         ("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)", "use http://"),
         ("[SSL] record layer failure (_ssl.c:1000)", "use http://"),
@@ -33,17 +33,17 @@ def caused_by(cause: BaseException) -> Exception:
         ("[SSL: TLSV1_ALERT_INTERNAL_ERROR] tlsv1 alert internal error", "The TLS handshake failed"),
     ],
 )
-def test_handshakes(wrap, said, remedy) -> None:
-    assert remedy in of_a_handshake(wrap(ssl.SSLError(1, said)))
+def test_handshakes(wrap, message, remedy) -> None:
+    assert remedy in of_a_handshake(wrap(ssl.SSLError(1, message)))
 
 
-def test_what_is_no_handshake() -> None:
+def test_other_errors_have_no_remedy() -> None:
     assert of_a_handshake(None) == ""
     assert of_a_handshake(caused_by(ConnectionRefusedError(111, "Connection refused"))) == ""
 
 
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("message", "remedy"),
     [
         ('pull model manifest: Get "https://r/v2/x": dial tcp: lookup r on 10.0.0.1:53: no such host', "HTTPS_PROXY"),
         ('pull model manifest: Get "https://r/v2/x": dial tcp 1.2.3.4:443: i/o timeout', "HTTPS_PROXY"),
@@ -56,14 +56,14 @@ def test_what_is_no_handshake() -> None:
         ("llama runner process has terminated: signal: killed", ""),
     ],
 )
-def test_transfers(said, remedy) -> None:
-    found = of_a_transfer(said)
+def test_transfers(message, remedy) -> None:
+    found = of_a_transfer(message)
     assert remedy in found
     assert bool(found) == bool(remedy)
 
 
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("message", "remedy"),
     [
         ("Client sent an HTTP request to an HTTPS server.", "use https://"),
         ("an HTML page: The plain HTTP request was sent to HTTPS port", "use https://"),
@@ -75,7 +75,7 @@ def test_transfers(said, remedy) -> None:
         ("something else", ""),
     ],
 )
-def test_refusals(said, remedy) -> None:
-    found = of_a_refusal(said)
+def test_refusals(message, remedy) -> None:
+    found = of_a_refusal(message)
     assert remedy in found
     assert bool(found) == bool(remedy)

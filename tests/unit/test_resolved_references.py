@@ -60,12 +60,12 @@ def asked(**call: Any) -> dict[str, Any]:
         ({"properties": {"$ref": {"type": "string"}}}, {"properties": {"$ref": {"type": "string"}}}),
     ],
 )  # fmt: skip
-def test_what_a_reference_points_to_takes_its_place(node: dict[str, Any], expected: object) -> None:
+def test_a_reference_is_replaced_by_its_target(node: dict[str, Any], expected: object) -> None:
     also = {"required": ["x"], "additionalProperties": {"$ref": "#/$defs/Address"}}
     assert resolved(node, **also) == expected
 
 
-def test_a_schema_without_references_stays_as_it_is() -> None:
+def test_a_schema_without_references_is_unchanged() -> None:
     schema = {"type": "object", "properties": {"x": {"type": "string"}}, "$defs": DEFINITIONS["Address"]}
     assert with_references_resolved(schema) == schema
 
@@ -85,7 +85,7 @@ def test_a_recursive_schema_ends_with_an_outline() -> None:
     }
 
 
-def test_references_that_multiply_are_bounded() -> None:
+def test_exponential_references_are_limited() -> None:
     names = range(40)  # each refers to the next one twice: 2 to the 40th nodes
     twice = {
         f"d{n}": {"type": "object", "properties": {key: {"$ref": f"#/$defs/d{n + 1}"} for key in "ab"}} for n in names
@@ -97,19 +97,19 @@ def test_references_that_multiply_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("reference", ["https://example.org/schema.json", "#address"])
-def test_a_reference_that_is_no_pointer_stays_with_the_definitions(reference: str) -> None:
+def test_other_references_and_their_definitions_are_kept(reference: str) -> None:
     schema = {"properties": {"x": {"$ref": reference}, "y": {"$ref": "#/$defs/Address"}}, "$defs": DEFINITIONS}
     expected = {"properties": {"x": {"$ref": reference}, "y": ADDRESS}, "$defs": DEFINITIONS}
     assert with_references_resolved(schema) == expected
 
 
-def test_a_reference_to_nothing_names_the_tool() -> None:
+def test_an_unresolvable_reference_names_the_tool() -> None:
     tool = {"name": "f", "parameters": {"properties": {"x": {"$ref": "#/$defs/No"}}}}
     with pytest.raises(ValueError, match=r"^tools: f: a JSON schema refers to '#/\$defs/No', which is not in it$"):
         asked(tools=[tool])
 
 
-def test_a_schema_that_is_nested_too_deeply_is_refused() -> None:
+def test_a_schema_that_is_nested_too_deeply_is_rejected() -> None:
     schema: dict[str, Any] = {"$ref": "#"}
     for _ in range(100_000):
         schema = {"items": schema}

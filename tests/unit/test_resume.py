@@ -1,4 +1,4 @@
-"""Going on with an answer that broke off: the rules, what is sent, and where the texts meet."""
+"""Resuming an interrupted answer: the rules, the request, and how the texts are joined."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def tool() -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
-# What is gone on with
+# What is resumed
 
 
 @pytest.mark.parametrize("call", [{}, {"think": False}, {"seed": 1, "max_tokens": 5, "stop": ["x"]}])
-def test_plain_text_is(call: dict[str, Any]) -> None:
+def test_plain_text_is_resumed(call: dict[str, Any]) -> None:
     assert never(chat_request(DEFAULTS, ASK, call)) == ""
 
 
@@ -62,7 +62,7 @@ def test_plain_text_is(call: dict[str, Any]) -> None:
         ({"top_logprobs": 2}, "logprobs"),
     ],
 )
-def test_what_never_is(call: dict[str, Any], why: str) -> None:
+def test_requests_that_are_never_resumed(call: dict[str, Any], why: str) -> None:
     assert why in never(chat_request(DEFAULTS, ASK, call))
 
 
@@ -74,16 +74,16 @@ def test_what_never_is(call: dict[str, Any], why: str) -> None:
         ([*ASK, {"role": "assistant", "content": "1", "thinking": "hm"}], "thinking"),
     ],
 )
-def test_conversations_that_never_are(messages: Any, why: str) -> None:
+def test_conversations_that_are_never_resumed(messages: Any, why: str) -> None:
     assert why in never(chat_request(DEFAULTS, messages, {}))
 
 
-def test_earlier_thinking_is_none_of_the_turn() -> None:
+def test_earlier_thinking_is_not_part_of_the_turn() -> None:
     messages = [*ASK, {"role": "assistant", "content": "1", "thinking": "hm"}, *ASK]
     assert never(chat_request(DEFAULTS, messages, {})) == ""
 
 
-def test_a_prompt_without_a_conversation_is_not() -> None:
+def test_a_prompt_without_a_conversation_is_never_resumed() -> None:
     assert "chat" in never(generate_request(DEFAULTS, "count", {}))
 
 
@@ -99,7 +99,7 @@ def test_a_prompt_without_a_conversation_is_not() -> None:
         (MalformedResponseError("not JSON"), False),
     ],
 )
-def test_which_failures_break_an_answer_off(error: LLMError, is_one: bool) -> None:
+def test_which_errors_interrupt_an_answer(error: LLMError, is_one: bool) -> None:
     assert breaks_off(error) is is_one
 
 
@@ -118,40 +118,40 @@ def test_the_text_is_the_assistants_turn() -> None:
     assert body["options"] == {"num_predict": 10, "seed": 7, "top_k": 1}
 
 
-def test_it_is_put_behind_a_turn_that_is_there() -> None:
-    begun = {"role": "assistant", "content": "zero "}
-    sent = continuation({"model": "m", "messages": [*ASK, begun]}, ["one", " two"])
+def test_it_is_appended_to_an_existing_turn() -> None:
+    started = {"role": "assistant", "content": "zero "}
+    sent = continuation({"model": "m", "messages": [*ASK, started]}, ["one", " two"])
     assert isinstance(sent, dict)
     assert sent["messages"] == [*ASK, {"role": "assistant", "content": "zero one two"}]
-    assert begun["content"] == "zero "
+    assert started["content"] == "zero "
 
 
 @pytest.mark.parametrize("pieces", [[], [" "], ["\n", "\n"]])
-def test_without_text_it_begins_again(pieces: list[str]) -> None:
+def test_without_text_it_starts_again(pieces: list[str]) -> None:
     body = {"model": "m", "messages": ASK, "options": {"num_predict": 1, "seed": 7}}
     assert continuation(body, pieces) == {**body, "truncate": False}
 
 
 @pytest.mark.parametrize(("most", "left"), [(-1, -1), (-2, -2), (3, 1)])
-def test_the_limit_counts_what_was_handed_out(most: int, left: int) -> None:
+def test_the_limit_counts_delivered_chunks(most: int, left: int) -> None:
     sent = continuation({"model": "m", "messages": ASK, "options": {"num_predict": most}}, ["a", "b", "\n"])
     assert isinstance(sent, dict)
     assert sent["options"]["num_predict"] == left
 
 
-def test_what_there_is_no_going_on_with() -> None:
+def test_answers_that_cannot_be_resumed() -> None:
     body = {"model": "m", "messages": ASK, "options": {"num_predict": 2}}
     assert continuation(body, ["a", "b"]) == "max_tokens were reached"
     assert continuation(body, ["a\ud83d"]) == "its text has half a character"
 
 
-def test_a_random_seed_stays_one() -> None:
+def test_a_random_seed_stays_random() -> None:
     sent = continuation({"model": "m", "messages": ASK, "options": {"seed": -1}}, ["a"])
     assert isinstance(sent, dict)
     assert sent["options"] == {"seed": -1}
 
 
-# Where the texts meet
+# How the texts are joined
 
 
 def written(words: list[str], spaces: list[str]) -> str:
@@ -162,7 +162,7 @@ def written(words: list[str], spaces: list[str]) -> str:
 def test_a_model_that_writes_the_same_gives_the_same_text(
     data: st.DataObject, parts: list[tuple[str, str]], cuts: list[int]
 ) -> None:
-    """Whatever the cuts, in words and in white space, and however the rest is cut into chunks."""
+    """Wherever it is interrupted, in words or in white space, and however the rest is split into chunks."""
     text = "".join(word + space for word, space in parts)
     pieces: list[str] = []
     seam = None
@@ -187,8 +187,8 @@ def test_a_model_that_writes_the_same_gives_the_same_text(
 
 
 @given(st.lists(st.tuples(WORD, SPACE), min_size=2, max_size=12), st.data())
-def test_other_white_space_costs_no_word(parts: list[tuple[str, str]], data: st.DataObject) -> None:
-    """A model that goes on with less white space, more, or another: each word is there once, and none is glued."""
+def test_different_white_space_loses_no_word(parts: list[tuple[str, str]], data: st.DataObject) -> None:
+    """A model that continues with less, more or different white space: each word occurs once, and none are joined."""
     numbered = [f"w{number}." for number in range(len(parts))]
     at = data.draw(st.integers(1, len(parts) - 1))
     pieces = [word + space for word, (_, space) in zip(numbered[:at], parts[:at], strict=True)]
@@ -207,7 +207,7 @@ def test_the_seam_is_closed_by_the_first_word() -> None:
     assert Seam(["one"]).is_closed
 
 
-def test_tokens_that_come_again_are_not_counted_twice() -> None:
+def test_repeated_tokens_are_not_counted_twice() -> None:
     assert tokens_at_least(["a", " ", "b", "\n", " "]) == 3
     assert tokens_at_least([" "]) == 0
 
@@ -257,7 +257,7 @@ def test_a_template_that_thinks_closes_the_turn_only_then() -> None:
     [("", True), ("<|im_end|>\n", False), ("\n", False), ("<|im_end|>\n<|im_start|>assistant\n", False)],
 )
 @pytest.mark.parametrize("trimmed", [False, True])
-def test_prompts_that_a_server_shows(end: str, leaves_open: bool, trimmed: bool) -> None:
+def test_prompts_that_a_server_renders(end: str, leaves_open: bool, trimmed: bool) -> None:
     content = rendering({"model": "m"})["messages"][-1]["content"]
     assert re.search(r"\w\W*\s$", content)
     content = content.rstrip() if trimmed else content
@@ -265,11 +265,11 @@ def test_prompts_that_a_server_shows(end: str, leaves_open: bool, trimmed: bool)
 
 
 @pytest.mark.parametrize("answer", [{}, {"_debug_info": None}, {"_debug_info": {}}, {"_debug_info": "x"}])
-def test_a_server_that_shows_no_prompt(answer: dict[str, Any]) -> None:
+def test_a_server_that_renders_no_prompt(answer: dict[str, Any]) -> None:
     assert is_open(answer) is None
 
 
-def test_the_look_loads_the_model_as_the_answer_does() -> None:
+def test_rendering_loads_the_model_like_the_answer() -> None:
     body = {
         "model": "m",
         "messages": ASK,

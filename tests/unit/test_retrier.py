@@ -1,4 +1,4 @@
-"""What is tried again, after which wait, and how often."""
+"""Which errors are retried, after which wait, and how often."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BUSY = ServerBusyError("busy")
 
 @pytest.fixture(autouse=True)
 def longest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chance has it that every wait is as long as it can be."""
+    """Every random wait is as long as possible."""
     monkeypatch.setattr(module.random, "random", lambda: 1.0)
 
 
@@ -66,7 +66,7 @@ chances = st.floats(0, 1)
 
 
 @given(policies, st.integers(1, 10**6), st.none() | seconds, chances)
-def test_a_wait_is_within_its_bounds(
+def test_a_wait_is_within_its_limits(
     policy: RetryPolicy, attempt: int, retry_after: float | None, chance: float
 ) -> None:
     wait = backoff(policy, attempt, retry_after, chance)
@@ -145,7 +145,7 @@ def test_without_a_reserve_one_retry_can_be_saved() -> None:
     assert drain(budget) == 1
 
 
-def test_without_a_ratio_there_is_no_bound() -> None:
+def test_without_a_ratio_there_is_no_limit() -> None:
     budget = RetryBudget(None, 0)
     budget.deposit()
     assert drain(budget) == 1000
@@ -176,7 +176,7 @@ def test_retries_are_never_more_than_was_paid_for(ratio: float, reserve: int, as
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_what_time_can_heal_is_tried_again(virtual: Virtual, error: LLMError) -> None:
+def test_temporary_errors_are_retried(virtual: Virtual, error: LLMError) -> None:
     attempts = Attempts(error)
     assert virtual(Retrier(RetryPolicy()).run(attempts)) == "an answer"
     assert len(attempts.times) == 2
@@ -203,7 +203,7 @@ def test_what_time_can_heal_is_tried_again(virtual: Virtual, error: LLMError) ->
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_nothing_else_is(virtual: Virtual, error: BaseException) -> None:
+def test_other_errors_are_not_retried(virtual: Virtual, error: BaseException) -> None:
     async def scenario() -> BaseException | None:
         # Caught here: some of these would end the loop.
         try:
@@ -218,7 +218,7 @@ def test_nothing_else_is(virtual: Virtual, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 5])
-def test_attempts_is_how_often_in_all(virtual: Virtual, attempts: int) -> None:
+def test_attempts_is_the_total_number(virtual: Virtual, attempts: int) -> None:
     errors = [ServerBusyError(str(n)) for n in range(10)]
     tried = Attempts(*errors)
     with pytest.raises(ServerBusyError) as caught:
@@ -227,7 +227,7 @@ def test_attempts_is_how_often_in_all(virtual: Virtual, attempts: int) -> None:
     assert len(tried.times) == attempts
 
 
-def test_an_error_keeps_what_it_was_raised_from(virtual: Virtual) -> None:
+def test_an_error_keeps_its_cause(virtual: Virtual) -> None:
     cause = OSError("underneath")
     with pytest.raises(LLMConnectionError) as caught:
         virtual(Retrier(RetryPolicy(attempts=2)).run(Attempts(BUSY, LLMConnectionError("x", original_error=cause))))
@@ -240,7 +240,7 @@ def test_the_waits_between_attempts(virtual: Virtual) -> None:
     assert attempts.waits == [1, 2, 4, 6, 6]
 
 
-def test_waits_are_random_so_that_clients_do_not_come_back_together(
+def test_waits_are_random_so_that_clients_do_not_retry_together(
     virtual: Virtual, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chances = iter([0.5, 0.25])
@@ -253,7 +253,7 @@ def test_waits_are_random_so_that_clients_do_not_come_back_together(
 @pytest.mark.parametrize(
     ("retry_after", "waits"), [(20.0, [20]), (60.0, [60]), (0.0, [1.5]), (60.1, None), (1e9, None)]
 )
-def test_retry_after_is_waited_for_or_the_failure_is_told_at_once(
+def test_retry_after_is_waited_for_or_the_error_is_raised_at_once(
     virtual: Virtual, retry_after: float, waits: list[float] | None
 ) -> None:
     attempts = Attempts(ServerBusyError("x", retry_after=retry_after))
@@ -307,7 +307,7 @@ def test_one_budget_for_all_requests(virtual: Virtual) -> None:
     assert virtual(scenario()) == [3, 2, 2, 1, 2, 1]
 
 
-def test_a_request_that_is_not_tried_again_takes_nothing_out(virtual: Virtual) -> None:
+def test_a_request_that_is_not_retried_costs_nothing(virtual: Virtual) -> None:
     async def scenario() -> int:
         retrier = Retrier(RetryPolicy(attempts=2, wait_initial=0, deadline=10, budget=0, budget_reserve=1))
         for error in (BadRequestError("x"), ServerBusyError("x", retry_after=50), ServerBusyError("x", retry_after=99)):
@@ -328,15 +328,15 @@ def test_requests_that_succeed_pay_too_even_without_retries_of_their_own(virtual
     assert drain(retrier._budget) == 1
 
 
-def test_who_listens_hears_of_each_retry_before_its_wait(virtual: Virtual) -> None:
-    heard: list[tuple[str, float, int]] = []
+def test_on_retry_is_called_before_each_wait(virtual: Virtual) -> None:
+    calls: list[tuple[str, float, int]] = []
     attempts = Attempts(ServerBusyError("one"), LLMConnectionError("two"))
 
     def on_retry(error: LLMError, wait: float) -> None:
-        heard.append((error.message, wait, len(attempts.times)))
+        calls.append((error.message, wait, len(attempts.times)))
 
     virtual(Retrier(RetryPolicy()).run(attempts, on_retry=on_retry))
-    assert heard == [("one", 1.5, 1), ("two", 3.0, 2)]
+    assert calls == [("one", 1.5, 1), ("two", 3.0, 2)]
 
 
 @pytest.mark.parametrize(
@@ -350,16 +350,14 @@ def test_who_listens_hears_of_each_retry_before_its_wait(virtual: Virtual) -> No
         (RetryPolicy.off(), 1),
     ],
 )
-def test_a_call_that_could_not_be_read_is_asked_for_again_at_once(
-    virtual: Virtual, policy: RetryPolicy, tried: int
-) -> None:
+def test_an_unparsable_tool_call_is_retried_at_once(virtual: Virtual, policy: RetryPolicy, tried: int) -> None:
     attempts = Attempts(*[ToolCallParseError("x")] * 9)
     with pytest.raises(ToolCallParseError):
         virtual(Retrier(policy).run(attempts))
     assert attempts.waits == [0] * (tried - 1)
 
 
-def test_other_failures_do_not_count_as_calls_that_could_not_be_read(virtual: Virtual) -> None:
+def test_other_failures_do_not_count_as_unparsable_tool_calls(virtual: Virtual) -> None:
     attempts = Attempts(BUSY, ToolCallParseError("x"), BUSY)
     assert virtual(Retrier(RetryPolicy(attempts=4)).run(attempts)) == "an answer"
     assert attempts.waits == [1.5, 0, 6]
@@ -369,18 +367,18 @@ def test_other_failures_do_not_count_as_calls_that_could_not_be_read(virtual: Vi
     assert len(attempts.times) == 3
 
 
-def test_the_last_failure_is_no_retry(virtual: Virtual) -> None:
-    heard: list[str] = []
+def test_the_last_failure_is_not_a_retry(virtual: Virtual) -> None:
+    calls: list[str] = []
     with pytest.raises(ServerBusyError):
         virtual(
             Retrier(RetryPolicy(attempts=2)).run(
-                Attempts(BUSY, BUSY), on_retry=lambda error, _: heard.append(error.message)
+                Attempts(BUSY, BUSY), on_retry=lambda error, _: calls.append(error.message)
             )
         )
-    assert heard == ["busy"]
+    assert calls == ["busy"]
 
 
-def test_waits_go_through_the_sleep_that_was_handed_in(virtual: Virtual) -> None:
+def test_waits_use_the_sleep_argument(virtual: Virtual) -> None:
     slept: list[float] = []
 
     async def sleep(wait: float) -> None:
@@ -405,16 +403,16 @@ def test_a_cancellation_during_a_wait_ends_it(virtual: Virtual) -> None:
     assert virtual(scenario()) == 1
 
 
-def test_instant_retries_wait_for_nothing_and_count_the_same(virtual: Virtual) -> None:
+def test_instant_retries_do_not_wait_but_count_the_same(virtual: Virtual) -> None:
     errors = [BUSY, ServerBusyError("x", retry_after=30)]
-    heard: list[float] = []
+    calls: list[float] = []
     with instant_retries():
         with instant_retries():
             pass
         attempts = Attempts(*errors)
-        virtual(Retrier(RetryPolicy()).run(attempts, on_retry=lambda _, wait: heard.append(wait)))
+        virtual(Retrier(RetryPolicy()).run(attempts, on_retry=lambda _, wait: calls.append(wait)))
     assert attempts.waits == [0, 0]
-    assert heard == [0, 0]
+    assert calls == [0, 0]
     attempts = Attempts(*errors)
     virtual(Retrier(RetryPolicy()).run(attempts))
     assert attempts.waits == [1.5, 30]
@@ -428,7 +426,7 @@ def test_instant_retries_end_with_an_exception_too(virtual: Virtual) -> None:
     assert attempts.waits == [1.5]
 
 
-# The decision as a whole: whatever the failures, the policy holds.
+# The complete decision: the policy holds for any failures.
 
 failures = st.builds(
     ServerBusyError, st.just("x"), temporary=st.booleans(), retry_after=st.none() | st.floats(0, 100)
@@ -474,7 +472,7 @@ def test_the_policy_holds_whatever_fails(
         assert result is errors[len(tried.times) - 1]
 
 
-# pause, for who repeats a request by hand
+# pause, for callers that repeat a request themselves
 
 
 def test_pause_waits_as_run_does(virtual: Virtual) -> None:
@@ -483,9 +481,9 @@ def test_pause_waits_as_run_does(virtual: Virtual) -> None:
         retrier = Retrier(RetryPolicy())
         seen: list[tuple[bool, float]] = []
         for failed, error in ((1, BUSY), (2, BUSY), (1, ServerBusyError("x", retry_after=9)), (3, BUSY)):
-            began = loop.time()
+            start = loop.time()
             again = await retrier.pause(failed, error)
-            seen.append((again, round(loop.time() - began, 6)))
+            seen.append((again, round(loop.time() - start, 6)))
         return seen
 
     assert virtual(scenario()) == [(True, 1.5), (True, 3), (True, 9), (False, 0)]
@@ -496,8 +494,8 @@ def test_pause_gives_up_where_run_does(virtual: Virtual) -> None:
         assert not await Retrier(RetryPolicy()).pause(1, ServerBusyError("x", retry_after=61))
         retrier = Retrier(RetryPolicy(attempts=99, budget=0, budget_reserve=2))
         with instant_retries():
-            began = asyncio.get_running_loop().time()
+            start = asyncio.get_running_loop().time()
             assert [await retrier.pause(1, BUSY) for _ in range(3)] == [True, True, False]
-            assert asyncio.get_running_loop().time() == began
+            assert asyncio.get_running_loop().time() == start
 
     virtual(scenario())

@@ -1,4 +1,4 @@
-"""What hosts are asked for, and how often: nothing while nothing is to be done."""
+"""Which status requests hosts get, and how often: none while there is nothing to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAGS = {"models": [{"name": "m:latest", "model": "m:latest", "size": 10, "digest
 
 
 class FakeServer:
-    """A server that answers two questions, after a while, or with an error."""
+    """A server with two endpoints, which respond after a delay or with an error."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -78,7 +78,7 @@ class Case:
         return [dict(server.asked) for server in self.servers]
 
 
-def test_nothing_is_asked_while_nothing_is_to_be_done(virtual: Virtual) -> None:
+def test_no_requests_while_there_is_nothing_to_do(virtual: Virtual) -> None:
     async def scenario() -> None:
         case = Case()
         await asyncio.sleep(1000)
@@ -92,7 +92,7 @@ def test_nothing_is_asked_while_nothing_is_to_be_done(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-def test_what_hosts_say_is_known_before_the_first_request(virtual: Virtual) -> None:
+def test_the_state_of_hosts_is_known_before_the_first_request(virtual: Virtual) -> None:
     async def scenario() -> None:
         case = Case()
         case.servers[0].running = {"models": []}
@@ -107,7 +107,7 @@ def test_what_hosts_say_is_known_before_the_first_request(virtual: Virtual) -> N
 
 
 @pytest.mark.parametrize("refresh", [1.0, 5.0, 20.0])
-def test_a_host_is_asked_no_more_often_than_it_may_be(virtual: Virtual, refresh: float) -> None:
+def test_a_host_is_asked_no_more_often_than_allowed(virtual: Virtual, refresh: float) -> None:
     async def scenario() -> None:
         case = Case(refresh=refresh)
         for _ in range(3000):  # ten requests a second, for five minutes
@@ -121,14 +121,14 @@ def test_a_host_is_asked_no_more_often_than_it_may_be(virtual: Virtual, refresh:
     virtual(scenario())
 
 
-def test_a_host_that_is_slow_is_asked_once_at_a_time_and_waited_for_a_moment(virtual: Virtual) -> None:
+def test_a_slow_host_gets_one_request_at_a_time_and_a_short_wait(virtual: Virtual) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         case = Case()
         case.servers[0].seconds = 1.5
-        began = loop.time()
+        start = loop.time()
         await asyncio.gather(*(case.scout.know() for _ in range(20)))
-        assert loop.time() - began == pytest.approx(0.5)
+        assert loop.time() - start == pytest.approx(0.5)
         assert [server.most for server in case.servers] == [1, 1]
         assert case.hosts[1].loaded
         assert not case.hosts[0].loaded
@@ -138,7 +138,7 @@ def test_a_host_that_is_slow_is_asked_once_at_a_time_and_waited_for_a_moment(vir
     virtual(scenario())
 
 
-def test_what_is_known_and_young_is_not_waited_for(virtual: Virtual) -> None:
+def test_recent_state_is_used_without_waiting(virtual: Virtual) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         case = Case()
@@ -147,15 +147,15 @@ def test_what_is_known_and_young_is_not_waited_for(virtual: Virtual) -> None:
             server.seconds = 0.3
         for waited, pause in ((0.0, 6.0), (0.3, 20.0)):
             await asyncio.sleep(pause)
-            began = loop.time()
+            start = loop.time()
             await case.scout.know()
-            assert loop.time() - began == pytest.approx(waited)
+            assert loop.time() - start == pytest.approx(waited)
             await asyncio.sleep(1)
 
     virtual(scenario())
 
 
-def test_a_clock_that_has_only_begun_is_no_knowledge(virtual: Virtual) -> None:
+def test_a_clock_near_zero_is_not_recent_state(virtual: Virtual) -> None:
     # Once wrong: within seconds of the machine's start, nothing was waited for
     async def scenario() -> None:
         case = Case()
@@ -167,8 +167,8 @@ def test_a_clock_that_has_only_begun_is_no_knowledge(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-@pytest.mark.parametrize("error", [LLMConnectionError("nobody is there"), LLMTimeoutError("x", deadline="connect")])
-def test_a_host_that_cannot_be_reached_is_out(virtual: Virtual, error: LLMError) -> None:
+@pytest.mark.parametrize("error", [LLMConnectionError("connection refused"), LLMTimeoutError("x", deadline="connect")])
+def test_an_unreachable_host_is_ejected(virtual: Virtual, error: LLMError) -> None:
     async def scenario() -> None:
         case = Case()
         case.servers[0].failure = error
@@ -176,7 +176,7 @@ def test_a_host_that_cannot_be_reached_is_out(virtual: Virtual, error: LLMError)
         await asyncio.sleep(0)
         assert [host.is_out for host in case.hosts] == [True, False]
         assert case.hosts[0].why_out == str(error)
-        # It is left alone until it may come back, ever longer.
+        # It gets no requests until its ejection ends, and each ejection is longer.
         lengths = []
         for _ in range(5):
             lengths.append(case.hosts[0].out_until - case.dispatcher.clock())
@@ -197,7 +197,7 @@ def test_a_host_that_cannot_be_reached_is_out(virtual: Virtual, error: LLMError)
 @pytest.mark.parametrize(
     "error", [ServerError("x", status_code=500), LLMTimeoutError("x", deadline="first_chunk_timeout"), ValueError("x")]
 )
-def test_a_host_that_does_not_say_is_still_asked_for_answers(
+def test_a_host_without_known_state_still_gets_requests(
     virtual: Virtual, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -230,21 +230,21 @@ def test_a_host_is_asked_again_after_it_has_loaded(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-def test_all_hosts_are_asked_on_demand_those_that_are_out_too(virtual: Virtual) -> None:
+def test_all_hosts_are_asked_on_demand_even_ejected_ones(virtual: Virtual) -> None:
     async def scenario() -> None:
         case = Case(3)
         case.dispatcher.change(lambda fleet, now: fleet.eject(case.hosts[0], now, "it failed", seconds=60))
         await case.scout.look()
         await case.scout.look()
         assert case.asked == [{"ps": 2, "tags": 2}] * 3
-        # A server that hangs answers this as well: it is no reason to send it requests.
+        # A hung server answers this as well, so it is no reason to send it requests.
         assert case.hosts[0].is_out
         assert case.hosts[0].why_out == "it failed"
 
     virtual(scenario())
 
 
-def test_what_is_new_is_compared_and_nothing_else(virtual: Virtual) -> None:
+def test_only_changes_are_reported(virtual: Virtual) -> None:
     async def scenario() -> None:
         case = Case()
         await case.scout.look()
@@ -259,7 +259,7 @@ def test_what_is_new_is_compared_and_nothing_else(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-def test_what_a_host_was_said_to_lack_it_may_have_by_now(virtual: Virtual) -> None:
+def test_a_look_clears_the_models_that_a_host_lacked(virtual: Virtual) -> None:
     async def scenario() -> None:
         case = Case()
         now = case.dispatcher.clock()
@@ -273,7 +273,7 @@ def test_what_a_host_was_said_to_lack_it_may_have_by_now(virtual: Virtual) -> No
 
 
 @pytest.mark.parametrize("answer", [{}, {"models": None}, {"models": [5, {}, {"name": 3}]}, {"models": "x"}])
-def test_answers_that_are_none(virtual: Virtual, answer: Any) -> None:
+def test_malformed_answers(virtual: Virtual, answer: Any) -> None:
     async def scenario() -> None:
         case = Case()
         case.servers[0].running = answer
@@ -284,7 +284,7 @@ def test_answers_that_are_none(virtual: Virtual, answer: Any) -> None:
     virtual(scenario())
 
 
-def test_a_look_up_that_a_stopped_loop_left_is_no_obstacle() -> None:
+def test_a_look_up_left_by_a_stopped_loop_does_not_block() -> None:
     # Once wrong: the host was never asked again by any other loop
     loops = [asyncio.new_event_loop() for _ in range(2)]
     host = Standing("http://0")
@@ -299,7 +299,7 @@ def test_a_look_up_that_a_stopped_loop_left_is_no_obstacle() -> None:
         loop.close()
 
 
-def test_a_child_asks_by_itself() -> None:
+def test_a_forked_child_asks_by_itself() -> None:
     host = Standing("http://0")
     scout = Scout({host: cast("Server", FakeServer("http://0"))}, Dispatcher(Fleet([host])), 5.0, lambda: None)
 

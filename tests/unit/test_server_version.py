@@ -1,4 +1,4 @@
-"""Which version a server is, and how often that is asked."""
+"""The version of a server, and how often it is requested."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from namel3ss_ollama.server_version import ServerVersion
 
 
 class Server:
-    """Says one version after the other, the last for ever; an exception is raised."""
+    """Returns the versions in order, then always the last; raises those that are exceptions."""
 
     def __init__(self, *versions: str | Exception) -> None:
         self.versions = list(versions)
-        self.asked = 0
+        self.requests = 0
         self.now = 1000.0
 
     async def look_up(self) -> str:
-        self.asked += 1
+        self.requests += 1
         version = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
         if isinstance(version, Exception):
             raise version
@@ -27,33 +27,33 @@ class Server:
         return ServerVersion(self.look_up, clock=lambda: self.now)
 
 
-async def test_before_it_is_asked_nothing_is_known() -> None:
+async def test_nothing_is_known_at_first() -> None:
     version = Server("0.9.3").version
     assert not version.at_least("0.1")
     assert not version.before("99")
 
 
-async def test_it_is_asked_at_most_once_a_minute() -> None:
+async def test_it_is_requested_at_most_once_a_minute() -> None:
     server = Server("0.9.3", "0.40.0")
     version = server.version
     for _ in range(5):
         await version.ask()
-    assert server.asked == 1
+    assert server.requests == 1
     assert version.before("0.12.6")
     assert version.at_least("0.9.3")
     server.now += 60
     await version.ask()
     assert version.at_least("0.12.6")
-    assert server.asked == 2
+    assert server.requests == 2
 
 
 @pytest.mark.parametrize("answer", [ConnectionError("gone"), "", "dev"])
-async def test_not_knowing_holds_as_long(answer: str | Exception) -> None:
+async def test_a_failure_is_cached_as_long(answer: str | Exception) -> None:
     server = Server(answer, "0.9.3")
     version = server.version
     for _ in range(5):
         await version.ask()
-    assert server.asked == 1
+    assert server.requests == 1
     assert not version.at_least("0.1")
     assert not version.before("99")
     server.now += 60
@@ -61,7 +61,7 @@ async def test_not_knowing_holds_as_long(answer: str | Exception) -> None:
     assert version.at_least("0.9")
 
 
-async def test_what_a_server_does_says_what_it_is() -> None:
+async def test_behaviour_reveals_the_version() -> None:
     server = Server(ConnectionError("the proxy hides it"))
     version = server.version
     version.saw("0.12.6")
@@ -70,18 +70,18 @@ async def test_what_a_server_does_says_what_it_is() -> None:
     assert version.at_least("0.12.6")
 
 
-async def test_what_is_learnt_is_not_asked_for() -> None:
+async def test_a_known_version_is_not_requested() -> None:
     server = Server("0.1")
     version = server.version
     version.learn("0.9.3")
     await version.ask()
-    assert server.asked == 0
+    assert server.requests == 0
     assert version.before("0.9.4")
     assert version.at_least("0.9.3")
 
 
-async def test_the_engine_in_a_process_is_of_no_version_of_ollama() -> None:
-    # Once wrong: the engine was older than everything, as this package is younger than Ollama.
+async def test_the_embedded_engine_has_no_version_of_ollama() -> None:
+    # Once wrong: the engine's version, which is this package's, was taken for an old version of Ollama.
     server = Server("0.1.0+embedded", "0.9.3")
     version = server.version
     await version.ask()
@@ -89,14 +89,14 @@ async def test_the_engine_in_a_process_is_of_no_version_of_ollama() -> None:
     assert not version.at_least("0.1")
     assert not version.before("99")
     await version.ask()
-    assert server.asked == 1, "but it is known"
+    assert server.requests == 1, "but the answer is cached"
     server.now += 60
     await version.ask()
     assert version.before("0.12")
     assert not version.embedded
 
 
-def test_what_was_seen_is_only_the_least_that_it_can_be() -> None:
+def test_a_version_that_was_seen_is_only_a_minimum() -> None:
     version = Server("0.1").version
     version.saw("0.12.6")
     assert not version.before("0.40")

@@ -1,4 +1,4 @@
-"""What can be set, and that what cannot be right is refused by its name."""
+"""Settings: their defaults, and errors that name the invalid one."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_attempts_and_deadline_are_above_zero(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [*RETRY_TIMES, "budget", "budget_reserve", "call_retries"])
-def test_waits_and_budget_may_be_zero_but_no_less(name: str) -> None:
+def test_waits_and_budget_may_be_zero_but_not_less(name: str) -> None:
     assert getattr(RetryPolicy(**{name: 0}), name) == 0
     with pytest.raises(ValueError, match=f"^{name}: must be zero or more, not -1"):
         RetryPolicy(**{name: -1})
@@ -96,7 +96,7 @@ def test_deadline_and_budget_of_retries_can_be_switched_off(name: str) -> None:
         *((RetryPolicy, n) for n in [*RETRY_TIMES, "attempts", "budget_reserve", "call_retries"]),
     ],
 )
-def test_what_cannot_be_switched_off_is_not_none(cls: type, name: str) -> None:
+def test_settings_that_cannot_be_switched_off_reject_none(cls: type, name: str) -> None:
     # Once wrong: None passes for every limit, and the first request that needs it raises a TypeError about '<'
     with pytest.raises(TypeError, match=f"^{name}: "):
         cls(**{name: None})
@@ -109,7 +109,7 @@ def test_an_integer_too_large_for_a_float_is_a_number_like_any_other() -> None:
 
 
 @given(st.floats() | st.integers(-(2**53), 2**53), st.booleans())
-def test_check_positive_takes_exactly_the_finite_ones(value: float, zero: bool) -> None:
+def test_check_positive_accepts_only_finite_numbers(value: float, zero: bool) -> None:
     fine = math.isfinite(value) and (value > 0 or (zero and value == 0))
     if fine:
         check_positive("x", value, zero=zero)
@@ -138,7 +138,7 @@ def test_an_unknown_keyword_names_the_nearest(wrong: str, nearest: str) -> None:
         reject_unknown({"seed": 1, wrong: 2}, RUNTIME_OPTIONS, "here")
 
 
-def test_an_unknown_keyword_that_is_near_to_none_points_to_options() -> None:
+def test_an_unknown_keyword_without_a_match_points_to_options() -> None:
     with pytest.raises(TypeError, match=r"'zzzzzz'; options=\{\.\.\.\} passes on"):
         reject_unknown(["zzzzzz"], RUNTIME_OPTIONS, "here")
 
@@ -251,7 +251,7 @@ def test_max_tokens_is_sent_as_num_predict(name: str, value: int) -> None:
 
 @pytest.mark.parametrize("name", ["max_tokens", "num_predict"])
 @pytest.mark.parametrize("value", [0, -3])
-def test_max_tokens_is_above_zero_or_one_of_the_two_that_mean_something(name: str, value: int) -> None:
+def test_max_tokens_is_above_zero_or_one_of_two_special_values(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"^{name}: must be above zero"):
         merge_options({name: value})
 
@@ -269,7 +269,7 @@ def test_stop_holds_text(value: Any) -> None:
         merge_options({"stop": value})
 
 
-def test_a_stop_that_is_no_list_is_named() -> None:
+def test_a_stop_that_is_not_a_list_is_named() -> None:
     # Once wrong: "'int' object is not iterable"
     with pytest.raises(TypeError, match=r"^stop: "):
         merge_options({"stop": 5})
@@ -286,13 +286,13 @@ A_LAYER = st.fixed_dictionaries(
         "num_ctx": st.none() | st.integers(1, 10**6),
         "stop": st.none() | st.lists(st.text(min_size=1), max_size=2),
         "use_mmap": st.none() | st.booleans(),
-        "format": st.just("json"),  # a field of the request and no option
+        "format": st.just("json"),  # a field of the request, not an option
     },
 )
 
 
 @given(st.lists(A_LAYER, max_size=4))
-def test_a_later_layer_wins_and_none_is_not_sent(layers: list[dict[str, Any]]) -> None:
+def test_a_later_layer_overrides_and_none_is_not_sent(layers: list[dict[str, Any]]) -> None:
     before = [dict(layer) for layer in layers]
     merged = merge_options(*layers)
     for name in {name for layer in layers for name in layer} - {"format"}:
@@ -309,7 +309,7 @@ def test_a_later_layer_wins_and_none_is_not_sent(layers: list[dict[str, Any]]) -
     st.integers(1),
     st.integers(1),
 )
-def test_the_two_names_of_one_option_are_one_over_layers_and_clash_within_one(
+def test_two_names_of_one_option_merge_over_layers_and_clash_within_one(
     first: str, second: str, one: int, other: int
 ) -> None:
     assert merge_options({first: one}, {second: other}) == {"num_predict": other}
@@ -317,7 +317,7 @@ def test_the_two_names_of_one_option_are_one_over_layers_and_clash_within_one(
         merge_options({"max_tokens": one, "num_predict": other})
 
 
-def test_what_has_no_keyword_goes_through_options() -> None:
+def test_options_without_a_keyword_go_through_options() -> None:
     assert merge_options({"options": {"new_in_0_99": [1], "off": None}}) == {"new_in_0_99": [1]}
 
 
@@ -333,7 +333,7 @@ def test_what_has_no_keyword_goes_through_options() -> None:
         ({"options": {"seed": 1}}, {"options": {}}, {"seed": 1}),
     ],
 )
-def test_options_and_keywords_are_one_over_layers(first: Any, second: Any, sent: Any) -> None:
+def test_options_and_keywords_merge_over_layers(first: Any, second: Any, sent: Any) -> None:
     assert merge_options(first, second) == sent
 
 
@@ -344,7 +344,7 @@ def test_options_and_keywords_are_one_over_layers(first: Any, second: Any, sent:
         {"max_tokens": 1, "options": {"num_predict": 2}},
     ],
 )
-def test_one_option_twice_in_one_layer_is_refused(layer: Any) -> None:
+def test_one_option_twice_in_one_layer_is_rejected(layer: Any) -> None:
     with pytest.raises(TypeError, match=r"^\w+: given as a keyword and in options; give it once"):
         merge_options(layer)
 
@@ -356,12 +356,12 @@ def test_options_is_a_mapping(value: Any) -> None:
 
 
 def test_max_tokens_inside_options_is_num_predict_too() -> None:
-    # Once wrong: it is sent as "max_tokens", which no server knows, so that the limit is silently not there
+    # Once wrong: it was sent as "max_tokens", which servers silently ignore
     assert merge_options({"options": {"max_tokens": 5}}) == {"num_predict": 5}
 
 
-def test_what_has_a_keyword_is_checked_inside_options_as_well() -> None:
-    # Once wrong: NaN is sent as null, a wrong type comes back as a 500
+def test_options_with_a_keyword_are_checked_inside_options_too() -> None:
+    # Once wrong: NaN was sent as null, and a wrong type caused status 500
     with pytest.raises(ValueError, match=r"^temperature: must be finite"):
         merge_options({"options": {"temperature": NAN}})
 
@@ -372,7 +372,7 @@ def test_a_known_think_passes(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["", " ", 1, 0, None, [], b"low"])
-def test_an_unknown_think_is_refused(value: Any) -> None:
+def test_an_invalid_think_is_rejected(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^think: expected True, False or a level of the model's, such as 'high'"):
         check_think(value)
 
@@ -393,12 +393,12 @@ def test_keep_alive_is_a_duration_or_seconds(given: Any, sent: object) -> None:
 @pytest.mark.parametrize(
     "given", ["", "abc", "5 minutes", "5m!", "m", "1d", "True", "nan", "inf", "- 1", "1.2.3", NAN, -INF]
 )
-def test_a_keep_alive_that_no_server_reads_is_named(given: Any) -> None:
+def test_an_invalid_keep_alive_is_named(given: Any) -> None:
     with pytest.raises(ValueError, match=r"^keep_alive: "):
         read_keep_alive(given)
 
 
 @pytest.mark.parametrize("given", [True, False, [], {}, b"5m"])
-def test_a_keep_alive_of_another_type_is_refused(given: Any) -> None:
+def test_a_keep_alive_of_another_type_is_rejected(given: Any) -> None:
     with pytest.raises(TypeError, match=r"^keep_alive: expected '5m' or seconds"):
         read_keep_alive(given)

@@ -29,7 +29,7 @@ Virtual = Callable[[Any], Any]
 
 
 def decode(pieces: list[bytes], limit: int = 10**6) -> list[bytes]:
-    """All lines, what is left at the end being the last."""
+    """All lines; the rest at the end is the last one."""
     decoder = LineDecoder(limit)
     return [line for piece in pieces for line in decoder.feed(piece)] + [decoder.finish()]
 
@@ -39,12 +39,12 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
-# Line ends and what is taken for one elsewhere: CR, VT, FF, FS, U+0085, U+2028, U+2029.
+# Line endings, and what other code takes for one: CR, VT, FF, FS, U+0085, U+2028, U+2029.
 alphabet = st.sampled_from([b"\n", b"\n\n", b"\r\n", b"\r", b"\v", b"\f", b"\x1c", b"\xc2\x85", b"\xe2\x80\xa8", b"a"])
 some_bytes = st.one_of(st.binary(max_size=60), st.lists(alphabet, max_size=30).map(b"".join))
 
 
-def test_a_line_that_stops_anywhere_is_cut_and_a_wrong_one_is_not() -> None:
+def test_a_line_cut_anywhere_is_cut_and_an_invalid_one_is_not() -> None:
     line = '{"model":"\\u00e4\\"x","message":{"content":"é\u2028😀"},"n":-12.5e3,"b":[true,false,null]}'.encode()
     for place in range(1, len(line)):
         assert is_cut(line[:place]), place
@@ -74,7 +74,7 @@ def test_only_a_line_feed_ends_a_line(separator: str) -> None:
         assert [parse_line(each) for each in lines] == [{"content": text}, None]
 
 
-def test_a_line_is_given_out_as_soon_as_it_is_complete() -> None:
+def test_a_line_is_returned_as_soon_as_it_is_complete() -> None:
     decoder = LineDecoder(100)
     assert decoder.feed(b"a\nb") == [b"a"]
     assert decoder.feed(b"") == []
@@ -83,7 +83,7 @@ def test_a_line_is_given_out_as_soon_as_it_is_complete() -> None:
     assert decoder.finish() == b""
 
 
-def test_finishing_leaves_nothing() -> None:
+def test_finish_empties_the_buffer() -> None:
     decoder = LineDecoder(4)
     decoder.feed(b"abcd")
     assert decoder.finish() == b"abcd"
@@ -101,7 +101,7 @@ def test_a_line_over_the_limit_is_an_error_and_no_other_is(limit: int, data: byt
         assert decode(cut(data, cuts), limit) == data.split(b"\n")
 
 
-def test_a_line_without_end_is_refused_before_it_fills_memory() -> None:
+def test_an_endless_line_is_an_error_before_it_fills_memory() -> None:
     decoder = LineDecoder(1000)
     taken = 0
     with pytest.raises(LineTooLongError):
@@ -112,7 +112,7 @@ def test_a_line_without_end_is_refused_before_it_fills_memory() -> None:
 
 
 class CountingBytes(bytes):
-    """Counts the bytes that are looked through for line ends."""
+    """Counts the bytes that are searched for line feeds."""
 
     seen = 0
 
@@ -121,13 +121,13 @@ class CountingBytes(bytes):
         return super().split(*args)
 
 
-def test_every_byte_is_looked_at_once_and_joined_once() -> None:
+def test_every_byte_is_scanned_once_and_joined_once() -> None:
     CountingBytes.seen = 0
     decoder = LineDecoder(10**6)
     for _ in range(500):
         assert decoder.feed(CountingBytes(b"x" * 10)) == []
     assert CountingBytes.seen == 5000
-    # The pieces wait side by side: nothing was put together that the next piece would have had to copy again.
+    # The pieces are kept in a list: nothing was joined that the next piece would have had to copy again.
     assert len(decoder._pending) == 500
     assert decoder.feed(b"\n") == [b"x" * 5000]
 
@@ -147,7 +147,7 @@ def test_a_blank_line_is_nothing(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [b"{", b'{"a":1}x', b"<html>", b"nonsense", b"\xff\xfe", b'{"a": NaN}', b"[" * 5000])
-def test_a_line_that_is_not_json_says_where_but_not_what(line: bytes) -> None:
+def test_a_json_error_has_the_position_but_no_content(line: bytes) -> None:
     with pytest.raises(MalformedResponseError, match=rf"not JSON \(.* at byte \d+ of {len(line)}\)") as caught:
         parse_line(line)
     assert caught.value.original_error is caught.value.__cause__
@@ -158,7 +158,7 @@ def test_a_line_that_is_not_json_says_where_but_not_what(line: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "kind"), [(b"[]", "list"), (b'"private"', "str"), (b"1", "int"), (b"null", "NoneType")]
 )
-def test_json_that_is_no_object_is_malformed(line: bytes, kind: str) -> None:
+def test_json_that_is_not_an_object_is_malformed(line: bytes, kind: str) -> None:
     with pytest.raises(MalformedResponseError, match=f"not an object but {kind}") as caught:
         parse_line(line)
     assert "private" not in str(caught.value)
@@ -183,7 +183,7 @@ def test_each_deadline_has_its_name_its_length_and_a_remedy(deadline: str, remed
     assert remedy in str(error)
 
 
-# Watch. Every scenario runs on the clock of conftest.py.
+# Watch. Every scenario runs in virtual time.
 
 
 def now() -> float:
@@ -195,11 +195,11 @@ def wait(seconds: float, result: str = "came") -> Callable[[], Awaitable[str]]:
 
 
 async def fails_after(watch: Watch, seconds: float, *, idle: bool = True) -> tuple[str, float, float]:
-    """Which deadline ends a wait, how long it says it was, and when it did."""
-    began = now()
+    """The deadline that ends a wait, its length by the error, and the time that passed."""
+    start = now()
     with pytest.raises(LLMTimeoutError) as caught:
         await watch.guard(wait(seconds), idle=idle)
-    return caught.value.deadline, caught.value.seconds, round(now() - began, 6)
+    return caught.value.deadline, caught.value.seconds, round(now() - start, 6)
 
 
 OFF = StreamConfig(first_chunk_timeout=None, chunk_timeout=None)
@@ -231,7 +231,7 @@ def test_each_deadline_ends_the_first_wait(
     assert virtual(scenario()) == (deadline, after, after)
 
 
-def test_stream_timeout_begins_with_the_request_and_timeout_with_the_call(virtual: Virtual) -> None:
+def test_stream_timeout_starts_with_the_request_and_timeout_with_the_call(virtual: Virtual) -> None:
     # Once wrong: the wait for a slot counted for stream_timeout, too, with the advice to ask for fewer tokens
     async def scenario(config: StreamConfig, timeout: float | None) -> tuple[str, float, float]:
         watch = Watch(config, timeout)
@@ -272,20 +272,20 @@ def test_a_blocked_event_loop_is_not_a_stalled_server(virtual: Virtual) -> None:
         (None, "timeout", 1000, "timeout", 1000),
     ],
 )
-def test_with_tools_silence_is_a_stall_later(
+def test_with_tools_silence_is_allowed_longer(
     virtual: Virtual, limit: float | None, first: str, after_first: float, further: str, after_further: float
 ) -> None:
     # Once wrong: a model that wrote a long call in silence was taken for stalled after chunk_timeout
     config = StreamConfig(chunk_timeout=60.0, first_chunk_timeout=300.0, tool_call_timeout=limit)
 
-    async def scenario(*, begun: bool) -> tuple[str, float, float]:
+    async def scenario(*, started: bool) -> tuple[str, float, float]:
         watch = Watch(config, timeout=1000, tools=True)
-        if begun:
+        if started:
             watch.progress()
         return await fails_after(watch, 10_000)
 
-    assert virtual(scenario(begun=False)) == (first, after_first, after_first)
-    assert virtual(scenario(begun=True)) == (further, after_further, after_further)
+    assert virtual(scenario(started=False)) == (first, after_first, after_first)
+    assert virtual(scenario(started=True)) == (further, after_further, after_further)
 
 
 def test_after_the_first_chunk_chunk_timeout_counts(virtual: Virtual) -> None:
@@ -301,24 +301,24 @@ def test_after_the_first_chunk_chunk_timeout_counts(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-def test_several_waits_for_one_chunk_are_one_wait(virtual: Virtual) -> None:
+def test_several_waits_for_one_chunk_count_as_one(virtual: Virtual) -> None:
     async def scenario(config: StreamConfig, *, first: bool) -> tuple[str, float]:
         watch = Watch(config)
         if not first:
             watch.progress()
         await watch.guard(wait(3))
         await watch.guard(wait(1))
-        began = now()
+        start = now()
         with pytest.raises(LLMTimeoutError) as caught:
             await watch.guard(wait(1000))
-        return caught.value.deadline, now() - began
+        return caught.value.deadline, now() - start
 
     config = StreamConfig(first_chunk_timeout=5, chunk_timeout=6)
     assert virtual(scenario(config, first=True)) == ("first_chunk_timeout", pytest.approx(1))
     assert virtual(scenario(config, first=False)) == ("chunk_timeout", pytest.approx(2))
 
 
-def test_a_timer_that_is_early_for_the_present_wait_looks_again_when_it_is_due(virtual: Virtual) -> None:
+def test_a_timer_that_fires_too_early_is_set_again(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(chunk_timeout=5))
         watch.progress()
@@ -343,7 +343,7 @@ def test_a_new_attempt_waits_for_a_first_chunk_again(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-def test_silence_counts_from_the_last_sign_of_life_within_a_wait(virtual: Virtual) -> None:
+def test_silence_counts_from_the_last_activity_within_a_wait(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(first_chunk_timeout=5))
 
@@ -363,7 +363,7 @@ def test_silence_counts_from_the_last_sign_of_life_within_a_wait(virtual: Virtua
     virtual(scenario())
 
 
-def test_a_new_attempt_does_not_prolong_the_whole(virtual: Virtual) -> None:
+def test_a_new_attempt_does_not_extend_the_timeout(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(), 10)
         await watch.guard(wait(6))
@@ -374,7 +374,7 @@ def test_a_new_attempt_does_not_prolong_the_whole(virtual: Virtual) -> None:
 
 
 @pytest.mark.parametrize("away", ["asleep", "busy"])
-def test_the_callers_time_counts_for_no_deadline_of_a_chunk(virtual: Virtual, away: str) -> None:
+def test_the_callers_time_does_not_count_for_chunk_timeouts(virtual: Virtual, away: str) -> None:
     async def scenario() -> None:
         loop: Any = asyncio.get_running_loop()
         watch = Watch(StreamConfig(first_chunk_timeout=5, chunk_timeout=5))
@@ -392,7 +392,7 @@ def test_the_callers_time_counts_for_no_deadline_of_a_chunk(virtual: Virtual, aw
 
 @pytest.mark.parametrize("away", ["asleep", "busy"])
 @pytest.mark.parametrize(("stream_timeout", "timeout"), [(20, None), (None, 20)])
-def test_the_callers_time_counts_for_the_bound_on_the_whole(
+def test_the_callers_time_counts_for_the_total_timeouts(
     virtual: Virtual, away: str, stream_timeout: float | None, timeout: float | None
 ) -> None:
     async def scenario() -> tuple[str, float, float]:
@@ -402,7 +402,7 @@ def test_the_callers_time_counts_for_the_bound_on_the_whole(
         await watch.guard(wait(1))
         watch.progress()
         if away == "asleep":
-            await asyncio.sleep(18)  # not cut short: the caller is not what is waited for
+            await asyncio.sleep(18)  # not interrupted: this is not a guarded wait
         else:
             loop.spend(18)
         return await fails_after(watch, 50)
@@ -410,24 +410,24 @@ def test_the_callers_time_counts_for_the_bound_on_the_whole(
     assert virtual(scenario())[1:] == (20, 1)
 
 
-def test_when_the_whole_is_over_already_nothing_is_begun(virtual: Virtual) -> None:
+def test_nothing_is_started_after_the_timeout(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(OFF, 5)
         await asyncio.sleep(5)
-        begun: list[int] = []
+        started: list[int] = []
 
         async def begin() -> None:
-            begun.append(1)
+            started.append(1)
 
         for _ in range(2):
             with pytest.raises(LLMTimeoutError, match="timeout of 5 s"):
                 await watch.guard(begin)
-        assert begun == []
+        assert started == []
 
     virtual(scenario())
 
 
-def test_waits_that_are_not_for_the_server_know_only_the_bound_on_the_whole(virtual: Virtual) -> None:
+def test_waits_that_are_not_for_the_server_have_only_the_total_timeouts(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(first_chunk_timeout=5, stream_timeout=100))
         assert await watch.guard(wait(50), idle=False) == "came"
@@ -443,7 +443,7 @@ def test_waits_that_are_not_for_the_server_know_only_the_bound_on_the_whole(virt
     virtual(in_the_queue())
 
 
-def test_without_deadlines_a_wait_takes_as_long_as_it_takes(virtual: Virtual) -> None:
+def test_without_deadlines_a_wait_is_unlimited(virtual: Virtual) -> None:
     async def scenario() -> str:
         watch = Watch(OFF)
         assert await watch.guard(wait(10**6), idle=False) == "came"
@@ -452,7 +452,7 @@ def test_without_deadlines_a_wait_takes_as_long_as_it_takes(virtual: Virtual) ->
     assert virtual(scenario()) == "came"
 
 
-def test_a_failure_of_what_is_awaited_is_passed_on(virtual: Virtual) -> None:
+def test_an_exception_of_the_awaitable_propagates(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(first_chunk_timeout=5))
 
@@ -467,7 +467,7 @@ def test_a_failure_of_what_is_awaited_is_passed_on(virtual: Virtual) -> None:
     virtual(scenario())
 
 
-def test_a_watch_that_has_fired_stays_so(virtual: Virtual) -> None:
+def test_a_watch_that_has_fired_stays_fired(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(first_chunk_timeout=5))
         assert await fails_after(watch, 50) == ("first_chunk_timeout", 5, 5)
@@ -505,14 +505,14 @@ def test_closing_drops_the_timer(virtual: Virtual) -> None:
         await watch.guard(wait(1))
         watch.close()
         watch.close()
-        # With nothing scheduled, the loop of these tests says that it waits for ever.
+        # With nothing scheduled, the event loop of these tests raises an error.
         await asyncio.Event().wait()
 
     with pytest.raises(RuntimeError, match="nothing is left"):
         virtual(scenario())
 
 
-def test_a_timer_that_finds_nobody_waiting_goes_to_sleep(virtual: Virtual) -> None:
+def test_a_timer_that_finds_no_wait_is_not_set_again(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(first_chunk_timeout=5))
         await watch.guard(wait(1))
@@ -545,23 +545,23 @@ def test_cancel_from_another_task_ends_the_wait(virtual: Virtual) -> None:
             task = asyncio.current_task()
             assert task is not None
             assert cancelling(task) == 0
-            await asyncio.sleep(1)  # the task goes on as if it never had been cancelled
+            await asyncio.sleep(1)  # the task continues as if it had never been cancelled
             return "went on"
 
         task = asyncio.create_task(reader())
         await settle()
-        began = now()
+        start = now()
         assert watch.cancel() is True
         assert watch.cancelled
         assert await task == "went on"
-        assert now() - began == pytest.approx(1)
+        assert now() - start == pytest.approx(1)
         with pytest.raises(WatchCancelled):
             await watch.guard(wait(0))
 
     virtual(scenario())
 
 
-def test_cancel_while_nobody_waits_refuses_the_next_wait(virtual: Virtual) -> None:
+def test_cancel_between_waits_rejects_the_next_wait(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig())
         await watch.guard(wait(1))
@@ -586,7 +586,7 @@ def test_a_deadline_that_has_passed_is_not_turned_into_a_cancellation(virtual: V
     virtual(scenario())
 
 
-def test_an_outside_cancellation_is_passed_on_and_the_watch_goes_on(virtual: Virtual) -> None:
+def test_an_outside_cancellation_propagates_and_the_watch_continues(virtual: Virtual) -> None:
     async def scenario() -> None:
         watch = Watch(StreamConfig(first_chunk_timeout=5))
         task = asyncio.create_task(watch.guard(wait(100)))
@@ -605,9 +605,8 @@ def test_an_outside_cancellation_is_passed_on_and_the_watch_goes_on(virtual: Vir
 def test_an_outside_cancellation_in_the_same_turn_as_ours_is_not_swallowed(
     virtual: Virtual, first: str, ours: str
 ) -> None:
-    # fails now on Python 3.10 where ours is first: the CancelledError still carries our message then. What tells is
-    # the task: set `task._cancel_message = _MARK` just before `task.cancel(msg=_MARK)`, and see whether it still is
-    # that in guard(); whoever cancels later overwrites it (tried on 3.10.13).
+    # Once wrong on Python 3.10 where ours is first: the CancelledError still carries our message. The task reveals it:
+    # `cancellation.cancel` sets `task._cancel_message`, which a later cancellation overwrites.
     async def scenario() -> None:
         watch = Watch(StreamConfig(first_chunk_timeout=5))
         task = asyncio.create_task(watch.guard(wait(100)))
@@ -629,21 +628,21 @@ def test_an_outside_cancellation_in_the_same_turn_as_ours_is_not_swallowed(
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout is new in Python 3.11")
-def test_a_timeout_of_the_callers_around_a_wait_holds(virtual: Virtual) -> None:
+def test_a_callers_asyncio_timeout_around_a_wait_works(virtual: Virtual) -> None:
     async def scenario(seconds: float) -> tuple[str, float]:
-        began = now()
+        start = now()
         try:
             async with asyncio.timeout(3):
                 await Watch(StreamConfig(first_chunk_timeout=seconds)).guard(wait(100))
         except TimeoutError as error:
-            return type(error).__name__, now() - began
+            return type(error).__name__, now() - start
         return "", 0.0
 
     assert virtual(scenario(5)) == ("TimeoutError", pytest.approx(3))
     assert virtual(scenario(2)) == ("LLMTimeoutError", pytest.approx(2))
 
 
-def test_a_wait_that_ends_well_although_it_was_cancelled_counts_once_more(virtual: Virtual) -> None:
+def test_a_wait_that_suppresses_its_cancellation_succeeds(virtual: Virtual) -> None:
     async def stubborn() -> str:
         try:
             await asyncio.sleep(100)
@@ -663,11 +662,11 @@ def test_a_wait_that_ends_well_although_it_was_cancelled_counts_once_more(virtua
     virtual(scenario())
 
 
-def test_a_wait_that_makes_another_error_of_our_cancellation_ends_in_the_deadline_all_the_same(
+def test_a_wait_that_translates_our_cancellation_still_raises_the_timeout(
     virtual: Virtual,
 ) -> None:
-    # Once wrong: the other error comes out, and the task is left with a cancellation that nobody takes back
-    # (task.cancelling() == 1), which breaks an asyncio.timeout or TaskGroup around it
+    # Once wrong: the other error was raised, and the task kept a cancellation that was never undone
+    # (task.cancelling() == 1), which breaks a surrounding asyncio.timeout or TaskGroup
     async def translating() -> None:
         try:
             await asyncio.sleep(100)
@@ -687,7 +686,7 @@ def test_a_wait_that_makes_another_error_of_our_cancellation_ends_in_the_deadlin
 
 
 def test_a_watch_works_within_a_task_that_was_cancelled_before(virtual: Virtual) -> None:
-    """Cleaning up in a cancelled task: its earlier cancellation is no new one."""
+    """Clean-up in a cancelled task: its earlier cancellation is not a new one."""
 
     async def cleaning_up() -> tuple[str, float, float]:
         try:
@@ -705,7 +704,7 @@ def test_a_watch_works_within_a_task_that_was_cancelled_before(virtual: Virtual)
     assert virtual(scenario()) == ("first_chunk_timeout", 5, 5)
 
 
-def test_without_an_asyncio_event_loop_the_error_says_what_to_use() -> None:
+def test_without_an_asyncio_event_loop_the_error_names_provider_sync() -> None:
     # Once wrong: under trio nothing but "no running event loop"
     with pytest.raises(RuntimeError, match=r"asyncio event loop.*provider\.sync"):
         Watch(StreamConfig())

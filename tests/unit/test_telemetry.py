@@ -1,4 +1,4 @@
-"""What can be watched, with OpenTelemetry's SDK, without it, and as plain numbers."""
+"""Telemetry with OpenTelemetry's SDK, without it, and as plain numbers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Point:
 
 
 class Seen:
-    """What an application that watches would see of one test."""
+    """What a monitored application would record during one test."""
 
     def __init__(self, spans: InMemorySpanExporter, reader: InMemoryMetricReader) -> None:
         self._spans = spans
@@ -129,7 +129,7 @@ def stream(clock: Clock, telemetry: Telemetry, body: Any = BODY) -> Call:
 # The numbers
 
 
-def test_a_provider_that_did_nothing_has_nothing_to_tell() -> None:
+def test_an_unused_provider_has_empty_stats() -> None:
     stats = Telemetry(URL).stats(running=0, queued=0)
     assert stats == Stats()
     assert stats.total_tokens == 0
@@ -149,7 +149,7 @@ def test_the_numbers_of_a_stream(clock: Clock) -> None:
     assert stats.total_tokens == 16
 
 
-def begun(telemetry: Telemetry, host: str | None, operation: str = "chat") -> Call:
+def started(telemetry: Telemetry, host: str | None, operation: str = "chat") -> Call:
     call = telemetry.begin(operation, BODY, streaming=False)
     call.host = host
     call.slot()
@@ -158,12 +158,12 @@ def begun(telemetry: Telemetry, host: str | None, operation: str = "chat") -> Ca
 
 def test_the_numbers_of_each_of_several_hosts(clock: Clock) -> None:
     telemetry = Telemetry(None)
-    call = begun(telemetry, "http://a:1")
+    call = started(telemetry, "http://a:1")
     telemetry.retried(call, ServerBusyError("x"))
     call.host = "http://b:2"
     telemetry.end(call, "success", usage=USAGE)
     for outcome in ("success", "error", "timeout", "cancelled"):
-        telemetry.end(begun(telemetry, "http://b:2"), outcome, usage=USAGE if outcome == "success" else None)
+        telemetry.end(started(telemetry, "http://b:2"), outcome, usage=USAGE if outcome == "success" else None)
     stats = telemetry.stats(running=0, queued=0)
     assert stats.by_host == {
         "http://a:1": HostStats(failed=1),
@@ -174,18 +174,18 @@ def test_the_numbers_of_each_of_several_hosts(clock: Clock) -> None:
     assert telemetry.stats(running=0, queued=0).by_host["http://b:2"].failed == 2
 
 
-def test_what_reached_no_host_is_counted_for_none(clock: Clock) -> None:
+def test_a_request_without_a_host_counts_for_none(clock: Clock) -> None:
     telemetry = Telemetry(None)
     telemetry.end(telemetry.begin("chat", BODY, streaming=False), "error", error=ServerBusyError("x"))
-    telemetry.end(begun(telemetry, None), "error", error=ServerBusyError("x"))
-    telemetry.end(begun(telemetry, "http://a:1", "load"), "success")
+    telemetry.end(started(telemetry, None), "error", error=ServerBusyError("x"))
+    telemetry.end(started(telemetry, "http://a:1", "load"), "success")
     stats = telemetry.stats(running=0, queued=0)
     assert (stats.generations_failed, stats.by_host) == (2, {})
 
 
 def test_spans_and_metrics_name_the_host_that_answered(seen: Seen, clock: Clock) -> None:
     telemetry = Telemetry(None)
-    call = begun(telemetry, "http://a:1")
+    call = started(telemetry, "http://a:1")
     telemetry.retried(call, ServerBusyError("x"))
     call.host = "http://b:2"
     telemetry.end(call, "success", usage=USAGE, response=answer())
@@ -208,7 +208,7 @@ def test_spans_and_metrics_name_the_host_that_answered(seen: Seen, clock: Clock)
     ],
 )
 @pytest.mark.parametrize("streaming", [True, False])
-def test_each_end_is_counted_where_it_belongs(outcome: Any, whole: str, streamed: str, streaming: bool) -> None:
+def test_each_outcome_has_its_counter(outcome: Any, whole: str, streamed: str, streaming: bool) -> None:
     telemetry = Telemetry(URL)
     telemetry.end(telemetry.begin("chat", BODY, streaming=streaming), outcome)
     stats = telemetry.stats(running=0, queued=0)
@@ -226,7 +226,7 @@ def test_only_the_first_end_counts(seen: Seen) -> None:
     assert len(seen.spans) == 1
 
 
-def test_means_are_over_those_that_have_something_to_tell(clock: Clock) -> None:
+def test_means_ignore_missing_values(clock: Clock) -> None:
     telemetry = Telemetry(URL)
     for seconds, tokens, duration in ((1, 10, 1), (3, 30, 9), (None, None, None)):
         call = telemetry.begin("chat", BODY, streaming=False)
@@ -241,7 +241,7 @@ def test_means_are_over_those_that_have_something_to_tell(clock: Clock) -> None:
     assert (stats.first_token_seconds, stats.tokens_per_second) == (2.0, 4.0)
 
 
-def test_a_first_chunk_without_a_slot_counts_from_the_beginning(clock: Clock) -> None:
+def test_a_first_chunk_without_a_slot_counts_from_the_start(clock: Clock) -> None:
     telemetry = Telemetry(URL)
     call = telemetry.begin("embeddings", BODY, streaming=False)
     clock.now += 4
@@ -250,7 +250,7 @@ def test_a_first_chunk_without_a_slot_counts_from_the_beginning(clock: Clock) ->
     assert telemetry.stats(running=0, queued=0).first_token_seconds == 4
 
 
-def test_cached_tokens_are_counted_and_on_the_span_where_the_server_tells_them(seen: Seen) -> None:
+def test_cached_tokens_are_counted_and_on_the_span_if_reported(seen: Seen) -> None:
     telemetry = Telemetry(URL)
     cached = Usage(prompt_tokens=10, completion_tokens=6, total_tokens=16, cached_tokens=8)
     for usage in (cached, USAGE, cached):
@@ -280,7 +280,7 @@ def test_the_numbers_are_a_copy() -> None:
 # Spans
 
 
-def test_a_span_says_what_was_asked_and_how_it_went(seen: Seen, clock: Clock) -> None:
+def test_a_span_describes_request_and_response(seen: Seen, clock: Clock) -> None:
     telemetry = Telemetry(URL)
     options = {
         "temperature": 0.5, "top_p": 0.9, "top_k": 40, "num_predict": 7, "seed": 1, "stop": ["END"],
@@ -316,7 +316,7 @@ def test_a_span_says_what_was_asked_and_how_it_went(seen: Seen, clock: Clock) ->
     }
 
 
-def test_what_was_not_set_is_not_in_the_span(seen: Seen) -> None:
+def test_unset_fields_are_not_in_the_span(seen: Seen) -> None:
     telemetry = Telemetry("nowhere")
     telemetry.end(telemetry.begin("embeddings", {"model": "m", "input": "x"}, streaming=False), "success")
     assert dict(seen.spans[0].attributes or {}) == {
@@ -342,7 +342,9 @@ def test_the_kind_of_output(seen: Seen, format: Any, kind: str) -> None:
         ("error", ValueError("quotes what was asked"), "ValueError", None),
     ],
 )
-def test_a_failed_span_says_why(seen: Seen, outcome: Any, error: Exception, kind: str, description: str | None) -> None:
+def test_a_failed_span_has_a_reason(
+    seen: Seen, outcome: Any, error: Exception, kind: str, description: str | None
+) -> None:
     telemetry = Telemetry(URL)
     telemetry.end(telemetry.begin("chat", BODY, streaming=False), outcome, error=error)
     (span,) = seen.spans
@@ -365,7 +367,7 @@ def test_a_cancelled_request_is_no_error(seen: Seen) -> None:
     assert "error.type" not in (span.attributes or {})
 
 
-def test_nothing_private_is_recorded_unless_that_is_switched_on(seen: Seen, clock: Clock) -> None:
+def test_no_content_is_recorded_by_default(seen: Seen, clock: Clock) -> None:
     for body in (BODY, {"model": "m", "prompt": "a private question"}, {"model": "m", "input": ["a private text"]}):
         telemetry = Telemetry(URL)
         telemetry.end(stream(clock, telemetry, body), "success", usage=USAGE, response=answer())
@@ -389,7 +391,7 @@ def parts(*turns: tuple[str, str]) -> list[Any]:
         ({"model": "m", "input": ["a", "b"]}, parts(("user", "a"), ("user", "b"))),
     ],
 )
-def test_content_is_captured_where_that_is_switched_on(seen: Seen, body: Any, sent: list[Any]) -> None:
+def test_content_is_captured_if_enabled(seen: Seen, body: Any, sent: list[Any]) -> None:
     telemetry = Telemetry(URL, capture_content=True)
     telemetry.end(telemetry.begin("chat", body, streaming=False), "success", usage=USAGE, response=answer("ö"))
     attributes = dict(seen.spans[0].attributes or {})
@@ -398,13 +400,13 @@ def test_content_is_captured_where_that_is_switched_on(seen: Seen, body: Any, se
     assert "\\u" not in str(attributes["gen_ai.input.messages"])
 
 
-def test_a_span_that_nobody_records_is_only_ended(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_span_that_is_not_recorded_is_only_ended(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     otel = module._instruments()
     assert otel is not None
     span = trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)
     ended: list[bool] = []
     monkeypatch.setattr(span, "end", lambda: ended.append(True))
-    monkeypatch.setattr(span, "set_attribute", lambda *_: pytest.fail("an attribute that nobody sees"))
+    monkeypatch.setattr(span, "set_attribute", lambda *_: pytest.fail("an attribute that is not recorded"))
     call = Call("chat", "m", False, span)
     Telemetry(URL, capture_content=True).end(call, "error", usage=USAGE, response=answer(), error=ValueError())
     assert ended == [True]
@@ -456,7 +458,7 @@ def test_the_metrics_of_a_stream(seen: Seen, clock: Clock) -> None:
         ("cancelled", GeneratorExit(), {"llm.streaming.cancelled"}),
     ],
 )
-def test_each_end_has_its_counters(seen: Seen, outcome: Any, error: BaseException | None, names: set[str]) -> None:
+def test_each_outcome_has_its_metrics(seen: Seen, outcome: Any, error: BaseException | None, names: set[str]) -> None:
     telemetry = Telemetry(URL)
     telemetry.end(telemetry.begin("chat", BODY, streaming=True), outcome, error=error)
     found = seen.metrics()
@@ -468,7 +470,7 @@ def test_each_end_has_its_counters(seen: Seen, outcome: Any, error: BaseExceptio
         assert point.attributes == {"model": "m", "error.type": expected}
 
 
-def test_a_whole_answer_has_no_metrics_of_streams(seen: Seen, clock: Clock) -> None:
+def test_a_single_response_has_no_metrics_of_streams(seen: Seen, clock: Clock) -> None:
     telemetry = Telemetry(URL)
     call = telemetry.begin("chat", BODY, streaming=False)
     call.slot()
@@ -502,7 +504,7 @@ def test_histograms_have_buckets_that_suit_their_units(
 
 
 @pytest.mark.usefixtures("without_opentelemetry")
-def test_without_opentelemetry_the_numbers_are_there_all_the_same(clock: Clock) -> None:
+def test_stats_work_without_opentelemetry(clock: Clock) -> None:
     assert module._instruments() is None
     telemetry = Telemetry(URL, capture_content=True)
     call = stream(clock, telemetry)

@@ -1,4 +1,4 @@
-"""Tokens estimated from the characters of a prompt, and learnt from counts."""
+"""Estimating tokens from the characters of a prompt, and learning from counts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CODE = 'def weather(day: int) -> str:\n    """Look it up."""\n    return BOOK[da
     [(ENGLISH, 21), (GERMAN, 37), (RUSSIAN, 69), (CHINESE, 54), (CODE, 29)],
     ids=["English", "German", "Russian", "Chinese", "code"],
 )
-def test_before_anything_is_learnt_the_number_is_in_the_range(text: str, tokens: int) -> None:
+def test_the_first_estimate_is_roughly_right(text: str, tokens: int) -> None:
     estimate = TokenModel().estimate(measure_text(text * 20))
     assert estimate.tokens / 1.6 < tokens * 20 < estimate.tokens * 2
     assert estimate.most < estimate.tokens * 4
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_counts_teach_the_tokenizer(seed: int) -> None:
+def test_it_learns_the_tokenizer(seed: int) -> None:
     chance = random.Random(seed)
     true = {"a": chance.uniform(0.2, 0.35), "7": chance.uniform(0.3, 1.2), "я": chance.uniform(0.3, 0.8), "。": 1.5}
 
@@ -53,7 +53,7 @@ def test_counts_teach_the_tokenizer(seed: int) -> None:
         assert estimate.least < tokens < estimate.most
 
 
-def test_it_follows_a_change_of_language() -> None:
+def test_it_adapts_to_a_change_of_language() -> None:
     model = TokenModel()
     for size in range(1, 60):
         model.learn(measure_text(ENGLISH * size), 20 * size)
@@ -71,7 +71,7 @@ def test_a_text_has_the_characters_of_its_parts(one: str, other: str) -> None:
 
 
 @given(st.text(st.characters(), min_size=1), st.integers(0, 10**6))
-def test_any_text_has_an_estimate_and_can_teach(text: str, tokens: int) -> None:
+def test_any_text_can_be_estimated_and_learnt(text: str, tokens: int) -> None:
     model = TokenModel()
     for _ in range(3):
         estimate = model.estimate(measure_text(text))
@@ -81,7 +81,7 @@ def test_any_text_has_an_estimate_and_can_teach(text: str, tokens: int) -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=200), st.integers(0, 2000)), max_size=100))
-def test_no_counts_break_it(samples: list[tuple[str, int]]) -> None:
+def test_it_accepts_any_counts(samples: list[tuple[str, int]]) -> None:
     model = TokenModel()
     for text, tokens in samples:
         model.learn(measure_text(text), tokens)
@@ -116,7 +116,7 @@ def test_what_is_not_text_counts_too() -> None:
 
 @pytest.mark.parametrize("seconds", [0.2, 1, 10, 30, 300])
 @pytest.mark.parametrize("tokens_a_second", [6, 12.5, 25])
-def test_no_length_of_audio_is_beyond_an_estimate(seconds: float, tokens_a_second: float) -> None:
+def test_audio_of_any_length_is_within_the_estimate(seconds: float, tokens_a_second: float) -> None:
     asked = {"role": "user", "content": "What is said?", "images": [encoded(wav(seconds, 8_000))]}
     plain = TokenModel().estimate(measure_prompt({"messages": [{**asked, "images": []}]})).tokens
     for body in ({"messages": [asked]}, {"prompt": "What is said?", "images": asked["images"]}):
@@ -135,7 +135,7 @@ def test_audio_is_learnt() -> None:
     )
 
 
-def test_messages_that_are_added_bring_no_beginning() -> None:
+def test_added_messages_have_no_initial_tokens() -> None:
     messages = [{"role": "user", "content": "And then?"}]
     first, added = measure_messages(messages), measure_messages(messages, added=True)
     model = TokenModel()

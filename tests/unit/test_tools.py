@@ -1,4 +1,4 @@
-"""Tools from whatever people have, and the schema that makes a forced choice hold."""
+"""Tools from functions, models and schemas, and the schema that enforces a forced call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Address(BaseModel):
     number: int = Field(ge=1, description="The house's number.")
 
 
-class my_address(BaseModel):  # an underscore in the name is what this is about
+class my_address(BaseModel):  # the underscore in the name is what is tested
     street: Street
     next: my_address | None = None
 
@@ -159,7 +159,7 @@ def test_other_shapes_of_a_definition(tool: Schema) -> None:
         ({"type": "custom", "name": "f"}, ValueError, "the type 'custom'"),
     ],
 )
-def test_what_is_wrong_with_a_definition_is_named(tool: Schema, error: type[Exception], what: str) -> None:
+def test_an_invalid_definition_is_named(tool: Schema, error: type[Exception], what: str) -> None:
     with pytest.raises(error, match=f"^tools: f.*{what}"):
         tool_definition(tool)
 
@@ -168,13 +168,13 @@ def test_what_is_wrong_with_a_definition_is_named(tool: Schema, error: type[Exce
     "tool",
     [{}, {"name": ""}, {"name": 5}, {"function": None}, {"function": {}}, {"function": {"name": ""}}, {"function": []}],
 )
-def test_a_definition_without_a_name_is_refused(tool: Schema) -> None:
+def test_a_definition_without_a_name_is_rejected(tool: Schema) -> None:
     with pytest.raises(ValueError, match=r'^tools: a schema needs {"name"'):
         tool_definition(tool)
 
 
 @pytest.mark.parametrize("tool", ["f", 5, None, int, dict, [1]])
-def test_what_is_no_tool_is_refused(tool: Any) -> None:
+def test_what_is_not_a_tool_is_rejected(tool: Any) -> None:
     with pytest.raises(TypeError, match=r"^tools: expected a JSON schema of a function, a pydantic model class or a f"):
         tool_definition(tool)
 
@@ -267,7 +267,7 @@ async def asynchronous(city: str, days: int = 3, unit: Literal["C", "F"] = "C") 
 
 
 @pytest.mark.parametrize("function", [google, numpy, sphinx, asynchronous])
-def test_a_functions_signature_and_docstring_say_it_all(function: Callable[..., Any]) -> None:
+def test_a_function_is_described_by_signature_and_docstring(function: Callable[..., Any]) -> None:
     assert tool_definition(function) == {
         "type": "function",
         "function": {
@@ -346,7 +346,7 @@ def test_a_function_that_cannot_be_described_is_named(function: Callable[..., An
         tool_definition(function)
 
 
-def test_a_function_with_some_arguments_filled_in_has_its_name() -> None:
+def test_a_partial_has_the_name_of_its_function() -> None:
     # Once wrong: a functools.partial has no __name__, so the tool is called "partial" (and two of them clash); and
     # annotations that are text are looked up in functools' module, so that this one has no schema at all
     function = tool_definition(functools.partial(google, days=1))["function"]
@@ -375,7 +375,7 @@ TOOLS = [
         ("g", "fgh", "g"),
     ],
 )
-def test_a_choice_says_what_is_sent_and_what_is_forced(choice: str | None, sent: str, forced: str) -> None:
+def test_a_choice_determines_what_is_sent_and_what_is_forced(choice: str | None, sent: str, forced: str) -> None:
     found = choose(TOOLS, choice)
     assert tuple("".join(names_of(tools)) for tools in found) == (sent, forced)
 
@@ -405,18 +405,18 @@ def test_a_choice_in_openais_form(name: str) -> None:
         ({"type": "function", "function": {"name": "auto"}}, "there is no tool 'auto' .*f, g, h"),
     ],
 )
-def test_a_choice_in_no_known_form_is_refused(choice: Any, what: str) -> None:
+def test_a_choice_in_an_unknown_form_is_rejected(choice: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"^tool_choice: {what}"):
         choose(TOOLS, choice)
 
 
 @pytest.mark.parametrize("choice", ["x", "", "any"])
-def test_a_choice_that_names_no_tool_is_told_which_there_are(choice: Any) -> None:
+def test_an_error_about_an_unknown_choice_lists_the_tools(choice: Any) -> None:
     with pytest.raises(ValueError, match=r"^tool_choice: .* is neither .* nor a tool \(f, g, h\)"):
         choose(TOOLS, choice)
 
 
-def test_two_tools_of_one_name_are_refused() -> None:
+def test_two_tools_of_one_name_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"^tools: two tools are named 'g'"):
         names_of([*TOOLS, TOOLS[1]])
     assert names_of(TOOLS) == ["f", "g", "h"]
@@ -496,7 +496,7 @@ def test_definitions_are_at_the_root_under_plain_names(model: type[BaseModel]) -
 
 
 def inner(kind: str) -> Schema:
-    """Parameters whose only definition has the same name in all of these tools, and holds something else."""
+    """Parameters whose only definition has the same name in all of these tools, but other content."""
     return {
         "type": "object",
         "properties": {"x": {"$ref": "#/$defs/Item"}},
@@ -504,7 +504,7 @@ def inner(kind: str) -> Schema:
     }
 
 
-def test_definitions_of_one_name_in_two_tools_do_not_meet() -> None:
+def test_definitions_of_one_name_in_two_tools_do_not_clash() -> None:
     tools = [tool_definition({"name": kind, "parameters": inner(kind)}) for kind in ("string", "integer", "boolean")]
     schema = forced_format(tools)
     assert len(schema["$defs"]) == 3
@@ -513,7 +513,7 @@ def test_definitions_of_one_name_in_two_tools_do_not_meet() -> None:
         assert resolve(call["properties"]["arguments"]["properties"]["x"]["$ref"], schema) == {"type": kind}
 
 
-def test_the_older_name_of_definitions_is_known() -> None:
+def test_the_older_name_of_definitions_is_supported() -> None:
     parameters = {
         "properties": {"x": {"$ref": "#/definitions/a b"}, "y": {"$ref": "#/$defs/a"}},
         "definitions": {"a b": {"type": "array", "items": {"$ref": "#/$defs/a"}}},
@@ -524,7 +524,7 @@ def test_the_older_name_of_definitions_is_known() -> None:
     assert unrolled(arguments_of(schema), schema) == unrolled(without_definitions(parameters), parameters)
 
 
-def test_a_schema_that_refers_to_itself_as_a_whole_does_so_still() -> None:
+def test_a_reference_to_the_root_of_a_schema_still_works() -> None:
     parameters = {
         "type": "object",
         "properties": {"v": INTEGER, "next": {"$ref": "#"}, "all": {"type": "array", "items": {"$ref": "#"}}},
@@ -538,7 +538,7 @@ def test_a_schema_that_refers_to_itself_as_a_whole_does_so_still() -> None:
         assert unrolled(arguments_of(call), schema) == unrolled(parameters, parameters)
 
 
-def test_two_schemas_that_refer_to_themselves_do_not_meet() -> None:
+def test_two_recursive_schemas_do_not_clash() -> None:
     tools = [
         tool_definition({"name": kind, "parameters": {"properties": {"v": {"type": kind}, "next": {"$ref": "#"}}}})
         for kind in ("string", "integer")
@@ -550,7 +550,7 @@ def test_two_schemas_that_refer_to_themselves_do_not_meet() -> None:
         assert following["properties"]["next"] == arguments_of(call)["properties"]["next"]
 
 
-def test_what_only_looks_like_a_reference_is_left_alone() -> None:
+def test_what_only_looks_like_a_reference_is_unchanged() -> None:
     data = {"$ref": "#/$defs/Item"}
     parameters = {
         "properties": {
@@ -612,13 +612,13 @@ def test_a_reference_to_anywhere_else_resolves_too(parameters: Schema) -> None:
         "",
     ],
 )
-def test_a_reference_to_nothing_is_refused_before_a_server_is(ref: str) -> None:
+def test_an_unresolvable_reference_is_rejected_before_sending(ref: str) -> None:
     parameters = {"type": "object", "properties": {"c": {"enum": [1]}, "d": {"$ref": ref}}}
     with pytest.raises(ValueError, match="which is not in it"):
         forced_format([tool_definition({"name": "f", "parameters": parameters})])
 
 
-# A model whose template knows no tools
+# A model whose template does not support tools
 
 
 @pytest.mark.parametrize(
@@ -645,7 +645,7 @@ def test_tools_can_be_described_in_the_system_message(messages: Any, begins: str
     assert system["content"].startswith(begins)
     assert [json.loads(line) for line in system["content"].splitlines() if line.startswith("{")] == [
         tool["function"]
-        for tool in tools[1:]  # not one that may not be called
+        for tool in tools[1:]  # only those that may be called
     ]
     assert "Größe" in system["content"]
     assert others == rest
@@ -706,7 +706,7 @@ NAMED = {"type": "object", "properties": {"name": {"type": "string"}}, "required
          {"properties": {"title": INTEGER, "default": INTEGER}}),
     ],
 )  # fmt: skip
-def test_what_a_grammar_compiler_cannot_take_is_rewritten(schema: Schema, portable: Schema) -> None:
+def test_what_a_grammar_compiler_does_not_support_is_rewritten(schema: Schema, portable: Schema) -> None:
     before = copy.deepcopy(schema)
     assert portable_schema(schema) == portable
     assert schema == before
@@ -727,7 +727,7 @@ def test_what_a_grammar_compiler_cannot_take_is_rewritten(schema: Schema, portab
                                   "^a{1,9999}$", "^a{x}$", "^[z-a]$", "^[]$", "^[\\^a]$", 5)),
     ],
 )  # fmt: skip
-def test_a_pattern_is_written_plainly_or_left_out(pattern: Any, portable: str | None) -> None:
+def test_a_pattern_is_simplified_or_left_out(pattern: Any, portable: str | None) -> None:
     assert portable_pattern(pattern) == portable
 
 
@@ -745,7 +745,7 @@ def test_a_rewritten_pattern_accepts_no_more_than_the_pattern(text: str) -> None
             assert original.search(candidate)
 
 
-def test_a_schema_with_other_names_gets_plain_ones() -> None:
+def test_definitions_with_other_names_get_plain_ones() -> None:
     schema = my_address.model_json_schema()
     before = copy.deepcopy(schema)
     portable = portable_schema(schema)

@@ -1,4 +1,4 @@
-"""Which settings follow from what was measured, and how they are written."""
+"""The settings recommended for measurements, and how they are formatted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tuning(measured: Measured) -> Tuning:
     return Tuning("m", "http://gpu1:11434", 12.0, measured.at_once, measured.windows, advise(measured))
 
 
-def test_the_least_number_that_is_fast_enough() -> None:
+def test_the_smallest_number_that_is_fast_enough() -> None:
     found = of("max_concurrent", Measured(FOUR_SLOTS))
     assert found.value == 4
     assert found.reason == (
@@ -47,7 +47,7 @@ def test_the_least_number_that_is_fast_enough() -> None:
         ((row(1, 10), row(2, 8), row(4, 5)), 1, "10.0 tokens/s in all; more at once"),
     ],
 )
-def test_the_reason_says_what_limits(rows: tuple[AtOnce, ...], value: int, words: str) -> None:
+def test_the_reason_names_the_limit(rows: tuple[AtOnce, ...], value: int, words: str) -> None:
     found = of("max_concurrent", Measured(rows))
     assert found.value == value
     assert words in found.reason
@@ -56,10 +56,10 @@ def test_the_reason_says_what_limits(rows: tuple[AtOnce, ...], value: int, words
 def test_the_slots_follow_from_the_waits() -> None:
     assert slots_of(FOUR_SLOTS) == 4
     assert slots_of(FOUR_SLOTS[:3]) is None  # none waited
-    assert slots_of([row(8, 40, None)]) is None  # nothing is known of waits
+    assert slots_of([row(8, 40, None)]) is None  # waits are unknown
 
 
-def test_one_sign_alone_does_not_end_the_climb() -> None:
+def test_one_sign_does_not_end_the_search() -> None:
     assert not is_saturated([row(1, 10)])
     assert not is_saturated([row(1, 10), row(2, 10)])  # may be chance
     assert is_saturated([row(1, 10), row(2, 10, 1.0)])
@@ -112,7 +112,7 @@ def test_the_deadlines_are_multiples_of_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("load", "kept"), [(None, None), (0.5, "5m"), (6.0, "15m"), (30.0, "1h"), (100.0, "4h"), (5000.0, "24h")]
 )
-def test_what_is_slow_to_load_stays_longer(load: float | None, kept: str | None) -> None:
+def test_a_slow_load_means_a_longer_keep_alive(load: float | None, kept: str | None) -> None:
     assert of("keep_alive", Measured(FOUR_SLOTS, load=load)).value == kept
 
 
@@ -135,7 +135,7 @@ def test_as_python_and_as_environment() -> None:
         found["num_gpu"]
 
 
-def test_what_is_not_known_is_not_written() -> None:
+def test_unknown_settings_are_omitted() -> None:
     found = tuning(Measured(FOUR_SLOTS))
     assert found.environment == {"OLLAMA_NUM_PARALLEL": "4"}
     assert set(found.keywords) == {"max_concurrent", "stream_config"}

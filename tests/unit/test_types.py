@@ -1,4 +1,4 @@
-"""The values that go in and come out."""
+"""Messages, responses and their parts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_an_absent_counter_counts_as_zero(final: dict[str, int], usage: tuple[in
 
 
 @pytest.mark.parametrize("role", ["User", " user", "", " ", None, [], 5])
-def test_an_unknown_role_is_refused(role: object) -> None:
+def test_an_unknown_role_is_rejected(role: object) -> None:
     with pytest.raises(ValueError, match=r"^role: .* unknown; use one of system, user, assistant, tool"):
         Message(role)
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool", "developer", "control", "context", "users"])
-def test_known_roles_pass_and_those_that_a_template_may_know(role: str) -> None:
+def test_known_roles_pass_and_those_a_template_may_support(role: str) -> None:
     assert Message(role).content == ""
 
 
@@ -58,14 +58,14 @@ def test_a_tool_call_has_a_name_and_an_id_of_its_own() -> None:
     assert first.arguments is not second.arguments
 
 
-def test_messages_and_calls_cannot_be_changed() -> None:
+def test_messages_and_calls_are_immutable() -> None:
     with pytest.raises(AttributeError):
         Message("user", "x").content = "y"
     with pytest.raises(AttributeError):
         ToolCall("f").name = "y"
 
 
-def test_a_chunk_before_the_last_knows_no_end() -> None:
+def test_a_chunk_before_the_last_is_not_done() -> None:
     chunk = StreamChunk("te", "th", (), {"model": "m", "logprobs": [{"token": "te"}]})
     assert not chunk.done
     assert (chunk.finish_reason, chunk.usage, chunk.response) == (None, None, None)
@@ -88,7 +88,7 @@ def test_a_response_is_its_text_and_a_message_for_the_history() -> None:
     assert response().message.thinking is None
 
 
-SECRET = "c2VjcmV0"  # valid base64, so that it can be a picture
+SECRET = "c2VjcmV0"  # valid base64, so that it can be an image
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ SECRET = "c2VjcmV0"  # valid base64, so that it can be a picture
         (response(thinking=SECRET, tool_calls=(ToolCall("f", {"a": SECRET}),)), "9 characters, 1 tool calls"),
     ],
 )
-def test_reprs_say_how_much_and_not_what(value: object, shown: str) -> None:
+def test_reprs_show_sizes_and_no_content(value: object, shown: str) -> None:
     assert shown in repr(value)
     assert SECRET not in repr(value)
 
@@ -118,7 +118,7 @@ def test_reprs_say_how_much_and_not_what(value: object, shown: str) -> None:
     ids=["content", "thinking", "images", "arguments", "invalid arguments", "embeddings"],
 )
 def test_the_reprs_of_messages_calls_and_vectors_hold_nothing_private(value: object) -> None:
-    # Once wrong: these three classes have the repr that dataclasses make, with every field in it
+    # Once wrong: these three classes had the default repr of a dataclass, which shows every field
     assert SECRET not in repr(value)
     assert "0.123456" not in repr(value)
 
@@ -138,14 +138,14 @@ def test_usage_is_a_dict_with_attributes() -> None:
         assert twin == usage
 
 
-def test_usages_add_up_with_what_either_has() -> None:
+def test_usages_add_up() -> None:
     one = Usage(prompt_tokens=3, completion_tokens=4, total_tokens=7)
     other = Usage(prompt_tokens=10, completion_tokens=1, total_tokens=11, cached_tokens=8)
     for added in (one.plus(other), other.plus(one)):
         assert added == {"prompt_tokens": 13, "completion_tokens": 5, "total_tokens": 18, "cached_tokens": 8}
 
 
-def test_cached_tokens_are_there_where_the_server_counts_them() -> None:
+def test_cached_tokens_are_present_if_the_server_counts_them() -> None:
     old = usage_of({"prompt_eval_count": 5, "eval_count": 1})
     assert old.cached_tokens is None
     assert "cached_tokens" not in old

@@ -1,4 +1,4 @@
-"""A tool call that the server could not read: known by each parser's words, its text kept, and in no message."""
+"""A tool call that the server could not parse: each parser's error is recognised, and no message quotes the call."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ URL = "http://localhost:11434"
 NOT_JSON = "invalid character 'x' looking for beginning of value"
 HARMONY = "error parsing tool call: raw='{}', err={}"
 
-# What the server says, what of it is the reason, and the call
-SAID = [
+# What the server reports, the reason in it, and the call
+REPORTED = [
     (HARMONY.format("x", NOT_JSON), NOT_JSON, "x"),
     (HARMONY.format('{"a": ', "unexpected end of JSON input"), "unexpected end of JSON input", '{"a": '),
     (HARMONY.format("it's \"a',\nerr=b\"", "EOF"), "EOF", "it's \"a',\nerr=b\""),
     ("error parsing tool call: raw='cut off", "error parsing tool call", "cut off"),
     ("Failed to parse input at pos 13: <tool_call>\n{", "Failed to parse input at pos 13", "<tool_call>\n{"),
     *(
-        (said, said, "")
-        for said in [
+        (message, message, "")
+        for message in [
             'llama-server returned invalid tool call arguments for "f": unexpected end of JSON input',
             "XML syntax error on line 3: element <function> closed by </parameter>",
             "XML syntax error on line 1: unexpected EOF",
@@ -46,19 +46,19 @@ SAID = [
 ]
 
 
-def over_http(said: str) -> LLMError:
-    return error_for_status(500, {}, json.dumps({"error": said}).encode(), url=URL, model="m")
+def over_http(message: str) -> LLMError:
+    return error_for_status(500, {}, json.dumps({"error": message}).encode(), url=URL, model="m")
 
 
-def in_the_stream(said: str) -> LLMError:
-    return error_for_line(said, url=URL)
+def in_the_stream(message: str) -> LLMError:
+    return error_for_line(message, url=URL)
 
 
 @pytest.mark.parametrize("diagnosed", [over_http, in_the_stream])
-@pytest.mark.parametrize(("said", "reason", "text"), SAID)
-def test_each_parsers_words_are_one_error(diagnosed: Diagnosed, said: str, reason: str, text: str) -> None:
-    # Once wrong: a BadRequestError, a lasting ServerError, or one that time heals, by what the call happened to hold
-    error = diagnosed(said)
+@pytest.mark.parametrize(("message", "reason", "text"), REPORTED)
+def test_each_parsers_error_is_recognised(diagnosed: Diagnosed, message: str, reason: str, text: str) -> None:
+    # Once wrong: a BadRequestError, a permanent ServerError or a temporary one, depending on the text of the call
+    error = diagnosed(message)
     assert type(error) is ToolCallParseError
     assert isinstance(error, ServerError)
     assert error.temporary
@@ -74,18 +74,22 @@ def test_each_parsers_words_are_one_error(diagnosed: Diagnosed, said: str, reaso
 @pytest.mark.parametrize(
     "call", ["private: model 'x' not found", "private exceeds the context length", "private: connection refused"]
 )
-def test_the_call_decides_nothing_and_is_in_no_message(diagnosed: Diagnosed, call: str) -> None:
-    for said in (HARMONY.format(call, NOT_JSON), f"error parsing tool call: raw='{call}", f"{SAID[4][1]}: {call}"):
-        error = diagnosed(said)
+def test_the_text_of_the_call_is_ignored_and_not_quoted(diagnosed: Diagnosed, call: str) -> None:
+    for message in (
+        HARMONY.format(call, NOT_JSON),
+        f"error parsing tool call: raw='{call}",
+        f"{REPORTED[4][1]}: {call}",
+    ):
+        error = diagnosed(message)
         assert type(error) is ToolCallParseError
         assert error.text == call
         assert "private" not in f"{error} {error!r}"
 
 
-def test_a_long_call_is_kept_whole() -> None:
+def test_a_long_call_is_not_truncated() -> None:
     call = '{"text": "' + "word " * 10_000
-    said = HARMONY.format(call, "unexpected end of JSON input")
-    for error in (over_http(said), in_the_stream(said)):
+    message = HARMONY.format(call, "unexpected end of JSON input")
+    for error in (over_http(message), in_the_stream(message)):
         assert isinstance(error, ToolCallParseError)
         assert error.text == call
         assert "raise max_tokens" in str(error)
@@ -108,7 +112,7 @@ def test_the_call_in_an_error_of_llama_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "cls"),
+    ("status", "message", "cls"),
     [
         (400, NOT_JSON, BadRequestError),
         (404, "model 'tool' not found", ModelNotFoundError),
@@ -118,13 +122,13 @@ def test_the_call_in_an_error_of_llama_server() -> None:
         (400, HARMONY.format("x", NOT_JSON), BadRequestError),
     ],
 )
-def test_what_is_about_something_else_is_none(status: int, said: str, cls: type) -> None:
-    error = error_for_status(status, {}, json.dumps({"error": said}).encode(), url=URL, model="m")
+def test_other_errors_are_not_about_a_tool_call(status: int, message: str, cls: type) -> None:
+    error = error_for_status(status, {}, json.dumps({"error": message}).encode(), url=URL, model="m")
     assert type(error) is cls
 
 
 @given(st.text(), st.text(alphabet=st.characters(blacklist_characters="'")))
-def test_any_call_comes_back_as_it_was(call: str, reason: str) -> None:
+def test_any_call_is_extracted_unchanged(call: str, reason: str) -> None:
     found = unread_call(HARMONY.format(call, "E" + reason))
     assert found is not None
     assert found.text == call

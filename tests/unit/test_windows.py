@@ -1,4 +1,4 @@
-"""Which window a model runs with, and how often that is asked."""
+"""The context window of a model, and how often it is looked up."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from namel3ss_ollama.windows import Window, Windows, window_of
 
 
 class Server:
-    """Says one window after the other, the last for ever; an exception is raised."""
+    """Returns the windows in order, then always the last; raises those that are exceptions."""
 
     def __init__(self, *windows: Window | Exception) -> None:
         self.windows = list(windows)
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
 
     async def __call__(self, model: str) -> Window:
-        self.asked.append(model)
+        self.lookups.append(model)
         window = self.windows.pop(0) if len(self.windows) > 1 else self.windows[0]
         if isinstance(window, Exception):
             raise window
@@ -75,11 +75,11 @@ SHOWN = {
         ({"model_info": {"llama.context_length": 4096}}, {}, Window()),
     ],
 )
-def test_what_show_and_ps_tell_of_a_window(shown: Any, running: Any, window: Window) -> None:
+def test_the_window_from_show_and_ps(shown: Any, running: Any, window: Window) -> None:
     assert window_of("m", shown, running) == window
 
 
-async def test_what_was_looked_up_is_known() -> None:
+async def test_a_look_up_is_cached() -> None:
     server = Server(Window(running=4096), Window(running=2048))
     windows = Windows(server)
     assert windows.known("a") is None
@@ -88,10 +88,10 @@ async def test_what_was_looked_up_is_known() -> None:
     assert windows.known("a") == Window(running=4096)
     windows.forget("a")
     assert windows.known("a") is None
-    assert server.asked == ["a", "b"]
+    assert server.lookups == ["a", "b"]
 
 
-async def test_what_was_known_before_a_look_up_failed_still_counts(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_look_up_keeps_the_known_window(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "namel3ss_ollama")
     windows = Windows(Server(Window(running=2048), LLMConnectionError("gone")))
     await windows.ask("m")
@@ -107,17 +107,17 @@ async def test_a_failed_look_up_is_not_repeated_for_some_minutes(error: Exceptio
     for seconds in (0, 1, 299):
         times.append(1000.0 + seconds)
         assert await windows.ask("m") is None
-    assert server.asked == ["m"]
+    assert server.lookups == ["m"]
     times.append(1300.0)
     assert await windows.ask("m") == Window(running=2048)
-    assert server.asked == ["m", "m"]
+    assert server.lookups == ["m", "m"]
 
 
-async def test_a_look_up_that_was_not_waited_for_has_failed() -> None:
-    asked: list[str] = []
+async def test_a_cancelled_look_up_counts_as_failed() -> None:
+    lookups: list[str] = []
 
     async def look_up(model: str) -> Window:
-        asked.append(model)
+        lookups.append(model)
         await asyncio.Event().wait()
         return Window()
 
@@ -127,15 +127,15 @@ async def test_a_look_up_that_was_not_waited_for_has_failed() -> None:
     task.cancel()
     await asyncio.wait([task])
     assert await windows.ask("m") is None
-    assert asked == ["m"]
+    assert lookups == ["m"]
 
 
-async def test_many_at_once_cost_one_look_up_and_all_know_its_window() -> None:
-    asked: list[str] = []
+async def test_concurrent_requests_share_one_look_up() -> None:
+    lookups: list[str] = []
     answer = asyncio.Event()
 
     async def look_up(model: str) -> Window:
-        asked.append(model)
+        lookups.append(model)
         await answer.wait()
         return Window(running=2048)
 
@@ -144,10 +144,10 @@ async def test_many_at_once_cost_one_look_up_and_all_know_its_window() -> None:
     await asyncio.sleep(0)
     answer.set()
     assert await waiting == [Window(running=2048)] * 50
-    assert asked == ["m"]
+    assert lookups == ["m"]
 
 
-async def test_a_waiting_task_outlives_the_one_that_asked() -> None:
+async def test_a_waiting_task_survives_a_cancelled_look_up() -> None:
     async def look_up(model: str) -> Window:
         await asyncio.Event().wait()
         return Window()
@@ -166,7 +166,7 @@ async def test_a_waiting_task_outlives_the_one_that_asked() -> None:
     | st.dictionaries(st.sampled_from(["models", "model_info", "name", "context_length", "parameters",
                                        "general.architecture"]), inner, max_size=3)
 )))  # fmt: skip
-def test_any_json_tells_of_a_window_or_of_none(shown: Any) -> None:
+def test_any_json_is_accepted(shown: Any) -> None:
     for running in (shown, {"models": shown}, {"models": [shown, "m"]}):
         assert isinstance(window_of("m", shown, running), Window)
         assert isinstance(window_of("m", {"model_info": shown, "parameters": shown}, running), Window)

@@ -1,4 +1,4 @@
-"""No file is read and no address fetched because of what a message says."""
+"""The content of a message never causes a file to be read or a URL to be fetched."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def names(file: Path, url: str) -> list[str]:
-    """What a message from elsewhere could hold in a picture's place."""
+def references(file: Path, url: str) -> list[str]:
+    """What an untrusted message could contain in place of an image."""
     return [str(file), file.as_uri(), f"file:{file}", "./abcd", "abcd", "~/abcd", f"{url}/cat.png", "//host/cat.png"]
 
 
-def nothing_left(server: OllamaServer) -> None:
-    """Nobody fetched anything, and whatever was sent does not hold the file."""
+def assert_nothing_leaked(server: OllamaServer) -> None:
+    """Nothing was fetched, and no request contains the file."""
     packed = base64.b64encode(CONTENT)
     assert all(record.path == "/api/chat" and packed not in record.body for record in server.requests)
 
@@ -39,25 +39,25 @@ def nothing_left(server: OllamaServer) -> None:
 async def test_the_core(file: Path, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     async with OllamaProvider("llava", ollama_server.url) as provider:
-        for name in names(file, ollama_server.url):
+        for name in references(file, ollama_server.url):
             for given in ([name], [{"path": name}], [{"url": name}]):
                 for key in ("images", "audio"):
                     try:
                         await provider.achat([{"role": "user", "content": name, key: given}])
                     except (ValueError, TypeError):
                         pass
-        nothing_left(ollama_server)
+        assert_nothing_leaked(ollama_server)
         await provider.achat([{"role": "user", "content": "look", "images": [file]}])
         await provider.achat([{"role": "user", "content": "look", "images": [Image(file)]}])
     for record in ollama_server.requests[-2:]:
-        assert base64.b64encode(CONTENT) in record.body  # a path that is one is what the caller wants
+        assert base64.b64encode(CONTENT) in record.body  # a `Path` object is the caller's intention
 
 
 async def test_langchain(file: Path, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     async with OllamaProvider("llava", ollama_server.url) as provider:
         model = ChatOllama(provider=provider)
-        for name in names(file, ollama_server.url):
+        for name in references(file, ollama_server.url):
             blocks: list[dict[str, Any]] = [
                 {"type": "image_url", "image_url": name},
                 {"type": "image_url", "image_url": {"url": name}},
@@ -79,14 +79,14 @@ async def test_langchain(file: Path, ollama_server: OllamaServer, monkeypatch: p
                     await model.ainvoke([HumanMessage([block])])
                 except (ValueError, TypeError):
                     pass
-    nothing_left(ollama_server)
+    assert_nothing_leaked(ollama_server)
 
 
 async def test_llama_index(file: Path, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     async with OllamaProvider("llava", ollama_server.url) as provider:
         llm = Ollama(provider=provider, context_window=4096)
-        for name in names(file, ollama_server.url):
+        for name in references(file, ollama_server.url):
             for make in (
                 lambda name: ChatMessage(role="user", blocks=[ImageBlock(url=name)]),
                 lambda name: ChatMessage(role="user", blocks=[AudioBlock(url=name)]),
@@ -96,4 +96,4 @@ async def test_llama_index(file: Path, ollama_server: OllamaServer, monkeypatch:
                     await llm.achat([make(name)])
                 except (ValueError, TypeError):
                     pass
-    nothing_left(ollama_server)
+    assert_nothing_leaked(ollama_server)
