@@ -15,6 +15,7 @@ from namel3ss_ollama import LLMError
 from namel3ss_ollama.cli.console import CommandError, UsageError, fail
 from namel3ss_ollama.cli.process import BROKEN_PIPE, INTERRUPTED, discard_output
 from namel3ss_ollama.cli.wording import in_the_commands_words
+from namel3ss_ollama.settings import RUNTIME_OPTIONS
 
 __all__ = ["Commands", "Group"]
 
@@ -102,10 +103,17 @@ class Commands(Group):
             if not hasattr(error, "format_message"):
                 raise
             context = getattr(error, "ctx", None)
-            hint = f" (see {context.command_path} --help)" if context else ""
+            hint = f"{_as_option(error, context)} (see {context.command_path} --help)" if context else ""
             fail(f"{' '.join(error.format_message().split()).rstrip('.')}{hint}")
             return int(getattr(error, "exit_code", 2))
         return code if isinstance(code, int) else 0
+
+
+def _as_option(error: Exception, context: Any) -> str:
+    """How to pass an option of the model that was written as an option of the command."""
+    name = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    passes = any("--option" in parameter.opts for parameter in context.command.params)
+    return f"; pass it as --option {name}=VALUE" if passes and name in RUNTIME_OPTIONS else ""
 
 
 def _reader_gone() -> typer.Exit:
