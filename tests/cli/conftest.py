@@ -1,4 +1,4 @@
-"""A server, the command line in this process, and the command line in one of its own, with and without a terminal."""
+"""A server, the command line in this process, and the command line in a subprocess, with and without a terminal."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 from namel3ss_ollama.cli.app import app
 from namel3ss_ollama.testing import Model, OllamaServer, Record
 
-# In a process of its own: with Ctrl-C as it is in a terminal's foreground (a test run may ignore it), and, where
-# standard input is a terminal, with that as the controlling one, so that the byte 3 becomes SIGINT.
+# In a subprocess: with the default handling of SIGINT (a test run may ignore it), and, if standard input
+# is a terminal, with that as the controlling terminal, so that the byte 3 becomes SIGINT.
 START = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -27,12 +27,12 @@ if os.isatty(0):
     os.close(os.open(os.ttyname(0), os.O_RDWR))
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-PATIENCE = 60
+TIMEOUT = 60
 
 
 @pytest.fixture
 def server() -> Iterator[OllamaServer]:
-    """Two models; one of them chats."""
+    """Two models; one of them for chat."""
     models = [Model("tiny", ("completion", "tools")), Model("vectors", ("embedding",), family="bert")]
     with OllamaServer(models) as server:
         yield server
@@ -83,22 +83,22 @@ def chats(server: OllamaServer) -> Callable[[], list[Record]]:
 
 @dataclass
 class Terminal:
-    """A process on a terminal of its own."""
+    """A process on its own terminal."""
 
     process: subprocess.Popen[bytes]
     master: int
     seen: str = ""
-    """What came and was not expected yet."""
+    """Output that `expect` has not consumed yet."""
     all: str = field(default="")
 
     def expect(self, text: str) -> str:
-        """Wait for a text; returns what came before it."""
+        """Wait for a text; returns the output before it."""
         while text not in self.seen:
-            ready, _, _ = select.select([self.master], [], [], PATIENCE)
+            ready, _, _ = select.select([self.master], [], [], TIMEOUT)
             assert ready, f"{text!r} does not come; what came is {self.all!r}"
             try:
                 data = os.read(self.master, 65536)
-            except OSError:  # how Linux says that the other end was closed
+            except OSError:  # on Linux, when the other end was closed
                 data = b""
             assert data, f"{text!r} did not come; what came is {self.all!r}"
             self.seen += data.decode()
@@ -107,26 +107,26 @@ class Terminal:
         return before
 
     def read_rest(self) -> None:
-        """Take in all that comes until the process has ended."""
+        """Read all output until the process ends."""
         try:
             while data := os.read(self.master, 65536):
                 self.all += data.decode()
-        except OSError:  # how Linux says that the other end was closed
+        except OSError:  # on Linux, when the other end was closed
             pass
 
     def send(self, text: str) -> None:
         os.write(self.master, text.encode())
 
     def interrupt(self) -> None:
-        """Press Ctrl-C until the process ends: readline misses one that comes just before it begins to wait."""
-        for _ in range(PATIENCE):
+        """Press Ctrl-C until the process ends: readline misses one that arrives just before it waits."""
+        for _ in range(TIMEOUT):
             self.send("\x03")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(1)
                 return
 
     def wait(self) -> int:
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`namel3ss-ollama batch`: files of rows in and out, what resumes, and what is said of bad input."""
+"""`namel3ss-ollama batch`: files of rows in and out, resuming, and the errors for bad input."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_rows_come_out_one_to_one_in_order_with_their_fields(run, server, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "out.jsonl.journal"]
 
 
-def test_what_is_set_is_sent(run, server, asked, tmp_path) -> None:
+def test_options_are_sent(run, server, asked, tmp_path) -> None:
     write(tmp_path / "in.jsonl", {"q": "hello"})
     write(tmp_path / "schema.json", {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]})
     flags = ("--prompt-field", "q", "-s", "Be brief.", "-o", "temperature=0", "--no-think", "-m", "tiny")
@@ -82,7 +82,7 @@ def test_a_prompt_may_be_messages(run, server, asked, tmp_path) -> None:
     assert "not a text but list" in empty["error"]
 
 
-def test_max_concurrent_bounds_the_requests(run, server, asked, tmp_path) -> None:
+def test_max_concurrent_limits_the_requests(run, server, asked, tmp_path) -> None:
     most = []
 
     def reply(_: Record) -> Reply:
@@ -96,7 +96,7 @@ def test_max_concurrent_bounds_the_requests(run, server, asked, tmp_path) -> Non
     assert max(most) == 1
 
 
-def test_the_same_again_asks_what_failed_in_passing_and_keeps_the_rest(run, server, asked, tmp_path) -> None:
+def test_a_rerun_retries_temporary_failures_and_keeps_the_rest(run, server, asked, tmp_path) -> None:
     server.on(contains="busy").fault("status", status=503)
     server.on(contains="wrong").fault("status", status=400)
     write(tmp_path / "in.jsonl", {"text": "busy"}, {"text": "fine"}, {"text": "wrong"})
@@ -118,7 +118,7 @@ def test_the_same_again_asks_what_failed_in_passing_and_keeps_the_rest(run, serv
     assert all(row["answer"] for row in read(tmp_path / "out.jsonl"))
 
 
-def test_ids_hold_on_to_answers_when_rows_move(run, server, asked, tmp_path) -> None:
+def test_ids_keep_answers_when_rows_move(run, server, asked, tmp_path) -> None:
     server.reply(lambda record: Reply(record.payload["prompt"].upper()))
     write(tmp_path / "in.jsonl", {"id": "a", "text": "x"}, {"id": 7, "text": "y"})
     assert run("batch", "in.jsonl", "out.jsonl", "--id-field", "id").exit_code == 0
@@ -128,7 +128,7 @@ def test_ids_hold_on_to_answers_when_rows_move(run, server, asked, tmp_path) -> 
     assert [row["answer"] for row in read(tmp_path / "out.jsonl")] == ["Z", "Y", "CHANGED"]
 
 
-def test_bad_rows_fail_and_the_others_are_asked(run, server, asked, tmp_path) -> None:
+def test_bad_rows_fail_and_the_others_are_sent(run, server, asked, tmp_path) -> None:
     bad = [{"other": "x", "more": 1}, {"text": 5}, {"text": None}, {"text": " "}, {"text": []}]
     write(tmp_path / "in.jsonl", *bad[:2], {"text": "good"}, "", *bad[2:])
     result = run("batch", "in.jsonl", "out.jsonl")
@@ -163,7 +163,7 @@ def test_bad_rows_fail_and_the_others_are_asked(run, server, asked, tmp_path) ->
         (['{"text": "a", "answer": 1}'], [], "line 1: has a field 'answer', which the output uses for the result"),
     ],
 )
-def test_what_is_wrong_with_the_file_ends_it_before_anything_is_asked(run, server, tmp_path, lines, args, why) -> None:
+def test_an_invalid_file_is_an_error_before_any_request(run, server, tmp_path, lines, args, why) -> None:
     write(tmp_path / "in.jsonl", *lines)
     write(tmp_path / "out.jsonl", "as it was")
     result = run("batch", "in.jsonl", "out.jsonl", *args)
@@ -200,7 +200,7 @@ def test_text_that_is_not_utf8_is_named_by_its_line(run, server, tmp_path) -> No
         (["in.jsonl", "out.jsonl", "-m", "llama9"], 1, "does not have the model 'llama9'"),
     ],
 )
-def test_what_cannot_be_run(run, asked, tmp_path, args, code, why) -> None:
+def test_invalid_arguments(run, asked, tmp_path, args, code, why) -> None:
     write(tmp_path / "in.jsonl", {"text": "a"})
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "in.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
@@ -212,7 +212,7 @@ def test_what_cannot_be_run(run, asked, tmp_path, args, code, why) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_model_that_is_not_there_leaves_no_journal_in_the_way_of_the_right_one(run, tmp_path) -> None:
+def test_a_wrong_model_leaves_no_journal_in_the_way_of_the_right_one(run, tmp_path) -> None:
     write(tmp_path / "in.jsonl", {"text": "a"})
     for wrong, why in (("tinny", "did you mean tiny:latest?"), ("vectors", "vectors cannot chat")):
         result = run("batch", "in.jsonl", "out.jsonl", "-m", wrong)
@@ -228,15 +228,15 @@ def test_a_journal_of_another_model_is_left_alone(run, server, asked, tmp_path) 
     written = (tmp_path / "out.jsonl").read_text()
     result = run("batch", "in.jsonl", "out.jsonl", "-m", "other")
     assert result.exit_code == 1
-    said = " ".join(result.stderr.split())
-    assert said.startswith("error: --journal: out.jsonl.journal is of another batch: its model is 'tiny', not 'other'")
-    assert said.endswith("name another with --journal")
+    error = " ".join(result.stderr.split())
+    assert error.startswith("error: --journal: out.jsonl.journal is of another batch: its model is 'tiny', not 'other'")
+    assert error.endswith("name another with --journal")
     assert (tmp_path / "out.jsonl").read_text() == written
     assert run("batch", "in.jsonl", "out.jsonl", "-m", "tiny").exit_code == 0
     assert len(asked()) == 1
 
 
-def test_a_server_that_goes_leaves_a_journal_and_the_output_as_it_was(run, server, asked, tmp_path) -> None:
+def test_a_server_that_fails_leaves_a_journal_and_the_old_output(run, server, asked, tmp_path) -> None:
     write(tmp_path / "in.jsonl", *({"text": f"q{n}"} for n in range(40)))
     write(tmp_path / "out.jsonl", "as it was")
     server.on(path="/api/generate").reply("x", times=5).fault("close_before_headers")
@@ -251,7 +251,7 @@ def test_a_server_that_goes_leaves_a_journal_and_the_output_as_it_was(run, serve
     assert len(read(tmp_path / "out.jsonl")) == 40
 
 
-def test_an_input_that_changes_meanwhile_is_noticed_and_nothing_is_lost(run, server, asked, tmp_path) -> None:
+def test_an_input_that_changes_meanwhile_is_an_error_without_loss(run, server, asked, tmp_path) -> None:
     source = write(tmp_path / "in.jsonl", {"text": "a"}, {"text": "b"})
 
     def change(_: Record) -> Reply:
@@ -269,7 +269,7 @@ def test_an_input_that_changes_meanwhile_is_noticed_and_nothing_is_lost(run, ser
     assert sorted([*before, *(record.payload["prompt"] for record in asked())]) == ["a", "b", "c"]
 
 
-def test_an_output_that_cannot_be_written_is_left_as_it_was(run, server, asked, tmp_path, monkeypatch) -> None:
+def test_an_output_that_cannot_be_written_is_unchanged(run, server, asked, tmp_path, monkeypatch) -> None:
     write(tmp_path / "in.jsonl", {"text": "a"})
     write(tmp_path / "out.jsonl", "as it was")
 
@@ -328,7 +328,7 @@ def test_csv_that_cannot_be_read(run, server, tmp_path, text, why) -> None:
     assert why in result.stderr
 
 
-def test_from_jsonl_to_csv_what_is_nested_is_json(run, server, tmp_path) -> None:
+def test_nested_values_are_json_in_csv(run, server, tmp_path) -> None:
     write(tmp_path / "in.jsonl", {"text": "a", "tags": ["x", {"y": 1}]}, {"text": "b", "more": True})
     assert run("batch", "in.jsonl", "out.csv").exit_code == 0
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -337,7 +337,7 @@ def test_from_jsonl_to_csv_what_is_nested_is_json(run, server, tmp_path) -> None
 
 
 @pytest.mark.parametrize(("name", "text"), [("in.jsonl", ""), ("in.csv", ""), ("in.csv", "text\n")])
-def test_no_rows_are_no_error(run, server, tmp_path, name, text) -> None:
+def test_no_rows_are_not_an_error(run, server, tmp_path, name, text) -> None:
     (tmp_path / name).write_text(text)
     result = run("batch", name, "out.jsonl", "-m", "tiny")
     assert (result.exit_code, (tmp_path / "out.jsonl").read_text()) == (0, "")
@@ -372,7 +372,7 @@ def test_from_jsonl_to_parquet_and_vectors(run, server, tmp_path) -> None:
     assert all(written.column("vector").to_pylist())
 
 
-def test_a_file_that_is_no_parquet(run, server, tmp_path) -> None:
+def test_a_file_that_is_not_parquet(run, server, tmp_path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "in.parquet").write_text("nothing of the kind")
     result = run("batch", "in.parquet", "out.jsonl")
@@ -398,7 +398,7 @@ def chat_row(id: str, text: str, **body: Any) -> dict[str, Any]:
     }
 
 
-def test_openais_chats(run, server, chats, tmp_path) -> None:
+def test_openai_chats(run, server, chats, tmp_path) -> None:
     server.reply("Hello.", contains="first")
     server.on(contains="wrong").fault("status", status=400)
     settings = {"temperature": 0.5, "max_tokens": 9, "n": 1, "user": "u", "response_format": {"type": "text"}}
@@ -424,7 +424,7 @@ def test_openais_chats(run, server, chats, tmp_path) -> None:
     assert len({row["id"] for row in (good, refused, bad)}) == 3
 
 
-def test_openais_schemas_and_tools(run, server, chats, tmp_path) -> None:
+def test_openai_schemas_and_tools(run, server, chats, tmp_path) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     write(tmp_path / "in.jsonl", chat_row("a", "x", response_format=wanted, reasoning_effort="none"))
@@ -439,7 +439,7 @@ def test_openais_schemas_and_tools(run, server, chats, tmp_path) -> None:
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
 
 
-def test_the_model_that_is_named_stands_for_those_of_the_rows(run, server, chats, tmp_path) -> None:
+def test_the_model_option_overrides_the_rows_models(run, server, chats, tmp_path) -> None:
     rows = [chat_row("a", "x"), chat_row("b", "y")]
     rows[0]["body"]["model"], rows[1]["body"]["model"] = "gpt-4o", "gpt-4o-mini"
     write(tmp_path / "in.jsonl", *rows)
@@ -450,7 +450,7 @@ def test_the_model_that_is_named_stands_for_those_of_the_rows(run, server, chats
     assert {record.payload["model"] for record in chats()} == {"tiny"}
 
 
-def test_openais_embeddings(run, server, asked, tmp_path) -> None:
+def test_openai_embeddings(run, server, asked, tmp_path) -> None:
     def row(id: str, text: Any) -> dict[str, Any]:
         body = {"model": "vectors", "input": text, "encoding_format": "float"}
         return {"custom_id": id, "method": "POST", "url": "/v1/embeddings", "body": body}
@@ -484,7 +484,7 @@ def test_openais_embeddings(run, server, asked, tmp_path) -> None:
         (chat_row("b", "y"), ["--embed"], "--embed: the rows of in.jsonl are for /v1/chat/completions"),
     ],
 )
-def test_openais_rows_that_cannot_be_one_batch(run, server, tmp_path, second, args, why) -> None:
+def test_openai_rows_that_cannot_be_one_batch(run, server, tmp_path, second, args, why) -> None:
     write(tmp_path / "in.jsonl", chat_row("a", "x"), second)
     result = run("batch", "in.jsonl", "out.jsonl", *args)
     assert result.exit_code in (1, 2)
@@ -492,7 +492,7 @@ def test_openais_rows_that_cannot_be_one_batch(run, server, tmp_path, second, ar
     assert server.requests == []
 
 
-def test_openais_responses_are_jsonl(run, server, tmp_path) -> None:
+def test_openai_responses_are_jsonl(run, server, tmp_path) -> None:
     write(tmp_path / "in.jsonl", chat_row("a", "x"))
     result = run("batch", "in.jsonl", "out.csv")
     assert (result.exit_code, server.requests) == (2, [])
@@ -517,7 +517,7 @@ def test_several_hosts(process, tmp_path) -> None:
         assert {row["host"] for row in read(tmp_path / "out.jsonl")} == {one.url, other.url}
 
 
-def test_ctrl_c_says_how_to_go_on_and_that_does(run, process, server, asked, tmp_path) -> None:
+def test_ctrl_c_prints_a_command_that_resumes(run, process, server, asked, tmp_path) -> None:
     gate = Gate()
     server.reply("x", times=3)
     server.reply("x", gate=gate)
@@ -542,12 +542,12 @@ def test_ctrl_c_says_how_to_go_on_and_that_does(run, process, server, asked, tmp
     assert [row["q"] for row in read(tmp_path / "my out.jsonl")] == [f"q{n}" for n in range(9)]
 
 
-def test_passwords_are_not_repeated() -> None:
+def test_passwords_are_not_printed() -> None:
     assert batch_module._without_secrets("http://me:secret@gpu1:11434") == "http://me:PASSWORD@gpu1:11434"
     assert batch_module._without_secrets("gpu1:11434") == "gpu1:11434"
 
 
-def test_kill_9_costs_what_was_under_way(run, process, server, asked, tmp_path) -> None:
+def test_kill_9_costs_the_requests_in_flight(run, process, server, asked, tmp_path) -> None:
     gate = Gate()
     server.reply("x", times=12)
     server.reply("x", gate=gate)
@@ -563,18 +563,18 @@ def test_kill_9_costs_what_was_under_way(run, process, server, asked, tmp_path) 
     assert run("batch", "in.jsonl", "out.jsonl", "-m", "tiny").exit_code == 0
     prompts += [record.payload["prompt"] for record in asked()]
     assert sorted(set(prompts)) == sorted(f"q{n}" for n in range(30))
-    assert len(prompts) == 33  # those that the kill cut off are asked twice
+    assert len(prompts) == 33  # those that the kill interrupted are sent twice
     assert [row["text"] for row in read(tmp_path / "out.jsonl")] == [f"q{n}" for n in range(30)]
 
 
-def test_progress_where_there_is_no_terminal_is_a_line(run, server, tmp_path, monkeypatch) -> None:
+def test_progress_without_a_terminal_is_a_line(run, server, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("namel3ss_ollama.progress._LOGGED_EVERY", 0.0)
     write(tmp_path / "in.jsonl", {"text": "a"}, {"text": "b"})
     result = run("batch", "in.jsonl", "out.jsonl")
     assert "2 of 2 rows" in result.stderr
 
 
-def test_the_output_is_as_readable_as_other_files_and_a_link_stays_one(run, server, tmp_path) -> None:
+def test_the_output_has_the_usual_mode_and_a_symlink_is_kept(run, server, tmp_path) -> None:
     write(tmp_path / "in.jsonl", {"text": "a"})
     (tmp_path / "real.jsonl").write_text("")
     (tmp_path / "out.jsonl").symlink_to("real.jsonl")
@@ -585,7 +585,7 @@ def test_the_output_is_as_readable_as_other_files_and_a_link_stays_one(run, serv
     assert stat.S_IMODE(Path("real.jsonl").stat().st_mode) == same
 
 
-def test_rows_are_read_as_they_are_needed(tmp_path) -> None:
+def test_rows_are_read_lazily(tmp_path) -> None:
     source = write(tmp_path / "in.jsonl", {"text": "a"}, "no JSON")
     rows = tables.open_table(source).rows()
     assert next(rows) == (1, {"text": "a"})

@@ -22,18 +22,18 @@ from namel3ss_ollama.testing import Gate, Model
 CLI = ("-m", "namel3ss_ollama.cli")
 
 
-def test_the_answer_is_the_output_and_nothing_else_is(run, server) -> None:
+def test_the_output_is_the_answer_and_nothing_else(run, server) -> None:
     server.reply("Blue.", contains="sky")
     result = run("chat", "What colour is the sky?")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "Blue.\n", "")
 
 
-def test_an_answer_that_ends_a_line_gets_no_other_line_end(run, server) -> None:
+def test_a_final_newline_is_not_doubled(run, server) -> None:
     server.reply(["a", "\n"])
     assert run("chat", "x").stdout == "a\n"
 
 
-def test_the_answer_comes_as_it_is_made(process, server) -> None:
+def test_the_answer_is_streamed(process, server) -> None:
     gate = Gate()
     server.reply(["one", " two"], gates={1: gate})
     running = process(*CLI, "chat", "count")
@@ -44,7 +44,7 @@ def test_the_answer_comes_as_it_is_made(process, server) -> None:
     assert running.returncode == 0
 
 
-def test_what_is_set_is_sent_and_nothing_else(run, chats) -> None:
+def test_only_given_options_are_sent(run, chats) -> None:
     run("chat", "x", "--model", "tiny")
     assert set(chats()[0].payload) == {"model", "messages"}
     assert chats()[0].payload["messages"] == [{"role": "user", "content": "x"}]
@@ -55,7 +55,7 @@ def test_what_is_set_is_sent_and_nothing_else(run, chats) -> None:
     assert sent["think"] is False
 
 
-def test_an_option_that_is_no_json_is_text_and_an_unknown_one_is_told_of(run, chats) -> None:
+def test_an_option_that_is_not_json_is_text_and_an_unknown_one_warns(run, chats) -> None:
     result = run("chat", "x", "-o", "stop=END", "-o", "temprature=1", "-o", "zzzz=2")
     assert chats()[0].payload["options"] == {"stop": ["END"], "temprature": 1, "zzzz": 2}
     first, second = result.stderr.splitlines()
@@ -79,7 +79,7 @@ def test_reasoning_without_an_answer_ends_its_line(run, server) -> None:
     assert (result.stdout, result.stderr) == ("", "2 and 2\n\n")
 
 
-def test_json_and_a_schema_of_ones_own(run, chats, tmp_path) -> None:
+def test_json_and_a_custom_schema(run, chats, tmp_path) -> None:
     assert json.loads(run("chat", "x", "--format", "json").stdout) == {}
     assert chats()[0].payload["format"] == "json"
     schema = tmp_path / "schema.json"
@@ -89,7 +89,7 @@ def test_json_and_a_schema_of_ones_own(run, chats, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
-def test_a_format_that_is_none(run, chats, tmp_path, content) -> None:
+def test_an_invalid_format(run, chats, tmp_path, content) -> None:
     path = tmp_path / "schema.json"
     if content:
         path.write_text(content)
@@ -100,7 +100,7 @@ def test_a_format_that_is_none(run, chats, tmp_path, content) -> None:
     assert not chats()
 
 
-def test_a_picture_goes_along(run, server, chats, tmp_path) -> None:
+def test_an_image_is_sent(run, server, chats, tmp_path) -> None:
     server.models.add(Model("tiny", ("completion", "vision")))
     (tmp_path / "a.png").write_bytes(b"png")
     assert run("chat", "What is this?", "--image", str(tmp_path / "a.png")).exit_code == 0
@@ -111,7 +111,7 @@ def test_a_picture_goes_along(run, server, chats, tmp_path) -> None:
     assert (result.exit_code, result.stderr) == (1, "error: --image: the picture is empty\n")
 
 
-def test_stats_are_told_apart_from_the_answer(run, server) -> None:
+def test_stats_are_written_to_stderr(run, server) -> None:
     counters = {"eval_count": 2, "eval_duration": 100_000_000, "prompt_eval_count": 7}
     server.reply("a b", counters=counters)
     result = run("chat", "x", "--stats")
@@ -120,7 +120,7 @@ def test_stats_are_told_apart_from_the_answer(run, server) -> None:
     assert result.stderr.endswith(" s, prompt 7 tokens\n")
 
 
-def test_stats_tell_of_cached_tokens(run, server) -> None:
+def test_stats_include_cached_tokens(run, server) -> None:
     counters = {"eval_count": 2, "prompt_eval_count": 7, "prompt_eval_cached_count": 5}
     last = {"message": {"role": "assistant", "content": "a"}, "done": True, "done_reason": "stop", **counters}
     server.on(path="/api/chat").reply(lines=[last])
@@ -141,7 +141,7 @@ def test_as_one_json_object(run, server) -> None:
     assert "error" not in answer
 
 
-def test_what_came_of_a_broken_answer_is_printed_and_the_error_told(run, server) -> None:
+def test_a_partial_answer_is_printed_before_the_error(run, server) -> None:
     server.reply(["one", " two"], error="it broke")
     result = run("chat", "x")
     assert (result.exit_code, result.stdout) == (1, "one two\n")
@@ -169,12 +169,12 @@ def test_an_error_before_any_answer(run, server) -> None:
         (["Sum up:"], "a text\n", "Sum up:\n\na text"),
     ],
 )
-def test_what_is_piped_in_is_the_question_or_follows_it(run, chats, args, piped, asked) -> None:
+def test_piped_input_is_the_prompt_or_follows_it(run, chats, args, piped, asked) -> None:
     assert run("chat", *args, input=piped).exit_code == 0
     assert chats()[0].payload["messages"][0]["content"] == asked
 
 
-def test_only_pipes_and_files_are_read_beside_a_prompt(monkeypatch, tmp_path) -> None:
+def test_only_pipes_and_files_are_added_to_a_prompt(monkeypatch, tmp_path) -> None:
     def question(stdin) -> str | None:
         monkeypatch.setattr(chat_module, "sys", SimpleNamespace(stdin=stdin))
         return chat_module._question("x")
@@ -185,19 +185,19 @@ def test_only_pipes_and_files_are_read_beside_a_prompt(monkeypatch, tmp_path) ->
         assert question(file) == "x\n\ny"
         assert question(null) == "x"
     assert question(SimpleNamespace(isatty=lambda: True, fileno=lambda: -1)) == "x"
-    piped = io.TextIOWrapper(io.BytesIO(b"y"))  # no file of the system's, as in a test or a notebook
+    piped = io.TextIOWrapper(io.BytesIO(b"y"))  # without a file descriptor, as in a test or a notebook
     assert question(piped) == "x\n\ny"
 
 
 @pytest.mark.parametrize(("args", "piped"), [(["-"], b""), (["  "], b""), ([], b" \n")])
-def test_an_empty_question_is_wrong_usage(run, chats, args, piped) -> None:
+def test_an_empty_prompt_is_a_usage_error(run, chats, args, piped) -> None:
     result = run("chat", *args, input=piped)
     assert result.exit_code == 2
     assert result.stderr == "error: Invalid value for PROMPT: is empty (see root chat --help)\n"
     assert not chats()
 
 
-def test_what_is_no_text(run, chats) -> None:
+def test_invalid_utf8(run, chats) -> None:
     result = run("chat", "-", input=b"\xff")
     assert (result.exit_code, result.stderr) == (1, "error: standard input is not UTF-8 text\n")
     for args in (["\udcff"], ["x", "-s", "\udcff"], ["x", "-o", "stop=\udcff"]):
@@ -207,7 +207,7 @@ def test_what_is_no_text(run, chats) -> None:
     assert not chats()
 
 
-def test_a_terminal_whose_output_goes_elsewhere_needs_a_prompt(monkeypatch) -> None:
+def test_a_terminal_with_redirected_output_needs_a_prompt(monkeypatch) -> None:
     terminal = SimpleNamespace(isatty=lambda: True)
     monkeypatch.setattr(chat_module, "sys", SimpleNamespace(stdin=terminal, stdout=io.StringIO()))
     with pytest.raises(Exception, match="when the output is not a terminal"):
@@ -216,7 +216,7 @@ def test_a_terminal_whose_output_goes_elsewhere_needs_a_prompt(monkeypatch) -> N
     assert chat_module._question(None) is None
 
 
-def test_a_conversation_is_no_json(run, monkeypatch) -> None:
+def test_a_conversation_is_not_json(run, monkeypatch) -> None:
     monkeypatch.setattr(chat_module, "_question", lambda prompt: None)
     assert run("chat", "--json").exit_code == 2
 
@@ -244,15 +244,15 @@ def test_no_chat_model(run, server) -> None:
     assert result.stderr.endswith("has no chat model; get one: namel3ss-ollama models pull llama3.2\n")
 
 
-def test_a_model_that_is_deleted_while_looked_for_and_one_that_tells_nothing(run, server, chats) -> None:
+def test_a_model_deleted_meanwhile_and_one_without_capabilities(run, server, chats) -> None:
     server.reply(json={"error": "model 'tiny' not found"}, status=404, path="/api/show", model="tiny")
-    server.reply(json={"details": {}}, path="/api/show", model="vectors")  # as servers before capabilities
+    server.reply(json={"details": {}}, path="/api/show", model="vectors")  # as servers from before capabilities
     run("chat", "x")
     assert chats()[0].model == "vectors:latest"
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "expected"),
     [
         (["-m", "a b"], "error: --model: 'a b' is not a model's name"),
         (["-m", ""], "error: Invalid value for '--model' / '-m'"),
@@ -262,10 +262,10 @@ def test_a_model_that_is_deleted_while_looked_for_and_one_that_tells_nothing(run
         (["-m", "tiny", "-o", "temperature=hot"], "error: temperature: expected a number, not 'hot'"),
     ],
 )
-def test_arguments_that_cannot_be_right(run, server, args, told) -> None:
+def test_invalid_arguments(run, server, args, expected) -> None:
     result = run("chat", "x", *args)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(told)
+    assert result.stderr.startswith(expected)
     assert not server.requests
     assert result.stderr.count("\n") == 1
 
@@ -286,7 +286,7 @@ def test_no_server(run, server) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_ctrl_c_keeps_what_came_and_closes_the_connection(process, server, chats) -> None:
+def test_ctrl_c_keeps_the_text_and_closes_the_connection(process, server, chats) -> None:
     server.reply(["one", " two"], gates={1: Gate()})
     running = process(*CLI, "chat", "count")
     assert running.stdout.read(3) == "one"
@@ -296,7 +296,7 @@ def test_ctrl_c_keeps_what_came_and_closes_the_connection(process, server, chats
     server.wait_for(lambda _: chats()[0].outcome == "client_closed")
 
 
-def test_ctrl_c_before_the_answer_begins(process, server, chats) -> None:
+def test_ctrl_c_before_the_answer_starts(process, server, chats) -> None:
     gate = Gate()
     server.reply("x", gate=gate)
     running = process(*CLI, "chat", "count")
@@ -307,7 +307,7 @@ def test_ctrl_c_before_the_answer_begins(process, server, chats) -> None:
     server.wait_for(lambda _: chats()[0].outcome == "client_closed")
 
 
-def test_ctrl_c_with_json_prints_what_came(run, server, monkeypatch) -> None:
+def test_ctrl_c_with_json_prints_the_partial_answer(run, server, monkeypatch) -> None:
     server.reply(["one", " two"], gates={1: Gate()})
     monkeypatch.setattr(chat_module, "_ignore", lambda chunk: signal.raise_signal(signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -318,11 +318,11 @@ def test_ctrl_c_with_json_prints_what_came(run, server, monkeypatch) -> None:
     answer = json.loads(result.stdout)
     assert (answer["content"], answer["finish_reason"]) == ("one", None)
     assert result.exit_code == 130
-    (told,) = result.stderr.splitlines()
-    assert told.startswith("stopped, first token after ")
+    (stats,) = result.stderr.splitlines()
+    assert stats.startswith("stopped, first token after ")
 
 
-def test_where_ctrl_c_is_ignored_it_stays_so(run, server, monkeypatch) -> None:
+def test_an_ignored_sigint_stays_ignored(run, server, monkeypatch) -> None:
     server.reply(["one", " two"])
     monkeypatch.setattr(chat_module, "_ignore", lambda chunk: signal.raise_signal(signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -333,7 +333,7 @@ def test_where_ctrl_c_is_ignored_it_stays_so(run, server, monkeypatch) -> None:
     assert json.loads(result.stdout)["content"] == "one two"
 
 
-def test_a_reader_that_goes_away_is_no_error(process, server, chats) -> None:
+def test_a_closed_pipe_is_not_an_error(process, server, chats) -> None:
     gate = Gate()
     server.reply(["one", " two", " three"], gates={1: gate})
     running = process(*CLI, "chat", "count")
@@ -344,7 +344,7 @@ def test_a_reader_that_goes_away_is_no_error(process, server, chats) -> None:
     assert running.wait(60) == 141
 
 
-def test_signs_that_move_a_terminals_cursor_are_left_out_there(monkeypatch) -> None:
+def test_control_characters_are_not_written_to_a_terminal(monkeypatch) -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -359,13 +359,13 @@ def test_signs_that_move_a_terminals_cursor_are_left_out_there(monkeypatch) -> N
     assert err.getvalue() == "\x1b[2mhm\x1b[0m\n\n"
 
 
-def test_a_file_gets_what_the_model_wrote(run, server) -> None:
+def test_a_file_keeps_control_characters(run, server) -> None:
     server.reply(["a\x1b[1m"])
     assert run("chat", "x").stdout == "a\x1b[1m\n"
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_no_styles_where_none_are_wanted(monkeypatch, name, value) -> None:
+def test_styles_can_be_turned_off(monkeypatch, name, value) -> None:
     screen = SimpleNamespace(isatty=lambda: True)
     assert console.styled("x", "red", screen) == "\x1b[31mx\x1b[0m"
     monkeypatch.setenv(name, value)
@@ -382,14 +382,14 @@ def test_no_styles_where_none_are_wanted(monkeypatch, name, value) -> None:
         ({}, False, False),
     ],
 )
-def test_which_styles_are_wanted(monkeypatch, set_to, is_terminal, styles) -> None:
+def test_when_styles_are_used(monkeypatch, set_to, is_terminal, styles) -> None:
     for name, value in set_to.items():
         monkeypatch.setenv(name, value)
     stream = SimpleNamespace(isatty=lambda: is_terminal)
     assert console.styled("x", "red", stream) == ("\x1b[31mx\x1b[0m" if styles else "x")
 
 
-def test_the_pipe_between_two_programs(server) -> None:
+def test_a_pipe_between_two_programs(server) -> None:
     command = [*CLI, "chat", "Sum up:"]
     done = subprocess.run([sys.executable, *command], input="the text", capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "You said: the text\n", "")

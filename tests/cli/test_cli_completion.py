@@ -1,4 +1,4 @@
-"""What shells complete."""
+"""Shell completion."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_bash(run, words, expected) -> None:
 
 
 @pytest.mark.parametrize(("shell", "check"), [("bash", ["-n"]), ("zsh", ["-n"]), ("fish", ["--no-execute"])])
-def test_the_scripts_are_scripts(run, shell, check) -> None:
+def test_the_scripts_are_valid(run, shell, check) -> None:
     result = run("completion", shell)
     assert result.exit_code == 0
     assert "models" in result.stdout
@@ -48,5 +48,5 @@ def test_the_scripts_are_scripts(run, shell, check) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_another_shell(run) -> None:
+def test_an_unknown_shell(run) -> None:
     assert run("completion", "tcsh").exit_code == 2

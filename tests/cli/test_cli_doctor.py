@@ -19,7 +19,7 @@ def findings(result) -> dict[str, list[str]]:
 
 @pytest.fixture
 def loaded(server):
-    """What /api/ps tells of the loaded model, beside its name."""
+    """Sets what /api/ps reports of the loaded model, besides its name."""
 
     def loaded(**facts: object) -> None:
         model = {"name": "tiny:latest", "model": "tiny:latest", "size": 10, "size_vram": 10, **facts}
@@ -28,7 +28,7 @@ def loaded(server):
     return loaded
 
 
-def test_all_is_well(run, server, loaded) -> None:
+def test_no_problems(run, server, loaded) -> None:
     loaded(context_length=8192)
     result = run("doctor")
     assert result.exit_code == 0
@@ -57,7 +57,7 @@ def test_as_json(run, server, loaded) -> None:
     assert report["answer"]["time_to_first_token"] > 0
 
 
-def test_it_loads_twice_and_asks_once(run, server) -> None:
+def test_it_loads_twice_and_sends_one_chat(run, server) -> None:
     run("doctor")
     sent = [r for r in server.requests if r.path in ("/api/generate", "/api/chat")]
     assert [r.path for r in sent] == ["/api/generate", "/api/generate", "/api/chat"]
@@ -102,7 +102,7 @@ def test_which_model(run, server) -> None:
     ]
 
 
-def test_a_model_that_is_not_there(run, server) -> None:
+def test_a_missing_model(run, server) -> None:
     server.models.remove("vectors")
     result = run("doctor", "-m", "nope")
     assert result.exit_code == 1
@@ -138,7 +138,7 @@ def test_a_window_of_the_option(run, server) -> None:
     assert [r.payload["options"]["num_ctx"] for r in sent] == [4096] * 3
 
 
-def test_a_window_that_nobody_tells(run, server) -> None:
+def test_an_unknown_window(run, server) -> None:
     assert findings(run("doctor", "--json"))["note"] == [
         "the server does not report which context window is in force (the model's own is 8192 tokens)"
     ]
@@ -158,7 +158,7 @@ def test_a_model_that_does_not_stay_loaded(run, server) -> None:
     assert json.loads(result.stdout)["load"]["stays_loaded"] is False
 
 
-def test_a_model_that_somebody_else_unloaded_stays_loaded(run, server) -> None:
+def test_a_model_that_another_client_unloaded_stays_loaded(run, server) -> None:
     here = {"models": [{"name": "tiny:latest", "size": 10, "size_vram": 10}]}
     server.on(path="/api/ps").sequence(Reply(json={"models": []}), Reply(json=here), Reply(json=here))
     result = run("doctor", "--json")
@@ -166,7 +166,7 @@ def test_a_model_that_somebody_else_unloaded_stays_loaded(run, server) -> None:
     assert json.loads(result.stdout)["load"]["stays_loaded"] is True
 
 
-def test_a_name_in_other_letters_is_the_same_model(run, server) -> None:
+def test_model_names_are_case_insensitive(run, server) -> None:
     server.reply(json={"models": [{"name": "tiny:latest"}]}, path="/api/ps")
     server.models.add(Model("TINY"))
     assert "problem" not in findings(run("doctor", "-m", "TINY", "--json"))
@@ -185,7 +185,7 @@ def test_an_empty_answer(run, server) -> None:
     assert findings(run("doctor", "--json"))["problem"] == ["its answer is empty"]
 
 
-def test_an_answer_without_numbers(run, server) -> None:
+def test_an_answer_without_counters(run, server) -> None:
     server.fault("missing_counter", path="/api/chat")
     assert any(
         what.startswith("it answers: 0 tokens, the first after") for what in findings(run("doctor", "--json"))["ok"]

@@ -1,4 +1,4 @@
-"""The command with several hosts: `hosts`, `top`, and what the other commands make of several `--host`."""
+"""The command with several hosts: `hosts`, `top`, and the other commands with several `--host`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_host_that_is_down_says_why(run, server, other, both) -> None:
     assert run("hosts", *both).stdout.splitlines()[-1].startswith(f"{other.url}: ")
 
 
-def test_no_host_that_is_up_is_a_failure(run, server, other, both) -> None:
+def test_it_fails_if_no_host_is_up(run, server, other, both) -> None:
     server.refuse()
     other.refuse()
     assert run("hosts", *both).exit_code == 1
@@ -105,7 +105,7 @@ def test_hosts_as_json(run, server, other, both) -> None:
     assert "cannot connect" in two["why_not"]
 
 
-def test_hosts_are_measured_by_a_question(run, server, other, both) -> None:
+def test_hosts_are_measured_by_a_request(run, server, other, both) -> None:
     numbers = {"load_duration": 0, "prompt_eval_duration": 0, "eval_duration": 500_000_000, "eval_count": 10}
     server.on(path="/api/generate").reply(
         lines=[{"response": "1", "done": True, "done_reason": "stop", "total_duration": 2_000_000_000, **numbers}]
@@ -121,13 +121,13 @@ def test_hosts_are_measured_by_a_question(run, server, other, both) -> None:
     assert server.requests[0].payload["options"] == {"num_predict": 16}
 
 
-def test_hosts_ask_for_nothing_but_what_they_have_loaded(run, server) -> None:
+def test_hosts_requests_only_versions_and_loaded_models(run, server) -> None:
     run("hosts")
     assert [record.path for record in server.requests] == ["/api/version", "/api/ps"]
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["--host", "http://a:1", "--host", "http://a:1"], "--host: http://a:1 is given twice"),
         (["--host", "http://a:1", "--host", "http://a:99999"], "--host: the port is not a number up to 65535"),
@@ -135,10 +135,10 @@ def test_hosts_ask_for_nothing_but_what_they_have_loaded(run, server) -> None:
     ],
 )
 @pytest.mark.parametrize("command", [["hosts"], ["top"], ["doctor"], ["models", "list"], ["chat", "x", "-m", "tiny"]])
-def test_wrong_addresses(run, command, args, said) -> None:
+def test_wrong_addresses(run, command, args, message) -> None:
     result = run(*command, *args)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 def test_wrong_addresses_in_the_environment(run, monkeypatch) -> None:
@@ -149,7 +149,7 @@ def test_wrong_addresses_in_the_environment(run, monkeypatch) -> None:
 # namel3ss-ollama top
 
 
-def test_top_writes_lines_where_there_is_no_terminal(process, server, other, both) -> None:
+def test_top_writes_lines_without_a_terminal(process, server, other, both) -> None:
     server.reply(json={"models": [LOADED]}, path="/api/ps")
     running = process(*CLI, "top", *both, "--interval", "0.1")
     lines = [running.stdout.readline().rstrip("\n") for _ in range(4)]
@@ -203,7 +203,7 @@ def test_lists_name_the_host(run, server, other, both) -> None:
     assert rows(run("models", "list").stdout)[0][-1] == "MODIFIED"
 
 
-def test_a_host_that_is_left_out_is_told(process, server, other, both) -> None:
+def test_a_skipped_host_is_a_warning(process, server, other, both) -> None:
     other.refuse()
     running = process(*CLI, "models", "list", *both)
     out, err = running.communicate(timeout=60)
@@ -216,7 +216,7 @@ def test_a_host_that_is_left_out_is_told(process, server, other, both) -> None:
 
 @pytest.mark.parametrize("command", [["pull", "new"], ["rm", "tiny", "--yes"]])
 @pytest.mark.parametrize("by", ["option", "environment"])
-def test_what_changes_a_server_asks_for_one(run, server, other, both, monkeypatch, command, by) -> None:
+def test_commands_that_change_a_server_need_one(run, server, other, both, monkeypatch, command, by) -> None:
     if by == "environment":
         monkeypatch.setenv("OLLAMA_HOSTS", f"{server.url},{other.url}")
     result = run("models", *command, *(both if by == "option" else ()))
@@ -235,9 +235,9 @@ def test_what_changes_a_server_asks_for_one(run, server, other, both, monkeypatc
 def test_show_is_of_the_first_host_that_has_it(run, server, other, both) -> None:
     server.models.remove("tiny")
     assert run("models", "show", "tiny", *both).exit_code == 0
-    told = run("models", "show", "nope", *both)
-    assert told.exit_code == 1
-    assert told.stderr == (
+    result = run("models", "show", "nope", *both)
+    assert result.exit_code == 1
+    assert result.stderr == (
         f"error: {server.url} and {other.url} do not have the model 'nope'; they have vectors:latest, tiny:latest. To "
         f"download it: namel3ss-ollama models pull nope --host {server.url}\n"
     )
@@ -280,7 +280,7 @@ def test_doctor_looks_at_each_host(run, server, other, both) -> None:
     assert not [line for line in lines if not line.startswith("ok ")]
 
 
-def test_doctor_tells_of_a_host_that_is_down(run, server, other, both) -> None:
+def test_doctor_reports_a_host_that_is_down(run, server, other, both) -> None:
     server.refuse()
     result = run("doctor", "-m", "tiny", *both)
     assert result.exit_code == 1
@@ -290,7 +290,7 @@ def test_doctor_tells_of_a_host_that_is_down(run, server, other, both) -> None:
     assert f"namel3ss-ollama models pull tiny --host {other.url}" in run("doctor", "-m", "tiny", *both).stdout
 
 
-def test_doctor_tells_what_differs(run, server, other, both) -> None:
+def test_doctor_reports_differences(run, server, other, both) -> None:
     has_loaded(server, 8192)
     has_loaded(other, 4096)
     models = [{"name": "tiny:latest", "size": 1, "digest": "f" * 64}, {"name": "vectors:latest", "digest": ""}]
@@ -303,11 +303,11 @@ def test_doctor_tells_what_differs(run, server, other, both) -> None:
     assert f"{'f' * 12} on {other.url}" in digest["what"]
     assert f"8192 tokens on {server.url}, 4096 tokens on {other.url}" in window["what"]
     assert "-o num_ctx=8192" in window["remedy"]
-    told = run("doctor", *both).stdout
-    assert "warning  tiny:latest is not the same model on all hosts" in told
+    output = run("doctor", *both).stdout
+    assert "warning  tiny:latest is not the same model on all hosts" in output
 
 
-def test_what_the_doctor_tells_is_no_warning_too(process, server, other, both) -> None:
+def test_a_finding_of_the_doctor_is_not_a_warning_too(process, server, other, both) -> None:
     other.refuse()
     running = process(*CLI, "doctor", "-m", "tiny", *both)
     out, err = running.communicate(timeout=60)
@@ -315,7 +315,7 @@ def test_what_the_doctor_tells_is_no_warning_too(process, server, other, both) -
     assert f"problem  no Ollama server answers at {other.url}" in out
 
 
-def test_doctor_where_all_hosts_are_down(run, server, other, both) -> None:
+def test_doctor_with_all_hosts_down(run, server, other, both) -> None:
     server.refuse()
     other.refuse()
     report = json.loads(run("doctor", *both, "--json").stdout)

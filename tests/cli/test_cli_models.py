@@ -32,7 +32,7 @@ STEPS = [
 ]
 
 
-def test_without_a_command_it_explains_itself(run) -> None:
+def test_without_a_command_it_prints_help(run) -> None:
     result = run("models")
     assert result.exit_code == 0
     assert "pull" in result.stdout
@@ -44,11 +44,11 @@ def test_list(run, server) -> None:
     head, first, *_, last = result.stdout.splitlines()
     assert head.split() == ["NAME", "SIZE", "PARAMETERS", "QUANTIZATION", "MODIFIED"]
     assert first.split()[:5] == ["tiny:latest", "98", "MB", "134.52M", "Q4_1"]
-    assert last.startswith("a" * 90 + ":latest  4.7 GB ")  # whole, whatever the width
+    assert last.startswith("a" * 90 + ":latest  4.7 GB ")  # not truncated, whatever the width
     assert json.loads(run("models", "list", "--json").stdout)[0]["name"] == "tiny:latest"
 
 
-def test_list_of_nothing(run, server) -> None:
+def test_an_empty_list(run, server) -> None:
     for name in ("tiny", "vectors"):
         server.models.remove(name)
     result = run("models", "list")
@@ -57,7 +57,7 @@ def test_list_of_nothing(run, server) -> None:
     assert run("models", "list", "--json").stdout == "[]\n"
 
 
-def test_a_list_that_tells_little(run, server) -> None:
+def test_a_list_with_missing_fields(run, server) -> None:
     server.reply(json={"models": [{"name": "x"}]}, path="/api/tags")
     assert run("models", "list").stdout.splitlines()[1].split() == ["x", "?", "?", "?", "?"]
 
@@ -73,7 +73,7 @@ def test_pull(run, server) -> None:
     assert server.requests[-1].payload["model"] == "new"
 
 
-def test_pull_tells_each_step_once(run, server) -> None:
+def test_pull_prints_each_step_once(run, server) -> None:
     server.reply(lines=STEPS, path="/api/pull")
     assert run("models", "pull", "new").stdout.splitlines() == [
         "pulling manifest",
@@ -154,7 +154,7 @@ def test_show(run, server) -> None:
     assert run("models", "show", "tiny").stdout.count("?\n") == 5
 
 
-def test_show_of_a_model_that_is_not_there(run) -> None:
+def test_show_of_a_missing_model(run) -> None:
     result = run("models", "show", "nope")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "'nope'" in result.stderr
@@ -227,7 +227,7 @@ def test_no_server(run, server) -> None:
     assert result.stderr.startswith(f"error: cannot connect to {server.url}")
 
 
-def test_bars_are_full_in_the_end(run, server, monkeypatch) -> None:
+def test_bars_are_full_at_the_end(run, server, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     checked = {"status": "verifying sha256 digest", "digest": f"sha256:{'a' * 64}", "total": 3_000_000, "completed": 0}
@@ -237,7 +237,7 @@ def test_bars_are_full_in_the_end(run, server, monkeypatch) -> None:
     assert result.stdout.count("verifying sha256 digest") == 1
 
 
-def test_numbers_alone_where_there_is_no_room_for_bars(run, server, monkeypatch) -> None:
+def test_numbers_only_where_there_is_no_room_for_bars(run, server, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "40")
     server.reply(lines=STEPS, path="/api/pull")
@@ -246,7 +246,7 @@ def test_numbers_alone_where_there_is_no_room_for_bars(run, server, monkeypatch)
     )
 
 
-def test_rm_looks_before_it_asks(run, server) -> None:
+def test_rm_checks_before_it_asks(run, server) -> None:
     result = run("models", "rm", "tny", input="y\n")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"error: {server.url} does not have the model 'tny'; did you mean tiny:latest?\n"
@@ -260,7 +260,7 @@ def test_a_model_that_is_broken_can_be_deleted(run, server) -> None:
     assert "tiny" not in server.models
 
 
-def test_ctrl_c_at_the_question_is_no_answer(terminal, server) -> None:
+def test_ctrl_c_at_the_question_deletes_nothing(terminal, server) -> None:
     screen = terminal(*CLI, "rm", "tiny")
     screen.expect("[y/N]: ")
     screen.interrupt()
@@ -271,7 +271,7 @@ def test_ctrl_c_at_the_question_is_no_answer(terminal, server) -> None:
 
 
 @pytest.mark.parametrize("command", [("models", "show"), ("models", "pull"), ("models", "rm")], ids=lambda c: c[1])
-def test_an_empty_name_is_wrong_usage(run, server, command) -> None:
+def test_an_empty_name_is_a_usage_error(run, server, command) -> None:
     result = run(*command, "")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: Invalid value for 'NAME': is empty")
@@ -279,7 +279,7 @@ def test_an_empty_name_is_wrong_usage(run, server, command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("error", "remedy"),
     [
         (
             'pull model manifest: Get "https://registry.ollama.ai": dial tcp: lookup registry.ollama.ai: no such host',
@@ -288,21 +288,21 @@ def test_an_empty_name_is_wrong_usage(run, server, command) -> None:
         ("pull model manifest: file does not exist", "the registry has no model of that name"),
     ],
 )
-def test_why_a_server_cannot_pull(run, server, said, told) -> None:
-    server.reply(lines=[{"error": said}], path="/api/pull")
+def test_why_a_server_cannot_pull(run, server, error, remedy) -> None:
+    server.reply(lines=[{"error": error}], path="/api/pull")
     result = run("models", "pull", "new")
     assert result.exit_code == 1
-    assert told in result.stderr
+    assert remedy in result.stderr
 
 
-def test_the_engine_in_the_process_is_told_what_it_can_have(run, monkeypatch, tmp_path) -> None:
+def test_the_embedded_engine_suggests_a_model_it_can_run(run, monkeypatch, tmp_path) -> None:
     pytest.importorskip("xllamacpp")
     monkeypatch.setenv("NAMEL3SS_OLLAMA_CACHE", str(tmp_path))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "none"))
     command = "namel3ss-ollama models pull smollm2:135m --embedded"
     for args in (["models", "list"], ["doctor"], ["chat", "x"], ["chat", "x", "-m", "llama3.2"]):
         result = run(*args, "--host", "embedded://")
-        told = result.stdout + result.stderr
-        assert command in told
-        assert "llama3.2 --embedded" not in told
-        assert "embedded://engine" not in told
+        output = result.stdout + result.stderr
+        assert command in output
+        assert "llama3.2 --embedded" not in output
+        assert "embedded://engine" not in output

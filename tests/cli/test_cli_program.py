@@ -1,4 +1,4 @@
-"""The command as a program: how it starts and ends, without its needs, with wrong usage, and when it has a bug."""
+"""The command as a program: start and exit, missing dependencies, wrong usage, and bugs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
-def test_hardly_anything_is_imported_before_ctrl_c_is_seen_to() -> None:
+def test_ctrl_c_is_handled_before_most_imports() -> None:
     done = python(
         "import sys; before = set(sys.modules); import namel3ss_ollama.cli\n"
         "print(sorted(set(sys.modules) - before - {'__future__'}))"
@@ -35,7 +35,7 @@ def test_hardly_anything_is_imported_before_ctrl_c_is_seen_to() -> None:
 INTERRUPTED_IMPORT = """
 import importlib.abc, os, signal, sys
 
-class Presses(importlib.abc.MetaPathFinder):
+class Interrupter(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
@@ -43,7 +43,7 @@ class Presses(importlib.abc.MetaPathFinder):
                 pass
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.meta_path.insert(0, Presses())
+sys.meta_path.insert(0, Interrupter())
 sys.argv = ["namel3ss-ollama", *{args!r}]
 from namel3ss_ollama.cli import main
 main()
@@ -62,7 +62,7 @@ main()
 )
 def test_ctrl_c_while_something_is_imported(terminal, process, module, args) -> None:
     code = INTERRUPTED_IMPORT.format(module=module, args=args)
-    if args == ["chat"]:  # a conversation, which begins with that
+    if args == ["chat"]:  # a conversation starts with that import
         screen = terminal("-c", code)
         screen.read_rest()
         assert "Traceback" not in screen.all
@@ -73,7 +73,7 @@ def test_ctrl_c_while_something_is_imported(terminal, process, module, args) -> 
     assert (running.returncode, err) == (130, "")
 
 
-def test_where_sigint_is_ignored_it_stays_so() -> None:
+def test_an_ignored_sigint_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         leave_on_interrupt()
@@ -86,7 +86,7 @@ def test_where_sigint_is_ignored_it_stays_so() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_with_arguments_of_the_callers_ctrl_c_stays_the_callers(capsys) -> None:
+def test_with_explicit_arguments_sigint_is_left_alone(capsys) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit):
         main(["--version"])
@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_line(args) -> None:
 
 
 @pytest.mark.parametrize("args", [["--help"], ["models", "list"], ["nope"]], ids=str)
-def test_outputs_that_nobody_reads(args) -> None:
+def test_outputs_without_a_reader(args) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -151,7 +151,7 @@ def test_outputs_that_nobody_reads(args) -> None:
         (["models", "delete"], "models rm"),
     ],
 )
-def test_a_command_that_is_elsewhere_is_named(run, args, meant) -> None:
+def test_a_misplaced_command_is_suggested(run, args, meant) -> None:
     result = run(*args)
     assert result.exit_code == 2
     assert f"did you mean `root {meant}`?" in result.stderr
@@ -167,7 +167,7 @@ def test_help_has_examples(run) -> None:
 
 
 def test_importing_the_package_imports_neither_typer_nor_rich() -> None:
-    # httpx imports rich by itself, for a command of its own, where it finds it.
+    # httpx imports rich for its own command, if it is installed.
     done = python(
         "import sys, httpx; before = set(sys.modules); import namel3ss_ollama\n"
         "print(sorted(m for m in set(sys.modules) - before "
@@ -177,7 +177,7 @@ def test_importing_the_package_imports_neither_typer_nor_rich() -> None:
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_without_its_needs(missing) -> None:
+def test_missing_dependencies(missing) -> None:
     done = python(
         f"import sys; sys.modules[{missing!r}] = None; from namel3ss_ollama.cli import main; main(['--help'])"
     )
@@ -186,7 +186,7 @@ def test_without_its_needs(missing) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_without_its_needs_in_this_process(monkeypatch, capsys) -> None:
+def test_missing_dependencies_in_this_process(monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit) as end:
         main([])
@@ -201,7 +201,7 @@ def test_as_a_module() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
 
 
-def test_a_letter_that_the_terminal_lacks_is_no_error(server) -> None:
+def test_a_character_that_cannot_be_encoded_is_no_error(server) -> None:
     server.reply("Bläu")
     done = subprocess.run(
         [sys.executable, "-c", "from namel3ss_ollama.cli import main; main(['chat', 'x'])"],
@@ -219,7 +219,7 @@ def test_output_that_cannot_be_reconfigured(monkeypatch, capsys) -> None:
         main(["--version"])
 
 
-def test_without_arguments_it_explains_itself(run) -> None:
+def test_without_arguments_it_prints_help(run) -> None:
     result = run()
     assert result.exit_code == 0
     assert result.stdout == run("-h").stdout
@@ -227,7 +227,7 @@ def test_without_arguments_it_explains_itself(run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "expected"),
     [
         (["--nonsense"], "No such option: --nonsense"),
         (["nonsense"], "No such command 'nonsense'"),
@@ -236,15 +236,15 @@ def test_without_arguments_it_explains_itself(run) -> None:
         (["models", "nonsense"], "No such command 'nonsense'"),
     ],
 )
-def test_wrong_usage_is_one_line(run, args, told) -> None:
+def test_wrong_usage_is_one_line(run, args, expected) -> None:
     result = run(*args)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"error: {told}")
+    assert result.stderr.startswith(f"error: {expected}")
     assert result.stderr.endswith(" --help)\n")
     assert result.stderr.count("\n") == 1
 
 
-def test_a_reader_that_went_away(run, monkeypatch) -> None:
+def test_a_broken_pipe(run, monkeypatch) -> None:
     def print_table(*_: object) -> None:
         raise BrokenPipeError
 
@@ -253,7 +253,7 @@ def test_a_reader_that_went_away(run, monkeypatch) -> None:
     assert (result.exit_code, result.output) == (141, "")
 
 
-def test_the_interpreter_flushes_into_nothing_then(monkeypatch, tmp_path) -> None:
+def test_discarded_output_is_not_flushed(monkeypatch, tmp_path) -> None:
     with (tmp_path / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         discard_output()
@@ -270,7 +270,7 @@ def test_a_bug_shows_its_traceback(run, monkeypatch) -> None:
         run("models", "list")
 
 
-def test_outside_the_main_thread_ctrl_c_is_not_looked_for(run) -> None:
+def test_outside_the_main_thread_ctrl_c_is_not_handled(run) -> None:
     entered = []
 
     async def enter() -> None:
@@ -283,12 +283,12 @@ def test_outside_the_main_thread_ctrl_c_is_not_looked_for(run) -> None:
     assert entered
 
 
-def test_a_ctrl_c_that_does_not_interrupt_the_wait_ends_it_all_the_same() -> None:
-    """A signal that another thread gets leaves the main thread waiting, as one that comes just before the wait does."""
+def test_ctrl_c_ends_a_wait_that_the_signal_does_not_interrupt() -> None:
+    """A signal to another thread leaves the main thread waiting, as one that arrives just before the wait does."""
     about_to_wait = threading.Event()
 
     def press() -> None:
-        about_to_wait.wait()  # and then for the interpreter's lock, which the main thread lets go of as it waits
+        about_to_wait.wait()  # and then for the GIL, which the main thread releases while it waits
         signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     async def wait() -> None:

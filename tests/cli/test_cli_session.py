@@ -20,7 +20,7 @@ from namel3ss_ollama.testing import Gate, Model, Reply
 CHAT = ("-m", "namel3ss_ollama.cli", "chat")
 
 
-def said(record) -> list[tuple[str, str]]:
+def sent(record) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in record.payload["messages"]]
 
 
@@ -38,7 +38,7 @@ def test_a_conversation_on_a_terminal(terminal, server, chats) -> None:
     server.wait_for(lambda _: chats()[1].outcome == "client_closed")
     screen.send("Who am I?\n")
     screen.expect("You are Bob.\r\n>>> ")
-    assert said(chats()[2]) == [
+    assert sent(chats()[2]) == [
         ("system", "Be kind."),
         ("user", "I am Bob."),
         ("assistant", "Hello Bob."),
@@ -51,8 +51,8 @@ def test_a_conversation_on_a_terminal(terminal, server, chats) -> None:
     screen.expect(">>> ")
     screen.send("Who am I?\n")
     screen.expect("Who knows.\r\n>>> ")
-    assert said(chats()[3]) == [("system", "Be kind."), ("user", "Who am I?")]
-    # The line after it: readline looks for a signal that came before it began to wait only when it gets input.
+    assert sent(chats()[3]) == [("system", "Be kind."), ("user", "Who am I?")]
+    # With a line after it: readline notices a signal that arrived before it waited only when it gets input.
     screen.send("\x03\n")
     screen.expect("Ctrl-D or /bye ends")
     screen.send("/help\n")
@@ -62,7 +62,7 @@ def test_a_conversation_on_a_terminal(terminal, server, chats) -> None:
     assert screen.wait() == 0
 
 
-def test_bye_ends_and_no_color_is_heeded(terminal, monkeypatch) -> None:
+def test_bye_ends_and_no_color_is_respected(terminal, monkeypatch) -> None:
     screen = terminal(*CHAT)
     screen.expect("\x1b[2mtiny:latest at ")
     screen.expect(">>> ")
@@ -75,7 +75,7 @@ def test_bye_ends_and_no_color_is_heeded(terminal, monkeypatch) -> None:
 
 @pytest.fixture
 def converse(monkeypatch, server):
-    """A session in this process that gets these lines; what is an exception is raised in place of a line."""
+    """Runs a session in this process with these lines; an exception is raised in place of a line."""
 
     def converse(*lines: str | type[BaseException], system: str = "", **settings) -> Session:
         given = iter(lines)
@@ -119,16 +119,16 @@ def test_commands(converse, chats, capsys) -> None:
         "/set, what does it do?",
     ]
     assert len(chats()) == 3
-    told = capsys.readouterr().err
-    assert told.count("/clear  start a new conversation") == 2
-    assert "/nonsense is unknown and was not sent" in told
-    assert "/set is unknown and was not sent" in told
-    assert "Ctrl-D or /bye ends" in told
+    shown = capsys.readouterr().err
+    assert shown.count("/clear  start a new conversation") == 2
+    assert "/nonsense is unknown and was not sent" in shown
+    assert "/set is unknown and was not sent" in shown
+    assert "Ctrl-D or /bye ends" in shown
 
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Press Ctrl-C, that often, right when this text was printed."""
+    """Press Ctrl-C, so many times, right after this text is printed."""
 
     def arm(text: str, times: int = 1) -> None:
         show = AnswerPrinter.show
@@ -146,7 +146,7 @@ def interrupt(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_stopped_answer_stays_as_far_as_it_came(converse, server, interrupt, capsys) -> None:
+def test_the_text_of_a_stopped_answer_is_kept(converse, server, interrupt, capsys) -> None:
     server.reply(["one", " two"], gates={1: Gate()})
     interrupt("one")
     session = converse("count")
@@ -164,7 +164,7 @@ def test_ctrl_c_twice_stops_at_once(converse, server, interrupt, capsys) -> None
     server.wait_for(lambda s: s.active_requests == 0)
 
 
-def test_an_error_does_not_end_it(converse, server, capsys) -> None:
+def test_an_error_does_not_end_the_session(converse, server, capsys) -> None:
     server.on(path="/api/chat").sequence(Reply("one", error="it broke"), "fine").fault("status", status=400)
     with instant_retries():
         session = converse("a", "b", "c", system="s")
@@ -178,26 +178,26 @@ def test_an_error_does_not_end_it(converse, server, capsys) -> None:
     assert capsys.readouterr().err.count("error: ") == 2
 
 
-def test_pictures_go_with_the_first_question_that_is_answered(converse, server, chats, tmp_path, capsys) -> None:
+def test_images_go_with_the_first_question_that_is_answered(converse, server, chats, tmp_path, capsys) -> None:
     server.models.add(Model("tiny", ("completion", "vision")))
-    picture = tmp_path / "a.png"
-    picture.write_bytes(b"")
-    assert roles(converse("look", images=[picture])) == []
+    image = tmp_path / "a.png"
+    image.write_bytes(b"")
+    assert roles(converse("look", images=[image])) == []
     assert "error: --image: the picture is empty" in capsys.readouterr().err
-    picture.write_bytes(b"png")
-    converse("look", "again", images=[picture])
+    image.write_bytes(b"png")
+    converse("look", "again", images=[image])
     assert [["images" in message for message in record.payload["messages"]] for record in chats()] == [
         [True],
         [True, False, False],
     ]
 
 
-def test_bytes_that_are_no_text_become_signs(converse, chats) -> None:
+def test_invalid_bytes_become_replacement_characters(converse, chats) -> None:
     converse("a\udcffb")
-    assert said(chats()[0]) == [("user", "a�b")]
+    assert sent(chats()[0]) == [("user", "a�b")]
 
 
-def test_the_command_starts_it_on_a_terminal(run, server, chats, monkeypatch, tmp_path) -> None:
+def test_the_command_starts_a_session_on_a_terminal(run, server, chats, monkeypatch, tmp_path) -> None:
     screen = SimpleNamespace(isatty=lambda: True)
     monkeypatch.setattr(chat_module, "sys", SimpleNamespace(stdin=screen, stdout=screen))
     lines = iter(["hello"])
@@ -212,11 +212,11 @@ def test_the_command_starts_it_on_a_terminal(run, server, chats, monkeypatch, tm
     result = run("chat", "--stats", "-s", "Be kind.")
     assert (result.exit_code, result.stdout) == (0, "You said: hello\n\n")
     assert "tokens/s" in result.stderr
-    assert said(chats()[0])[0] == ("system", "Be kind.")
+    assert sent(chats()[0])[0] == ("system", "Be kind.")
 
 
 @pytest.mark.parametrize("word", ["/bye", "/exit", "/quit"])
-def test_words_that_end_it(converse, chats, word) -> None:
+def test_commands_that_end_it(converse, chats, word) -> None:
     converse(word, "hello")
     assert not chats()
 
@@ -233,7 +233,7 @@ def test_words_that_end_it(converse, chats, word) -> None:
 )
 def test_questions_of_several_lines(converse, chats, lines, question) -> None:
     converse(*lines)
-    assert [said(record)[-1] for record in chats()] == [("user", question)]
+    assert [sent(record)[-1] for record in chats()] == [("user", question)]
 
 
 def test_an_empty_question_of_several_lines_is_not_sent(converse, chats) -> None:
@@ -242,23 +242,23 @@ def test_an_empty_question_of_several_lines_is_not_sent(converse, chats) -> None
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "expected"),
     [
         (["-m", "tny"], "does not have the model 'tny'; did you mean tiny:latest?"),
         (["-m", "vectors"], "vectors cannot chat: it can embedding"),
         (["-m", "tiny", "--image", __file__], "tiny cannot read images"),
     ],
 )
-def test_a_model_that_cannot_do_it_is_found_before_a_conversation_opens(terminal, chats, args, told) -> None:
+def test_an_unsuitable_model_is_an_error_before_the_conversation(terminal, chats, args, expected) -> None:
     screen = terminal(*CHAT, *args)
     assert screen.wait() == 1
     screen.read_rest()
-    assert told in " ".join(screen.all.split())
+    assert expected in " ".join(screen.all.split())
     assert ">>>" not in screen.all
     assert not chats()
 
 
-def test_without_a_server_no_conversation_opens(terminal, server) -> None:
+def test_without_a_server_no_conversation_starts(terminal, server) -> None:
     server.refuse()
     screen = terminal(*CHAT, "-m", "tiny")
     screen.read_rest()
@@ -267,7 +267,7 @@ def test_without_a_server_no_conversation_opens(terminal, server) -> None:
     assert screen.wait() == 1
 
 
-def test_a_server_that_shows_nothing_may_answer_all_the_same(terminal, server) -> None:
+def test_a_failed_show_does_not_prevent_a_conversation(terminal, server) -> None:
     server.fault("status", status=500, path="/api/show")
     screen = terminal(*CHAT, "-m", "tiny")
     screen.expect(">>> ")
@@ -275,7 +275,7 @@ def test_a_server_that_shows_nothing_may_answer_all_the_same(terminal, server) -
     assert screen.wait() == 0
 
 
-def test_something_moves_until_an_answer_begins(terminal, server) -> None:
+def test_a_spinner_is_shown_until_an_answer_starts(terminal, server) -> None:
     gate = Gate()
     server.reply("Hello.", gate=gate)
     screen = terminal(*CHAT)
@@ -289,7 +289,7 @@ def test_something_moves_until_an_answer_begins(terminal, server) -> None:
 
 @pytest.fixture
 def file(tmp_path):
-    """Where the lines of conversations are kept."""
+    """The history file."""
     return tmp_path / "state" / "namel3ss-ollama" / "history"
 
 
@@ -304,25 +304,25 @@ def converse_on(terminal, *lines: str, options: tuple[str, ...] = ()):
     return screen
 
 
-def test_lines_are_there_in_the_next_conversation_for_their_owner_alone(terminal, file, chats) -> None:
+def test_the_history_is_kept_and_only_its_owner_can_read_it(terminal, file, chats) -> None:
     converse_on(terminal, "one", "two", "two")
     assert file.read_text() == "one\ntwo\n"
     assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     file.chmod(0o644)
     converse_on(terminal, "\x1b[A\x1b[A")
-    assert said(chats()[-1]) == [("user", "one")]
+    assert sent(chats()[-1]) == [("user", "one")]
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("how", ["--no-history", "NAMEL3SS_OLLAMA_HISTORY"])
-def test_lines_need_not_be_kept(terminal, file, monkeypatch, how) -> None:
+def test_the_history_can_be_turned_off(terminal, file, monkeypatch, how) -> None:
     if not how.startswith("--"):
         monkeypatch.setenv(how, "0")
     converse_on(terminal, "one", options=("--no-history",) if how.startswith("--") else ())
     assert not file.exists()
 
 
-def test_a_place_where_nothing_can_be_kept(terminal, file, tmp_path) -> None:
+def test_a_history_that_cannot_be_written(terminal, file, tmp_path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("mine\n")
     file.parent.mkdir(parents=True)

@@ -73,7 +73,7 @@ def test_a_plot_in_a_file(run, tmp_path: Path) -> None:
         (["--option", "num_ctx=none"], 2, "num_ctx"),
     ],
 )
-def test_what_is_wrong_is_said_before_a_request(run, server, args, code, words) -> None:
+def test_invalid_arguments_fail_before_a_request(run, server, args, code, words) -> None:
     result = run("tune", "-m", "tiny", *args)
     assert result.exit_code == code
     assert words in result.stderr
@@ -89,7 +89,7 @@ def test_a_plot_needs_matplotlib(run, server, monkeypatch: pytest.MonkeyPatch) -
     assert not server.requests
 
 
-def test_a_model_that_is_not_there(run) -> None:
+def test_a_missing_model(run) -> None:
     result = run("tune", "-m", "nope", "--budget", "5")
     assert result.exit_code == 1
     assert "nope" in result.stderr

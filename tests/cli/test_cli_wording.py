@@ -1,4 +1,4 @@
-"""What the command says when something fails: in words that can be typed, never in Python's."""
+"""Error messages of the command: they name what can be typed, never Python identifiers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = [row for row in ROWS if not row.settings and "delay" not in row.options 
 
 
 @pytest.mark.parametrize("row", QUICK, ids=[row.name for row in QUICK])
-def test_no_fault_of_a_server_is_explained_in_python(run, server, row: Row) -> None:
+def test_server_errors_name_no_python_identifiers(run, server, row: Row) -> None:
     server.reply(row.reply)
     server.fault(row.fault, path="/api/chat", **row.options)
     with instant_retries():
@@ -32,14 +32,14 @@ def test_no_fault_of_a_server_is_explained_in_python(run, server, row: Row) -> N
 
 
 @pytest.mark.parametrize("deadline", ["connect", "first_chunk_timeout", "chunk_timeout", "stream_timeout", "timeout"])
-def test_no_deadline_is_explained_in_python(deadline) -> None:
-    said = in_the_commands_words(str(timeout_error(deadline, 30.0)))
-    assert not PYTHON.search(said), said
-    assert "30 s" in said
+def test_timeouts_name_no_python_identifiers(deadline) -> None:
+    message = in_the_commands_words(str(timeout_error(deadline, 30.0)))
+    assert not PYTHON.search(message), message
+    assert "30 s" in message
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "told"),
+    ("status", "text", "expected"),
     [
         (401, "no", "check OLLAMA_API_KEY"),
         (302, "", "give --host"),
@@ -49,25 +49,25 @@ def test_no_deadline_is_explained_in_python(deadline) -> None:
         (503, "busy", "try again later"),
     ],
 )
-def test_remedies_can_be_typed(status, text, told) -> None:
+def test_remedies_can_be_typed(status, text, expected) -> None:
     error = error_for_status(status, {}, f'{{"error": "{text}"}}'.encode(), url="http://a:1", model="m")
-    assert told in in_the_commands_words(str(error))
+    assert expected in in_the_commands_words(str(error))
 
 
-def test_the_name_of_an_argument_is_that_of_its_option() -> None:
+def test_arguments_are_named_as_options() -> None:
     assert in_the_commands_words("model: 'a b' is not a model's name") == "--model: 'a b' is not a model's name"
     assert in_the_commands_words("temperature: expected a number") == "temperature: expected a number"
 
 
 @pytest.mark.parametrize("command", [("chat", "x"), ("models", "list"), ("models", "rm", "tiny"), ("doctor",)])
-def test_without_a_server_every_command_says_what_to_type(run, server, command) -> None:
+def test_without_a_server_every_command_names_a_remedy(run, server, command) -> None:
     server.refuse()
     with instant_retries():
         result = run(*command)
     assert result.exit_code == 1
-    told = " ".join((result.stdout + result.stderr).split())
-    assert "`ollama serve`, or name another server with --host or OLLAMA_HOST" in told
-    assert not PYTHON.search(told)
+    output = " ".join((result.stdout + result.stderr).split())
+    assert "`ollama serve`, or name another server with --host or OLLAMA_HOST" in output
+    assert not PYTHON.search(output)
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,19 @@ def test_without_a_server_every_command_says_what_to_type(run, server, command) 
 @pytest.mark.parametrize(
     "command", [("chat", "x", "-m"), ("models", "show"), ("models", "rm"), ("doctor", "-m")], ids=lambda c: c[-2]
 )
-def test_a_name_that_is_nearly_right_is_told(run, server, command, asked, meant) -> None:
+def test_a_similar_model_name_is_suggested(run, server, command, asked, meant) -> None:
     server.models.add(Model("smollm2:135m"))
     result = run(*command, asked)
     assert result.exit_code == 1
     assert f"did you mean {meant}" in result.stdout + result.stderr
 
 
-def test_a_model_that_is_not_there_is_no_python_either(run, server) -> None:
+def test_a_missing_model_names_the_pull_command(run, server) -> None:
     result = run("chat", "x", "-m", "nope")
     assert result.stderr == (
         f"error: {server.url} does not have the model 'nope'; it has tiny:latest, vectors:latest. To download it: "
         "namel3ss-ollama models pull nope\n"
     )
-    told = run("chat", "x", "-m", "nope", "--host", server.url).stderr
-    assert told.endswith(f"namel3ss-ollama models pull nope --host {server.url}\n")
+    output = run("chat", "x", "-m", "nope", "--host", server.url).stderr
+    assert output.endswith(f"namel3ss-ollama models pull nope --host {server.url}\n")
     assert "To download it" not in run("models", "rm", "nope").stderr

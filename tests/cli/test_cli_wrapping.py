@@ -1,4 +1,4 @@
-"""Lines for a terminal: broken between words, whatever pieces they come in and however narrow it is."""
+"""Word wrapping for a terminal: lines break between words, for any chunks and any width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_si
 
 
 def screen(out: str, width: int) -> list[str]:
-    """What a terminal of that width shows: it goes on in the next line when a letter has no room."""
+    """What a terminal of that width shows: a character that does not fit goes to the next line."""
     lines: list[list[str]] = [[]]
     column = 0
     for found in re.finditer(r"\x1b\[(\d+)D|\x1b\[K|.", out, re.DOTALL):
@@ -50,37 +50,37 @@ def wrapped(text: str, width: int, cuts: list[int]) -> list[str]:
 
 
 @given(st.lists(WORDS, min_size=1, max_size=40), st.integers(20, 60), st.lists(st.integers(0, 500), max_size=80))
-def test_words_are_whole_whatever_the_pieces(words, width, cuts) -> None:
+def test_words_are_not_broken_for_any_chunks(words, width, cuts) -> None:
     lines = wrapped(" ".join(words), width, cuts)
     assert " ".join(lines).split() == words
     expected = textwrap.wrap(" ".join(words), width, break_on_hyphens=False)
     assert lines == expected
 
 
-# Not those that take no cell, as some of Hangul: the terminal here has one letter a cell.
+# Without zero-width characters, as some of Hangul: the terminal here has one character per cell.
 LETTERS = st.characters(exclude_categories=("C", "M")).filter(lambda sign: cell_len(sign) > 0) | st.sampled_from(" \n")
 
 
 @given(st.text(LETTERS, max_size=200), st.integers(20, 60), st.lists(st.integers(0, 500), max_size=40))
-def test_no_letter_is_lost(text, width, cuts) -> None:
+def test_no_character_is_lost(text, width, cuts) -> None:
     shown = "".join(wrapped(text, width, cuts))
     assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text)
 
 
-def test_what_comes_is_shown_at_once() -> None:
+def test_chunks_are_shown_at_once() -> None:
     wrap = WordWrap(lambda: 20)
     assert wrap.feed("Hel") == "Hel"
     assert wrap.feed("lo,") == "lo,"
 
 
-def test_code_is_left_to_the_terminal() -> None:
+def test_code_is_not_wrapped() -> None:
     code = "print('a line that is longer than the terminal is wide')"
     lines = wrapped(f"so:\n```python\n{code}\n```\nthat was all of the code", 20, [])
     assert "".join(lines[2:5]).startswith(code[:40])
     assert lines[-2:] == ["that was all of the", "code"]
 
 
-def test_writing_without_spaces_breaks_anywhere() -> None:
+def test_scripts_without_spaces_break_anywhere() -> None:
     assert wrapped("漢字" * 9, 20, [3, 4, 11]) == ["漢字" * 5, "漢字" * 4]
 
 
@@ -135,7 +135,7 @@ def test_no_word_is_cut_on_a_narrow_terminal(terminal, server, monkeypatch, widt
     assert not [line for line in lines if len(line) > width and " " in line.strip()]
 
 
-def test_a_table_that_does_not_fit_is_a_list_a_row(terminal, monkeypatch) -> None:
+def test_a_table_that_does_not_fit_is_a_list_per_row(terminal, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     monkeypatch.setenv("NO_COLOR", "1")
     program = terminal("-m", "namel3ss_ollama.cli", "models", "list")

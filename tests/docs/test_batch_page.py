@@ -1,4 +1,4 @@
-"""docs/batch.md: its code and its commands run as they stand, twice, and the second run asks nothing."""
+"""docs/batch.md: its code and its commands run unchanged, twice, and the second run sends no request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Asked = Callable[[], int]
 
 @pytest.fixture
 def asked(ollama_server: OllamaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """In an empty directory: how many requests for answers and vectors there were so far."""
+    """Counts the requests for answers and vectors so far; the working directory is empty."""
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
     monkeypatch.chdir(tmp_path)
     paths = ("/api/generate", "/api/chat", "/api/embed")
@@ -74,7 +74,7 @@ def test_the_log_shows_the_progress_and_no_requests(asked: Asked) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command: str, asked: Asked, ollama_server: OllamaServer, tmp_path: Path) -> None:
-    pytest.importorskip("typer")  # which the environment of Ray lacks
+    pytest.importorskip("typer")  # not in the environment of Ray
     if ".parquet" in command:
         pytest.importorskip("pyarrow")
     from typer.testing import CliRunner
@@ -120,7 +120,7 @@ def test_ray_data(ollama_server: OllamaServer, tmp_path: Path, asked: Asked) -> 
     assert (tmp_path / "run" / "answer.db").exists()
 
 
-def test_files_that_it_names_are_there() -> None:
+def test_files_that_it_names_exist() -> None:
     for name in re.findall(r"`((?:examples|notebooks)/[\w.]+)`", PAGE) + re.findall(r"\]\(([\w./]+\.md)", PAGE):
         assert (ROOT / name).is_file() or (ROOT / "docs" / name).is_file(), name
     headings = {

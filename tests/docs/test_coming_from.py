@@ -1,4 +1,4 @@
-"""docs/coming-from/: each pair of snippets gives the same answer, and the tables have every parameter there is."""
+"""docs/coming-from/: each pair of snippets prints the same, and the tables list every parameter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from namel3ss_ollama import Message, OllamaProvider, RetryPolicy, StreamConfig, 
 from namel3ss_ollama.settings import ChatOptions, GenerateOptions, RuntimeOptions
 from namel3ss_ollama.testing import OllamaServer
 
-# The peers' clients are closed when they are collected, which is what the pages leave to them.
+# The snippets leave the closing of the peers' clients to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 PEERS = {
     "ollama-python": "ollama",
@@ -43,7 +43,7 @@ PNG = bytes.fromhex(
 )
 WITHOUT_OPENAI = "openai is not installed; nothing but this comparison needs it"
 DEFAULT = "http://localhost:11434"
-SAID = "**The outputs differ**"
+NOTE = "**The outputs differ**"
 DIFFERENT: dict[tuple[str, str], tuple[str, str, str]] = {
     ("ollama-python", "A stream that breaks off"): (
         "a stream that ends without its last line is a short answer there, and an error here",
@@ -87,17 +87,17 @@ def shared() -> Iterator[OllamaServer]:
 
 @pytest.fixture
 def server(shared: OllamaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OllamaServer]:
-    """The server that both ask, as both find it by themselves, and an image beside the program."""
+    """The server of both snippets, which they find by default, and an image in the working directory."""
     (tmp_path / "photo.png").write_bytes(PNG)
     monkeypatch.chdir(tmp_path)
     for name in ("OLLAMA_HOSTS", "OLLAMA_BASE_URL", "OLLAMA_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OLLAMA_HOST", shared.url)
     with ollama.Client() as client, instant_retries():
-        # The functions of the module have a client that was made when it was imported.
+        # The module's functions use a client that was created at import.
         monkeypatch.setattr(ollama.generate.__self__, "_client", client._client)
         for peer in (llama_index.llms.ollama.Ollama, llama_index.embeddings.ollama.OllamaEmbedding):
-            # Which ask this address whatever the environment says.
+            # These use this address regardless of the environment.
             given = tuple(shared.url if one == DEFAULT else one for one in peer.__init__.__defaults__)
             monkeypatch.setattr(peer.__init__, "__defaults__", given)
         yield shared
@@ -120,11 +120,11 @@ def test_both_print_the_same(pair: Pair, server: OllamaServer, capsys: pytest.Ca
     if (pair.page, pair.title) in DIFFERENT:
         _, *expected = DIFFERENT[pair.page, pair.title]
         assert [theirs, ours] == expected
-        assert SAID in pair.text
+        assert NOTE in pair.text
     else:
         assert theirs == ours
         assert theirs.strip()
-        assert SAID not in pair.text
+        assert NOTE not in pair.text
 
 
 def test_no_block_is_missed() -> None:
@@ -135,7 +135,7 @@ def test_no_block_is_missed() -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=[f"{pair.page}: {pair.title}" for pair in PAIRS])
-def test_each_block_is_of_its_package(pair: Pair) -> None:
+def test_each_block_imports_its_package(pair: Pair) -> None:
     assert pair.theirs.startswith(f"# {pair.page}\n") or pair.theirs.startswith("# llama-index")
     package = PEERS[pair.page].partition(".")[0]
     assert re.search(rf"^(?:import|from) {package}\b", pair.theirs, re.MULTILINE)
@@ -144,7 +144,7 @@ def test_each_block_is_of_its_package(pair: Pair) -> None:
 
 
 def keywords(method: Callable[..., Any], options: type) -> list[str]:
-    """The parameters of a method of the provider's, with those that its `**options` take."""
+    """The parameters of a method of the provider, including those of its `**options`."""
     return [name for name in parameters(method) if name != "options"] + list(options.__annotations__)
 
 
@@ -179,9 +179,9 @@ def test_methods_of_ollama_python() -> None:
         name for name in dir(ollama.AsyncClient) if name[0] == "_"
     }
     rows = re.findall(r"^\| `(\w+)\((.*?)\)` \| (.*?) \|", read("ollama-python"), re.MULTILINE)
-    told = {name: [one for one in given.split(", ") if one] for name, given, _ in rows}
+    documented = {name: [one for one in given.split(", ") if one] for name, given, _ in rows}
     tabled = ("generate", "chat", "embed", "embeddings")
-    assert told == {name: parameters(function) for name, function in methods.items() if name not in tabled}
+    assert documented == {name: parameters(function) for name, function in methods.items() if name not in tabled}
     for _, _, ours in rows:
         assert all(hasattr(OllamaProvider, name) for name in re.findall(r"`(\w+)`", ours))
 
@@ -204,7 +204,7 @@ def test_methods_of_langchain_ollama(name: str) -> None:
 
 
 def with_fields(cls: Any) -> list[str]:
-    """The parameters of a class of LlamaIndex's: those of its constructor, and its fields."""
+    """The parameters of a LlamaIndex class: those of its constructor, and its fields."""
     return list(dict.fromkeys([*parameters(cls.__init__), *cls.model_fields]))
 
 
@@ -263,7 +263,7 @@ def test_every_table_is_checked() -> None:
     assert len(tables("openai-python")) == 5
 
 
-def test_a_table_that_lacks_a_parameter_is_noticed() -> None:
+def test_a_table_that_lacks_a_parameter_is_detected() -> None:
     table = Table([Row(["a"], "the same", ""), Row(["b"], "`c`", "")], ["d"])
     assert problems(table, ["a", "b"], ["a", "c", "d"]) == ["['b']: nothing is said of the change"]
     table = Table([Row(["a"], "`x`", "said")], ["y"])
@@ -275,10 +275,10 @@ def test_a_table_that_lacks_a_parameter_is_noticed() -> None:
     ]
 
 
-# What all pages say of defaults.
+# Our defaults, on all pages
 
 
-def test_the_defaults_on_the_pages_are_the_real_ones() -> None:
+def test_the_defaults_on_the_pages_are_correct() -> None:
     config, policy = StreamConfig(), RetryPolicy()
     deadlines = f"{config.connect_timeout:g} s to connect, {config.first_chunk_timeout:g} s for the first chunk"
     for page in PEERS:
@@ -290,7 +290,7 @@ def test_the_defaults_on_the_pages_are_the_real_ones() -> None:
         assert 'max_concurrent="auto"' in text
 
 
-def test_errors_on_the_pages_are_ours() -> None:
+def test_errors_on_the_pages_exist() -> None:
     homes = (errors, langchain_namel3ss_ollama, builtins)
     named = 0
     for page in PEERS:
@@ -301,7 +301,7 @@ def test_errors_on_the_pages_are_ours() -> None:
     assert named > 30
 
 
-# What the pages say of the peers' defaults.
+# The peers' defaults
 
 
 def test_defaults_of_ollama_python() -> None:
@@ -369,7 +369,7 @@ def test_reasoning_of_langchain(reasoning: bool | None, server: OllamaServer) ->
     assert ["reasoning_content" in one for one in kept] == [bool(reasoning), True]
 
 
-def test_what_v1_does_with_a_request(server: OllamaServer) -> None:
+def test_what_v1_ignores_in_a_request(server: OllamaServer) -> None:
     openai = pytest.importorskip("openai", reason=WITHOUT_OPENAI)
     server.reset()
     server.reply(tool_calls=[], text="No call.")

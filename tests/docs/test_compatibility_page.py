@@ -1,4 +1,4 @@
-"""docs/compatibility.md is what the table of versions says, and the test server does what the table says."""
+"""docs/compatibility.md matches the table of versions, and the test server behaves as the table says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_page_is_what_the_table_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "docs/compatibility.md is stale: `make pages` writes it again"
 
 
-def test_the_provider_warns_of_an_option_from_the_version_on_that_lacks_it() -> None:
+def test_the_provider_warns_of_options_by_the_same_versions() -> None:
     until = {name: feature.until for feature, names in _BY_VERSION.items() for name in names if feature.until}
     since = {name: feature.since for feature, names in _BY_VERSION.items() for name in names if feature.since}
     assert (until, since) == (_UNTIL, _SINCE)
@@ -38,7 +38,7 @@ def test_every_feature_has_a_probe() -> None:
 
 
 @pytest.mark.parametrize("row", [row for rows in LEFT_OUT.values() for row in rows], ids=lambda row: row.what[:30])
-def test_what_is_left_out_is_not_there(row: LeftOut) -> None:
+def test_features_left_out_do_not_exist(row: LeftOut) -> None:
     keywords = {*BatchOptions.__annotations__, *ChatOptions.__annotations__, *signature(OllamaProvider).parameters}
     embedding = signature(OllamaProvider.embed).parameters
     for name in row.names:
@@ -54,7 +54,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_the_test_server_does_what_its_version_does(place: Place, name: str) -> None:
+def test_the_test_server_behaves_as_its_version(place: Place, name: str) -> None:
     place.script.reset()
     version = place.script.version
     assert PROBES[name].found(place) is FEATURES[name].on(version)

@@ -1,4 +1,4 @@
-"""docs/production.md: its code runs, its checklist leads to its sections, and its links lead somewhere."""
+"""docs/production.md: its code runs, its checklist links to its sections, and no link is broken."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(title: str, code: str) -> dict[str, Any]:
 def _environment(
     ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "namel3ss_ollama")  # and back to what it was, after the block that sets it
+    caplog.set_level(logging.WARNING, "namel3ss_ollama")  # restored after a block that sets it
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
     monkeypatch.chdir(tmp_path)
 
@@ -65,7 +65,7 @@ def test_a_block_runs(title: str, code: str, ollama_server: OllamaServer, capsys
     assert bool(ollama_server.requests) == (title not in SENDS_NOTHING | HAS_ITS_SERVER)
 
 
-def test_the_batch_goes_on_where_it_was(ollama_server: OllamaServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_batch_resumes(ollama_server: OllamaServer, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         run("A batch overnight", dict(CODE)["A batch overnight"])
     assert "0 answered, 0 failed, 2 skipped" in capsys.readouterr().out
@@ -118,7 +118,7 @@ async def test_the_service_answers(ollama_server: OllamaServer) -> None:
         ({"status": 500, "message": "a reason that stays"}, 502),
     ],
 )
-async def test_the_service_says_what_went_wrong(
+async def test_the_service_maps_errors_to_statuses(
     fault: dict[str, Any], status: int, ollama_server: OllamaServer
 ) -> None:
     service = Service()
@@ -147,7 +147,7 @@ async def test_the_service_stops_when_the_client_hangs_up(ollama_server: OllamaS
     await service.provider.aclose()
 
 
-async def test_the_service_asks_nothing_when_the_client_hangs_up_before(ollama_server: OllamaServer) -> None:
+async def test_the_service_sends_nothing_when_the_client_hangs_up_before(ollama_server: OllamaServer) -> None:
     service, sent = Service(), []
     messages = iter([{"type": "http.request", "body": b"Hel", "more_body": True}, {"type": "http.disconnect"}])
 
@@ -161,7 +161,7 @@ async def test_the_service_asks_nothing_when_the_client_hangs_up_before(ollama_s
     assert sent == ollama_server.requests == []
 
 
-async def test_the_service_breaks_off_where_the_answer_did(ollama_server: OllamaServer) -> None:
+async def test_the_service_breaks_off_with_the_answer(ollama_server: OllamaServer) -> None:
     service = Service()
     ollama_server.fault("cut", at_token=1)
     with pytest.raises(service.app.__globals__["LLMError"]):
@@ -186,14 +186,14 @@ async def test_the_service_closes_with_its_server(ollama_server: OllamaServer) -
     await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
 
 
-def test_links_lead_somewhere() -> None:
+def test_no_link_is_broken() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", PAGE):
         path, _, place = target.partition("#")
         assert (ROOT / "docs" / path).exists(), target
         assert path or place in map(anchor, TITLES), target
 
 
-def test_the_checklist_names_each_of_its_sections() -> None:
+def test_the_checklist_links_to_each_of_its_sections() -> None:
     checklist, _, _ = PAGE.partition("## Deployment patterns")
     sections = re.findall(r"^### (.+)$", checklist, re.MULTILINE)
     assert {anchor(title) for title in sections} == set(re.findall(r"^\| \[.+?\]\(#(.+?)\)", checklist, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes run as they stand on their pages, against the test server.
+"""The recipes of docs/recipes run unchanged from their pages, against the test server.
 
 A test whose framework is not installed is skipped; `requirements/dev.in` has those that are small.
 """
@@ -32,7 +32,7 @@ from namel3ss_ollama.testing import Fault, Gate, OllamaServer, Record, Reply, To
 
 @pytest.fixture(autouse=True)
 def address(ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a reader would set: the address of the server."""
+    """Sets what a reader would set: the address of the server."""
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama_server.url)
 
 
@@ -47,7 +47,7 @@ def run_program(page: str, monkeypatch: pytest.MonkeyPatch, *arguments: str, tit
 
 @asynccontextmanager
 async def served(app: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """An application behind a real server, since hanging up is a matter of sockets."""
+    """An application behind a real server, since a disconnect needs a socket."""
     uvicorn = pytest.importorskip("uvicorn")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
     running = asyncio.create_task(server.serve())
@@ -82,7 +82,7 @@ async def test_fastapi_streams_events(ollama_server: OllamaServer) -> None:
     assert len(ollama_server.requests) == 1
 
 
-async def test_fastapi_tells_of_a_failure_as_an_event(ollama_server: OllamaServer) -> None:
+async def test_fastapi_sends_a_failure_as_an_event(ollama_server: OllamaServer) -> None:
     pytest.importorskip("fastapi.sse")
     ollama_server.reply(["Good", " day", "."])
     ollama_server.fault("cut", at_token=2)
@@ -118,7 +118,7 @@ async def test_fastapi_stops_the_model_when_the_client_hangs_up(ollama_server: O
 
 @pytest.fixture
 def chat_page() -> Any:
-    """The page with a provider of its own: Streamlit caches it for the process, and with it the server's address."""
+    """The page with a new provider: Streamlit caches it for the process, and with it the server's address."""
     testing = pytest.importorskip("streamlit.testing.v1")
     import streamlit
 
@@ -134,8 +134,8 @@ def test_streamlit_chats(ollama_server: OllamaServer, chat_page: Any) -> None:
         app.chat_input[0].set_value(text).run()
         assert not app.exception
         assert bool(app.error) == (text == "Please fail")
-    said = [(message.name, message.markdown[0].value) for message in app.chat_message]
-    assert said == [
+    shown = [(message.name, message.markdown[0].value) for message in app.chat_message]
+    assert shown == [
         ("user", "Good morning"),
         ("assistant", "Hello to you."),
         ("user", "The capital of Italy?"),
@@ -196,8 +196,8 @@ def test_jupyter(ollama_server: OllamaServer) -> None:
     client = Client(new_notebook(cells=cells), timeout=60)
 
     def interrupt() -> None:
-        # Once text is shown the cell runs; before, the signal may strike the kernel's own code. The kernel cancels the
-        # cell when its event loop wakes next, here by the next token.
+        # Once text is shown the cell runs; earlier, the signal may interrupt the kernel itself. The kernel cancels the
+        # cell when its event loop wakes up next, here for the next token.
         assert shown.wait(60)
         os.kill(client.km.provisioner.pid, signal.SIGINT)
 
@@ -222,7 +222,7 @@ def test_jupyter(ollama_server: OllamaServer) -> None:
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The tasks with a broker and a backend in memory; Celery's own variables come before what the program says."""
+    """The tasks with an in-memory broker and backend; Celery's own variables override the program's settings."""
     pytest.importorskip("celery")
     monkeypatch.setenv("CELERY_BROKER_URL", "memory://")
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "cache+memory://")
@@ -242,8 +242,8 @@ def test_celery(ollama_server: OllamaServer, tasks: ModuleType) -> None:
     ]
 
 
-def test_celery_retries_what_time_heals(ollama_server: OllamaServer, tasks: ModuleType) -> None:
-    tasks.app.conf.task_always_eager = True  # a retry runs at once
+def test_celery_retries_temporary_errors(ollama_server: OllamaServer, tasks: ModuleType) -> None:
+    tasks.app.conf.task_always_eager = True  # a retry runs immediately
     ollama_server.reply("It was a long day.")
     ollama_server.fault("status", status=503, times=4)
     with instant_retries():
@@ -257,7 +257,7 @@ def test_celery_retries_what_time_heals(ollama_server: OllamaServer, tasks: Modu
 # gunicorn
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="gunicorn needs processes that fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="gunicorn needs os.fork")
 def test_gunicorn(ollama_server: OllamaServer, tmp_path: Path) -> None:
     pytest.importorskip("gunicorn")
     write("gunicorn.md", tmp_path)
@@ -312,7 +312,7 @@ def test_langgraph_remembers(
     ]
 
 
-def test_langgraph_goes_on_where_it_stopped(
+def test_langgraph_resumes_where_it_stopped(
     ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("langgraph.checkpoint.sqlite")
@@ -357,7 +357,7 @@ def test_deepagents(
     assert windows == {32_768, 16_384}
 
 
-# A workflow of LlamaIndex's
+# A LlamaIndex workflow
 
 
 def test_llama_index_workflow(
@@ -439,7 +439,7 @@ def test_rag(
 def test_mcp(
     ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    pytest.importorskip("mcp.server.fastmcp")  # with `capfd`: the server's process gets what is stderr by then
+    pytest.importorskip("mcp.server.fastmcp")  # with `capfd`: the server's process inherits the current stderr
     pytest.importorskip("langchain_mcp_adapters")
     write("mcp.md", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -456,7 +456,7 @@ def test_mcp(
 
 @contextmanager
 def receiver() -> Iterator[tuple[str, dict[str, list[bytes]]]]:
-    """What receives OTLP over HTTP: its address, and the bodies by path."""
+    """A receiver of OTLP over HTTP: its address, and the bodies by path."""
     received: dict[str, list[bytes]] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -506,7 +506,7 @@ def test_opentelemetry(ollama_server: OllamaServer, tmp_path: Path) -> None:
     assert {"service.name", "service.instance.id"} <= resource
 
 
-ALL_THAT_IS_MEASURED = """
+ALL_METRICS = """
 from opentelemetry import metrics
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
@@ -542,14 +542,14 @@ def test_the_dashboard_shows_what_is_measured(ollama_server: OllamaServer) -> No
     ollama_server.fault("status", contains="retry", status=503, times=1)
     ollama_server.fault("cut", contains="broken", at_token=1)
     ollama_server.fault("stall_mid_stream", contains="silent", at_token=1)
-    program = [sys.executable, "-c", ALL_THAT_IS_MEASURED]
+    program = [sys.executable, "-c", ALL_METRICS]
     text = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True).stdout
     labels: dict[str, set[str]] = {}
-    bounds: dict[str, set[str]] = {}
+    buckets: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels.setdefault(sample.name, set()).update(sample.labels)
-            bounds.setdefault(sample.name, set()).add(sample.labels.get("le", ""))
+            buckets.setdefault(sample.name, set()).add(sample.labels.get("le", ""))
     board = json.loads(DASHBOARD.read_text("utf-8"))
     expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     assert len(expressions) > 10
@@ -563,16 +563,16 @@ def test_the_dashboard_shows_what_is_measured(ollama_server: OllamaServer) -> No
                 used |= set(group.split(", "))
             assert used <= labels[name], expression
             if name.endswith("_seconds_bucket"):
-                assert {"0.32", "2.56", "40.96"} <= bounds[
+                assert {"0.32", "2.56", "40.96"} <= buckets[
                     name
-                ]  # finer than the SDK's, so that quantiles mean something
+                ]  # finer than the SDK's, so that quantiles are meaningful
     (variable,) = [v for v in board["templating"]["list"] if v["name"] == "model"]
     name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
     assert label in labels[name]
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-def test_the_collector_hands_on_what_it_receives() -> None:
+def test_the_collector_forwards_what_it_receives() -> None:
     yaml = pytest.importorskip("yaml")
     collector = yaml.safe_load(blocks("opentelemetry.md")["collector.yaml"])
     for pipeline in collector["service"]["pipelines"].values():

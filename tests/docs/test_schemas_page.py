@@ -1,4 +1,4 @@
-"""docs/schemas.md is what the table of schemas says, and the table is what the code does."""
+"""docs/schemas.md matches the table of schemas, and the table matches the code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_page_is_what_the_table_says() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.kind)
-def test_what_pydantic_checks_is_named_where_the_grammar_does_not_hold_all(row: Row) -> None:
+def test_rows_that_the_grammar_does_not_enforce_name_the_rest(row: Row) -> None:
     assert bool(row.left) == (row.held != FULL)
 
 
@@ -29,5 +29,5 @@ SOLVABLE = [row for row in ROWS if row.held == FULL and not isinstance(row.of, d
 
 
 @pytest.mark.parametrize("row", SOLVABLE, ids=lambda row: row.kind)
-def test_what_fits_the_sent_schema_fits_the_type(row: Row) -> None:
+def test_a_value_of_the_sent_schema_fits_the_type(row: Row) -> None:
     TypeAdapter(row.of).validate_python(minimal(row.sent), strict=False)

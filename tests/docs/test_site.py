@@ -36,13 +36,13 @@ def rows_of(heading: str) -> list[str]:
 
 
 def public_names(package: str) -> list[str]:
-    """`__all__`, out of the source where the package cannot be imported here: Ray has an environment of its own."""
+    """`__all__`, from the source if the package cannot be imported here: Ray has a separate environment."""
     if package == "ray_namel3ss_ollama":
         source = (ROOT / "integrations" / "ray" / package / "__init__.py").read_text("utf-8")
         names = re.findall(r'"(\w+)"', source.partition("__all__ = ")[2])
     else:
         names = importlib.import_module(package).__all__
-    more = ["OllamaDecisions"] if package == "langchain_namel3ss_ollama" else []  # not in `__all__`, yet public
+    more = ["OllamaDecisions"] if package == "langchain_namel3ss_ollama" else []  # not in `__all__`, but public
     return [name for name in [*names, *more] if name != "__version__"]
 
 
@@ -70,14 +70,14 @@ def test_every_option_of_a_request_is_in_a_table() -> None:
     assert sorted(rows_of("Per call")) == sorted(of_a_call - set(everywhere))
 
 
-def test_every_error_is_in_the_table_and_described() -> None:
+def test_every_error_is_in_the_table_and_has_an_entry() -> None:
     page = (REFERENCE / "errors.md").read_text("utf-8")
     for name in errors.__all__:
         assert f"| `{name}` |" in page or name == LLMError.__name__
         assert f"::: namel3ss_ollama.{name}\n" in page
 
 
-def test_the_deadlines_in_the_table_are_the_real_ones() -> None:
+def test_the_deadlines_in_the_table_are_correct() -> None:
     config = StreamConfig()
     assert sorted(rows_of("StreamConfig")) == sorted(StreamConfig.__dataclass_fields__)
     for name in ("connect_timeout", "first_chunk_timeout", "chunk_timeout", "tool_call_timeout"):
@@ -86,15 +86,15 @@ def test_the_deadlines_in_the_table_are_the_real_ones() -> None:
     assert config.stream_timeout is config.max_chunks is None
 
 
-def test_the_waits_that_are_named_are_the_real_ones() -> None:
+def test_the_documented_retry_waits_are_correct() -> None:
     policy = RetryPolicy()
     longest = sum(policy.wait_initial * 2**n for n in range(policy.attempts - 1))
-    said = f"{policy.attempts} attempts over {longest / 2:g} to {longest:g} s"
-    assert said in OPTIONS
-    assert said in (ROOT / "docs" / "how-to" / "limits-retries.md").read_text("utf-8").replace("\n", " ")
+    sentence = f"{policy.attempts} attempts over {longest / 2:g} to {longest:g} s"
+    assert sentence in OPTIONS
+    assert sentence in (ROOT / "docs" / "how-to" / "limits-retries.md").read_text("utf-8").replace("\n", " ")
 
 
-def test_the_readme_is_short_and_leads_to_every_guide() -> None:
+def test_the_readme_is_short_and_links_to_every_guide() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     assert len(readme.splitlines()) < 200
     for guide in (ROOT / "docs" / "how-to").glob("*.md"):

@@ -1,6 +1,6 @@
-"""Every Python block of the README and of the site's pages runs as it stands, against a test server.
+"""Every Python block of the README and of the site's pages runs unchanged, against a test server.
 
-`page_code.py` says what a page can ask for. Pages that other tests run are listed here.
+`page_code.py` documents what a page can request. Pages that other tests run are listed here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(50)
 
 @dataclass
 class Place:
-    """Where a block runs: its servers, texts of it that are replaced, and what must hold afterwards."""
+    """Where a block runs: its servers, the texts to replace in it, and the check of its output."""
 
     servers: list[OllamaServer]
     replaced: dict[str, str] = field(default_factory=dict)
@@ -42,21 +42,21 @@ class Place:
 
 @contextmanager
 def plain() -> Iterator[Place]:
-    """The test server, as it is."""
+    """The default test server."""
     with OllamaServer() as server:
         yield Place([server])
 
 
 @contextmanager
 def refusals() -> Iterator[Place]:
-    """The provider has the server refuse what is too long."""
+    """The provider makes the server refuse too long input."""
     with OllamaServer() as server:
         yield Place([server], statuses=frozenset({200, 400}))
 
 
 @contextmanager
 def failing() -> Iterator[Place]:
-    """The block asks for what there is not."""
+    """The block requests a model that does not exist."""
     with OllamaServer() as server:
         yield Place([server], statuses=frozenset({404}), check=lambda out: "no such model: " in out and "pull" in out)
 
@@ -106,7 +106,7 @@ def weather() -> Iterator[Place]:
 
 @contextmanager
 def image() -> Iterator[Place]:
-    """A file with an image, and a server of the web that has it."""
+    """A file with an image, and a web server that has it."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -132,7 +132,7 @@ def image() -> Iterator[Place]:
 
 @contextmanager
 def embedded() -> Iterator[Place]:
-    """The model in the process."""
+    """The embedded model."""
     yield Place([], check=lambda out: out.startswith("The capital of France is Paris.\n"))
 
 
@@ -156,18 +156,18 @@ def test_no_block_is_missed() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in ELSEWHERE if (ROOT / page).exists()])
-def test_what_is_run_elsewhere_has_a_test(page: str) -> None:
+def test_pages_that_are_run_elsewhere_have_a_test(page: str) -> None:
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
     assert any(f'"{Path(page).name}"' in test.read_text("utf-8") for test in tests)
 
 
-def test_a_page_asks_for_what_there_is() -> None:
+def test_pages_request_existing_setups() -> None:
     for block in BLOCKS:
         assert block.setup in SETUPS, block
     assert {block.setup for block in BLOCKS} == set(SETUPS)
 
 
-@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")  # of LlamaIndex's own models
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211")  # from LlamaIndex's own models
 @pytest.mark.parametrize(
     "block",
     [pytest.param(each, marks=[pytest.mark.embedded] if each.setup == "embedded" else []) for each in BLOCKS],

@@ -1,4 +1,4 @@
-"""docs/testing.md: its table of faults is the real one, and every ability is in it."""
+"""docs/testing.md: its table of faults is complete, and so are its keywords and outcomes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def table() -> str:
     return "\n".join(["", "| fault | what happens | options |", "| --- | --- | --- |", *rows, "", ""])
 
 
-def test_the_page_has_the_faults_that_there_are() -> None:
+def test_the_page_lists_all_faults() -> None:
     page = PAGE.read_text("utf-8")
     made = TABLE.sub(lambda _: table(), page)
     if os.environ.get("NAMEL3SS_WRITE_DOCS"):
@@ -29,7 +29,7 @@ def test_the_page_has_the_faults_that_there_are() -> None:
     assert PAGE.read_text("utf-8") == made, "docs/testing.md is stale: `make pages` writes it again"
 
 
-def test_every_keyword_and_outcome_is_told() -> None:
+def test_every_keyword_and_outcome_is_listed() -> None:
     page = PAGE.read_text("utf-8")
     for field in dataclasses.fields(Reply):
         assert field.name == "text" or f"`{field.name}`" in page

@@ -1,8 +1,8 @@
 """docs/troubleshooting.md: each error class has a section, and each text that it quotes is one that the code produces.
 
-A quoted text stands in a block ```text. Below, `@quoted(section)` marks a function that produces such a text, with the
-test server where one is needed, in the order of the section. Addresses and numbers may differ, and `...` on the page
-stands for anything. `make pages` writes the texts of today into the page, but for those with `...`.
+Quoted texts are in blocks of ```text. Below, `@quoted(section)` marks a function that produces such a text, with the
+test server if one is needed, in the order of the section. Addresses and numbers may differ, and `...` on the page
+matches anything. `make pages` updates the texts on the page, except those with `...`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def blocks(language: str, text: str = PAGE) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """A text without what differs from machine to machine: addresses, numbers and line breaks."""
+    """A text without what depends on the machine: addresses, numbers and line breaks."""
     return _PLACES.sub("0", " ".join(text.split()))
 
 
@@ -51,7 +51,7 @@ def anchor(title: str) -> str:
 
 @dataclass
 class Scene:
-    """Where a text is brought about."""
+    """The setting in which a text is produced."""
 
     server: OllamaServer
     monkeypatch: pytest.MonkeyPatch
@@ -62,17 +62,17 @@ class Scene:
         return OllamaProvider(model, url or self.server.url, **settings)
 
     def asks(self, model: str = "llama3.2", url: str | None = None, **settings: Any) -> None:
-        """Ask once, and close."""
+        """Send one request, and close."""
         with self.provider(model, url, **settings) as provider:
             provider.generate("Why is the sky blue?")
 
     def refuses(self, status: int, message: str = "", **more: Any) -> None:
-        """Have the server answer with a status, and ask."""
+        """Make the server respond with a status, and send a request."""
         self.server.fault("status", status=status, **({"message": message} if message else {}), **more)
         self.asks()
 
     def warning(self) -> str:
-        """What the logger was given."""
+        """The first warning in the log."""
         return next(record.getMessage() for record in self.log.records if record.levelno == logging.WARNING)
 
 
@@ -120,7 +120,7 @@ def nothing_listens(scene: Scene) -> None:
 
 
 @quoted("LLMConnectionError")
-def https_where_http_is_spoken(scene: Scene) -> None:
+def https_to_an_http_server(scene: Scene) -> None:
     scene.asks(url=scene.server.url.replace("http://", "https://"))
 
 
@@ -132,7 +132,7 @@ def the_proxy_is_down(scene: Scene) -> None:
 
 
 @quoted("LLMConnectionError")
-def it_hangs_up(scene: Scene) -> None:
+def connection_closed(scene: Scene) -> None:
     scene.server.fault("close_before_headers")
     scene.asks()
 
@@ -176,7 +176,7 @@ def no_further_chunk(scene: Scene) -> None:
 
 
 @quoted("LLMTimeoutError")
-def a_long_call(scene: Scene) -> None:
+def tool_call_timeout_passed(scene: Scene) -> None:
     scene.server.fault("stall_before_headers")
     config = StreamConfig(first_chunk_timeout=0.01, chunk_timeout=0.01, tool_call_timeout=0.05)
     with scene.provider(stream_config=config) as provider:
@@ -184,7 +184,7 @@ def a_long_call(scene: Scene) -> None:
 
 
 @quoted("LLMTimeoutError")
-def all_of_it(scene: Scene) -> None:
+def timeout_passed(scene: Scene) -> None:
     scene.server.fault("stall_before_headers")
     scene.asks(timeout=0.05)
 
@@ -210,12 +210,12 @@ def a_full_queue(scene: Scene) -> None:
 
 
 @quoted("QuotaExceededError")
-def it_costs(scene: Scene) -> None:
+def payment_required(scene: Scene) -> None:
     scene.refuses(402)
 
 
 @quoted("QuotaExceededError")
-def the_week_is_used_up(scene: Scene) -> None:
+def weekly_limit_reached(scene: Scene) -> None:
     scene.refuses(429, "you have reached your weekly usage limit")
 
 
@@ -240,7 +240,7 @@ def no_cloud(scene: Scene) -> None:
 
 
 @quoted("AuthenticationError")
-def a_strange_host(scene: Scene) -> None:
+def forbidden_host(scene: Scene) -> None:
     scene.refuses(403, body="")
 
 
@@ -253,7 +253,7 @@ def no_such_path(scene: Scene) -> None:
 
 
 @quoted("BadRequestError")
-def it_cannot_call_tools(scene: Scene) -> None:
+def no_tool_support(scene: Scene) -> None:
     scene.server.models.add(Model("plain", ("completion",)))
     with scene.provider("plain") as provider:
         provider.chat(QUESTION, tools=[weather])
@@ -266,13 +266,13 @@ def no_grammar(scene: Scene) -> None:
 
 
 @quoted("BadRequestError")
-def it_redirects(scene: Scene) -> None:
+def redirected(scene: Scene) -> None:
     scene.server.fault("redirect", location="https://example.com/")
     scene.asks()
 
 
 @quoted("BadRequestError")
-def http_where_tls_is_spoken(scene: Scene) -> None:
+def http_to_an_https_server(scene: Scene) -> None:
     scene.refuses(400, body="Client sent an HTTP request to an HTTPS server.\n")
 
 
@@ -309,21 +309,21 @@ def no_memory(scene: Scene) -> None:
 
 
 @quoted("ServerError")
-def the_runner_died(scene: Scene) -> None:
+def runner_crashed(scene: Scene) -> None:
     scene.refuses(500, "llama runner process has terminated: signal: killed")
 
 
 @quoted("ServerError")
-def the_gateway_gave_up(scene: Scene) -> None:
+def gateway_timed_out(scene: Scene) -> None:
     scene.refuses(504, html=True)
 
 
 @quoted("ServerError")
-def no_way_to_the_registry(scene: Scene) -> None:
-    said = (
+def unreachable_registry(scene: Scene) -> None:
+    message = (
         'pull model manifest: Get "https://registry.ollama.ai/v2/": dial tcp: lookup registry.ollama.ai: no such host'
     )
-    scene.server.fault("status", status=500, message=said)
+    scene.server.fault("status", status=500, message=message)
     with scene.provider() as provider:
         for _ in provider.sync.pull_model("qwen3"):
             pass
@@ -333,7 +333,7 @@ def no_way_to_the_registry(scene: Scene) -> None:
 
 
 @quoted("ToolCallParseError")
-def an_unread_call(scene: Scene) -> None:
+def unparsed_call(scene: Scene) -> None:
     scene.refuses(500, 'error parsing tool call: raw=\'{"city": "Ro\', err=unexpected end of JSON input')
 
 
@@ -362,7 +362,7 @@ def the_connection_breaks(scene: Scene) -> None:
 
 
 @quoted("StreamInterruptedError")
-def it_ends_early(scene: Scene) -> None:
+def stream_ends_early(scene: Scene) -> None:
     scene.server.fault("truncated", at_token=1)
     scene.asks()
 
@@ -371,30 +371,30 @@ def it_ends_early(scene: Scene) -> None:
 
 
 @quoted("OutputValidationError")
-def it_was_cut(scene: Scene) -> None:
+def cut_answer(scene: Scene) -> None:
     scene.server.reply('{"name": "Paris", "popul', done_reason="length")
     scene.asks(format=City)
 
 
 @quoted("OutputValidationError")
-def it_does_not_fit(scene: Scene) -> None:
+def invalid_answer(scene: Scene) -> None:
     class City(BaseModel):
         name: str
-        population: int = Field(multiple_of=10)  # which no grammar holds
+        population: int = Field(multiple_of=10)  # which no grammar can enforce
 
     scene.server.reply('{"name": "Paris", "population": 2000001}')
     scene.asks(format=City)
 
 
 @quoted("OutputValidationError")
-def no_format_in_the_cloud(scene: Scene) -> None:
+def ignored_format(scene: Scene) -> None:
     with OllamaServer(["gpt-oss:120b-cloud"], version="0.18") as server:
         server.reply("Paris is the capital of France.")
         scene.asks("gpt-oss:120b-cloud", server.url, format=City)
 
 
 @quoted("OutputValidationError")
-def half_a_call(scene: Scene) -> None:
+def cut_call(scene: Scene) -> None:
     scene.server.reply('{"name": "weather", "argum', done_reason="length")
     with scene.provider() as provider:
         provider.chat(QUESTION, tools=[weather], tool_choice="weather")
@@ -404,12 +404,12 @@ def half_a_call(scene: Scene) -> None:
 
 
 @quoted("QueueFullError")
-async def too_many_wait(scene: Scene) -> None:
+async def queue_full(scene: Scene) -> None:
     await _with_one_running(scene, max_queue=0)
 
 
 @quoted("QueueFullError")
-async def they_wait_too_long(scene: Scene) -> None:
+async def queue_timeout_passed(scene: Scene) -> None:
     await _with_one_running(scene, queue_timeout=0.05)
 
 
@@ -451,7 +451,7 @@ async def a_journal_in_use(scene: Scene) -> None:
 
 
 @quoted("JournalError")
-def no_journal(scene: Scene) -> None:
+def not_a_journal(scene: Scene) -> None:
     Path("run.db").write_text("something else, and longer than the header of a database " * 20)
     with scene.provider() as provider:
         provider.batch(["Hi."], journal="run.db")
@@ -517,14 +517,14 @@ def an_ignored_option(scene: Scene) -> str:
 
 
 def text_of(make: Make, scene: Scene) -> tuple[str, str]:
-    """The name of the exception's class, or nothing, and the text."""
+    """The name of the exception's class, if any, and the text."""
     try:
         made = make(scene)
         if isinstance(made, Awaitable):
             made = asyncio.run(made)
     except (LLMError, RuntimeError, TypeError) as error:
         return type(error).__name__, str(error)
-    assert made is not None, "no text was brought about"
+    assert made is not None, "no text was produced"
     return "", made
 
 
@@ -556,7 +556,7 @@ def rewritten(block: str, text: str) -> str:
 def test_the_page_quotes_what_the_code_says(section: str, make: Make, scene: Scene) -> None:
     kind, text = text_of(make, scene)
     block = blocks("text", SECTIONS[section])[[one for title, one in QUOTED if title == section].index(make)]
-    # What is elided with `...` is for a writer to decide.
+    # Texts with `...` are edited by hand.
     if os.environ.get("NAMEL3SS_WRITE_DOCS") and not matches(block, text) and "..." not in block:
         old, block = block, rewritten(block, text)
         PATH.write_text(PATH.read_text("utf-8").replace(old, block), encoding="utf-8")
@@ -578,16 +578,16 @@ def test_each_error_class_has_a_section_and_its_docstring_names_it(cls: type[LLM
         assert blocks("text", SECTIONS[cls.__name__])
 
 
-def test_each_of_langchains_classes_leads_to_the_section_of_its_base() -> None:
+def test_each_langchain_error_links_to_the_section_of_its_base() -> None:
     rows = dict(re.findall(r"^\| (`Ollama.*`) \| \[(\w+)\]", PAGE, re.MULTILINE))
-    led = {name: section for names, section in rows.items() for name in re.findall(r"`(\w+)`", names)}
+    linked = {name: section for names, section in rows.items() for name in re.findall(r"`(\w+)`", names)}
     classes = {name: getattr(langchain, name) for name in langchain.__all__ if name.endswith("Error")}
-    assert led.keys() == classes.keys()
-    for name, section in led.items():
+    assert linked.keys() == classes.keys()
+    for name, section in linked.items():
         assert classes[name].__mro__[1] is getattr(errors, section), name
 
 
-def test_links_lead_somewhere() -> None:
+def test_no_link_is_broken() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", PAGE):
         path, _, place = target.partition("#")
         page = (ROOT / "docs" / path).read_text("utf-8") if path else PAGE

@@ -1,4 +1,4 @@
-"""docs/tuning.md: its code runs, and it names what there is."""
+"""docs/tuning.md: its code runs, and its tables are complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_block_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "OLLAMA_NUM_PARALLEL" in out
 
 
-def test_the_tables_name_what_is_measured_and_recommended() -> None:
+def test_the_tables_list_measurements_and_recommendations() -> None:
     named = set(re.findall(r"`([a-z_0-9]+)`", PAGE))
     fields = {field.name for kind in (AtOnce, WindowCost) for field in dataclasses.fields(kind)}
     fields |= {"on_gpu", *(one.name for one in advise(Measured((AtOnce(1, 1.0),))))}

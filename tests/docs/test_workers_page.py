@@ -1,4 +1,4 @@
-"""docs/workers.md: each row names a test that there is, or says why there can be none."""
+"""docs/workers.md: each row names an existing test, or says why there is none."""
 
 from __future__ import annotations
 

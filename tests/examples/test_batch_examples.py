@@ -1,4 +1,4 @@
-"""The examples of batches: a killed one goes on. Those on Daft and Dask are skipped where these are not installed."""
+"""The batch examples: a killed one resumes. Those for Daft and Dask are skipped if these are not installed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def server() -> OllamaServer:
 
 
 def example_of(case: str) -> str:
-    """The name of its file; a test of one that is not installed is skipped."""
+    """The name of its file; skips the test if its library is not installed."""
     name = case.partition(",")[0]
     if name != "extraction_batch":
         pytest.importorskip(name.removesuffix("_batch"), reason="in no environment here: pip install daft 'dask[bag]'")
@@ -74,7 +74,7 @@ def finish(case: str, server: OllamaServer, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("case", ONE_PROCESS)
-def test_a_killed_one_goes_on(case: str, server: OllamaServer, tmp_path: Path) -> None:
+def test_a_killed_one_resumes(case: str, server: OllamaServer, tmp_path: Path) -> None:
     example_of(case)
     gate = Gate()
     server.reply(lambda record: answer(record, gate))
@@ -91,7 +91,7 @@ def test_a_killed_one_goes_on(case: str, server: OllamaServer, tmp_path: Path) -
         killed.kill()
         killed.communicate()
     had = sum(1 for path in tmp_path.rglob("*.db") for _ in read_journal(path))
-    assert ANSWERED - SLOTS <= had <= ANSWERED  # some were on their way
+    assert ANSWERED - SLOTS <= had <= ANSWERED  # some were not stored yet
     gate.open()
     finish(case, server, tmp_path)
     times = Counter(record.json["prompt"] for record in prompts(server))
@@ -100,7 +100,7 @@ def test_a_killed_one_goes_on(case: str, server: OllamaServer, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
-def test_the_same_again_asks_nothing(case: str, server: OllamaServer, tmp_path: Path) -> None:
+def test_a_rerun_sends_no_request(case: str, server: OllamaServer, tmp_path: Path) -> None:
     example_of(case)
     server.reply(answer)
     first = finish(case, server, tmp_path)
@@ -116,7 +116,7 @@ def test_the_same_again_asks_nothing(case: str, server: OllamaServer, tmp_path: 
 
 
 @pytest.mark.parametrize("case", ONE_PROCESS)
-def test_a_model_that_is_missing_is_one_line(case: str, tmp_path: Path) -> None:
+def test_a_missing_model_is_one_line(case: str, tmp_path: Path) -> None:
     example_of(case)
     with OllamaServer(["another"]) as server:
         server.fault("status", status=500, path="/api/pull")
@@ -128,7 +128,7 @@ def test_a_model_that_is_missing_is_one_line(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("example", "missing"), [("daft_batch", "daft"), ("dask_batch", "dask")])
-def test_it_says_what_to_install(example: str, missing: str, tmp_path: Path) -> None:
+def test_it_names_what_to_install(example: str, missing: str, tmp_path: Path) -> None:
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('No module named {missing}')\n")
     code = f"import runpy, sys; sys.path[:0] = {[str(tmp_path), str(EXAMPLES)]}; sys.argv = ['{example}']\n"
     code += f"runpy.run_path({str(EXAMPLES / example)!r} + '.py', run_name='__main__')"

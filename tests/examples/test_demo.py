@@ -30,7 +30,7 @@ def server() -> OllamaServer:
         yield server
 
 
-def test_it_asks_through_all_three(server: OllamaServer) -> None:
+def test_it_uses_all_three_packages(server: OllamaServer) -> None:
     server.models.add(Model("vectors", ("embedding",), family="bert"))
     server.reply("It is Paris.", contains="France")
     server.reply("It is Rome.", contains="Italy")
@@ -55,22 +55,22 @@ def test_no_chat_model(server: OllamaServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "expected"),
     [
         ("OLLAMA_MODEL", "nope", "ModelNotFoundError: "),
         ("OLLAMA_BASE_URL", "http://a:b", "ValueError: OLLAMA_BASE_URL:"),
     ],
 )
-def test_what_is_wrong_is_one_line(server: OllamaServer, variable: str, value: str, told: str) -> None:
+def test_an_error_is_one_line(server: OllamaServer, variable: str, value: str, expected: str) -> None:
     done = demo(server.url, **{variable: value})
     assert done.returncode == 1
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(expected)
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.embedded
 @pytest.mark.timeout(400)
-def test_without_a_server_a_model_in_the_process_answers(server: OllamaServer, weights: Path) -> None:
+def test_without_a_server_the_embedded_model_answers(server: OllamaServer, weights: Path) -> None:
     server.refuse()
     done = demo(server.url)
     assert (done.returncode, done.stderr.replace("success\n", "").count("Error")) == (0, 0)

@@ -1,4 +1,4 @@
-"""Every example runs as it stands: on the engine in the process, and live on a server."""
+"""Every example runs unchanged: on the embedded engine, and live on a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply, minimal_i
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = ["generation", "streaming", "concurrency", "system_prompts", "errors", "code", "models"]
-# What each prints, whatever the model says.
+# What each prints, whatever the model answers.
 PRINTS = {
     "cancellable_stream": ["cancelled: end='cancelled'", "left: end='cancelled', slots taken: 0"],
     "custom_monitoring": ["answers: 2, failures: 1, retries: 0", "llm.generation.success", "gen_ai.client.token.usage"],
@@ -71,7 +71,7 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
         yield "embedded://"
 
 
-def test_none_is_missed() -> None:
+def test_no_example_is_missed() -> None:
     files = {path.stem for path in EXAMPLES.glob("*.py")}
     assert files == {*PRINTS, *ENGINES, "demo", "_common"}
 
@@ -85,7 +85,7 @@ def test_example(example: str, address: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("example", "path"), [("several_hosts", "/api/generate"), ("model_router", "/api/chat")])
-def test_several_servers_are_asked_at_once(example: str, path: str) -> None:
+def test_several_servers_are_used_concurrently(example: str, path: str) -> None:
     gate, printed = Gate(), list[str]()
 
     def answer(record: Record) -> Reply:
@@ -108,7 +108,7 @@ def test_several_servers_are_asked_at_once(example: str, path: str) -> None:
         assert f"{server.url}: " in printed[0]
 
 
-def test_the_parts_are_listed_and_run_alone(address: str) -> None:
+def test_the_parts_are_listed_and_run_separately(address: str) -> None:
     assert [line.split()[0] for line in run("ollama_production_example", "--list").splitlines()] == PARTS
     printed = run("ollama_production_example", "generation", "--base-url", address)
     assert "== generation" in printed

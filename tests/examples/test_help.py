@@ -1,4 +1,4 @@
-"""Programs for people say what they are when asked, and run nothing."""
+"""`--help` of each program explains it and runs nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_help(path: Path) -> None:
     assert "Traceback" not in wrong.stderr
 
 
-def test_a_notebook_that_there_is_not() -> None:
+def test_a_notebook_that_does_not_exist() -> None:
     done = run(ROOT / "notebooks" / "execute.py", "06_none")
     assert done.returncode == 2
     assert "there is no notebook 06_none; there are 01_quickstart" in done.stderr

@@ -1,6 +1,6 @@
-"""What only a real server shows: a full queue, computing that stops, models that unload, a model that repeats itself.
+"""What only a real server shows: a full queue, inference that stops, models that unload, a model that repeats itself.
 
-Two of these need a server with settings of its own. REAL_OLLAMA names a command that starts one: `$REAL_OLLAMA up
+Two of these need a server with other settings. REAL_OLLAMA names a command that starts one: `$REAL_OLLAMA up
 --port N --env KEY=VALUE` prints its address, `$REAL_OLLAMA down --port N` ends it. Without it they are skipped.
 """
 
@@ -41,7 +41,7 @@ def own_server(**settings: int) -> Iterator[str]:
 
 
 async def within(seconds: float, happens: Callable[[], Any]) -> bool:
-    """Whether something comes true in this time."""
+    """Whether a condition becomes true in this time."""
     deadline = time.monotonic() + seconds
     while not await happens():
         if time.monotonic() > deadline:
@@ -52,7 +52,7 @@ async def within(seconds: float, happens: Callable[[], Any]) -> bool:
 
 @needs_own_server
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
-async def test_a_full_queue_heals_by_retries(transport: str) -> None:
+async def test_retries_outlast_a_full_queue(transport: str) -> None:
     with own_server(OLLAMA_MAX_QUEUE=1, OLLAMA_NUM_PARALLEL=1) as url:
         settings: dict[str, Any] = {"transport": transport, "temperature": 0, "max_tokens": 12}
         async with OllamaProvider(MODEL, url, retry=RetryPolicy.off(), **settings) as impatient:
@@ -84,14 +84,14 @@ async def test_a_model_that_unloads_between_calls() -> None:
                 assert await within(20, unloaded)
 
 
-async def test_a_stream_that_is_left_stops_the_computing(make: Callable[..., OllamaProvider]) -> None:
-    """A server counts `keep_alive` from the end of a request, so it tells when it thinks that one has ended."""
+async def test_leaving_a_stream_stops_the_inference(make: Callable[..., OllamaProvider]) -> None:
+    """A server counts `keep_alive` from the end of a request, so it shows when it considers one ended."""
     provider = make(max_tokens=4000, repeat_penalty=1.5)
 
     async def expires() -> datetime:
         # Not by name: models of the same weights share a runner, listed by the name that loaded it.
         times = [str(model["expires_at"]) for model in await provider.running_models()]
-        return max(datetime.fromisoformat(time[:19]) for time in times)  # to the second: nanoseconds are not Python's
+        return max(datetime.fromisoformat(time[:19]) for time in times)  # to the second: Python has no nanoseconds
 
     await provider.preload(keep_alive="1h")
     stream = provider.stream_generate("Write a very long story about the sea.", keep_alive="2h")
@@ -102,13 +102,13 @@ async def test_a_stream_that_is_left_stops_the_computing(make: Callable[..., Oll
     async def ended() -> bool:
         return await expires() > before + timedelta(minutes=30)
 
-    # Computing four thousand tokens would take it minutes.
+    # Generating four thousand tokens would take minutes.
     assert await within(10, ended)
     assert stream.end == "cancelled"
 
 
-async def test_a_model_that_repeats_itself_without_end_is_an_error(make: Callable[..., OllamaProvider]) -> None:
-    """The runner gives up after some thirty equal tokens, and the body just ends."""
+async def test_a_model_that_repeats_itself_endlessly_is_an_error(make: Callable[..., OllamaProvider]) -> None:
+    """The runner stops after some thirty equal tokens, and the body just ends."""
     provider = make()
     with pytest.raises(StreamInterruptedError, match="repeats itself") as caught:
         await provider.agenerate("no no no no no", raw=True, max_tokens=300, repeat_penalty=0.01, repeat_last_n=1)

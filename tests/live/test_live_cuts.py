@@ -1,4 +1,4 @@
-"""A chat that a real server cuts is noticed, however it is asked, through the provider and both adapters."""
+"""A chat that a real server cuts is detected in every kind of call, by the provider and both adapters."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ EMBED = "all-minilm:22m"
 HELLO = [{"role": "user", "content": "Say hello."}]
 SHORT = {"num_predict": 4, "temperature": 0, "seed": 1}
 OFTEN_LEFT_OUT = {"license", "system", "projector_info", "tensors", "messages", "modified_at"}
-"""Fields of a model that depend on what it was made of."""
+"""Fields of a model that depend on how it was created."""
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
 
 REQUESTS: dict[str, tuple[str, str, Any]] = {
@@ -55,7 +55,7 @@ REQUESTS: dict[str, tuple[str, str, Any]] = {
 
 
 def shape(value: Any, path: str = "") -> Any:
-    """A value with its texts and numbers left out, but those that say what went wrong."""
+    """A value without its texts and numbers, except those that describe an error."""
     if isinstance(value, dict):
         known = {key: item for key, item in value.items() if key not in OFTEN_LEFT_OUT and item is not None}
         if "model_info" in known:
@@ -79,7 +79,7 @@ def ask(url: str, name: str) -> dict[str, Any]:
         lines = [json.loads(line) for line in answer.text.split("\n") if line]
     except ValueError:
         return {**seen, "text": answer.text}
-    if len(lines) > 1:  # a stream: which of its lines are alike, and the last
+    if len(lines) > 1:  # a stream: the common shape of its lines, and the last
         kinds = [shape(line) for line in lines]
         assert all(kind == kinds[0] for kind in kinds[:-1])
         return {**seen, "first": kinds[0], "last": kinds[-1]}

@@ -60,7 +60,7 @@ async def test_a_model_is_loaded_once_and_a_conversation_stays_there(copies: str
             reading.append(answer.metadata["prompt_eval_duration"])
             talk += [{"role": "assistant", "content": answer.content}, {"role": "user", "content": question}]
         assert len(set(hosts)) == 1
-        assert max(reading[1:]) < reading[0]  # the beginning was in its cache
+        assert max(reading[1:]) < reading[0]  # the prefix was in its cache
         other = second if hosts[0] == copies else copies
         assert loaded(hosts[0]) == [MODEL]
         assert loaded(other) == []
@@ -70,7 +70,7 @@ async def test_a_model_is_loaded_once_and_a_conversation_stays_there(copies: str
         assert states[hosts[0]].tokens_per_second is not None
 
 
-async def test_the_wait_is_what_the_clock_says(copies: str, second: str) -> None:
+async def test_the_wait_matches_the_clock(copies: str, second: str) -> None:
     async with OllamaProvider(MODEL, [Host(second, slots=3)], num_ctx=2048) as provider:
         await provider.preload()
 
@@ -84,13 +84,13 @@ async def test_the_wait_is_what_the_clock_says(copies: str, second: str) -> None
         waits = sorted(await asyncio.gather(*(ask(number) for number in range(3))))
         by_clock, by_formula = zip(*waits, strict=True)
         assert by_clock[2] > by_clock[1] > by_clock[0]
-        # What lies between is the way there and back, and three prompts at once on this side.
+        # The difference is the round trip, and three concurrent calls on this side.
         assert by_formula == pytest.approx(by_clock, abs=max(0.5, 0.2 * by_clock[2]))
         [state] = provider.hosts()
         assert 0 < state.wait <= by_clock[2]
 
 
-async def test_a_dead_server_costs_nothing_but_a_look(copies: str) -> None:
+async def test_a_dead_server_costs_only_a_look_up(copies: str) -> None:
     async with OllamaProvider(MODEL, ["http://127.0.0.1:9", copies], num_ctx=2048) as provider:
         answers = await asyncio.gather(*(provider.agenerate("Hi", **SHORT) for _ in range(3)))
         assert {answer.host for answer in answers} == {copies}

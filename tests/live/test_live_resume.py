@@ -1,7 +1,7 @@
-"""A stream that breaks off is gone on with on a real model: at temperature 0 the same bytes as without the cut.
+"""A stream that breaks off resumes on a real model: at temperature 0 the same bytes as without the cut.
 
-The hosts are two addresses of one relay to the server. The relay gives the first chat the beginning of an answer that
-the server gave before, and breaks off; all else goes through.
+The hosts are two addresses of one relay to the server. The relay answers the first chat with the beginning of an
+earlier answer of the server, and breaks off; it forwards everything else.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PROMPTS = [
 
 
 class Relay:
-    """Forwards requests; the next chat gets `beginning` in its place, without its end."""
+    """Forwards requests; the next chat gets `beginning` instead, without an end."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -89,12 +89,12 @@ async def test_every_cut_of_an_answer(relay: tuple[Relay, int], prompt: str, cop
         retry=RetryPolicy(budget=None),
     ) as provider:
         await provider.look_at_hosts()
-        whole = (await provider.achat(ask["messages"])).content
+        uncut = (await provider.achat(ask["messages"])).content
         for cut in range(1, len(lines) - 1):
             through.beginning = lines[:cut]
             stream = provider.stream_chat(ask["messages"])
             text = "".join([chunk.content async for chunk in stream])
-            assert (text, stream.resumed) == (whole, 1), f"cut after {cut} lines"
+            assert (text, stream.resumed) == (uncut, 1), f"cut after {cut} lines"
             assert stream.response is not None
             assert stream.response.usage.completion_tokens <= TOKENS
             assert len(stream.response.metadata["hosts"]) == 2

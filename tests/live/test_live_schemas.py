@@ -20,10 +20,10 @@ from namel3ss_ollama import OllamaProvider, OutputValidationError
 # The compiler is the same whatever the model, and so is what is sent over either transport.
 pytestmark = [pytest.mark.usefixtures("copies"), pytest.mark.parametrize("make", ["aiohttp"], indirect=True)]
 TOOLS, THINK = "smollm2-tools:135m", "smollm2-think:135m"
-"""For calls with texts of any length, which the copies never end."""
+"""For calls with texts of any length, which the one-layer copies never end."""
 CHAT_COPY, TOOLS_COPY, THINK_COPY = map(one_layer, ("smollm2:135m", TOOLS, THINK))
 SOME = 40
-"""Tokens enough for the compiler to show what it makes of a schema, where the answer need not be whole."""
+"""Enough tokens to show how the compiler handles a schema, if the answer need not be complete."""
 ASK = [{"role": "user", "content": "Make one up."}]
 Make = Callable[..., OllamaProvider]
 
@@ -35,7 +35,7 @@ class Colour(Enum):
     blue = "blue"
 
 
-class my_node(BaseModel):  # an underscore in the name, which the compiler fails on
+class my_node(BaseModel):  # the compiler fails on an underscore in the name
     """A list."""
 
     value: int
@@ -67,7 +67,7 @@ TYPES: dict[str, Any] = {
     "a list of Any": list[Any],
     "a bounded list of Any": Annotated[list[Any], Field(max_length=2)],
     "a tuple": tuple[int, Any],
-    "or None": Optional[int],  # noqa: UP045 -- the older spelling is a case of its own
+    "or None": Optional[int],  # noqa: UP045 -- the older spelling is a separate case
     "a bounded number or None": Annotated[int, Field(ge=0, le=99)] | None,
     "Any or None": Any | None,
     "a union of models": Annotated[Cat | Dog, Field(discriminator="kind")],
@@ -116,7 +116,7 @@ HELD = {
     "a constant", "an enum", "a model", "a union of models", "bounds", "a pattern", "a pattern with a class",
     "a pattern with groups", "a pattern of anything", "a bounded number or None", "UUID",
 }  # fmt: skip
-"""What a grammar holds in full and in few tokens, so that even a small model's answer validates."""
+"""What a grammar enforces completely and in few tokens, so that even a small model's answer validates."""
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.kind)
@@ -127,7 +127,7 @@ async def test_the_table_in_the_docs(make: Make, row: Row) -> None:
         assert row.held != FULL or "cut by the token limit" in str(error)  # noqa: PT017 -- either is right
     else:
         assert response.content
-        # A number is whole wherever it is cut.
+        # A number is complete wherever it is cut.
         assert isinstance(row.of, dict) or response.finish_reason == "stop" or isinstance(response.parsed, (int, float))
 
 
@@ -169,7 +169,7 @@ async def test_a_type_as_the_argument_of_a_forced_call(make: Make, name: str) ->
     provider = make(model=TOOLS_COPY)
     limit = 250 if name in HELD else SOME
     asked = provider.achat(ASK, tools=[tool], tool_choice="required", max_tokens=limit)
-    if name not in HELD:  # the model may go on for longer than that
+    if name not in HELD:  # the model may generate more than that
         with contextlib.suppress(OutputValidationError):
             await asked
         return
@@ -182,14 +182,14 @@ async def test_a_schema_as_format_and_as_parameters(make: Make, name: str) -> No
     response = await provider.agenerate("Make one up.", format=schema, max_tokens=20)
     assert response.content.lstrip().startswith("{")
     if name in ("true", "false"):
-        return  # as parameters the server refuses these before any grammar: it decodes a tool's properties into objects
+        return  # as parameters the server rejects these before any grammar: it decodes a tool's properties into objects
     tool = {"name": "f", "inputSchema": schema}
-    with contextlib.suppress(OutputValidationError):  # the model may go on for longer than that
+    with contextlib.suppress(OutputValidationError):  # the model may generate more than that
         await provider.achat(ASK, tools=[tool], tool_choice="f", model=TOOLS_COPY, max_tokens=60)
 
 
-async def test_what_nobody_annotated_can_be_forced(make: Make) -> None:
-    def lookup(key, table: str) -> None:  # type: ignore[no-untyped-def] # that is the point
+async def test_an_unannotated_function_can_be_forced(make: Make) -> None:
+    def lookup(key, table: str) -> None:  # type: ignore[no-untyped-def] # as intended
         """Look up.
 
         Args:

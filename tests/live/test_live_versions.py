@@ -1,4 +1,4 @@
-"""What docs/compatibility.md says of the version of a real server, asked of that server."""
+"""What docs/compatibility.md says of a real server's version, checked against that server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ pytestmark = pytest.mark.server_only("it is about versions of the server")
 
 
 @pytest.mark.parametrize("name", [name for name, probe in PROBES.items() if probe.real])
-def test_a_real_server_does_what_its_version_does(name: str, copies: str) -> None:
+def test_a_real_server_behaves_as_its_version(name: str, copies: str) -> None:
     version = httpx.get(f"{copies}/api/version").json()["version"]
     assert PROBES[name].found(Place(copies, chat_model=one_layer(CHAT))) is FEATURES[name].on(version)

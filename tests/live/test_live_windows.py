@@ -1,4 +1,4 @@
-"""What a real server of version 0.9 makes of inputs that don't fit, and that the test server does the same."""
+"""How a real server of version 0.9 handles inputs that don't fit, and that the test server does the same."""
 
 from __future__ import annotations
 

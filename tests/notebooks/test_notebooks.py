@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom without an Ollama, and is stored with what it prints."""
+"""Every notebook runs from top to bottom without an Ollama, and is stored with its outputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 200_000  # bytes
 SILENT = ("import os", "from llama_index.core import Document", "await provider.aclose()")
-"""How the cells begin that print nothing."""
+"""The beginnings of the cells without output."""
 SERVED = {"06_several_hosts", "07_batches"}
-"""Notebooks that bring the servers of `namel3ss_ollama.testing`, and need no model."""
+"""Notebooks that start servers of `namel3ss_ollama.testing`, and need no model."""
 
 
 def load(name: str) -> Any:
@@ -48,7 +48,7 @@ def test_there_are_seven() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_is_stored_with_outputs_and_nothing_else(path: Path) -> None:
+def test_it_is_stored_with_its_outputs_only(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     text = path.read_text(encoding="utf-8")
     assert path.stat().st_size < LARGEST
@@ -64,7 +64,7 @@ def test_it_is_stored_with_outputs_and_nothing_else(path: Path) -> None:
 
 
 def ran(path: Path) -> Any:
-    """The notebook after a run, whose outputs are of the kinds that are stored."""
+    """The notebook after a run; checks that its outputs are of the stored types."""
     stored, ran = nbformat.read(path, as_version=4), execute.cleaned(execute.execute(path))
     for before, after in zip(code_cells(stored), code_cells(ran), strict=True):
         assert [o.output_type for o in after.outputs] == [o.output_type for o in before.outputs], after.source
@@ -91,7 +91,7 @@ def test_no_answer_is_lost_with_a_host() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_batch_that_was_ended_goes_on() -> None:
+def test_a_batch_that_was_cancelled_resumes() -> None:
     printed = printed_by(ran(FOLDER / "07_batches.ipynb"))
     assert "cancelled, with at least half of the rows done: True\nrows with an answer: 120\n" in printed, printed
     assert "the second run asked the rest: True\nasked twice no more than were under way: True\n" in printed, printed

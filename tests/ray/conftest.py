@@ -1,4 +1,4 @@
-"""One small Ray for all tests here; without Ray none of them is collected. `make test-ray` has it."""
+"""One small Ray for all tests here; without Ray none of them is collected. `make test-ray` installs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 if importlib.util.find_spec("ray") is None:
     collect_ignore_glob = ["test_*.py"]
 
-# Set before Ray is imported: neither reports of use nor lines of progress.
+# Set before Ray is imported: no usage reports, no authentication.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 # Each of Ray's processes imports a thousand modules; compiling them every time takes longer than the tests.

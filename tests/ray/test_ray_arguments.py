@@ -53,7 +53,7 @@ def test_bad_input_fails_at_the_call(
     assert not ollama_server.requests
 
 
-def test_what_is_no_dataset_is_refused() -> None:
+def test_only_a_dataset_is_accepted() -> None:
     rows: Any = [{"text": "a"}]
     with pytest.raises(TypeError, match=re.escape("dataset: expected a ray.data.Dataset, not list")):
         ask(rows, "llama3.2", hosts="http://localhost:1", prompt="text", into="x")

@@ -1,4 +1,4 @@
-"""Datasets that are asked and embedded by actors of a real Ray."""
+"""Datasets of prompts and texts that actors of a real Ray answer and embed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.usefixtures("small_ray"), pytest.mark.timeout(400)]
 MODEL = "llama3.2"
 SLOTS = 4
 LONGEST = 180
-"""Seconds; an actor takes some of CPU to start, and so longer on a busy machine."""
+"""Seconds; an actor needs some CPU time to start, and so longer on a busy machine."""
 ROWS, BAD = 60, 30
 DETAILS = ["error", "error_type", "tokens", "host", "seconds"]
 
@@ -36,23 +36,23 @@ def prompts(count: int, blocks: int = 4) -> ray.data.Dataset:
 
 
 def asked(*servers: OllamaServer, path: str = "/api/generate") -> Counter[str]:
-    """How often each prompt was asked."""
+    """How often each prompt was sent."""
     return Counter(record.json["prompt"] for server in servers for record in server.requests if record.path == path)
 
 
 def answered(server: OllamaServer) -> list[Any]:
-    """The requests that were answered in full."""
+    """The requests with a complete answer."""
     return [each for each in server.requests if each.path == "/api/generate" and each.outcome == "complete"]
 
 
 def most_at_once(server: OllamaServer) -> int:
-    """How many requests a server had at once, at most."""
+    """The largest number of concurrent requests of a server."""
     prompts = [record for record in server.requests if record.path == "/api/generate"]
     return max(sum(other.time <= record.time < (other.ended or 0) for other in prompts) for record in prompts)
 
 
 def held(server: OllamaServer, folder: Path) -> ray.data.Dataset:
-    """Rows to ask with a journal."""
+    """Prompts to answer with a journal."""
     host = Host(server.url, slots=SLOTS)
     return ask(
         prompts(100, 8), MODEL, hosts=[host], prompt="text", id="id", into="answer", journal=folder, batch_size=8
@@ -61,7 +61,7 @@ def held(server: OllamaServer, folder: Path) -> ray.data.Dataset:
 
 @contextlib.contextmanager
 def started(dataset: ray.data.Dataset, gate: Gate) -> Iterator[list[dict[str, Any]]]:
-    """A dataset that is read meanwhile; its rows are there at the end, when the gate is opened."""
+    """Reads a dataset in the background; its rows are complete at the end, when the gate is opened."""
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(1) as thread:
         job = thread.submit(lambda: rows.extend(dataset.take_all()))
@@ -73,7 +73,7 @@ def started(dataset: ray.data.Dataset, gate: Gate) -> Iterator[list[dict[str, An
 
 
 def pid_of(kind: str) -> int:
-    """The process of the newest living actor of a class; one of an earlier test may not have ended yet."""
+    """The process of a class's newest actor; one of an earlier test may not have ended yet."""
     actors = [each for each in ray._private.state.actors().values() if each["State"] == "ALIVE"]
     newest = max((each for each in actors if kind in each["ActorClassName"]), key=lambda each: each["StartTime"])
     return int(newest["Pid"])
@@ -85,7 +85,7 @@ def by_id(dataset: ray.data.Dataset) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Once:
-    """One block of rows, of which one is no text: asked, and the answers embedded, with journals."""
+    """One block of rows, one of them not a text: answered, and the answers embedded, with journals."""
 
     server: OllamaServer
     folder: Path
@@ -136,7 +136,7 @@ def test_a_row_that_fails_has_its_error_and_the_others_their_answers(run: Once) 
     assert "expected text" in bad["error"]
 
 
-def test_vectors_are_those_of_the_provider_and_columns_of_two_calls_stand_side_by_side(run: Once) -> None:
+def test_vectors_equal_the_providers_and_two_calls_columns_coexist(run: Once) -> None:
     good = [row for row in run.rows if row["id"] != BAD]
     expected = OllamaProvider("all-minilm", run.server.url).sync.embed([row["answer"] for row in good])
     assert [row["vector"] for row in good] == expected.embeddings
@@ -144,7 +144,7 @@ def test_vectors_are_those_of_the_provider_and_columns_of_two_calls_stand_side_b
     assert sorted(path.name for path in (run.folder / "new").glob("*.db")) == ["answer.db", "vector.db"]
 
 
-def test_a_journal_of_another_model_is_an_error_at_once_and_its_own_has_the_answers(run: Once) -> None:
+def test_a_journal_of_another_model_is_an_error_and_its_own_has_the_answers(run: Once) -> None:
     with pytest.raises(JournalError, match=r"its model is 'llama3\.2', not 'qwen3'"):
         run.asked("qwen3")
     again = by_id(run.asked().repartition(3))
@@ -153,13 +153,13 @@ def test_a_journal_of_another_model_is_an_error_at_once_and_its_own_has_the_answ
     assert len(asked(run.server)) == ROWS - 1
 
 
-def test_what_is_no_rows_fault_ends_the_job(ollama_server: OllamaServer) -> None:
+def test_an_error_of_all_rows_ends_the_job(ollama_server: OllamaServer) -> None:
     dataset = ask(prompts(5), "nobody-has-it", hosts=ollama_server.url, prompt="text", into="answer")
     with pytest.raises(Exception, match="nobody-has-it"):
         dataset.take_all()
 
 
-def test_hosts_are_shared_out_and_no_host_gets_more_than_its_slots() -> None:
+def test_hosts_are_divided_and_none_exceeds_its_slots() -> None:
     gate = Gate()
     with OllamaServer() as first, OllamaServer() as second:
         for server in (first, second):
@@ -175,7 +175,7 @@ def test_hosts_are_shared_out_and_no_host_gets_more_than_its_slots() -> None:
         assert most_at_once(second) == 2
 
 
-def test_a_killed_keeper_loses_nothing_and_a_killed_actor_the_rows_under_way(
+def test_a_killed_keeper_loses_nothing_and_a_killed_actor_the_rows_in_flight(
     ollama_server: OllamaServer, tmp_path: Path
 ) -> None:
     gate = Gate()
@@ -191,7 +191,7 @@ def test_a_killed_keeper_loses_nothing_and_a_killed_actor_the_rows_under_way(
         step(40, 40)
         os.kill(pid_of("Keeper"), signal.SIGKILL)
         step(20, 60)
-        # The new keeper answers after it has what was on its way to the old one.
+        # The new keeper responds once it has the rows that were sent to the old one.
         keeper = keeper_of(file_of(tmp_path, "answer"), "answers", MODEL)
         while len(ray.get(keeper.look_up.remote(list(range(100))), timeout=LONGEST)) < 60:
             pass

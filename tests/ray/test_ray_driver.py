@@ -1,4 +1,4 @@
-"""A program that uses Ray: what it leaves on the screen, and what is asked twice after it was killed."""
+"""A program that uses Ray: its output, and the requests that are repeated after it was killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from namel3ss_ollama.testing import Gate, OllamaServer, Record, Reply
 pytestmark = pytest.mark.timeout(400)
 SLOTS = 4
 LONGEST = 180
-"""Seconds for a program that starts Ray, which is half a minute of CPU: on a busy machine it may take minutes."""
+"""Seconds for a program that starts Ray, which takes half a minute of CPU: minutes on a busy machine."""
 PROGRAM = """
 import json, sys
 import ray, ray.data
@@ -41,7 +41,7 @@ def start(server: OllamaServer, folder: Path, blocks: int) -> subprocess.Popen[s
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_driver_costs_the_rows_under_way_and_nothing_is_left_on_the_screen(
+def test_a_killed_driver_costs_the_rows_in_flight_and_prints_no_warning(
     ollama_server: OllamaServer, tmp_path: Path
 ) -> None:
     gate = Gate()
@@ -56,7 +56,7 @@ def test_a_killed_driver_costs_the_rows_under_way_and_nothing_is_left_on_the_scr
     finally:
         killed.kill()
         killed.communicate()
-    # Nobody has the journal once Ray has ended the keeper; so the rows under way are lost.
+    # The journal is free once Ray has ended the keeper; then the rows in flight are lost.
     Journal(tmp_path / "answer.db", "answers", "llama3.2", wait=60).close()
     had = len(list(read_journal(tmp_path / "answer.db")))
     assert 40 - SLOTS <= had <= 40
@@ -67,7 +67,7 @@ def test_a_killed_driver_costs_the_rows_under_way_and_nothing_is_left_on_the_scr
     assert json.loads(line.removeprefix("rows ")) == {str(number): f"About row {number}" for number in range(100)}
     times = Counter(record.json["prompt"] for record in prompts(ollama_server))
     assert len(times) == 100
-    # Those under way, and those whose answers were on their way to the journal.
+    # The rows in flight, and those whose answers were not in the journal yet.
     assert SLOTS <= sum(times.values()) - 100 <= SLOTS + 40 - had
     assert not [word for word in UNWANTED if word in output + errors], errors
     assert sorted(row.id for row in read_journal(tmp_path / "answer.db")) == list(range(100))
@@ -77,12 +77,12 @@ def prompts(server: OllamaServer) -> list[Record]:
     return [record for record in server.requests if record.path == "/api/generate"]
 
 
-def test_the_example_runs_and_goes_on(ollama_server: OllamaServer, tmp_path: Path, small_ray: str) -> None:
+def test_the_example_runs_and_resumes(ollama_server: OllamaServer, tmp_path: Path, small_ray: str) -> None:
     example = Path(__file__).parents[2] / "examples" / "ray_batch.py"
     command = [sys.executable, str(example), "--base-url", ollama_server.url, "--folder", str(tmp_path), "--rows", "6"]
     on_it = {**os.environ, "RAY_ADDRESS": small_ray}  # as on a cluster
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, env=on_it)
-        assert "6 rows, 0 failed" in done.stdout.splitlines(), done.stderr  # Ray may print there, too
+        assert "6 rows, 0 failed" in done.stdout.splitlines(), done.stderr  # Ray may print there too
         assert not [word for word in UNWANTED if word in done.stderr], done.stderr
     assert len(prompts(ollama_server)) == 6

@@ -1,4 +1,4 @@
-"""What an actor does with a block of rows, called here without an actor; no Ray runs."""
+"""How an actor processes a block of rows, called here without an actor or a running Ray."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Method:
 
 
 class Handle:
-    """An actor's handle, of an object in this process."""
+    """An actor's handle for an object in this process."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -50,7 +50,7 @@ def job(*urls: str, **changes: Any) -> Job:
 
 
 def through(job: Job, *rows: tuple[Any, str | None]) -> list[dict[str, Any]]:
-    """What an actor makes of rows, given as ids and prompts."""
+    """An actor's results for rows, given as ids and prompts."""
     asker = Asker(job)
 
     async def run() -> list[dict[str, Any]]:
@@ -67,18 +67,18 @@ def asked(server: OllamaServer) -> list[str]:
     return [record.json["prompt"] for record in server.requests if record.path == "/api/generate"]
 
 
-def test_the_first_error_is_raised_where_that_is_wanted(ollama_server: OllamaServer) -> None:
+def test_the_first_error_is_raised_on_request(ollama_server: OllamaServer) -> None:
     with pytest.raises(LLMError, match="row 'b': TypeError"):
         through(job(ollama_server.url, on_error="raise"), ("a", "fine"), ("b", None))
 
 
-def test_ids_that_repeat_end_the_job_before_a_request(ollama_server: OllamaServer) -> None:
+def test_repeated_ids_end_the_job_before_a_request(ollama_server: OllamaServer) -> None:
     with pytest.raises(ValueError, match="'a' is there twice"):
         through(job(ollama_server.url), ("a", "x"), ("a", "y"))
     assert not asked(ollama_server)
 
 
-def test_a_changed_prompt_is_asked_or_an_error(ollama_server: OllamaServer, tmp_path: Path) -> None:
+def test_a_changed_prompt_is_sent_or_an_error(ollama_server: OllamaServer, tmp_path: Path) -> None:
     path = str(tmp_path / "new" / "a.db")
     keeper = Keeper(path, "answers", MODEL)
     kept = job(ollama_server.url, path=path, keeper=Handle(keeper))
@@ -91,7 +91,7 @@ def test_a_changed_prompt_is_asked_or_an_error(ollama_server: OllamaServer, tmp_
     keeper._opened().close()
 
 
-def test_hosts_that_are_down_end_the_job_and_it_says_what_to_do() -> None:
+def test_hosts_that_are_down_end_the_job_with_a_remedy() -> None:
     with OllamaServer() as first, OllamaServer() as second:
         urls = first.url, second.url
     rows = [(number, "text") for number in range(25)]
@@ -117,4 +117,4 @@ def test_each_share_has_its_own_hosts_and_an_actor_keeps_its_own() -> None:
     assert sorted(host.url for share in shares for host in share) == [host.url for host in hosts]
     desk = Shares(2)
     assert [desk.take("a"), desk.take("b"), desk.take("a")] == [0, 1, 0]
-    assert [desk.take("c"), desk.take("d"), desk.take("c")] == [0, 1, 0]  # the actors of the next run
+    assert [desk.take("c"), desk.take("d"), desk.take("c")] == [0, 1, 0]  # actors of the next run

@@ -1,4 +1,4 @@
-"""The scenarios from cassettes; `make record` records them anew (`recordings.py` says more)."""
+"""The scenarios from cassettes; `make record` records them again (see `recordings.py`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`make wheels`: installs each wheel of `dist/` into a clean environment, with each extra, and runs a first program.
 
-The programs ask a test server that runs here, in the environment of the tests.
+The programs use a test server that runs here, in the environment of the tests.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ print(len(OllamaEmbedding(model_name="all-minilm").get_text_embedding("a cat")))
 """A first program for the core and for each of its extras; each has to print something."""
 WHEELS = {"langchain": "langchain_namel3ss_ollama", "llama-index": "llama_index_llms_namel3ss_ollama",
           "ray": "ray_namel3ss_ollama"}  # fmt: skip
-"""The wheels of the extras that are packages of their own."""
+"""The wheels of the extras that are separate packages."""
 
 
 def wheel(name: str) -> str:
@@ -88,7 +88,7 @@ def try_out(extra: str, url: str) -> None:
 
 
 def main() -> None:
-    """Try what the arguments name; everything by default."""
+    """Try the extras in the arguments; all of them by default."""
     parser = argparse.ArgumentParser(prog="wheels", description=__doc__)
     parser.add_argument("extras", nargs="*", help=f"which of {', '.join(PROGRAMS)}; all by default")
     extras = parser.parse_args().extras or [*PROGRAMS]

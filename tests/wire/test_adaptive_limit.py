@@ -1,4 +1,4 @@
-"""The default limit on concurrent requests adapts to the server: short queues there, and no slot of it left empty."""
+"""The default limit on concurrent requests adapts to the server: a short queue there, and no idle slot."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ async def read(provider: OllamaProvider, text: str) -> str:
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_a_server_that_answers_all_at_once_gets_all_requests(
-    ollama_server: OllamaServer, streaming: bool
-) -> None:
+async def test_a_fully_parallel_server_gets_all_requests(ollama_server: OllamaServer, streaming: bool) -> None:
     gate = Gate()
-    ollama_server.reply("one two", gates={1: gate})  # the first token comes at once, the second when all have begun
+    ollama_server.reply("one two", gates={1: gate})  # the first token is immediate, the second waits for all requests
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         ask = read if streaming else OllamaProvider.agenerate
         tasks = [asyncio.create_task(ask(provider, f"question {number}")) for number in range(60)]
@@ -46,8 +44,8 @@ async def test_a_server_with_one_slot_gets_a_short_queue() -> None:
             assert provider.stats().running == 0
 
 
-async def test_a_request_that_is_sent_again_counts_as_waiting(ollama_server: OllamaServer) -> None:
-    """Ten answers break off after their first token: the attempts that follow leave no room for other requests."""
+async def test_a_retried_request_counts_as_waiting(ollama_server: OllamaServer) -> None:
+    """Ten answers break off after their first token: their retries leave no room for other requests."""
     gate = Gate()
     number = itertools.count()
 

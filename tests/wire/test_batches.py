@@ -1,4 +1,4 @@
-"""Batches with a journal: what is asked, what is kept, and what a kill costs."""
+"""Batches with a journal: which requests are sent, what is stored, and what a kill costs."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ async def provider(ollama_server: OllamaServer) -> AsyncIterator[OllamaProvider]
         yield made
 
 
-def list_of(path: Path) -> list[Path]:
-    """The journal, and what SQLite has beside it."""
+def journal_files(path: Path) -> list[Path]:
+    """The journal and SQLite's files beside it."""
     return list(path.parent.iterdir())
 
 
 def asked(server: OllamaServer) -> Counter[str]:
-    """How often each prompt was asked."""
+    """How often each prompt was sent."""
     return Counter(record.json["prompt"] for record in server.requests if record.path == "/api/generate")
 
 
-async def test_the_same_call_again_asks_nothing(
+async def test_repeating_a_call_sends_no_request(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     first = await provider.agenerate_batch(PROMPTS, journal=path)
@@ -78,7 +78,7 @@ async def test_the_same_call_again_asks_nothing(
         assert all(row.answer is not None and PROMPTS[row.index] in row.answer.content for row in rows)
 
 
-async def test_what_changed_is_asked_again_or_is_an_error(
+async def test_a_changed_row_is_sent_again_or_is_an_error(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     await provider.agenerate_batch(PROMPTS, journal=path)
@@ -91,7 +91,7 @@ async def test_what_changed_is_asked_again_or_is_an_error(
     assert asked(ollama_server)["another prompt."] == 2
 
 
-async def test_a_model_that_was_pulled_again_is_asked_again(path: Path) -> None:
+async def test_a_new_digest_of_the_model_reruns_all_rows(path: Path) -> None:
     for weights in ("old", "new"):
         with OllamaServer() as server:
             server.reply(json={"models": [{"name": "llama3.2:latest", "digest": weights}]}, path="/api/tags")
@@ -99,7 +99,7 @@ async def test_a_model_that_was_pulled_again_is_asked_again(path: Path) -> None:
                 assert (await provider.agenerate_batch(PROMPTS, journal=path)).answered == 10
 
 
-async def test_failures_are_rows_and_those_that_may_have_passed_are_asked_again(
+async def test_failures_are_rows_and_temporary_ones_are_retried(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     ollama_server.fault("status", status=400, contains=PROMPTS[3])
@@ -127,7 +127,7 @@ async def test_failures_are_rows_and_those_that_may_have_passed_are_asked_again(
     assert (kept.failed, asked(ollama_server)[PROMPTS[3]]) == (2, 2)
 
 
-async def test_rows_that_may_have_passed_are_kept_where_they_shall_not_be_asked(
+async def test_temporary_failures_are_kept_if_they_are_not_to_be_retried(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     ollama_server.fault("status", status=503, contains=PROMPTS[5])
@@ -136,7 +136,7 @@ async def test_rows_that_may_have_passed_are_kept_where_they_shall_not_be_asked(
     assert (report.failed, report.skipped, report.failed_before) == (0, 10, 1)
 
 
-async def test_what_is_no_rows_fault_ends_the_batch_and_keeps_what_there_is(
+async def test_a_batch_wide_error_ends_the_batch_and_keeps_results(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     ollama_server.fault("status", status=401, contains=PROMPTS[4])
@@ -149,7 +149,7 @@ async def test_what_is_no_rows_fault_ends_the_batch_and_keeps_what_there_is(
         await provider.agenerate_batch(PROMPTS, journal=path.with_name("other.db"), model="no-such-model")
 
 
-async def test_a_server_that_is_gone_ends_the_batch(
+async def test_an_unreachable_server_ends_the_batch(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     drawn = 0
@@ -166,7 +166,7 @@ async def test_a_server_that_is_gone_ends_the_batch(
     assert sum(row.answer is not None for row in read_journal(path)) == 10
 
 
-async def test_connections_that_are_lost_now_and_then_end_nothing(
+async def test_occasional_connection_errors_do_not_end_the_batch(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     ollama_server.fault("reset_before_headers", contains="odd")
@@ -175,7 +175,7 @@ async def test_connections_that_are_lost_now_and_then_end_nothing(
     assert (report.answered, report.failed) == (30, 30)
 
 
-async def test_equal_prompts_are_asked_once_where_the_answer_is_the_same(
+async def test_equal_prompts_are_sent_once_if_sampling_is_deterministic(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     equal = ["same.", "other.", "same."] * 5
@@ -188,15 +188,13 @@ async def test_equal_prompts_are_asked_once_where_the_answer_is_the_same(
     assert asked(ollama_server)["same."] == 11
 
 
-async def test_the_failure_of_equal_prompts_is_one(
-    provider: OllamaProvider, ollama_server: OllamaServer, path: Path
-) -> None:
+async def test_equal_prompts_share_a_failure(provider: OllamaProvider, ollama_server: OllamaServer, path: Path) -> None:
     ollama_server.fault("status", status=400, path="/api/generate")
     report = await provider.agenerate_batch(["same."] * 4, journal=path, seed=1)
     assert [row.failure and row.failure.type for row in report.rows()] == ["BadRequestError"] * 4
 
 
-async def test_what_ends_the_batch_ends_it_for_equal_prompts(
+async def test_a_batch_wide_error_ends_equal_prompts_too(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     ollama_server.fault("status", status=401, path="/api/generate")
@@ -206,7 +204,7 @@ async def test_what_ends_the_batch_ends_it_for_equal_prompts(
 
 
 @pytest.mark.parametrize(
-    ("ids", "error", "said"),
+    ("ids", "error", "message"),
     [
         ([1, 2, 1], ValueError, "1 is there twice, the second time at row 2"),
         ([1, 2], ValueError, "there are 2 for 3 rows"),
@@ -216,33 +214,33 @@ async def test_what_ends_the_batch_ends_it_for_equal_prompts(
     ],
 )
 async def test_ids_are_checked_before_the_first_request(
-    provider: OllamaProvider, ollama_server: OllamaServer, path: Path, ids: Any, error: type[Exception], said: str
+    provider: OllamaProvider, ollama_server: OllamaServer, path: Path, ids: Any, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         await provider.agenerate_batch(PROMPTS[:3], journal=path, ids=ids)
     assert not ollama_server.requests
-    assert not list_of(path)
+    assert not journal_files(path)
 
 
 @pytest.mark.parametrize(
-    ("ids", "said"),
+    ("ids", "message"),
     [("abca", "'a' is there twice, the second time at row 3"), ("ab", "2, and more"), ("abcdefg", "more than the 4")],
 )
 async def test_ids_from_an_iterator_are_checked_as_they_come(
-    provider: OllamaProvider, path: Path, ids: str, said: str
+    provider: OllamaProvider, path: Path, ids: str, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         await provider.agenerate_batch(PROMPTS[:4], journal=path, ids=iter(ids))
 
 
-async def test_an_id_that_the_journal_has_repeats_all_the_same(provider: OllamaProvider, path: Path) -> None:
+async def test_a_repeated_id_is_an_error_even_if_journaled(provider: OllamaProvider, path: Path) -> None:
     await provider.agenerate_batch(PROMPTS[:2], journal=path, ids=["a", "b"])
     with pytest.raises(ValueError, match="'a' is there twice"):
         await provider.agenerate_batch([PROMPTS[0], PROMPTS[1], PROMPTS[0]], journal=path, ids=iter("aba"))
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("settings", "error", "message"),
     [
         ({"retry_failed": "some"}, ValueError, "retry_failed"),
         ({"on_change": "warn"}, ValueError, "on_change"),
@@ -253,16 +251,21 @@ async def test_an_id_that_the_journal_has_repeats_all_the_same(provider: OllamaP
     ],
 )
 async def test_wrong_arguments_fail_before_any_request(
-    provider: OllamaProvider, ollama_server: OllamaServer, path: Path, settings: Any, error: type[Exception], said: str
+    provider: OllamaProvider,
+    ollama_server: OllamaServer,
+    path: Path,
+    settings: Any,
+    error: type[Exception],
+    message: str,
 ) -> None:
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         await provider.agenerate_batch(PROMPTS, journal=path, **settings)
     assert not ollama_server.requests
-    assert not list_of(path)
+    assert not journal_files(path)
 
 
 @pytest.mark.parametrize("name", ["ids", "retry_failed", "on_change", "progress"])
-async def test_what_goes_with_a_journal_wants_one(provider: OllamaProvider, name: str) -> None:
+async def test_journal_options_need_a_journal(provider: OllamaProvider, name: str) -> None:
     value = {"ids": [1], "retry_failed": False, "on_change": "error", "progress": True}[name]
     with pytest.raises(TypeError, match=f"{name}: goes with a journal"):
         await provider.agenerate_batch(["a"], **{name: value})
@@ -280,7 +283,7 @@ async def test_chats_types_and_blocking_calls(
     assert (again.answered, again.skipped) == (0, 3)
 
 
-async def test_memory_holds_no_more_rows_than_are_asked(provider: OllamaProvider, path: Path) -> None:
+async def test_only_rows_in_flight_are_in_memory(provider: OllamaProvider, path: Path) -> None:
     ahead: list[int] = []
     drawn = 0
     done = 0
@@ -300,7 +303,7 @@ async def test_memory_holds_no_more_rows_than_are_asked(provider: OllamaProvider
     assert max(ahead) <= SLOTS + 1
 
 
-async def test_memory_holds_no_ids_of_rows_that_are_done(provider: OllamaProvider, path: Path) -> None:
+async def test_ids_of_finished_rows_are_freed(provider: OllamaProvider, path: Path) -> None:
     class Id(str):
         __slots__ = ("__weakref__",)
 
@@ -349,11 +352,11 @@ async def test_progress_without_a_terminal_is_quiet(
 ) -> None:
     caplog.set_level(logging.INFO, "namel3ss_ollama")
     await provider.agenerate_batch(PROMPTS, journal=path, progress=True)
-    assert "batch:" not in caplog.text  # a line every ten seconds
+    assert "batch:" not in caplog.text  # it logs once in ten seconds
     assert capsys.readouterr().err == ""
 
 
-async def test_cancelling_keeps_what_there_is_and_gives_the_journal_back(
+async def test_cancelling_keeps_results_and_releases_the_journal(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     gate = Gate()
@@ -392,7 +395,7 @@ async def test_texts_are_embedded_once(provider: OllamaProvider, ollama_server: 
     assert first.tokens + second.tokens == sum(row.tokens for row in second.rows()) > 0
 
 
-async def test_a_text_at_fault_costs_the_others_nothing(
+async def test_a_bad_text_does_not_fail_the_others(
     provider: OllamaProvider, ollama_server: OllamaServer, path: Path
 ) -> None:
     given: list[Any] = list(TEXTS[:20])
@@ -415,8 +418,8 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_twenty_kills_cost_the_requests_under_way(ollama_server: OllamaServer, path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+def test_twenty_kills_cost_the_requests_in_flight(ollama_server: OllamaServer, path: Path) -> None:
     rows, chance = 600, random.Random(15)
     command = [sys.executable, "-c", textwrap.dedent(KILLED), ollama_server.url, str(path), str(rows)]
     had = 0
@@ -431,7 +434,7 @@ def test_twenty_kills_cost_the_requests_under_way(ollama_server: OllamaServer, p
         have = len(list(read_journal(path)))
         assert asked(ollama_server).total() - asked_before - (have - had) <= SLOTS
         had = have
-    assert had < rows  # so that each of them was killed at work
+    assert had < rows  # so each process was killed before it had finished
     assert subprocess.run(command, check=False).returncode == 0
     kept = list(read_journal(path))
     assert [row.index for row in kept] == [row.id for row in kept] == list(range(rows))

@@ -1,4 +1,4 @@
-"""`provider.sync` against a server: every twin, in scripts, threads and running loops; iterators left half-way."""
+"""`provider.sync` against a server: every twin, in scripts, threads and running loops; unexhausted iterators."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_async_method_has_a_twin() -> None:
 
 
 @pytest.mark.parametrize("name", methods(SyncProvider))
-def test_a_twin_describes_itself_as_its_method_does(name: str) -> None:
+def test_a_twin_has_its_methods_signature_and_docs(name: str) -> None:
     twin, method = getattr(SyncProvider, name), getattr(OllamaProvider, name)
     assert not inspect.iscoroutinefunction(twin)
     assert twin.__doc__ == method.__doc__
@@ -80,16 +80,16 @@ def test_a_twin_describes_itself_as_its_method_does(name: str) -> None:
         assert signature.return_annotation == expected.return_annotation
 
 
-def test_aliases_describe_themselves() -> None:
+def test_aliases_have_names_and_docs() -> None:
     for alias, name in (("generate", "agenerate"), ("chat", "achat"), ("batch", "agenerate_batch")):
         method = getattr(OllamaProvider, alias)
-        part = getattr(OllamaProvider, name).__qualname__.removesuffix(name)  # the part of the provider that has it
+        part = getattr(OllamaProvider, name).__qualname__.removesuffix(name)  # the class that defines it
         assert (method.__name__, method.__qualname__) == (alias, f"{part}{alias}")
         assert inspect.signature(method) == inspect.signature(getattr(OllamaProvider, name))
         assert method.__doc__ == getattr(OllamaProvider, name).__doc__
 
 
-def test_a_batch_takes_what_its_calls_take() -> None:
+def test_a_batch_takes_its_calls_options() -> None:
     taken = {**typing.get_type_hints(GenerateOptions), **typing.get_type_hints(ChatOptions)}
     for method in (OllamaProvider.agenerate, OllamaProvider.achat):
         hints, parameters = typing.get_type_hints(method), inspect.signature(method).parameters.values()
@@ -140,7 +140,7 @@ async def test_inside_a_running_loop(provider: OllamaProvider, ollama_server: Ol
     assert sync.embed("a", model="all-minilm") == await provider.embed("a", model="all-minilm")
     assert list(sync.pull_model()) == [step async for step in provider.pull_model()]
     assert "".join(chunk.content for chunk in sync.stream_chat(ASK)) == TEXT
-    sync.aclose()  # this loop's connections are closed when it goes on
+    sync.aclose()  # this loop's connections are closed when it resumes
     await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
 
 
@@ -169,7 +169,7 @@ def test_one_iterator_for_several_threads(provider: OllamaProvider) -> None:
     assert sorted((step for part in parts for step in part), key=STEPS.index) == STEPS
 
 
-def test_on_the_background_loop_it_is_refused(provider: OllamaProvider) -> None:
+def test_calls_on_the_background_loop_are_refused(provider: OllamaProvider) -> None:
     async def inside(call: Callable[[], object]) -> None:
         call()
 
@@ -211,9 +211,7 @@ def test_leaving_the_with_block_closes(provider: OllamaProvider, ollama_server: 
     closed_by_client(ollama_server)
 
 
-def test_one_that_is_closed_before_it_began_sends_nothing(
-    provider: OllamaProvider, ollama_server: OllamaServer
-) -> None:
+def test_an_iterator_closed_before_use_sends_nothing(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
     with provider.sync.pull_model() as progress:
         pass
     assert list(progress) == []
@@ -247,12 +245,12 @@ def test_dropping_does_not_wait_for_a_busy_loop(provider: OllamaProvider, ollama
 
     async def block() -> None:
         busy.set()
-        assert go_on.wait(10)  # on purpose: the loop does nothing else meanwhile
+        assert go_on.wait(10)  # blocks the loop on purpose
 
     thread = threading.Thread(target=lambda: run_sync(block()))
     thread.start()
     assert busy.wait(10)
-    del progress  # would not come back, if it waited
+    del progress  # would hang if it waited
     gc.collect()
     assert ollama_server.requests[-1].outcome == "active"
     go_on.set()
@@ -279,8 +277,8 @@ def test_an_exception_ends_the_iterator(provider: OllamaProvider, ollama_server:
     assert list(progress) == []
 
 
-class Own(AsyncIterator[Json]):
-    """An async iterator that is no generator."""
+class CustomIterator(AsyncIterator[Json]):
+    """An async iterator that is not a generator."""
 
     closed = False
 
@@ -301,7 +299,7 @@ class Derived(OllamaProvider):
         return response
 
     def pull_model(self, model: str | None = None, *, insecure: bool = False) -> AsyncIterator[Json]:
-        self.own = Own()
+        self.own = CustomIterator()
         return self.own
 
 
@@ -319,8 +317,8 @@ def test_overridden_methods_are_respected(ollama_server: OllamaServer) -> None:
         ollama_server.wait_for(lambda _: provider.own.closed)
 
 
-def test_what_can_be_pickled(ollama_server: OllamaServer) -> None:
-    """Bound methods, as `multiprocessing` sends them."""
+def test_bound_methods_can_be_pickled(ollama_server: OllamaServer) -> None:
+    """As `multiprocessing` sends them."""
     ollama_server.reply(TEXT)
     provider = OllamaProvider("llama3.2", ollama_server.url)
     for method in (provider.generate, provider.sync.agenerate):
@@ -329,7 +327,7 @@ def test_what_can_be_pickled(ollama_server: OllamaServer) -> None:
         again.__self__.close() if isinstance(again.__self__, OllamaProvider) else again.__self__.aclose()
 
 
-def test_it_names_its_provider() -> None:
+def test_repr_names_the_provider() -> None:
     provider = OllamaProvider("llama3.2", api_key="secret")
     assert isinstance(provider.sync, Facade)
     assert repr(provider.sync) == f"SyncProvider({provider!r})"

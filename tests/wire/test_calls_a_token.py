@@ -1,4 +1,4 @@
-"""The core's hot path keeps its shape: so many calls a token, and no more."""
+"""The core's hot path: a limit on the function calls per token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def provider(url: str, transport: str = "aiohttp") -> OllamaProvider:
     return OllamaProvider("bench", url, transport=transport, max_tokens=TOKENS)
 
 
-# httpx hands each HTTP chunk on by itself, so that what aiohttp makes one read of is one a token there.
+# httpx yields each HTTP chunk separately: what aiohttp returns from one read is one read per token there.
 @pytest.mark.parametrize(("transport", "ours", "every"), [("aiohttp", 7, 18), ("httpx", 17, 60)])
 def test_stream_chat(transport: str, ours: int, every: int) -> None:
     async def run() -> int:
@@ -31,8 +31,8 @@ def test_stream_chat(transport: str, ours: int, every: int) -> None:
     assert calls["all"] <= every, calls
 
 
-def test_tokens_that_come_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a model that computes, each token is a read of its own. A coroutine counts again when it is resumed."""
+def test_one_token_per_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real model's tokens arrive one per read. A coroutine counts again each time it is resumed."""
     tokens, reads = 200, 0
     lines = Exchange.lines
 
@@ -48,8 +48,8 @@ def test_tokens_that_come_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Exchange, "lines", counted)
     with replay_server() as url:
         calls = calls_per_token(run, tokens)
-    assert reads >= 1.5 * tokens  # of two runs; on a busy machine some come together
-    older = sys.version_info < (3, 11)  # tasks do not count their cancellations there: a function of ours does
+    assert reads >= 1.5 * tokens  # over two runs; on a busy machine some tokens share a read
+    older = sys.version_info < (3, 11)  # no `Task.cancelling` there: a function of ours stands in
     assert calls["ours"] <= 20 + older, calls
     assert calls["all"] <= 70 + older, calls
 

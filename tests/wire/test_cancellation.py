@@ -1,4 +1,4 @@
-"""Cancelling at random points, two thousand times: no connection, no task and no slot is left behind.
+"""Cancelling at random points, two thousand times: no connection, task or slot leaks.
 
 The points are scheduler steps, not times: a task is cancelled after a random number of turns of the event loop, which
 reaches every await between the first and the last, on any machine.
@@ -27,7 +27,7 @@ async def turns(count: int) -> None:
 
 
 @pytest.mark.timeout(300)
-async def test_cancelling_anywhere_leaves_nothing(make: Any, ollama_server: OllamaServer) -> None:
+async def test_cancelling_anywhere_leaks_nothing(make: Any, ollama_server: OllamaServer) -> None:
     chance = random.Random(20)
     provider = make(max_concurrent=SLOTS, stream_config=StreamConfig(chunk_timeout=30))
     held = Gate()
@@ -35,14 +35,14 @@ async def test_cancelling_anywhere_leaves_nothing(make: Any, ollama_server: Olla
     ollama_server.reply(["one", "two", "three"], path="/api/generate", gates={2: held})
     outcomes = {"answered": 0, "cancelled": 0}
 
-    async def whole() -> None:
+    async def complete() -> None:
         await provider.achat(ASK)
 
     async def stream() -> None:
         async for _ in provider.stream_chat(ASK):
             await turns(chance.randrange(2))
 
-    async def early_leaver() -> None:
+    async def left_early() -> None:
         async for _ in provider.stream_chat(ASK):
             break
 
@@ -51,7 +51,7 @@ async def test_cancelling_anywhere_leaves_nothing(make: Any, ollama_server: Olla
             pass
 
     async def one() -> None:
-        work = chance.choice([whole, stream, early_leaver, held_stream])
+        work = chance.choice([complete, stream, left_early, held_stream])
         task = asyncio.ensure_future(work())
         await turns(chance.randrange(60))
         if work is held_stream or chance.random() < 0.8:
@@ -70,7 +70,7 @@ async def test_cancelling_anywhere_leaves_nothing(make: Any, ollama_server: Olla
     assert outcomes["answered"] > ROUNDS // 20
     assert outcomes["cancelled"] > ROUNDS // 4
 
-    # Whoever was cancelled gave the slot back: all of them can be had at once.
+    # Cancelled calls released their slots: all slots can be acquired at once.
     held.open()
     answers = await asyncio.gather(*(provider.achat(ASK) for _ in range(SLOTS)))
     assert all(answer.finish_reason == "stop" for answer in answers)
@@ -83,7 +83,7 @@ async def test_cancelling_anywhere_leaves_nothing(make: Any, ollama_server: Olla
 
 
 async def test_a_cancelled_taskgroup_sibling(provider: Any, ollama_server: OllamaServer) -> None:
-    """One of several fails, the others are cancelled: each ends, nothing is left."""
+    """One call fails, the others are cancelled: all of them end, and nothing leaks."""
     gate = Gate()
     ollama_server.reply("slow", gate=gate, path="/api/chat")
     ollama_server.fault("status", status=400, path="/api/generate")

@@ -1,4 +1,4 @@
-"""Connections end with their event loop, however that ends, and closing a provider never hangs and never complains."""
+"""Connections are closed with their event loop, however it ends; closing a provider never hangs or logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Coro = Coroutine[Any, Any, Any]
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing is logged; the garbage that a test leaves is collected within it, where a warning is its failure."""
+    """Nothing is logged; a test's garbage is collected within the test, so that a warning fails it."""
     caplog.set_level(logging.INFO)
     yield
     gc.collect()
@@ -87,10 +87,10 @@ def close(request: pytest.FixtureRequest) -> Callable[[OllamaProvider], None]:
 
 
 @pytest.mark.parametrize("run", [asyncio.run, run_and_close])
-def test_closing_beside_a_loop_that_ends_at_any_moment(
+def test_closing_while_a_loop_of_another_thread_ends(
     provider: OllamaProvider, run: Callable[[Coro], None], close: Callable[[OllamaProvider], None]
 ) -> None:
-    # Once wrong: CancelledError, "asynchronous generator is already running", a wait without end, unclosed sessions.
+    # Once wrong: CancelledError, "asynchronous generator is already running", a hang, unclosed sessions.
     begin, answered, ended = (threading.Semaphore(0) for _ in range(3))
     failures: list[BaseException] = []
 
@@ -116,7 +116,7 @@ def test_closing_beside_a_loop_that_ends_at_any_moment(
             begin.release()
             assert answered.acquire(timeout=10)
             for _ in range(number * 37 % 400):
-                pass  # meanwhile the loop gets on with its last steps
+                pass  # meanwhile the loop shuts down
             with within(3):
                 close(provider)
             assert ended.acquire(timeout=10)
@@ -130,7 +130,7 @@ def test_closing_beside_a_loop_that_ends_at_any_moment(
     assert number >= 20
 
 
-def test_a_loop_that_is_stopped(provider: OllamaProvider, close: Callable[[OllamaProvider], None]) -> None:
+def test_closing_with_a_stopped_loop(provider: OllamaProvider, close: Callable[[OllamaProvider], None]) -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(provider.version())
     with within(2):
@@ -140,7 +140,7 @@ def test_a_loop_that_is_stopped(provider: OllamaProvider, close: Callable[[Ollam
     loop.close()
 
 
-def test_a_loop_that_is_stopped_and_closed_later(
+def test_closing_with_a_loop_closed_later(
     provider: OllamaProvider, ollama_server: OllamaServer, close: Callable[[OllamaProvider], None]
 ) -> None:
     loop = asyncio.new_event_loop()
@@ -149,7 +149,7 @@ def test_a_loop_that_is_stopped_and_closed_later(
     loop.close()
 
 
-def test_a_loop_that_is_closed(
+def test_closing_with_a_closed_loop(
     provider: OllamaProvider, ollama_server: OllamaServer, close: Callable[[OllamaProvider], None]
 ) -> None:
     run_and_close(provider.version())
@@ -158,13 +158,13 @@ def test_a_loop_that_is_closed(
     ollama_server.wait_for(lambda s: s.open_connections == 0)
 
 
-def test_a_loop_that_is_blocked(
+def test_closing_with_a_blocked_loop(
     provider: OllamaProvider,
     ollama_server: OllamaServer,
     close: Callable[[OllamaProvider], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Closing does not wait for it longer than the bound; the loop closes its connections when it goes on."""
+    """Closing waits for the loop up to a limit; the loop closes its connections when it resumes."""
     monkeypatch.setattr(connections, "_LONGEST_CLOSE", 0.2)
     blocked, free = threading.Event(), threading.Event()
     with loop_in_thread() as loop:
@@ -183,7 +183,7 @@ def test_a_loop_that_is_blocked(
         ollama_server.wait_for(lambda s: s.open_connections == 0)
 
 
-def test_a_loop_that_runs_has_closed_its_connections_when_close_returns(
+def test_close_returns_after_a_running_loop_closed_its_connections(
     provider: OllamaProvider, ollama_server: OllamaServer, close: Callable[[OllamaProvider], None]
 ) -> None:
     with loop_in_thread() as loop:
@@ -194,7 +194,7 @@ def test_a_loop_that_runs_has_closed_its_connections_when_close_returns(
         close(provider)
 
 
-async def test_closing_ends_a_request_that_is_under_way(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+async def test_closing_ends_a_request_in_flight(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
     # Once wrong: "did the server restart, or run out of memory?"
     gate = Gate()
     ollama_server.fault("stall_before_headers", gate=gate)
@@ -207,7 +207,7 @@ async def test_closing_ends_a_request_that_is_under_way(provider: OllamaProvider
     assert len(ollama_server.requests) == 1
 
 
-def test_closing_from_another_thread_ends_a_request_that_is_under_way(
+def test_closing_from_another_thread_ends_a_request_in_flight(
     provider: OllamaProvider, ollama_server: OllamaServer, close: Callable[[OllamaProvider], None]
 ) -> None:
     ollama_server.fault("stall_before_headers")
@@ -220,7 +220,7 @@ def test_closing_from_another_thread_ends_a_request_that_is_under_way(
     assert len(ollama_server.requests) == 1
 
 
-# Loops that are closed by hand
+# Loops closed without `asyncio.run`
 
 
 async def step(provider: OllamaProvider, kept: list[Any]) -> None:
@@ -250,19 +250,19 @@ async def waiting(provider: OllamaProvider, kept: list[Any]) -> None:
         await asyncio.sleep(0)
 
 
-async def whole(provider: OllamaProvider, kept: list[Any]) -> None:
+async def completed(provider: OllamaProvider, kept: list[Any]) -> None:
     await provider.version()
 
 
-LEFT_OPEN = [step, loop_over, pending, waiting, whole]
+LEFT_OPEN = [step, loop_over, pending, waiting, completed]
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "dropped"])
 @pytest.mark.parametrize("leave", LEFT_OPEN)
-def test_a_loop_closed_by_hand_takes_nothing_with_it(
+def test_a_loop_closed_by_the_program_leaks_nothing(
     provider: OllamaProvider, ollama_server: OllamaServer, leave: Callable[..., Coro], keep: bool
 ) -> None:
-    # Once wrong: "Unclosed client session", and a slot that was never free again; with max_concurrent=2 the third hung.
+    # Once wrong: "Unclosed client session", and a slot that was never released; with max_concurrent=2 the third hung.
     gate = Gate()
     ollama_server.reset()
     ollama_server.reply(TEXT, gates={1: gate})
@@ -271,7 +271,7 @@ def test_a_loop_closed_by_hand_takes_nothing_with_it(
         run_and_close(leave(provider, kept))
         for task in kept:
             if isinstance(task, asyncio.Task):
-                task._log_destroy_pending = False  # that is asyncio's own word on the program's slip
+                task._log_destroy_pending = False  # asyncio would report the program's mistake
         if not keep:
             kept.clear()
             gc.collect()
@@ -289,7 +289,7 @@ def test_a_loop_closed_by_hand_takes_nothing_with_it(
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["idle", "streaming"])
 @pytest.mark.parametrize("state", ["running", "stopped", "closed"])
-def test_a_dropped_provider_closes_what_it_had_open(
+def test_a_dropped_provider_closes_its_connections(
     ollama_server: OllamaServer, transport: str, state: str, streaming: bool
 ) -> None:
     ollama_server.reply(TEXT, gates={1: Gate()})
@@ -314,7 +314,7 @@ def test_a_dropped_provider_closes_what_it_had_open(
         loop.close()
     gc.collect()
     if state == "stopped":
-        for _ in range(3):  # what ends in one round may be what held a generator of the next
+        for _ in range(3):  # what one round finalizes may have kept a generator of the next alive
             loop.run_until_complete(last_steps())
             gc.collect()
         loop.close()

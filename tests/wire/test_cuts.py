@@ -1,4 +1,4 @@
-"""Chats, prompts and answers that are longer than the window, by the rules of old and new servers."""
+"""Chats, prompts and answers that exceed the context window, on old and new servers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_a_cut_is_a_warning(server: OllamaServer, ask: Ask, caplog: pytest
             assert response.content
             assert response.usage.prompt_tokens <= WINDOW
     warnings = [record.getMessage() for record in caplog.records if "cut to the context window" in record.getMessage()]
-    assert len(warnings) == 1  # once a model
+    assert len(warnings) == 1  # once per model
     assert "llama3.2: the prompt was cut" in warnings[0]
     assert "a window of 512" in warnings[0]
 
@@ -110,7 +110,7 @@ async def test_a_cut_may_be_ignored(server: OllamaServer, ask: Ask) -> None:
 
 
 @WAYS
-async def test_what_fits_costs_one_request(server: OllamaServer, ask: Ask) -> None:
+async def test_a_fitting_prompt_is_one_request(server: OllamaServer, ask: Ask) -> None:
     async with OllamaProvider("llama3.2", server.url, num_ctx=32768) as provider:
         for _ in range(3):
             response = await ask(provider)
@@ -118,7 +118,7 @@ async def test_what_fits_costs_one_request(server: OllamaServer, ask: Ask) -> No
             assert not response.shifted_context
     paths = asked(server)
     assert len([path for path in paths if path in ("/api/chat", "/api/generate")]) == 3
-    assert len(paths) <= 5  # one look-up of the window, once a model: the prompt may be longer than some are
+    assert len(paths) <= 5  # one look-up of the window per model: the prompt exceeds small windows
 
 
 async def test_short_prompts_cost_one_request(server: OllamaServer) -> None:
@@ -128,27 +128,27 @@ async def test_short_prompts_cost_one_request(server: OllamaServer) -> None:
     assert asked(server) == ["/api/chat"] * 5
 
 
-async def test_a_server_that_can_refuse_has_not_cut_what_it_answered(server: OllamaServer, version: str) -> None:
-    """An estimate that is far off: each letter is taken for a quarter of a token, each word is one here."""
+async def test_a_server_that_can_refuse_did_not_cut_the_prompt(server: OllamaServer, version: str) -> None:
+    """The estimate is far off: it takes a letter for a quarter of a token, but each word is one token here."""
     words = " ".join(["lighthouse"] * 300)
     async with OllamaProvider("llama3.2", server.url, num_ctx=WINDOW) as provider:
         response = await provider.achat([{"role": "user", "content": words}])
-    assert response.truncated_prompt is (version == OLD)  # which does not refuse: the estimate is all there is
+    assert response.truncated_prompt is (version == OLD)  # it never refuses: there is only the estimate
 
 
 async def test_a_conversation_is_followed_until_it_is_cut(server: OllamaServer) -> None:
-    told: list[bool] = []
+    flags: list[bool] = []
     async with OllamaProvider("llama3.2", server.url, num_ctx=WINDOW) as provider:
         history: list[Any] = []
         for number in range(20):
             history.append({"role": "user", "content": f"{number}: {TURN}"})
             response = await provider.achat(history)
             history.append(response.message)
-            told.append(response.truncated_prompt)
+            flags.append(response.truncated_prompt)
     counts = [len(record.text.split()) for record in server.requests if record.path == "/api/chat"]
     assert counts[-1] > WINDOW
-    assert told == sorted(told)  # never again once it is cut
-    assert told.count(True) in (8, 9, 10, 11, 12, 13)
+    assert flags == sorted(flags)  # once cut, it stays cut
+    assert flags.count(True) in (8, 9, 10, 11, 12, 13)
 
 
 @pytest.mark.parametrize("shift", [None, False])
@@ -169,7 +169,7 @@ async def test_an_answer_past_the_window(server: OllamaServer, version: str, shi
             assert len(caught.value.partial.content) == len("word " * 600)
 
 
-async def test_the_server_is_believed_when_it_refuses_by_a_line(ollama_server: OllamaServer) -> None:
+async def test_a_refusal_sent_as_a_line_is_recognised(ollama_server: OllamaServer) -> None:
     refusal = {"error": "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing it"}
     ollama_server.on(predicate=lambda record: record.payload.get("truncate") is False).reply(lines=[refusal])
     ollama_server.reply("Cut, but answered.")
@@ -184,7 +184,7 @@ async def test_the_server_is_believed_when_it_refuses_by_a_line(ollama_server: O
 
 
 @pytest.mark.parametrize("on_truncation", ["warn", "error"])
-async def test_a_window_that_is_full_in_the_middle_of_an_answer_is_no_refusal(
+async def test_a_window_that_fills_up_during_an_answer_is_no_refusal(
     ollama_server: OllamaServer, on_truncation: Any
 ) -> None:
     # Once wrong: the same prompt was sent again, to be cut, though it had fit
@@ -205,7 +205,7 @@ def look_up(day: int) -> str:
     return f"rain on day {day}"
 
 
-async def test_tokens_are_counted_before_anything_is_sent(ollama_server: OllamaServer) -> None:
+async def test_tokens_are_counted_without_a_request(ollama_server: OllamaServer) -> None:
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         text, chat_count = provider.count_tokens(TURN * 10), provider.count_tokens(CHAT)
         assert not ollama_server.requests
@@ -215,7 +215,7 @@ async def test_tokens_are_counted_before_anything_is_sent(ollama_server: OllamaS
         assert provider.count_tokens(CHAT, tools=[look_up]) > chat_count
 
 
-async def test_what_was_answered_is_counted_exactly(ollama_server: OllamaServer) -> None:
+async def test_an_answered_prompt_is_counted_exactly(ollama_server: OllamaServer) -> None:
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         response = await provider.achat(CHAT[:5])
         count = provider.count_tokens(CHAT[:5])
@@ -234,14 +234,14 @@ async def test_the_server_counts(ollama_server: OllamaServer, prompt: Any) -> No
         assert count == (await asyncio.to_thread(provider.sync.acount_tokens, prompt))
 
 
-async def test_what_does_not_fit_is_estimated(server: OllamaServer) -> None:
+async def test_a_too_long_prompt_is_estimated(server: OllamaServer) -> None:
     async with OllamaProvider("llama3.2", server.url, num_ctx=WINDOW) as provider:
         count = await provider.acount_tokens(CHAT)
         assert not count.exact
         assert count > 1500
 
 
-async def test_a_text_has_no_tools(ollama_server: OllamaServer) -> None:
+async def test_tools_need_a_conversation(ollama_server: OllamaServer) -> None:
     provider = OllamaProvider("llama3.2", ollama_server.url)
     with pytest.raises(TypeError, match=r"^tools: need a conversation"):
         provider.count_tokens("hi", tools=[len])

@@ -1,4 +1,4 @@
-"""Deadlines through the provider: what they count, what they don't, and what is not waited for at all."""
+"""Deadlines through the provider: what counts towards them, what does not, and which waits are never started."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Make = Callable[..., OllamaProvider]
 
 
 @pytest.fixture
-def waiting_makes(ollama_server: OllamaServer, transport: str) -> Any:
-    """Makes providers outside `instant_retries`: waits are as long as they are."""
+def make_waiting(ollama_server: OllamaServer, transport: str) -> Any:
+    """Makes providers outside `instant_retries`: backoffs take their real time."""
 
     def factory(**options: Any) -> OllamaProvider:
         return OllamaProvider("llama3.2", ollama_server.url, transport=transport, **options)  # type: ignore[arg-type]
@@ -47,10 +47,10 @@ USES = ["achat", "at once", "stream"]
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("where", ["timeout", "stream_timeout", "the provider's timeout", "retry"])
-async def test_a_wait_that_cannot_fit_is_not_begun(
-    waiting_makes: Make, ollama_server: OllamaServer, use: str, where: str
+async def test_a_wait_past_the_deadline_is_not_started(
+    make_waiting: Make, ollama_server: OllamaServer, use: str, where: str
 ) -> None:
-    # Once wrong: the whole timeout was waited for, and the error named the timeout instead of the busy server
+    # Once wrong: it waited for the entire timeout, and the error named the timeout instead of the busy server
     ollama_server.fault("status", status=503, retry_after=30)
     options: dict[str, Any] = {"timeout": 2.0} if where == "timeout" else {}
     if where == "stream_timeout":
@@ -58,7 +58,7 @@ async def test_a_wait_that_cannot_fit_is_not_begun(
     settings: dict[str, Any] = {"retry": RetryPolicy(deadline=2.0)} if where == "retry" else {}
     if where == "the provider's timeout":
         settings["timeout"] = 2.0
-    async with waiting_makes(**settings) as provider:
+    async with make_waiting(**settings) as provider:
         began = time.monotonic()
         with pytest.raises(ServerBusyError) as caught:
             await uses(provider, **options)[use]()
@@ -70,25 +70,25 @@ async def test_a_wait_that_cannot_fit_is_not_begun(
 
 
 @pytest.mark.parametrize("use", USES)
-async def test_a_backoff_longer_than_what_is_left_is_not_begun(
-    waiting_makes: Make, ollama_server: OllamaServer, use: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_backoff_past_the_deadline_is_not_started(
+    make_waiting: Make, ollama_server: OllamaServer, use: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("namel3ss_ollama.retrier.random.random", lambda: 1.0)
     ollama_server.fault("status", status=503)
     retry = RetryPolicy(attempts=10, wait_initial=0.02, wait_max=100.0)
-    async with waiting_makes(retry=retry) as provider:
+    async with make_waiting(retry=retry) as provider:
         began = time.monotonic()
         with pytest.raises(ServerBusyError):
             await uses(provider, timeout=0.25)[use]()
         assert time.monotonic() - began < 0.25
-        # 0.02 + 0.04 + 0.08 s fit in, 0.16 s more would not
+        # 0.02 + 0.04 + 0.08 s fit, 0.16 s more would not
         assert 3 <= len(ollama_server.requests) <= 5
         assert provider.stats().retries == len(ollama_server.requests) - 1
 
 
-async def test_an_embedding_does_not_wait_for_what_cannot_fit(waiting_makes: Make, ollama_server: OllamaServer) -> None:
+async def test_an_embedding_does_not_wait_past_its_deadline(make_waiting: Make, ollama_server: OllamaServer) -> None:
     ollama_server.fault("status", status=503, retry_after=30)
-    async with waiting_makes() as provider:
+    async with make_waiting() as provider:
         began = time.monotonic()
         with pytest.raises(ServerBusyError):
             await provider.embed("a", model="all-minilm", timeout=2.0)
@@ -97,7 +97,7 @@ async def test_an_embedding_does_not_wait_for_what_cannot_fit(waiting_makes: Mak
 
 
 @pytest.mark.parametrize("use", ["achat", "stream"])
-async def test_only_a_request_with_tools_may_be_silent_for_longer(
+async def test_tool_call_timeout_applies_only_to_requests_with_tools(
     make: Make, ollama_server: OllamaServer, use: str
 ) -> None:
     gate = Gate()
@@ -107,7 +107,7 @@ async def test_only_a_request_with_tools_may_be_silent_for_longer(
     task = asyncio.ensure_future(uses(provider, tools=[TOOL])[use]())
     await ollama_server.wait_for_async(lambda s: gate.waiting == 1)
     with pytest.raises(LLMTimeoutError, match="first_chunk_timeout"):
-        await uses(provider)[use]()  # while the one with tools goes on waiting
+        await uses(provider)[use]()  # while the request with tools keeps waiting
     gate.open()
     await task
 
@@ -124,11 +124,11 @@ async def test_stream_timeout_does_not_count_the_wait_for_a_slot(
     tasks = [asyncio.ensure_future(calls[use]()) for _ in range(4)]
     for number in range(4):
         await ollama_server.wait_for_async(lambda s, n=number: gate.waiting == 1 and len(s.requests) == n + 1)
-        await asyncio.sleep(STREAM_TIMEOUT / 2)  # an answer takes half of the timeout: four take twice as long as it
+        await asyncio.sleep(STREAM_TIMEOUT / 2)  # an answer takes half of the timeout; four take twice the timeout
         gate.step()
     await asyncio.gather(*tasks)
     assert provider.stats().generations_succeeded == 4
-    assert provider.stats().queue_seconds > STREAM_TIMEOUT * 2  # 0.5 + 1 + 1.5 times half of it
+    assert provider.stats().queue_seconds > STREAM_TIMEOUT * 2  # 0.5 + 1 + 1.5 times the timeout
 
 
 async def test_timeout_does_count_the_wait_for_a_slot(make: Make, ollama_server: OllamaServer) -> None:
@@ -150,7 +150,7 @@ async def test_timeout_does_count_the_wait_for_a_slot(make: Make, ollama_server:
 async def test_a_blocked_event_loop_is_not_a_stalled_server(
     make: Make, ollama_server: OllamaServer, use: str, deadline: str
 ) -> None:
-    # Once wrong: another task blocked the loop, and the tokens that lay in the socket meanwhile were "a stall"
+    # Once wrong: another task blocked the loop, and tokens already in the socket were reported as a stall
     gate = Gate()
     ollama_server.reply(TEXT, gates={0 if deadline == "first_chunk_timeout" else 1: gate})
     provider = make(stream_config=StreamConfig(**{deadline: 0.15}))
@@ -158,7 +158,7 @@ async def test_a_blocked_event_loop_is_not_a_stalled_server(
     await ollama_server.wait_for_async(lambda _: gate.waiting == 1)
     while deadline == "chunk_timeout" and use == "stream" and not provider.stats().running:
         await asyncio.sleep(0)
-    await asyncio.sleep(0.02)  # the request waits for what comes next
+    await asyncio.sleep(0.02)  # the request waits for the next chunk
     gate.open()
     ollama_server.wait_for(lambda s: s.requests[0].ended is not None)  # blocks this loop, not the server
     blocked_until = time.monotonic() + 0.25
@@ -168,14 +168,14 @@ async def test_a_blocked_event_loop_is_not_a_stalled_server(
     assert provider.stats().generations_succeeded == 1
 
 
-async def test_a_stalled_server_is_one_on_a_busy_loop_too(make: Make, ollama_server: OllamaServer) -> None:
+async def test_a_busy_loop_does_not_hide_a_stalled_server(make: Make, ollama_server: OllamaServer) -> None:
     ollama_server.reply(TEXT, gates={1: Gate()})
     provider = make(stream_config=StreamConfig(chunk_timeout=0.1))
     stop = False
 
     async def busy() -> None:
         while not stop:
-            time.sleep(0.03)  # noqa: ASYNC251 -- it is to block
+            time.sleep(0.03)  # noqa: ASYNC251 -- it must block
             await asyncio.sleep(0)
 
     other = asyncio.create_task(busy())

@@ -1,4 +1,4 @@
-"""Decision models: what is asked, what comes back, and what is refused before and after it is sent."""
+"""Decision models: the request, the response, and what is rejected before and after sending."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def decider(make: Any, newest: OllamaServer) -> OllamaProvider:
     return make(model="nimble", base_url=newest.url, temperature=0.5, keep_alive="10m")
 
 
-async def test_what_is_sent_and_what_comes_back(decider: OllamaProvider, newest: OllamaServer) -> None:
+async def test_request_and_response(decider: OllamaProvider, newest: OllamaServer) -> None:
     newest.reply(path=PATH, json={"model": "nimble", "answers": ANSWERED, "usage": USAGE})
     response = await decider.systemone({"ticket": "Größe"}, ALL)
     request = newest.requests[-1]
@@ -90,7 +90,7 @@ async def test_what_is_sent_and_what_comes_back(decider: OllamaProvider, newest:
     assert response.scores["mood"].score == 1.0
 
 
-async def test_dicts_as_they_are_sent(decider: OllamaProvider, newest: OllamaServer) -> None:
+async def test_questions_as_dicts(decider: OllamaProvider, newest: OllamaServer) -> None:
     await decider.systemone(["x"], SENT, model="clef", keep_alive=0, extra_body={"videos": []})
     assert newest.requests[-1].payload == {
         "model": "clef", "state": ["x"], "questions": SENT, "keep_alive": 0, "videos": [],
@@ -110,7 +110,7 @@ def test_blocking(newest: OllamaServer) -> None:
         assert provider.sync.systemone("x", {"urgent": URGENT}).nouls["urgent"] == NoulAnswer(0.25)
 
 
-async def test_the_books(decider: OllamaProvider, newest: OllamaServer) -> None:
+async def test_stats(decider: OllamaProvider, newest: OllamaServer) -> None:
     newest.fault("status", status=503, retry_after=0, times=1)
     response = await decider.systemone("x", ALL)
     with pytest.raises(ModelNotFoundError, match="ollama pull nope"):
@@ -140,7 +140,7 @@ async def test_a_slot_and_a_deadline(make: Any, newest: OllamaServer) -> None:
     assert len(newest.requests) == 2
 
 
-async def test_images_go_along_beyond_the_limit_of_a_text(
+async def test_images_may_exceed_the_limit_of_a_text(
     decider: OllamaProvider, newest: OllamaServer, tmp_path: Path
 ) -> None:
     file = tmp_path / "large.png"
@@ -153,7 +153,7 @@ async def test_images_go_along_beyond_the_limit_of_a_text(
         await decider.systemone("x", {"q": URGENT}, images=[b"abc"])
 
 
-async def test_images_that_a_server_takes_no_notice_of(make: Any) -> None:
+async def test_images_that_a_server_would_ignore(make: Any) -> None:
     with OllamaServer(MODELS, version="0.35.0") as server:
         decider = make(model="clef", base_url=server.url)
         with pytest.raises(BadRequestError, match=r"^images: decision models support them since Ollama 0\.35\.1, and"):
@@ -176,7 +176,7 @@ async def test_a_server_without_the_endpoint(make: Any, version: str) -> None:
         await decider.aclose()
 
 
-async def test_a_model_that_is_no_decision_model(decider: OllamaProvider) -> None:
+async def test_a_model_that_is_not_a_decision_model(decider: OllamaProvider) -> None:
     with pytest.raises(BadRequestError, match=r"does not support decision.*choose a decision model, such as nimble"):
         await decider.systemone("x", {"q": URGENT}, model="llama3.2")
 
@@ -193,13 +193,13 @@ async def test_models_in_the_cloud(make: Any) -> None:
             await decider.aclose()
 
 
-async def test_a_body_that_something_between_finds_too_large(decider: OllamaProvider, newest: OllamaServer) -> None:
+async def test_a_body_that_a_proxy_finds_too_large(decider: OllamaProvider, newest: OllamaServer) -> None:
     newest.reply(path=PATH, body="<html><h1>413 Request Entity Too Large</h1></html>", status=413)
     with pytest.raises(BadRequestError, match="send less at once, or raise the limit of the proxy in front"):
         await decider.systemone("x", {"q": URGENT})
 
 
-async def test_the_limit_is_that_of_the_server(decider: OllamaProvider, newest: OllamaServer) -> None:
+async def test_the_size_limit_of_a_request(decider: OllamaProvider, newest: OllamaServer) -> None:
     questions = {"q": URGENT}
     await decider.systemone("x", questions)
     room = 64 * 1024 - len(newest.requests[-1].body) + 1
@@ -218,7 +218,7 @@ OPTIONS = {str(number): None for number in range(27)}
 WRONG: dict[str, tuple[type[Exception], str, Any]] = {
     "no state": (ValueError, "^state: is empty", {"state": " "}),
     "a number as state": (TypeError, "^state: expected a text, a dict or a list, not int", {"state": 1}),
-    "a state that is no JSON": (ValueError, "state.*object", {"state": {"a": object()}}),
+    "a state that is not JSON": (ValueError, "state.*object", {"state": {"a": object()}}),
     "no questions": (ValueError, "^questions: there must be 1 to 64 of them, not 0", {"questions": {}}),
     "many": (ValueError, "not 65", {"questions": {str(number): URGENT for number in range(65)}}),
     "a list": (TypeError, "^questions: expected a mapping of names to questions", {"questions": [URGENT]}),
@@ -267,7 +267,7 @@ WRONG: dict[str, tuple[type[Exception], str, Any]] = {
         "expected 'true' and 'false', not 'yes'",
         {"questions": {"q": {"type": "noul", "instructions": "x", "criteria": {"yes": "a"}}}},
     ),
-    "meanings that are no mapping": (
+    "meanings that are not a mapping": (
         TypeError,
         "expected a mapping of 'true' and 'false'",
         {"questions": {"q": {"type": "noul", "instructions": "x", "criteria": "yes"}}},
@@ -287,7 +287,7 @@ WRONG: dict[str, tuple[type[Exception], str, Any]] = {
     "one image": (TypeError, "^images: expected a list", {"images": b"abc"}),
     "a file that is not there": (ValueError, "^images: cannot read", {"images": [Path("/nowhere/x.png")]}),
     "a blank model": (ValueError, "^model: ", {"model": " "}),
-    "a timeout of none": (ValueError, "^timeout: ", {"timeout": 0}),
+    "a timeout of 0": (ValueError, "^timeout: ", {"timeout": 0}),
     "an argument in extra_body": (ValueError, "^extra_body: 'state' has an argument", {"extra_body": {"state": "y"}}),
 }
 
@@ -325,7 +325,7 @@ MALFORMED: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-async def test_an_answer_of_another_form(decider: OllamaProvider, newest: OllamaServer, name: str) -> None:
+async def test_a_malformed_answer(decider: OllamaProvider, newest: OllamaServer, name: str) -> None:
     message, answer = MALFORMED[name]
     usage = {} if name == "no usage" else {"usage": USAGE}
     newest.reply(path=PATH, json={"model": "nimble", **usage, **answer})

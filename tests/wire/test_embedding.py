@@ -1,4 +1,4 @@
-"""Texts to embed: those that are too long under each policy, and those on which a server fails."""
+"""Texts to embed: too long ones under each policy, and those on which a server fails."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ async def test_error_names_the_text(provider: OllamaProvider, server: OllamaServ
 
 
 @pytest.mark.parametrize("policy", ["warn", "error", "ignore", "split"])
-async def test_what_fits_takes_one_request_a_batch(provider: OllamaProvider, server: OllamaServer, policy: Any) -> None:
+async def test_fitting_texts_take_one_request_per_batch(
+    provider: OllamaProvider, server: OllamaServer, policy: Any
+) -> None:
     response = await provider.embed([f"text {i}" for i in range(10)], batch_size=4, on_truncation=policy)
     expected = "unset" if policy == "ignore" else False
     assert sorted(sent(server)) == [(2, expected), (4, expected), (4, expected)]
@@ -167,15 +169,15 @@ async def test_many_too_long_texts_are_found_in_few_requests(provider: OllamaPro
     assert server.requests[-1].payload["input"] == [LONG] * 4
 
 
-@pytest.mark.parametrize("bounds", [{"batch_size": 2}, {"batch_chars": 100}])
-async def test_indices_are_those_of_the_input(provider: OllamaProvider, bounds: Any) -> None:
+@pytest.mark.parametrize("limits", [{"batch_size": 2}, {"batch_chars": 100}])
+async def test_indices_refer_to_the_input(provider: OllamaProvider, limits: Any) -> None:
     texts = ["a", "b", LONG, "c", LONG]
-    assert (await provider.embed(texts, **bounds)).truncated == (2, 4)
-    split = await provider.embed(texts, **bounds, on_truncation="split")
+    assert (await provider.embed(texts, **limits)).truncated == (2, 4)
+    split = await provider.embed(texts, **limits, on_truncation="split")
     assert split.embeddings[2] == pytest.approx(split.embeddings[4])
     assert split.embeddings[3] == (await provider.embed("c")).embeddings[0]
     with pytest.raises(ContextWindowExceededError) as caught:
-        await provider.embed(texts, **bounds, on_truncation="error")
+        await provider.embed(texts, **limits, on_truncation="error")
     assert caught.value.index in (2, 4)
 
 
@@ -208,7 +210,7 @@ async def test_one_bad_text_is_named(provider: OllamaProvider, server: OllamaSer
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_a_failure_of_all_is_no_texts_fault(provider: OllamaProvider, server: OllamaServer, failure: str) -> None:
+async def test_a_failure_of_all_texts_names_none(provider: OllamaProvider, server: OllamaServer, failure: str) -> None:
     options, kind = FAILURES[failure]
     server.fault("status", **options)
     with pytest.raises(kind) as caught:
@@ -221,14 +223,14 @@ async def test_a_failure_of_all_is_no_texts_fault(provider: OllamaProvider, serv
     assert len(server.requests) <= 9
 
 
-async def test_a_missing_model_is_asked_for_once(server: OllamaServer) -> None:
+async def test_a_missing_model_is_one_request(server: OllamaServer) -> None:
     async with OllamaProvider("nope", server.url) as provider:
         with pytest.raises(ModelNotFoundError):
             await provider.embed(["a", "b", "c"])
     assert len(server.requests) == 1
 
 
-async def test_a_failure_that_may_heal_is_not_searched(server: OllamaServer) -> None:
+async def test_a_temporary_failure_is_not_bisected(server: OllamaServer) -> None:
     server.fault("status", status=503)
     async with OllamaProvider("all-minilm", server.url, retry=None) as provider:
         with pytest.raises(LLMError) as caught:
@@ -237,7 +239,7 @@ async def test_a_failure_that_may_heal_is_not_searched(server: OllamaServer) -> 
     assert len({len(one.payload["input"]) for one in server.requests}) == 1  # type: ignore[arg-type]
 
 
-async def test_the_text_that_gets_no_vector_is_named(provider: OllamaProvider, server: OllamaServer) -> None:
+async def test_a_text_without_a_vector_is_named(provider: OllamaProvider, server: OllamaServer) -> None:
     def without_blank(record: Any) -> Reply:
         return Reply(embeddings=[[1.0, 0.0] for text in record.payload["input"] if text.strip()])
 
@@ -247,7 +249,7 @@ async def test_the_text_that_gets_no_vector_is_named(provider: OllamaProvider, s
     assert caught.value.index == 1
 
 
-async def test_a_wrong_number_that_no_text_explains(provider: OllamaProvider, server: OllamaServer) -> None:
+async def test_a_wrong_vector_count_names_no_text(provider: OllamaProvider, server: OllamaServer) -> None:
     server.reply(embeddings=[[1.0, 0.0]])
     with pytest.raises(MalformedResponseError, match="did not send one vector per text") as caught:
         await provider.embed(["a", "b", "c"])
@@ -262,7 +264,7 @@ async def test_a_wrong_number_that_no_text_explains(provider: OllamaProvider, se
         ([[1.0, 2.0], [], [1.0, 2.0]], 1, "not a list of numbers"),
     ],
 )
-async def test_a_vector_that_does_not_fit_is_named(
+async def test_a_mismatched_vector_is_named(
     provider: OllamaProvider, server: OllamaServer, vectors: Any, index: int, message: str
 ) -> None:
     server.reply(json={"model": "all-minilm", "embeddings": vectors})
@@ -282,7 +284,7 @@ async def test_vectors_of_different_lengths_in_different_requests(
 
 
 @pytest.mark.parametrize("policy", ["warn", "ignore", "split", "error"])
-async def test_dimensions_that_a_server_ignores_are_an_error(policy: Any) -> None:
+async def test_ignored_dimensions_are_an_error(policy: Any) -> None:
     with OllamaServer(version="0.9.3") as old:
         async with OllamaProvider("all-minilm", old.url) as provider:
             with pytest.raises(MalformedResponseError, match="384 dimensions, not of 128 as `dim") as caught:
@@ -303,7 +305,7 @@ async def test_the_warning_names_ten_texts_at_most(provider: OllamaProvider, cap
     assert "input[10]" not in record.getMessage()
 
 
-async def test_a_server_that_refuses_what_it_should_cut(provider: OllamaProvider, server: OllamaServer) -> None:
+async def test_a_server_that_fails_to_truncate(provider: OllamaProvider, server: OllamaServer) -> None:
     message = "input exceeds maximum context length and cannot be truncated further"
     server.fault("status", status=400, message=message, contains="word1 ")
     for policy in ("warn", "ignore"):

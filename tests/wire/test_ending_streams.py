@@ -1,4 +1,4 @@
-"""How streams are stepped, left and closed: by loops and by hand, from other tasks and threads, by destruction."""
+"""How streams are stepped, left and closed: by loops and by `anext`, from other tasks and threads, by finalizers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Make = Callable[..., OllamaProvider]
 def blocking(ollama_server: OllamaServer, request: pytest.FixtureRequest) -> Iterator[OllamaProvider]:
     with OllamaProvider("llama3.2", ollama_server.url, transport=request.param, max_concurrent=2) as provider:
         yield provider
-        until(lambda: provider.stats().running == 0)  # what was dropped is closed soon afterwards
+        until(lambda: provider.stats().running == 0)  # dropped streams are closed soon afterwards
         assert (provider.stats().running, provider.stats().queued) == (0, 0)
     ollama_server.wait_for(lambda s: s.open_connections == 0)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that no event tells of."""
+    """Wait for a condition that no event signals."""
     deadline = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < deadline
@@ -76,7 +76,7 @@ async def test_a_stream_stepped_and_then_iterated(make: Make, ollama_server: Oll
     async for chunk in stream:
         assert chunk.content == " two"
         break
-    assert (await anext(stream)).content == " three"  # a loop over what is stepped by hand may be left
+    assert (await anext(stream)).content == " three"  # leaving a loop does not close a stream that was stepped before
     assert [chunk.content async for chunk in stream] == TOKENS[3:]
     assert (stream.end, stream.text) == ("done", TEXT)
 
@@ -85,7 +85,7 @@ async def test_a_stream_stepped_and_then_iterated(make: Make, ollama_server: Oll
 def test_a_second_loop_over_a_synchronous_stream_is_an_error(
     blocking: OllamaProvider, ollama_server: OllamaServer, leave: bool
 ) -> None:
-    # Once wrong: it came to nothing, without a word
+    # Once wrong: it silently yielded nothing
     ollama_server.reply(TEXT)
     stream = blocking.stream(ASK)
     for _ in stream:
@@ -119,7 +119,7 @@ async def test_two_tasks_cannot_read_one_stream(make: Make, ollama_server: Ollam
     await ollama_server.wait_for_async(lambda _: gate.waiting == 1)
     with pytest.raises(RuntimeError, match="another task is reading from this stream"):
         await anext(stream)
-    gate.open()  # and the first reader is not disturbed
+    gate.open()  # the first reader is unaffected
     assert (await first).content == " two"
     assert [chunk.content async for chunk in stream] == TOKENS[2:]
     assert stream.end == "done"
@@ -130,7 +130,7 @@ async def test_two_tasks_cannot_read_one_stream(make: Make, ollama_server: Ollam
 
 @pytest.mark.parametrize("callers", [1, 3])
 @pytest.mark.parametrize("reading", [True, False])
-async def test_aclose_from_another_task_returns_when_all_is_closed(
+async def test_aclose_from_another_task_returns_when_closed(
     make: Make, ollama_server: OllamaServer, reading: bool, callers: int
 ) -> None:
     # Once wrong: it returned before the connection was closed: one request running, `end` not set
@@ -157,11 +157,11 @@ async def test_aclose_from_another_task_returns_when_all_is_closed(
     go_on.set()
     await consumer
     assert read == ["one"]
-    await stream.aclose()  # once more does nothing
+    await stream.aclose()  # a second call does nothing
     assert provider.stats().streams_cancelled == 1
 
 
-async def test_aclose_that_is_cancelled_closes_all_the_same(make: Make, ollama_server: OllamaServer) -> None:
+async def test_a_cancelled_aclose_still_closes(make: Make, ollama_server: OllamaServer) -> None:
     provider = make(max_concurrent=1)
     ollama_server.reply(TEXT, times=1, gates={1: Gate()})
     stream = provider.stream_chat(ASK)
@@ -174,7 +174,7 @@ async def test_aclose_that_is_cancelled_closes_all_the_same(make: Make, ollama_s
     assert (await provider.achat(ASK)).finish_reason == "stop"
 
 
-async def test_leaving_a_loop_closes_though_the_stream_is_kept(make: Make, ollama_server: OllamaServer) -> None:
+async def test_leaving_a_loop_closes_a_stream_still_in_use(make: Make, ollama_server: OllamaServer) -> None:
     provider = make(max_concurrent=1)
     ollama_server.reply(TEXT, times=1, gates={1: Gate()})
     stream = provider.stream_chat(ASK)
@@ -185,7 +185,7 @@ async def test_leaving_a_loop_closes_though_the_stream_is_kept(make: Make, ollam
     assert (await provider.achat(ASK)).finish_reason == "stop"
 
 
-def test_leaving_a_synchronous_loop_closes_though_the_stream_is_kept(
+def test_leaving_a_synchronous_loop_closes_a_stream_still_in_use(
     blocking: OllamaProvider, ollama_server: OllamaServer
 ) -> None:
     ollama_server.reply(TEXT, gates={1: Gate()})
@@ -233,32 +233,32 @@ def test_dropping_a_synchronous_stream_that_was_stepped_closes_it(
     ollama_server.wait_for(hung_up)
 
 
-# Destruction
+# Finalization
 
 
-def steps_by_hand(stream: Stream) -> Any:
+def start_step(stream: Stream) -> Any:
     coroutine = stream.__anext__()
     coroutine.send(None)
     return coroutine
 
 
 @pytest.mark.parametrize("where", ["queue", "answer", "body"])
-async def test_a_step_that_is_closed_by_hand_leaves_nothing(
+async def test_closing_the_coroutine_of_a_step_leaks_nothing(
     make: Make, ollama_server: OllamaServer, where: str, transport: str
 ) -> None:
-    """As an async framework's own generators do with what they drive, and the interpreter with what it destroys."""
+    """As async frameworks do with the coroutines that they drive, and the interpreter with those that it finalizes."""
     if transport == "httpx" and where != "queue":
         pytest.skip("anyio, beneath httpx, runs in tasks only")
     provider = make(max_concurrent=1)
     gate = Gate()
     ollama_server.reply(TEXT, times=1, gates={1 if where == "body" else 0: gate}, contains="held")
     ollama_server.reply(TEXT)
-    await provider.achat(ASK)  # the modules are imported, and a connection is pooled
+    await provider.achat(ASK)  # imports the modules and pools a connection
     stream = provider.stream_generate("held")
     slot = await provider._limiter.acquire() if where == "queue" else None
     if where == "body":
         await anext(stream)
-    coroutine = steps_by_hand(stream)
+    coroutine = start_step(stream)
     if where != "queue":
         await ollama_server.wait_for_async(lambda _: gate.waiting == 1)
     coroutine.close()
@@ -276,7 +276,7 @@ async def test_a_step_that_is_closed_by_hand_leaves_nothing(
 # Interrupts
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_ctrl_c_while_a_synchronous_stream_waits(
     blocking: OllamaProvider, ollama_server: OllamaServer, by_hand: bool
@@ -316,8 +316,8 @@ def waits_in_run(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to threads")
-def test_ctrl_c_before_the_background_loop_has_begun_the_step(
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs pthread_kill")
+def test_ctrl_c_before_the_background_loop_starts_the_step(
     blocking: OllamaProvider, ollama_server: OllamaServer
 ) -> None:
     ollama_server.reply(TEXT, gates={1: Gate()}, times=1)

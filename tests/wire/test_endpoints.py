@@ -1,4 +1,4 @@
-"""Web search, web pages, account, status, usage and balance: what is asked of which server, and what comes back."""
+"""Web search, web pages, account, status, usage and balance: the requests, their servers, and the results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FOUND = {
 
 
 class Service(httpx.AsyncBaseTransport):
-    """ollama.com, or whatever is asked instead: it remembers the requests."""
+    """Stands in for ollama.com or another server, and records the requests."""
 
     def __init__(self, answer: object = None, status: int = 200) -> None:
         self.answer, self.status = answer, status
@@ -82,7 +82,7 @@ async def test_fetch(make: Any, newest: OllamaServer) -> None:
     assert provider.sync.web_fetch("http://example.com").title == "A page"
 
 
-def test_neither_shows_what_was_found_in_its_repr() -> None:
+def test_reprs_hide_the_content() -> None:
     assert repr(SearchResult("secret", "http://secret", "secret")) == "SearchResult(6 characters)"
     assert repr(WebPage("secret", "secret", ("http://secret",))) == "WebPage(6 characters, 1 links)"
 
@@ -108,7 +108,7 @@ async def test_account_status_and_usage(make: Any, newest: OllamaServer) -> None
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("status", [404, 405])
 async def test_a_server_without_the_endpoint(make: Any, ollama_server: OllamaServer, name: str, status: int) -> None:
-    """0.9.3 has none of them, and says 404; a 405 means the same."""
+    """0.9.3 has none of them and answers 404; a 405 means the same."""
     method, path, call = CALLS[name]
     if status == 405:
         ollama_server.reply(path=path, body="405 method not allowed", status=405)
@@ -124,7 +124,7 @@ async def test_a_server_without_the_endpoint(make: Any, ollama_server: OllamaSer
     "base_url", ["https://ollama.com", "ollama.com", "https://www.Ollama.com.", "http://ollama.com"]
 )
 @pytest.mark.parametrize("name", ["web_search", "web_fetch"])
-async def test_ollama_com_is_asked_at_its_own_path(base_url: str, name: str) -> None:
+async def test_ollama_com_has_its_own_path(base_url: str, name: str) -> None:
     service = Service({"results": [], "title": "T", "content": "C"})
     async with OllamaProvider("m", base_url, api_key="k", transport=service) as provider:
         await CALLS[name][2](provider)
@@ -147,7 +147,7 @@ async def test_a_key_goes_to_no_other_host(base_url: str, name: str, monkeypatch
 
 
 @pytest.mark.parametrize("query", ["", " \n", None, 5])
-async def test_a_query_that_is_none(make: Any, newest: OllamaServer, query: Any) -> None:
+async def test_an_invalid_query(make: Any, newest: OllamaServer, query: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^query: "):
         await make(base_url=newest.url).web_search(query)
     assert newest.requests == []
@@ -167,14 +167,14 @@ async def test_max_results_out_of_range(make: Any, newest: OllamaServer, count: 
         *("http://a b", "http://a\nb", "//example.com", None, b"http://example.com"),
     ],
 )
-async def test_an_address_that_is_none(make: Any, newest: OllamaServer, url: Any) -> None:
+async def test_an_invalid_url(make: Any, newest: OllamaServer, url: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^url: "):
         await make(base_url=newest.url).web_fetch(url)
     assert newest.requests == []
 
 
 @pytest.mark.parametrize("given", [{"range": "1h"}, {"scope": "all"}, {"group_by": "day"}, {"range": ["7d"]}])
-async def test_usage_refuses_what_it_does_not_know(make: Any, newest: OllamaServer, given: dict[str, Any]) -> None:
+async def test_usage_refuses_unknown_values(make: Any, newest: OllamaServer, given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(given))}: "):
         await make(base_url=newest.url).usage(**given)
     assert newest.requests == []
@@ -186,7 +186,7 @@ async def test_a_search_that_finds_nothing(make: Any, newest: OllamaServer, answ
     assert await make(base_url=newest.url).web_search("rivers") == []
 
 
-async def test_what_a_page_or_result_lacks_is_empty(make: Any, newest: OllamaServer) -> None:
+async def test_missing_fields_are_empty(make: Any, newest: OllamaServer) -> None:
     newest.reply(path=SEARCH, json={"results": [{"url": "u", "title": None, "score": 1}]})
     newest.reply(path=FETCH, json={"title": None, "content": "C", "links": None})
     provider = make(base_url=newest.url)
@@ -195,14 +195,14 @@ async def test_what_a_page_or_result_lacks_is_empty(make: Any, newest: OllamaSer
 
 
 @pytest.mark.parametrize("answer", [{}, {"results": "r"}, {"results": ["r"]}, {"results": [{"title": 1}]}, []])
-async def test_a_search_that_answers_something_else(make: Any, newest: OllamaServer, answer: Any) -> None:
+async def test_a_malformed_search_response(make: Any, newest: OllamaServer, answer: Any) -> None:
     newest.reply(path=SEARCH, json=answer)
     with pytest.raises(MalformedResponseError, match="sent"):
         await make(base_url=newest.url).web_search("rivers")
 
 
 @pytest.mark.parametrize("answer", [{}, {"links": []}, {"content": 1}, {"content": "c", "links": "l"}])
-async def test_a_page_that_is_something_else(make: Any, newest: OllamaServer, answer: Any) -> None:
+async def test_a_malformed_page(make: Any, newest: OllamaServer, answer: Any) -> None:
     newest.reply(path=FETCH, json=answer)
     with pytest.raises(MalformedResponseError, match="sent"):
         await make(base_url=newest.url).web_fetch("http://a")
@@ -220,7 +220,7 @@ async def test_a_server_that_is_not_signed_in(make: Any, newest: OllamaServer) -
         assert page in str(caught.value)
 
 
-async def test_a_balance_that_is_asked_for_too_often(make: Any, newest: OllamaServer) -> None:
+async def test_a_rate_limited_balance_request(make: Any, newest: OllamaServer) -> None:
     newest.reply(path="/api/balance", status=429, json={"error": "too many requests"}, headers={"Retry-After": "40"})
     with pytest.raises(ServerBusyError) as caught:
         await make(base_url=newest.url, retry=RetryPolicy.off()).balance()
@@ -228,7 +228,7 @@ async def test_a_balance_that_is_asked_for_too_often(make: Any, newest: OllamaSe
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_what_time_heals_is_asked_again(make: Any, newest: OllamaServer, name: str) -> None:
+async def test_temporary_failures_are_retried(make: Any, newest: OllamaServer, name: str) -> None:
     method, path, call = CALLS[name]
     newest.on(path=path).sequence(
         Reply(status=503, json={"error": "busy"}), Reply(json={"results": [], "title": "", "content": ""})
@@ -241,14 +241,14 @@ async def test_what_time_heals_is_asked_again(make: Any, newest: OllamaServer, n
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_the_timeout_bounds_it(make: Any, newest: OllamaServer, name: str) -> None:
+async def test_timeout_limits_the_call(make: Any, newest: OllamaServer, name: str) -> None:
     newest.fault("stall_before_headers")
     with pytest.raises(LLMTimeoutError) as caught:
         await CALLS[name][2](make(base_url=newest.url, timeout=0.05))
     assert caught.value.deadline == "timeout"
 
 
-async def test_the_body_is_the_request_and_no_more(make: Any, newest: OllamaServer) -> None:
+async def test_the_body_has_no_model_options(make: Any, newest: OllamaServer) -> None:
     """Options of the provider are for models."""
     provider = make(base_url=newest.url, temperature=0.5, keep_alive="5m")
     await provider.web_search("Größe")

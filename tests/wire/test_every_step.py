@@ -1,7 +1,7 @@
 """Each kind of use, cancelled after every turn of the event loop that it takes: some 2,500 cancellations.
 
-A turn is what the loop does between two waits, so every await between the first and the last is reached, and also the
-moment between a result and the task's waking up with it. What is cancelled twice meets the second one in its clean-up.
+A turn is one iteration of the event loop, so every await between the first and the last is reached, and also the
+moment between a result and the task's wake-up. A task that is cancelled twice gets the second one in its clean-up.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from namel3ss_ollama.testing import Gate, OllamaServer
 TEXT = "one two three four"
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 MOST_TURNS = 300
-"""Turns that no use takes; the test fails if one does, since it has not been through all of its steps."""
+"""More turns than any use takes; the test fails if a use takes more, since not all of its steps were reached."""
 UNDISTURBED = 4
-"""So many rounds in a row must have ended before their cancellation; one alone may just have been quick."""
+"""So many consecutive rounds must end before their cancellation; a single one may just have been quick."""
 FEWEST_CANCELLATIONS = 20
 """Of each use: those with a pooled connection over aiohttp take the fewest turns."""
 
@@ -60,7 +60,7 @@ async def stream_by_hand(provider: OllamaProvider, prompt: str) -> None:
 
 
 async def stream_read_by_read(provider: OllamaProvider, prompt: str) -> None:
-    # Each token is sent when the one before was handed out, so that each takes a read of its own.
+    # Each token is sent once the previous one was yielded, so that each takes a separate read.
     # Once wrong: cancelled again a turn later, plain httpx left the connection open, and the server went on
     async for _ in follow(provider.stream_chat(ask(f"{prompt} [held]"))):
         gates[-1].step()
@@ -73,13 +73,13 @@ async def stream_in_a_block(provider: OllamaProvider, prompt: str) -> None:
 
 
 async def stream_with_max_chunks(provider: OllamaProvider, prompt: str) -> None:
-    # Once wrong: cancelled while it closed at that limit, it was "cancelled", and a success in the books
+    # Once wrong: cancelled while it closed at that limit, it was "cancelled", but counted as a success
     stream = follow(provider.stream_chat(ask(prompt), stream_config=StreamConfig(max_chunks=2)))
     assert len([chunk async for chunk in stream]) == 2
 
 
 async def queued_stream(provider: OllamaProvider, prompt: str) -> None:
-    # The slots are all taken, and come free some turns later.
+    # All slots are taken, and are released some turns later.
     slots = [await provider._limiter.acquire() for _ in range(2)]
     loop = asyncio.get_running_loop()
 
@@ -162,7 +162,7 @@ WAYS = (cancelled_once, cancelled_twice, cancelled_soon_again, cancelled_again, 
 
 
 class Rounds:
-    """One use, cancelled after each of its turns, and what is looked at after each round."""
+    """One use, cancelled after each of its turns, with checks after each round."""
 
     def __init__(self, server: OllamaServer, transport: Any, use: Use) -> None:
         self.server = server
@@ -187,12 +187,12 @@ class Rounds:
         telemetry.begin = counted  # type: ignore[method-assign]
 
     async def round(self, loop: TurnLoop, cancel: Callable[..., None], turns: int) -> bool:
-        """Cancel after so many turns; whether the task was still there to be cancelled."""
+        """Cancel after so many turns; returns whether the task was still running."""
         prompt = f"<{cancel.__name__} {turns}>"
         self.server.fault("status", status=503, contains=f"{prompt} [busy]", times=1)
         gates.append(Gate())
         self.server.reply(TEXT, contains=f"{prompt} [held]", gates=dict.fromkeys(range(1, 5), gates[-1]))
-        before, count, begun = asyncio.all_tasks(), self.books(), self.begun
+        before, count, begun = asyncio.all_tasks(), self.outcomes(), self.begun
         streams.clear()
         met: list[bool] = []
         task = asyncio.ensure_future(self.use(self.provider, prompt))
@@ -205,14 +205,14 @@ class Rounds:
             self.cancellations += 1
         else:
             task.result()
-        for _ in range(20):  # what nobody waits for is closed in the turns after that
+        for _ in range(20):  # clean-up in the background takes a few more turns
             if not self.left(before):
                 break
             await asyncio.sleep(0)
         for _ in range(500):
             if not self.left(before):
                 break
-            await asyncio.sleep(0.001)  # the closing of a connection takes what it takes
+            await asyncio.sleep(0.001)  # closing a connection takes some time
         assert not self.left(before), (turns, self.left(before))
         self.compare(task, count, self.begun - begun, turns)
         return any(met)
@@ -222,7 +222,7 @@ class Rounds:
         slots = [f"{limiter.running} running, {limiter.queued} queued"] if limiter.running or limiter.queued else []
         return [*slots, *(asyncio.all_tasks() - before)]
 
-    def books(self) -> dict[str, int]:
+    def outcomes(self) -> dict[str, int]:
         stats = self.provider.stats()
         return {
             outcome: getattr(stats, f"generations_{outcome}") + getattr(stats, f"embeddings_{outcome}")
@@ -230,17 +230,17 @@ class Rounds:
         } | {"streams": stats.streams_succeeded, "streams cancelled": stats.streams_cancelled}
 
     def compare(self, task: asyncio.Task[Any], before: dict[str, int], begun: int, turns: int) -> None:
-        """Each request is in the books once, and as what became of it."""
-        now = self.books()
+        """Each request is counted once, by its outcome."""
+        now = self.outcomes()
         ended = {name: now[name] - before[name] for name in now}
         assert ended["failed"] == 0, (turns, ended)
         assert ended["succeeded"] + ended["cancelled"] == begun, (turns, ended)
-        whole = [stream.end in ("done", "max_chunks") for stream in streams if stream.end is not None]
-        if whole:
+        completed = [stream.end in ("done", "max_chunks") for stream in streams if stream.end is not None]
+        if completed:
             by_hand = self.use is stream_by_hand
-            assert ended["streams"] == sum(whole), (turns, ended)
-            assert ended["streams cancelled"] == len(whole) - sum(whole), (turns, ended)
-            assert by_hand or task.cancelled() or all(whole)
+            assert ended["streams"] == sum(completed), (turns, ended)
+            assert ended["streams cancelled"] == len(completed) - sum(completed), (turns, ended)
+            assert by_hand or task.cancelled() or all(completed)
         elif begun == 1:
             assert ended["cancelled"] == task.cancelled(), (turns, ended)
         elif not task.cancelled():
@@ -248,7 +248,7 @@ class Rounds:
 
     async def run(self, loop: TurnLoop) -> None:
         provider = self.provider
-        for number in range(2):  # what is done once, imports above all, is done now
+        for number in range(2):  # one-time work, imports above all
             gates.append(Gate())
             gates[-1].open()
             await self.use(provider, f"<{number}>")
@@ -258,7 +258,7 @@ class Rounds:
                 undisturbed = 0 if await self.round(loop, cancel, turns) else undisturbed + 1
                 if undisturbed == UNDISTURBED:
                     break
-                if turns % 4 == 0:  # and in between all is well
+                if turns % 4 == 0:  # other calls still work in between
                     await asyncio.wait_for(asyncio.gather(*(achat(provider, "next") for _ in range(2))), 20)
             assert undisturbed == UNDISTURBED, f"not all steps were reached in {MOST_TURNS} turns"
         await asyncio.wait_for(asyncio.gather(*(achat(provider, "next") for _ in range(4))), 20)
@@ -291,7 +291,7 @@ class Rounds:
         close_the_provider,
     ],
 )
-def test_cancelled_after_any_turn_nothing_is_left(use: Use, transport: str, server: OllamaServer) -> None:
+def test_cancelling_after_any_turn_leaks_nothing(use: Use, transport: str, server: OllamaServer) -> None:
     server.reply('{"name": "Rome"}', contains="[json]")
     server.reply(TEXT, path="/api/chat", predicate=lambda record: "[held]" not in record.text)
     server.reply(TEXT, path="/api/generate")

@@ -1,4 +1,4 @@
-"""What errors say. What each fault comes out as is in tests/matrix."""
+"""The messages of errors. Which error each fault raises is in tests/matrix."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ async def test_a_refused_connection_names_address_and_remedy(make: Any, ollama_s
     assert (await provider.achat(ASK)).finish_reason == "stop"
 
 
-OF_GRAMMAR = "Failed to parse grammar"
-SAID = [
+GRAMMAR_ERROR = "Failed to parse grammar"
+MESSAGES = [
     (
         400,
-        f'{{"error":{{"code":400,"message":"{OF_GRAMMAR}","type":"invalid_request_error"}}}}',
+        f'{{"error":{{"code":400,"message":"{GRAMMAR_ERROR}","type":"invalid_request_error"}}}}',
         "cannot compile this schema",
     ),
     (
         500,
-        f"llama-server chat error: map[code:400 message:{OF_GRAMMAR}]",
-        f"({{}}{OF_GRAMMAR}); the server can",
+        f"llama-server chat error: map[code:400 message:{GRAMMAR_ERROR}]",
+        f"({{}}{GRAMMAR_ERROR}); the server can",
     ),
     (500, "input length (9 tokens) exceeds the model's maximum context length (8 tokens)", "a longer context window"),
     (402, "payment required", "add credit"),
@@ -41,15 +41,15 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize("how", ["whole", "as one object", "streamed"])
-@pytest.mark.parametrize(("status", "said", "remedy"), SAID)
+@pytest.mark.parametrize("how", ["assembled", "as one object", "streamed"])
+@pytest.mark.parametrize(("status", "message", "remedy"), MESSAGES)
 async def test_each_failure_of_newer_servers_has_its_remedy(
-    make: Any, ollama_server: OllamaServer, status: int, said: str, remedy: str, how: str
+    make: Any, ollama_server: OllamaServer, status: int, message: str, remedy: str, how: str
 ) -> None:
-    as_lines = [f"{status}: "] if status != 500 else [f"{status}: ", ""]  # a 500 comes as a line, too
+    as_lines = [f"{status}: "] if status != 500 else [f"{status}: ", ""]  # a 500 may also be sent as a line
     for prefix in as_lines:
         ollama_server.reset()
-        failure = {"error": said}
+        failure = {"error": message}
         if prefix:
             ollama_server.reply(json=failure, status=status, path="/api/chat")
         else:
@@ -58,7 +58,7 @@ async def test_each_failure_of_newer_servers_has_its_remedy(
             if how == "streamed":
                 [chunk async for chunk in make().stream_chat(ASK)]
             else:
-                await make().achat(ASK, stream_internally=how == "whole")
+                await make().achat(ASK, stream_internally=how == "assembled")
         assert remedy.format(prefix) in str(caught.value)
         assert "map[" not in str(caught.value)
         assert caught.value.status_code == (status if prefix else None)
@@ -73,8 +73,8 @@ async def test_a_server_that_is_not_signed_in_names_the_page(make: Any, ollama_s
         assert page in str(caught.value)
 
 
-async def test_an_answer_is_in_no_message(make: Any, ollama_server: OllamaServer) -> None:
-    """Whatever goes wrong with an answer, the error's text and its chain do not quote it."""
+async def test_no_message_quotes_an_answer(make: Any, ollama_server: OllamaServer) -> None:
+    """Neither the message of an error nor those of its causes quote the answer, whatever is wrong with it."""
     secret = "xyzzy-secret"
     for fault in ("malformed_line", "invalid_utf8", "content_length_short", "truncated"):
         ollama_server.reset()

@@ -1,4 +1,4 @@
-"""Pictures from the web, when somebody asks for one."""
+"""Images from the web, which `fetch_image` downloads."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 from namel3ss_ollama import LLMConnectionError, LLMTimeoutError, fetch_image
 from namel3ss_ollama.testing import OllamaServer
 
-PICTURE = b"\x89PNG\r\n\x1a\n" + b"x" * 1000
+IMAGE = b"\x89PNG\r\n\x1a\n" + b"x" * 1000
 
 
-def serve(server: OllamaServer, kind: str = "image/png", content: bytes = PICTURE) -> str:
+def serve(server: OllamaServer, kind: str = "image/png", content: bytes = IMAGE) -> str:
     server.reply("", path="/cat.png", body=content, headers={"Content-Type": kind})
     return f"{server.url}/cat.png"
 
 
-async def test_a_picture_is_fetched(ollama_server: OllamaServer) -> None:
+async def test_an_image_is_fetched(ollama_server: OllamaServer) -> None:
     image = await fetch_image(serve(ollama_server))
-    assert base64.b64decode(image.base64) == PICTURE
+    assert base64.b64decode(image.base64) == IMAGE
     ollama_server.fault("redirect", path="/moved", location=f"{ollama_server.url}/cat.png")
     assert await fetch_image(f"{ollama_server.url}/moved") == image
 
 
-async def test_what_is_no_picture_or_too_large_is_refused(ollama_server: OllamaServer) -> None:
+async def test_invalid_or_too_large_images_are_refused(ollama_server: OllamaServer) -> None:
     with pytest.raises(ValueError, match="text/html"):
         await fetch_image(serve(ollama_server, "text/html; charset=utf-8"))
     ollama_server.reset()
@@ -37,7 +37,7 @@ async def test_what_is_no_picture_or_too_large_is_refused(ollama_server: OllamaS
         await fetch_image("http://x/", max_bytes=0)
 
 
-async def test_what_cannot_be_fetched(ollama_server: OllamaServer) -> None:
+async def test_failed_fetches(ollama_server: OllamaServer) -> None:
     with pytest.raises(LLMConnectionError, match="HTTPStatusError"):
         await fetch_image(f"{ollama_server.url}/nothing")
     ollama_server.fault("stall_before_headers")

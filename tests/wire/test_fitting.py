@@ -1,4 +1,4 @@
-"""What a server cannot do with a schema is not asked of it: by its version, and by what it has refused."""
+"""Schemas are fitted to the server: to its version, and to what it has refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def provider_for(server: OllamaServer, **settings: Any) -> OllamaProvider:
 
 
 async def ask(provider: OllamaProvider, how: str, **options: Any) -> Any:
-    """The response, asked for in one of the ways there are."""
+    """The response to a call of that method."""
     if how == "achat":
         return await provider.achat(ASK, **options)
     if how == "agenerate":
@@ -53,7 +53,7 @@ HOW = pytest.mark.parametrize("how", ["achat", "agenerate", "stream_chat"])
 
 @HOW
 @pytest.mark.parametrize("version", ["0.9.3", "0.13.1", "0.13.2", "0.33.0-rc1", "0.0.0", "1.0.0"])
-async def test_names_and_values_with_quotation_marks_hold_on_every_version(version: str, how: str) -> None:
+async def test_names_and_values_with_quotation_marks_work_on_every_version(version: str, how: str) -> None:
     # Once wrong: 0.9.3 makes no grammar where there is a quotation mark, and a wrong one where there is a backslash.
     with OllamaServer(version=version) as server:
         async with provider_for(server) as provider:
@@ -74,7 +74,7 @@ async def test_a_tool_whose_name_and_arguments_have_quotation_marks_can_be_force
     ]
 
 
-async def test_the_version_is_asked_for_once_and_only_where_it_matters() -> None:
+async def test_the_version_is_requested_once_and_only_if_it_matters() -> None:
     with OllamaServer() as server:
         async with provider_for(server) as provider:
             await provider.achat(ASK, format=Code.model_json_schema())
@@ -84,7 +84,7 @@ async def test_the_version_is_asked_for_once_and_only_where_it_matters() -> None
     assert [request.path for request in server.requests][1:] == ["/api/version", "/api/chat", "/api/chat"]
 
 
-async def test_a_version_that_nobody_tells_is_no_obstacle() -> None:
+async def test_an_unknown_version_is_no_obstacle() -> None:
     with OllamaServer(version="0.13.2") as server:
         server.reply(status=404, body="404 page not found", path="/api/version")
         async with provider_for(server) as provider:
@@ -106,7 +106,7 @@ async def test_a_schema_that_is_refused_is_sent_in_its_simplest_form(
             assert full["properties"]["code"] == {"type": "string", "pattern": "^[A-Z]{3}$", "maxLength": 3}
             assert simple["properties"]["code"] == {"type": "string"}
             assert [record.levelno for record in caplog.records] == [logging.WARNING]
-            # It is remembered, and the answer is still validated against the full schema.
+            # The simpler form is remembered; the answer is still validated against the full schema.
             server.reply('{"code": "no"}')
             with pytest.raises(OutputValidationError):
                 await ask(provider, how, format=Code)
@@ -126,7 +126,7 @@ async def test_another_model_gets_the_full_schema() -> None:
 
 
 @pytest.mark.parametrize("schema", [{"type": "nothing"}, {"type": "object", "properties": {"a": {"type": "string"}}}])
-async def test_what_has_no_simpler_form_is_refused(schema: dict[str, Any]) -> None:
+async def test_a_schema_that_cannot_be_simplified_fails(schema: dict[str, Any]) -> None:
     with OllamaServer() as server:
         refuse_once(server)
         async with provider_for(server) as provider:
@@ -146,7 +146,7 @@ async def test_a_simplest_form_that_is_refused_too_is_an_error() -> None:
                 assert len(server.requests) == count
 
 
-async def test_what_is_refused_for_another_reason_is_not_sent_again() -> None:
+async def test_a_refusal_for_another_reason_is_not_retried() -> None:
     with OllamaServer() as server:
         server.reply(json={"error": "the model says no"}, status=400)
         async with provider_for(server) as provider:
@@ -179,7 +179,7 @@ async def test_a_model_thinks_before_a_format_where_the_server_lets_it(
     assert [record.levelno for record in caplog.records] == ([] if thinks else [logging.WARNING])
 
 
-async def test_the_engine_in_a_process_is_taken_for_no_version_of_ollama(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_embedded_engine_is_not_taken_for_an_ollama_version(caplog: pytest.LogCaptureFixture) -> None:
     # Once wrong: it says this package's version, and was asked to think under its grammar, which loses the answer.
     with OllamaServer(version="0.33") as server:
         server.reply(path="/api/version", json={"version": "0.1.0+embedded"})

@@ -1,4 +1,4 @@
-"""What models and half-compatible servers send, over the wire: whole and streamed, with and without a format."""
+"""Flawed answers of models and half-compatible servers: assembled and streamed, with and without a format."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def raw(*pieces: str) -> Reply:
 
 
 async def every_way(provider: OllamaProvider, **settings: Any) -> list[LLMResponse]:
-    """The answer whole and streamed, asynchronously and not; of the streams their pieces are checked too."""
+    """The answer assembled and streamed, asynchronously and not; the chunks of the stream are checked too."""
     stream = provider.stream_chat(ASK, **settings)
     chunks = [chunk async for chunk in stream]
     assert "".join(chunk.content for chunk in chunks) == stream.text
@@ -79,7 +79,7 @@ async def test_reasoning_before_json_is_reasoning(ollama_server: OllamaServer, p
             assert response.parsed == (City(name="Rome") if format is City else None)
 
 
-async def test_reasoning_that_lacks_its_beginning(ollama_server: OllamaServer) -> None:
+async def test_reasoning_without_its_opening_tag(ollama_server: OllamaServer) -> None:
     ollama_server.reply(lines("Is it Rome?", "</think>\n", ROME))
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         for response in await every_way(provider, format=City):
@@ -118,7 +118,7 @@ async def test_json_in_a_block_of_markdown(ollama_server: OllamaServer, text: st
 
 
 @pytest.mark.parametrize("name", ["a ```json\n{}\n``` b", "</think>", "<think>x</think>"])
-async def test_json_that_holds_such_marks_is_left_alone(ollama_server: OllamaServer, name: str) -> None:
+async def test_json_with_such_markup_is_unchanged(ollama_server: OllamaServer, name: str) -> None:
     ollama_server.reply(lines(json.dumps({"name": name})))
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         for response in await every_way(provider, format=City):
@@ -127,7 +127,7 @@ async def test_json_that_holds_such_marks_is_left_alone(ollama_server: OllamaSer
 
 
 @pytest.mark.parametrize(("reason", "advice"), [("stop", "think=False"), ("length", "max_tokens")])
-async def test_reasoning_that_does_not_end_says_what_to_do(
+async def test_reasoning_that_does_not_end_names_a_remedy(
     ollama_server: OllamaServer, reason: str, advice: str
 ) -> None:
     ollama_server.reply(lines("<think>Is it", " Rome?", done_reason=reason))
@@ -163,8 +163,8 @@ async def test_reasoning_before_a_forced_call(ollama_server: OllamaServer, piece
             await provider.achat(ASK, tools=[TOOL], tool_choice="required")
 
 
-async def test_a_character_in_two_lines(ollama_server: OllamaServer) -> None:
-    # Once wrong: MalformedResponseError, and nothing of the answer but what came before
+async def test_a_character_split_over_lines(ollama_server: OllamaServer) -> None:
+    # Once wrong: MalformedResponseError, with only the text before it
     ollama_server.reply(raw("Hi \\ud83d", "\\ude00!", "\\ud83d", "?"))
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         for response in await every_way(provider):
@@ -172,14 +172,14 @@ async def test_a_character_in_two_lines(ollama_server: OllamaServer) -> None:
             response.content.encode()
 
 
-async def test_a_name_in_json_with_half_a_character(ollama_server: OllamaServer) -> None:
+async def test_json_with_half_a_surrogate_pair(ollama_server: OllamaServer) -> None:
     ollama_server.reply(lines(f'{{"name": "\\ud83d", "people": {BIG}}}'))
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         for response in await every_way(provider, format=City):
             assert response.parsed == City(name="\ufffd", people=BIG)
 
 
-async def test_long_integers_go_out_as_they_are(ollama_server: OllamaServer) -> None:
+async def test_long_integers_are_sent_unchanged(ollama_server: OllamaServer) -> None:
     # Once wrong: ValueError, "check the texts for lone surrogates"
     call = {"function": {"name": "city", "arguments": {"people": BIG}}}
     history = [*ASK, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "ok"}]
@@ -226,24 +226,24 @@ async def _drained(stream: Any) -> None:
         pass
 
 
-async def test_an_error_under_status_200(ollama_server: OllamaServer) -> None:
+async def test_an_error_with_status_200(ollama_server: OllamaServer) -> None:
     ollama_server.on(path="/api/embed").reply(Reply(json={"error": "it broke"}))
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         with pytest.raises(ServerError, match="it broke"):
             await provider.embed("x")
 
 
-# Calls that the server could not read; what becomes of them in each way to ask is in tests/matrix
+# Tool calls that the server could not parse; their outcome for each method is in tests/matrix
 
 CALL = '{"city": "Ro'
-CANNOT_READ = f"error parsing tool call: raw='{CALL}', err=unexpected end of JSON input"
+CANNOT_PARSE = f"error parsing tool call: raw='{CALL}', err=unexpected end of JSON input"
 
 
-async def test_a_call_that_the_server_could_not_read_follows_what_had_come(ollama_server: OllamaServer) -> None:
+async def test_an_unparsed_call_follows_the_text_before_it(ollama_server: OllamaServer) -> None:
     sent = [
         {"message": {"content": "", "thinking": "Hm."}},
         {"message": {"content": "I ask. "}},
-        {"error": CANNOT_READ},
+        {"error": CANNOT_PARSE},
     ]
     ollama_server.reply(Reply(lines=sent))
     async with OllamaProvider("llama3.2", ollama_server.url, retry=RetryPolicy(call_retries=2)) as provider:
@@ -255,7 +255,7 @@ async def test_a_call_that_the_server_could_not_read_follows_what_had_come(ollam
         with pytest.raises(ToolCallParseError) as streamed:
             async for chunk in stream:
                 chunks.append(chunk)
-        assert len(ollama_server.requests) == 4  # after a chunk no second attempt
+        assert len(ollama_server.requests) == 4  # no retry after a chunk
         assert "".join(chunk.content for chunk in chunks) == stream.text == "I ask. "
     for error in (caught.value, streamed.value):
         assert error.partial is not None
@@ -263,8 +263,8 @@ async def test_a_call_that_the_server_could_not_read_follows_what_had_come(ollam
         assert (error.text, error.partial.finish_reason) == (CALL, None)
 
 
-async def test_a_call_that_holds_a_file_is_kept_whole(ollama_server: OllamaServer) -> None:
-    # Once wrong: of an error's body 64 KiB were read, which is no JSON then, and the message quoted them
+async def test_a_large_unparsed_call_is_complete(ollama_server: OllamaServer) -> None:
+    # Once wrong: only 64 KiB of an error's body were read, which is not JSON, and the message quoted them
     call = '{"path": "private.txt", "text": "' + "word " * 50_000
     ollama_server.reply(json={"error": f"error parsing tool call: raw='{call}', err=EOF"}, status=500)
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
@@ -275,10 +275,10 @@ async def test_a_call_that_holds_a_file_is_kept_whole(ollama_server: OllamaServe
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "generate"])
-async def test_a_stream_that_fails_before_its_first_chunk_is_asked_for_again(
+async def test_a_stream_that_fails_before_its_first_chunk_is_retried(
     ollama_server: OllamaServer, endpoint: str
 ) -> None:
-    for failure in (Reply(lines=[{"error": CANNOT_READ}]), Reply(json={"error": CANNOT_READ}, status=500)):
+    for failure in (Reply(lines=[{"error": CANNOT_PARSE}]), Reply(json={"error": CANNOT_PARSE}, status=500)):
         ollama_server.reset()
         ollama_server.reply(failure, times=1)
         ollama_server.reply("an answer")

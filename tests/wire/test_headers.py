@@ -1,4 +1,4 @@
-"""Headers of one call: which requests have them, which win, and what is refused before anything is sent."""
+"""Headers of one call: which requests get them, their precedence, and what is refused before sending."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_call_has_headers_of_its_own(call: str, provider: OllamaProvider, olla
 
 
 def test_each_attempt_has_them(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
-    ollama_server.models.add(Model("plain", ("completion",)))  # refuses tools, and is then asked in another way
+    ollama_server.models.add(Model("plain", ("completion",)))  # rejects tools, so that a second request follows
     provider.chat(ASK, model="plain", tools=[TOOL], tool_choice="required", headers=HEADERS)
     assert [record.headers.get("x-tenant") for record in ollama_server.requests] == ["blue", "blue"]
 
@@ -61,7 +61,7 @@ def test_each_attempt_has_them(provider: OllamaProvider, ollama_server: OllamaSe
         ("X-A: a", TypeError, "headers: expected a mapping"),
     ],
 )
-def test_what_cannot_be_sent_is_refused(
+def test_invalid_headers_are_refused(
     call: str, headers: Any, error: type[Exception], match: str, provider: OllamaProvider, ollama_server: OllamaServer
 ) -> None:
     with pytest.raises(error, match=match):

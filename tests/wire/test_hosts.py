@@ -1,4 +1,4 @@
-"""Several hosts: which is asked next, what waits, and what comes back. The faults themselves are in tests/matrix."""
+"""Several hosts: selection, waiting and failover. The faults themselves are in tests/matrix."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[list[OllamaServer]]:
 
 @pytest.fixture
 async def make(servers: list[OllamaServer], transport: str) -> AsyncIterator[Make]:
-    """Makes providers for the servers, which leave nothing open."""
+    """Makes providers for the servers; afterwards no connection may be open."""
     made: list[OllamaProvider] = []
 
     def factory(**settings: Any) -> OllamaProvider:
@@ -71,7 +71,7 @@ def by_url(servers: list[OllamaServer], url: str) -> OllamaServer:
 # Answers
 
 
-async def test_an_answer_says_which_host_it_is_of(make: Make, servers: list[OllamaServer]) -> None:
+async def test_an_answer_names_its_host(make: Make, servers: list[OllamaServer]) -> None:
     provider = make()
     answer = await provider.achat(ASK)
     (at,) = [server for server in servers if asked([server]) == [1]]
@@ -85,9 +85,7 @@ async def test_an_answer_says_which_host_it_is_of(make: Make, servers: list[Olla
 
 
 @pytest.mark.parametrize("servers", [2, 5], indirect=True)
-async def test_requests_at_once_are_spread_and_no_host_gets_more_than_its_slots(
-    make: Make, servers: list[OllamaServer]
-) -> None:
+async def test_concurrent_requests_are_spread_within_each_hosts_slots(make: Make, servers: list[OllamaServer]) -> None:
     gate = Gate()
     for server in servers:
         server.reply("fine", gate=gate, path="/api/chat")
@@ -103,7 +101,7 @@ async def test_requests_at_once_are_spread_and_no_host_gets_more_than_its_slots(
 
 async def test_a_conversation_stays_at_its_host(make: Make, servers: list[OllamaServer]) -> None:
     provider = make()
-    pool_of(provider).dispatcher._fleet.rng.random = iter([0.9, 0.1, 0.5, 0.7] * 20).__next__  # type: ignore[method-assign] -- chance would have it elsewhere
+    pool_of(provider).dispatcher._fleet.rng.random = iter([0.9, 0.1, 0.5, 0.7] * 20).__next__  # type: ignore[method-assign] -- a random choice would differ
     hosts = []
     messages = [{"role": "user", "content": "one"}]
     for turn in range(5):
@@ -113,7 +111,7 @@ async def test_a_conversation_stays_at_its_host(make: Make, servers: list[Ollama
     assert len(set(hosts)) == 1
 
 
-async def test_a_model_that_one_host_has_loaded_is_asked_there(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_model_is_used_where_it_is_loaded(make: Make, servers: list[OllamaServer]) -> None:
     load(servers[2:], "qwen3")
     provider = make()
     for _ in range(3):
@@ -121,7 +119,7 @@ async def test_a_model_that_one_host_has_loaded_is_asked_there(make: Make, serve
     assert (await provider.achat(ASK, model="qwen3:latest")).host == servers[2].url
 
 
-async def test_windows_that_differ_are_warned_of_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+async def test_different_windows_are_warned_of_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     with (
         farm(1, version="0.30.0", context_length=4096) as small,
         farm(2, version="0.30.0", context_length=32768) as large,
@@ -142,7 +140,7 @@ async def test_windows_that_differ_are_warned_of_once(make: Make, caplog: pytest
         await provider.aclose()
 
 
-async def test_a_host_that_has_loaded_is_asked_what_it_has(make: Make) -> None:
+async def test_a_host_that_loaded_a_model_is_looked_at(make: Make) -> None:
     with farm(2) as cold:
         for server in cold:
             server.reply("fine", load_duration=3 * 10**9, path="/api/chat")
@@ -172,7 +170,7 @@ async def test_hosts_with_paths_and_keys_of_their_own(servers: list[OllamaServer
         assert {headers.get("x-for") for headers in sent} == {"all"}
 
 
-async def test_a_client_of_the_callers_is_used_for_all_hosts(servers: list[OllamaServer]) -> None:
+async def test_a_custom_client_is_used_for_all_hosts(servers: list[OllamaServer]) -> None:
     async with httpx.AsyncClient() as client:
         provider = OllamaProvider(MODEL, [server.url for server in servers], http_client=client)
         await asyncio.gather(*(provider.achat(ASK) for _ in range(3)))
@@ -181,7 +179,7 @@ async def test_a_client_of_the_callers_is_used_for_all_hosts(servers: list[Ollam
         assert not client.is_closed
 
 
-async def test_embeddings_go_to_hosts_and_elsewhere_too(make: Make, servers: list[OllamaServer]) -> None:
+async def test_embeddings_fail_over_too(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers[:2]:
         server.fault("status", status=503, path="/api/embed")
     provider = make()
@@ -191,7 +189,7 @@ async def test_embeddings_go_to_hosts_and_elsewhere_too(make: Make, servers: lis
     assert max(asked(servers, "/api/embed")) == 1
 
 
-async def test_the_numbers_of_each_host(make: Make, servers: list[OllamaServer]) -> None:
+async def test_stats_by_host(make: Make, servers: list[OllamaServer]) -> None:
     servers[0].fault("status", status=503, path="/api/chat")
     provider = make()
     await asyncio.gather(*(provider.achat(ASK) for _ in range(6)))
@@ -205,11 +203,11 @@ async def test_the_numbers_of_each_host(make: Make, servers: list[OllamaServer])
     assert sum(numbers.queue_seconds for numbers in stats.by_host.values()) == pytest.approx(stats.queue_seconds)
 
 
-# Failures before anything was handed out
+# Failures before the first chunk
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_the_next_host_is_asked_at_once_and_each_once(
+async def test_failover_is_immediate_and_tries_each_host_once(
     make: Make, servers: list[OllamaServer], streaming: bool
 ) -> None:
     refusing = servers[:2]
@@ -226,7 +224,7 @@ async def test_the_next_host_is_asked_at_once_and_each_once(
     assert all("cannot connect" in state.why_not for state in provider.hosts()[:2])
 
 
-async def test_a_host_that_dies_between_two_requests_costs_no_call(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_host_that_dies_between_two_requests_fails_no_call(make: Make, servers: list[OllamaServer]) -> None:
     provider = make(eject=60)
     first = await provider.achat(ASK)
     at = by_url(servers, first.host)
@@ -237,7 +235,7 @@ async def test_a_host_that_dies_between_two_requests_costs_no_call(make: Make, s
 
 
 @pytest.mark.parametrize("status", [503, 429])
-async def test_a_busy_host_pauses_as_long_as_it_asks(make: Make, servers: list[OllamaServer], status: int) -> None:
+async def test_a_busy_host_pauses_for_its_retry_after(make: Make, servers: list[OllamaServer], status: int) -> None:
     servers[0].fault("status", status=status, retry_after=30, path="/api/chat")
     servers[1].refuse()
     servers[2].refuse()
@@ -253,10 +251,10 @@ async def test_a_busy_host_pauses_as_long_as_it_asks(make: Make, servers: list[O
     assert asked(servers)[0] == 1
 
 
-async def test_a_model_that_a_host_lacks_is_not_asked_of_it_again(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_missing_model_is_not_requested_again(make: Make, servers: list[OllamaServer]) -> None:
     provider = make()
     await provider.look_at_hosts()
-    for server in servers[:2]:  # since then it was deleted
+    for server in servers[:2]:  # deleted since the look-up
         server.models.remove(MODEL)
     for _ in range(5):
         assert (await provider.achat(ASK)).host == servers[2].url
@@ -272,17 +270,17 @@ async def test_a_model_that_all_hosts_lack(make: Make, servers: list[OllamaServe
     assert asked(servers) == [1, 1, 1]
     with pytest.raises(ModelNotFoundError, match="it is on none of"):
         await provider.achat(ASK, model="nope")
-    assert sum(asked(servers)) == 4  # one of them, for its error
+    assert sum(asked(servers)) == 4  # one request, for its error
 
 
-async def test_a_model_that_was_pulled_since_is_found(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_model_pulled_since_is_found(make: Make, servers: list[OllamaServer]) -> None:
     provider = make()
     await provider.look_at_hosts()
     servers[1].models.add(Model("new"))
     assert (await provider.achat(ASK, model="new")).host == servers[1].url
 
 
-async def test_a_host_that_is_down_may_have_what_another_lacks(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_host_that_is_down_may_have_a_missing_model(make: Make, servers: list[OllamaServer]) -> None:
     # Once wrong: "model not found" while the host that has it restarted
     provider = make(eject=0.05, eject_max=0.1)
     await provider.look_at_hosts()
@@ -296,7 +294,7 @@ async def test_a_host_that_is_down_may_have_what_another_lacks(make: Make, serve
     assert (await ask).host == servers[0].url
 
 
-async def test_who_is_refused_is_warned_once_and_served_elsewhere(
+async def test_a_refused_key_is_warned_of_once_and_fails_over(
     make: Make, servers: list[OllamaServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     servers[0].fault("status", status=401, path="/api/chat")
@@ -309,7 +307,7 @@ async def test_who_is_refused_is_warned_once_and_served_elsewhere(
     assert record.getMessage().endswith("; trying the other hosts")
 
 
-async def test_hosts_that_all_refuse_say_so_at_once_each_time(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_key_that_all_hosts_refuse_fails_at_once(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.fault("status", status=401, path="/api/chat")
     provider = make()
@@ -319,7 +317,7 @@ async def test_hosts_that_all_refuse_say_so_at_once_each_time(make: Make, server
         assert sum(asked(servers)) == calls
 
 
-async def test_a_request_that_is_wrong_is_asked_of_one_host(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_bad_request_goes_to_one_host(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.fault("status", status=400, path="/api/chat")
     provider = make()
@@ -329,7 +327,7 @@ async def test_a_request_that_is_wrong_is_asked_of_one_host(make: Make, servers:
     assert up(provider) == [True] * 3
 
 
-async def test_without_retries_nothing_is_asked_elsewhere(make: Make, servers: list[OllamaServer]) -> None:
+async def test_without_retries_there_is_no_failover(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.fault("status", status=503, path="/api/chat")
     provider = make(retry=RetryPolicy.off())
@@ -339,10 +337,10 @@ async def test_without_retries_nothing_is_asked_elsewhere(make: Make, servers: l
     assert provider.stats().retries == 0
 
 
-async def test_moves_are_paid_out_of_the_retry_budget(make: Make, servers: list[OllamaServer]) -> None:
+async def test_failover_uses_the_retry_budget(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.fault("status", status=500, message="llama runner process has terminated", path="/api/chat")
-    provider = make(retry=RetryPolicy(budget=0.0, budget_reserve=1))  # and one a slot, of which there are three
+    provider = make(retry=RetryPolicy(budget=0.0, budget_reserve=1))  # plus one per slot, of which there are three
     for _ in range(6):
         with pytest.raises(Exception, match="runner process"):
             await provider.achat(ASK)
@@ -353,12 +351,12 @@ async def test_moves_are_paid_out_of_the_retry_budget(make: Make, servers: list[
 # Hosts that hang
 
 
-async def test_a_host_that_hangs_is_left_and_another_answers(make: Make, servers: list[OllamaServer]) -> None:
-    # Once wrong: the deadline that had passed was held against the next host as well
+async def test_a_hanging_host_is_left_for_another(make: Make, servers: list[OllamaServer]) -> None:
+    # Once wrong: the missed deadline counted against the next host as well
     provider = make(stream_config=HANGS)
     first = await provider.achat(ASK)
     at = by_url(servers, first.host)
-    at.fault("stall_before_headers", path="/api/chat")  # /api/ps goes on answering
+    at.fault("stall_before_headers", path="/api/chat")  # /api/ps still answers
     answers = [await provider.achat(ASK) for _ in range(4)]
     assert first.host not in {answer.host for answer in answers}
     assert asked([at]) == [2]
@@ -367,9 +365,7 @@ async def test_a_host_that_hangs_is_left_and_another_answers(make: Make, servers
     assert 10 < standing.out_until - time.monotonic() <= 1.2 * 30
 
 
-async def test_a_stream_that_stalls_before_its_first_chunk_comes_from_another_host(
-    make: Make, servers: list[OllamaServer]
-) -> None:
+async def test_a_stream_that_stalls_before_its_first_chunk_fails_over(make: Make, servers: list[OllamaServer]) -> None:
     provider = make(stream_config=HANGS)
     at = by_url(servers, (await provider.achat(ASK)).host)
     at.fault("stall_before_headers", path="/api/chat")
@@ -378,7 +374,7 @@ async def test_a_stream_that_stalls_before_its_first_chunk_comes_from_another_ho
     assert stream.host != at.url
 
 
-async def test_a_stream_that_stalls_later_says_that_its_host_hangs(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_stream_that_stalls_later_takes_its_host_out(make: Make, servers: list[OllamaServer]) -> None:
     provider = make(stream_config=StreamConfig(chunk_timeout=0.5))
     at = by_url(servers, (await provider.achat(ASK)).host)
     at.fault("stall_mid_stream", path="/api/chat")
@@ -391,7 +387,7 @@ async def test_a_stream_that_stalls_later_says_that_its_host_hangs(make: Make, s
 
 
 @pytest.mark.parametrize("servers", [2], indirect=True)
-async def test_the_last_host_is_not_left_for_hanging(make: Make, servers: list[OllamaServer]) -> None:
+async def test_the_last_host_is_not_taken_out(make: Make, servers: list[OllamaServer]) -> None:
     provider = make(stream_config=HANGS)
     for server in servers:
         server.fault("stall_before_headers", path="/api/chat")
@@ -401,10 +397,10 @@ async def test_the_last_host_is_not_left_for_hanging(make: Make, servers: list[O
     assert up(provider).count(True) == 1
     for server in servers:
         server.reset()
-    assert (await asyncio.wait_for(provider.achat(ASK), 5)).content  # and no half minute later
+    assert (await asyncio.wait_for(provider.achat(ASK), 5)).content  # without half a minute's wait
 
 
-async def test_a_host_that_loads_is_waited_for_and_the_others_do_not_load_too(make: Make) -> None:
+async def test_a_loading_host_is_awaited_and_the_others_do_not_load(make: Make) -> None:
     with farm(2) as cold:
         for server in cold:
             server.fault("stall_before_headers", path="/api/chat")
@@ -416,7 +412,7 @@ async def test_a_host_that_loads_is_waited_for_and_the_others_do_not_load_too(ma
         await provider.aclose()
 
 
-async def test_the_bound_on_the_call_holds_over_all_hosts(make: Make, servers: list[OllamaServer]) -> None:
+async def test_timeout_covers_all_hosts(make: Make, servers: list[OllamaServer]) -> None:
     provider = make(stream_config=StreamConfig(first_chunk_timeout=0.6))
     for server in servers:
         server.fault("stall_before_headers", path="/api/chat")
@@ -427,10 +423,10 @@ async def test_the_bound_on_the_call_holds_over_all_hosts(make: Make, servers: l
     assert sum(asked(servers)) == 2
 
 
-# All out
+# All hosts down
 
 
-async def test_what_waits_for_a_host_gets_the_first_that_is_back(make: Make, servers: list[OllamaServer]) -> None:
+async def test_waiting_requests_get_the_first_host_that_is_back(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.refuse()
     provider = make(eject=0.2, eject_max=0.3, retry=RetryPolicy(attempts=30, budget=None))
@@ -441,9 +437,7 @@ async def test_what_waits_for_a_host_gets_the_first_that_is_back(make: Make, ser
     assert {answer.host for answer in await asyncio.gather(*tasks)} == {servers[1].url}
 
 
-async def test_a_newcomer_waits_for_hosts_that_are_all_out_and_does_not_fail(
-    make: Make, servers: list[OllamaServer]
-) -> None:
+async def test_a_new_request_waits_while_all_hosts_are_down(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.refuse()
     provider = make(eject=0.5, retry=RetryPolicy.off())
@@ -465,7 +459,7 @@ async def test_a_newcomer_waits_for_hosts_that_are_all_out_and_does_not_fail(
         ({"queue_timeout": 0.3}, QueueFullError, r"^no host was available within queue_timeout=0.3 s \(http://\S+: "),
     ],
 )
-async def test_the_wait_for_a_host_is_bounded_and_says_what_they_failed_with(
+async def test_the_wait_for_a_host_times_out_with_the_hosts_error(
     make: Make, servers: list[OllamaServer], limits: dict[str, float], error: type[Exception], match: str
 ) -> None:
     for server in servers:
@@ -476,9 +470,7 @@ async def test_the_wait_for_a_host_is_bounded_and_says_what_they_failed_with(
         await provider.achat(ASK)
 
 
-async def test_a_host_that_comes_back_gets_one_request_until_that_succeeded(
-    make: Make, servers: list[OllamaServer]
-) -> None:
+async def test_a_recovering_host_gets_one_request_until_it_succeeds(make: Make, servers: list[OllamaServer]) -> None:
     provider = make(hosts=servers[:1], slots=4, eject=0.2, eject_max=0.2)
     servers[0].refuse()
     await provider.look_at_hosts()
@@ -505,9 +497,7 @@ async def test_a_nested_request_does_not_wait_for_the_stream_around_it(make: Mak
 
 
 @pytest.mark.parametrize("style", ["async", "sync"])
-def test_what_is_nested_in_a_stream_that_came_from_the_next_host(
-    servers: list[OllamaServer], transport: str, style: str
-) -> None:
+def test_requests_nested_in_a_stream_that_failed_over(servers: list[OllamaServer], transport: str, style: str) -> None:
     for server in servers[:2]:
         server.fault("reset_before_headers", path="/api/chat")
     provider = provider_of(servers, eject=60, transport=transport)
@@ -524,18 +514,18 @@ def test_what_is_nested_in_a_stream_that_came_from_the_next_host(
     provider.close()
 
 
-# Where an answer had begun to reach the caller
+# Failures after the first chunk
 
 
-async def test_a_stream_that_breaks_is_not_asked_for_again(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_stream_that_breaks_is_not_retried(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.fault("cut", path="/api/chat")
     provider = make()
-    heard = ""
+    received = ""
     with pytest.raises(Exception, match="broke in the middle") as caught:
         async for chunk in provider.stream_chat(ASK):
-            heard += chunk.content
-    assert heard
-    assert caught.value.partial.content == heard  # type: ignore[attr-defined] -- of an LLMError
+            received += chunk.content
+    assert received
+    assert caught.value.partial.content == received  # type: ignore[attr-defined] -- of an LLMError
     assert caught.value.partial.host in [server.url for server in servers]  # type: ignore[attr-defined] -- as above
     assert sum(asked(servers)) == 1

@@ -1,4 +1,4 @@
-"""Hosts that die, hang and come back, under load: no call is lost that can be answered elsewhere."""
+"""Hosts that die, hang and come back, under load: no call fails that another host can answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def processes() -> Iterator[list[ServerProcess]]:
         yield [stack.enter_context(ServerProcess(tokens_per_second=20)) for _ in range(3)]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
 @pytest.mark.parametrize("begun", [False, True])
@@ -33,41 +33,41 @@ async def test_one_of_three_is_killed_under_fifty_streams(
     """Twenty-four of fifty calls run, the others wait; the kill comes before or after the first chunks."""
     victim = processes[0]
     provider = provider_of([process.url for process in processes], slots=SLOTS, eject=60, transport=transport)
-    heard: dict[int, str] = {}
+    received: dict[int, str] = {}
     first = asyncio.Event()
 
     async def stream(number: int) -> str:
-        heard[number] = ""
+        received[number] = ""
         async for chunk in provider.stream_chat(ASK):
-            heard[number] += chunk.content
+            received[number] += chunk.content
             first.set()
-        return heard[number]
+        return received[number]
 
-    async def whole() -> str:
+    async def complete() -> str:
         return (await provider.achat(ASK)).content
 
     streams = [asyncio.create_task(stream(number)) for number in range(50)]
-    wholes = [asyncio.create_task(whole()) for _ in range(10)]
+    calls = [asyncio.create_task(complete()) for _ in range(10)]
     await asyncio.to_thread(until_busy, victim)
     if begun:
         await first.wait()
     await asyncio.to_thread(victim.kill)
     results = await asyncio.gather(*streams, return_exceptions=True)
-    assert await asyncio.gather(*wholes) == [TEXT] * 10
+    assert await asyncio.gather(*calls) == [TEXT] * 10
 
     broken = [number for number, result in enumerate(results) if isinstance(result, BaseException)]
     for number, result in enumerate(results):
         if number not in broken:
             assert result == TEXT
             continue
-        # Only what had begun to reach its caller fails, once, with what had come.
+        # Only streams that had yielded a chunk fail, once, with the text so far.
         assert isinstance(result, LLMError)
         assert result.partial is not None
-        assert heard[number] == result.partial.content != ""
-        assert TEXT.startswith(heard[number])
+        assert received[number] == result.partial.content != ""
+        assert TEXT.startswith(received[number])
         assert result.partial.host == victim.url
     assert len(broken) <= SLOTS
-    assert len(broken) + provider.stats().retries >= 1  # the kill hit something
+    assert len(broken) + provider.stats().retries >= 1  # the kill had an effect
     assert provider.stats().streams_failed == len(broken)
     assert [state.up for state in provider.hosts()] == [False, True, True]
     assert (provider.stats().running, provider.stats().queued) == (0, 0)
@@ -81,9 +81,7 @@ def until_busy(process: ServerProcess) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
-async def test_a_host_that_hung_comes_back_with_one_good_answer(
-    monkeypatch: pytest.MonkeyPatch, transport: str
-) -> None:
+async def test_a_host_that_hung_recovers_with_one_good_answer(monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
     monkeypatch.setattr("namel3ss_ollama.pool._WEDGED_HOLDS", 0.5)
     with farm(2) as servers, instant_retries():
         load(servers)
@@ -99,7 +97,7 @@ async def test_a_host_that_hung_comes_back_with_one_good_answer(
         assert (standing.is_out, standing.failures) == (True, 1)
         at.reset()
         while standing.failures:
-            await asyncio.gather(*(provider.achat(ASK) for _ in range(3)))  # one more than the other has slots
+            await asyncio.gather(*(provider.achat(ASK) for _ in range(3)))  # one more than the other host's slots
         assert asked([at])[0] >= 1
         assert provider.hosts()[servers.index(at)].why_not == ""
         await provider.aclose()
@@ -112,7 +110,7 @@ async def host_of(provider: OllamaProvider) -> str:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
 async def test_all_hosts_down_and_back(transport: str) -> None:
-    """However many calls wait, each host gets one request in each of ever longer times."""
+    """However many calls wait, each host gets one request per interval, and the intervals grow."""
 
     def down(server: OllamaServer) -> None:
         server.fault("reset_before_headers", path="/api/chat")
@@ -128,7 +126,7 @@ async def test_all_hosts_down_and_back(transport: str) -> None:
         while any(host.failures < 4 for host in hosts):
             await asyncio.sleep(0.01)
         for host, count in zip(hosts, asked(servers), strict=True):
-            # All slots at first, then one on trial each time; each perhaps sent again on a new connection.
+            # All slots at first, then one trial request each time; each may be resent on a new connection.
             assert count <= 2 * (4 + host.failures + 1)
         assert not any(task.done() for task in tasks)
         for server in servers:

@@ -1,7 +1,7 @@
-"""Hosts of speeds 1:2:5: each gets its share, its slots are busy, and it never has more than these.
+"""Hosts of speeds 1:2:5: each gets its share, its slots are busy, and it never has more requests than slots.
 
-The time is the test's own: in each tick the hosts that are due answer one request, and the next tick comes when the
-slot that came free is in use again. So nothing here depends on how fast the machine is.
+Time is simulated: in each tick the hosts that are due answer one request, and the next tick comes when the
+released slot is in use again. So nothing here depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PacedHost:
 
     @property
     def waiting(self) -> int:
-        """Requests that it has begun."""
+        """Requests that it has started."""
         return self.gate.waiting
 
     async def answer(self, count: int) -> None:
@@ -62,7 +62,7 @@ async def test_each_host_gets_its_share(slots: int) -> None:
         tasks = [asyncio.create_task(provider.achat(ASK)) for _ in range(calls)]
 
         async def until_busy() -> None:
-            """Every slot is in use, or nothing waits for one. In vain, this is where the test fails."""
+            """Wait until every slot is in use or nothing is queued; fails if that does not happen."""
             for _ in range(5000):
                 if all(host.waiting == slots for host in hosts) or not provider.stats().queued:
                     return
@@ -79,7 +79,7 @@ async def test_each_host_gets_its_share(slots: int) -> None:
             for host in hosts:
                 if tick % host.period == 0:
                     await host.answer(slots)
-        counts = asked(servers)  # those that are still under way are in it, as many as there are slots
+        counts = asked(servers)  # includes the requests in flight, one per slot
         for count, speed in zip(counts, SPEEDS, strict=True):
             assert (count - slots) / (calls - 3 * slots) == pytest.approx(speed / sum(SPEEDS), rel=0.1)
         assert idle <= 0.05 * tick * 3 * slots

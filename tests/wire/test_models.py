@@ -1,4 +1,4 @@
-"""Models: listing, pulling (also through a cut connection), making, copying, deleting, loading, embeddings."""
+"""Models: listing, pulling (also over broken connections), creating, copying, deleting, loading, embeddings."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_lists(provider: Any, ollama_server: OllamaServer) -> None:
     assert not await provider.is_available()
 
 
-async def test_a_list_that_is_none(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_a_missing_or_malformed_list(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.sequence(Reply(json={"models": None}), Reply(json={"models": "no"}))
     assert await provider.list_models() == []
     with pytest.raises(MalformedResponseError):
@@ -65,7 +65,7 @@ async def test_pull_reports_progress(provider: Any, ollama_server: OllamaServer)
 
 @pytest.mark.parametrize("fault", ["cut", "reset_mid_stream", "truncated"])
 async def test_pull_survives_a_cut_connection(provider: Any, ollama_server: OllamaServer, fault: str) -> None:
-    """Five cuts are more than a policy's attempts, but each attempt got further, so it goes on."""
+    """Five cuts exceed the policy's attempts, but each attempt makes progress, so the pull continues."""
     completed = itertools.count()
 
     def attempt(_: Record) -> Reply:
@@ -89,13 +89,13 @@ async def test_pull_gives_up_without_progress(provider: Any, ollama_server: Olla
     assert len(ollama_server.requests) == 3
 
 
-async def test_what_every_attempt_begins_with_is_no_progress(provider: Any, ollama_server: OllamaServer) -> None:
-    # Once wrong: "pulling manifest" counted as progress, and a registry out of reach was asked without end.
+async def test_the_first_lines_of_an_attempt_are_no_progress(provider: Any, ollama_server: OllamaServer) -> None:
+    # Once wrong: "pulling manifest" counted as progress, and an unreachable registry was retried forever.
     lines = [*STEPS[:2], {"error": 'Get "https://registry.ollama.ai/v2/": dial tcp: connect: connection refused'}]
     ollama_server.reply("", path="/api/pull", lines=lines)
     with pytest.raises(LLMError, match="connection refused"):
         [p async for p in provider.pull_model()]
-    # The first attempt got further than none; then come as many as a policy has.
+    # The first attempt counts as progress; then come the policy's attempts.
     assert len(ollama_server.requests) == 3
 
 
@@ -132,7 +132,7 @@ async def test_create_from_a_model_and_from_files(provider: Any, ollama_server: 
         [p async for p in provider.create_model("x")]
 
 
-async def test_create_with_what_newer_servers_take(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_create_with_fields_of_newer_servers(provider: Any, ollama_server: OllamaServer) -> None:
     given: dict[str, Any] = {
         "renderer": "qwen3-coder", "parser": "qwen3-coder", "requires": "0.14.0", "info": {"general.name": "Mine"},
         "draft_quantize": "q8_0", "remote_host": "https://example.org",
@@ -164,10 +164,10 @@ async def test_a_creation_that_ends_early(provider: Any, ollama_server: OllamaSe
         [p async for p in provider.create_model("x", from_model="llama3.2")]
 
 
-async def test_an_upload_that_takes_its_time_is_not_stalled(
+async def test_a_slow_upload_is_not_stalled(
     make: Any, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Once wrong: the whole of an upload had the time that is meant for silence.
+    # Once wrong: the inactivity timeout applied to the entire upload.
     moments: list[float] = []
     alive = Watch.alive
     monkeypatch.setattr(Watch, "alive", lambda watch: (moments.append(1.0), alive(watch)))
@@ -219,8 +219,8 @@ async def test_embeddings_keep_their_order(make: Any, ollama_server: OllamaServe
     assert provider.stats().generations_succeeded == 0
 
 
-async def test_embeddings_are_made_as_the_provider_loads_models(make: Any, ollama_server: OllamaServer) -> None:
-    # Once wrong: against what `embed` says, nothing of the provider's went along.
+async def test_embeddings_use_the_providers_load_options(make: Any, ollama_server: OllamaServer) -> None:
+    # Once wrong: `embed` sent none of the provider's options, against its docstring.
     provider = make(model="all-minilm", num_ctx=512, num_gpu=0, temperature=0.5, keep_alive="1h")
     await provider.embed("x")
     sent = ollama_server.requests[-1].payload
@@ -237,7 +237,7 @@ async def test_embeddings_are_made_as_the_provider_loads_models(make: Any, ollam
         {"embeddings": [[1.0]], "prompt_eval_count": "x"},
     ],
 )  # fmt: skip
-async def test_embeddings_that_are_none(make: Any, ollama_server: OllamaServer, answer: dict[str, Any]) -> None:
+async def test_malformed_embeddings(make: Any, ollama_server: OllamaServer, answer: dict[str, Any]) -> None:
     ollama_server.reply("", path="/api/embed", json={"model": "all-minilm", **answer})
     with pytest.raises(MalformedResponseError, match=r"not a (list of numbers|number)"):
         await make(model="all-minilm").embed("a")
@@ -315,7 +315,7 @@ async def test_headers_key_and_prefix(make: Any, ollama_server: OllamaServer, mo
         make(api_key="a\nb")
 
 
-async def test_a_transport_and_a_client_of_ones_own() -> None:
+async def test_a_custom_transport_and_client() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"version": request.headers.get("x-mine", "none")})
 
@@ -376,11 +376,11 @@ async def test_bad_call_arguments_send_nothing(
     assert ollama_server.requests == []
 
 
-async def test_asking_for_the_window_takes_no_longer_than_the_call_may(make: Any, ollama_server: OllamaServer) -> None:
+async def test_the_window_look_up_keeps_to_the_calls_timeout(make: Any, ollama_server: OllamaServer) -> None:
     gate = Gate()
     ollama_server.on(path="/api/show").reply(lambda _: Reply(json={}, gate=gate))
     ollama_server.reply("Hello", path="/api/generate", counters={"prompt_eval_count": 200})
-    longest = _QUICK.first_chunk_timeout  # what the server has to tell its window, of which there is no need here
+    longest = _QUICK.first_chunk_timeout  # the limit of the look-up, which must not be reached
     assert longest is not None
     began = time.monotonic()
     try:
@@ -395,7 +395,7 @@ async def test_asking_for_the_window_takes_no_longer_than_the_call_may(make: Any
 
 
 async def test_context_window(make: Any, ollama_server: OllamaServer) -> None:
-    assert await make().context_window() is None  # the trained length alone does not tell what is in force
+    assert await make().context_window() is None  # the trained length alone does not determine the window
     assert await make(num_ctx=2048).context_window() == 2048
     assert await make().context_window(num_ctx=10**6) == 131_072
     running = {"models": [{"name": "llama3.2:latest", "context_length": 4096}]}

@@ -1,4 +1,4 @@
-"""What a provider with several hosts says of their models, and what it refuses to do to them."""
+"""Models on several hosts: listing, loading, preflight, and the calls that need a single host."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def paths(server: OllamaServer, *of: str) -> list[str]:
 
 
 def loaded(server: OllamaServer, **facts: object) -> None:
-    """Have a server say that it has the model in memory."""
+    """Make a server report that it has the model in memory."""
     model = {"name": f"{MODEL}:latest", "size": 10, "size_vram": 10, "digest": "abc", **facts}
     server.reply(json={"models": [model]}, path="/api/ps")
 
 
-# What there is
+# Listing
 
 
 async def test_the_models_of_all_hosts_are_listed_with_their_host(provider, one, two) -> None:
@@ -89,7 +89,7 @@ async def test_a_host_that_fails_is_left_out_with_a_warning(provider, one, two, 
     assert next(state for state in provider.hosts() if state.url == one.url).up == (broken == "fails")
 
 
-async def test_where_all_hosts_fail_so_does_the_list(provider, one, two) -> None:
+async def test_the_list_fails_if_all_hosts_fail(provider, one, two) -> None:
     one.refuse()
     two.refuse()
     with pytest.raises(LLMConnectionError):
@@ -111,7 +111,7 @@ async def test_the_first_host_that_is_up_is_asked(provider, one, two) -> None:
     assert len(paths(two, "/api/show")) == 2
 
 
-async def test_a_host_that_lacks_the_model_is_passed_over(provider, one, two) -> None:
+async def test_a_host_that_lacks_the_model_is_skipped(provider, one, two) -> None:
     one.models.remove(MODEL)
     assert await provider.exists()
     assert "completion" in (await provider.show_model())["capabilities"]
@@ -121,7 +121,7 @@ async def test_a_host_that_lacks_the_model_is_passed_over(provider, one, two) ->
         await provider.show_model()
 
 
-async def test_available_is_any_host(provider, one, two) -> None:
+async def test_available_means_any_host(provider, one, two) -> None:
     assert await provider.is_available()
     one.refuse()
     assert await provider.is_available()
@@ -129,10 +129,10 @@ async def test_available_is_any_host(provider, one, two) -> None:
     assert not await provider.is_available()
 
 
-# What changes a server
+# Calls that change a server
 
 
-async def test_what_changes_a_server_asks_for_one(provider, one, two) -> None:
+async def test_calls_that_change_a_server_need_one(provider, one, two) -> None:
     def is_refused(name: str):
         return pytest.raises(ValueError, match=rf"{name}: .*OllamaProvider\('llama3.2', '{one.url}'\)")
 
@@ -177,7 +177,7 @@ async def test_a_host_that_cannot_load_it_is_replaced_by_the_next(one, two) -> N
                 await provider.preload(hosts=3)
 
 
-async def test_too_few_hosts_have_it(provider, one, two) -> None:
+async def test_too_few_hosts_have_the_model(provider, one, two) -> None:
     two.models.remove(MODEL)
     with pytest.raises(ModelNotFoundError, match=f"on 2 hosts: those available with it are {one.url};"):
         await provider.preload(hosts=2)
@@ -220,7 +220,7 @@ async def test_a_model_that_is_loaded_nowhere_is_unloaded_by_one_request(provide
     assert len(paths(one, "/api/generate")) + len(paths(two, "/api/generate")) == 2
 
 
-async def test_a_load_that_waits_for_its_host_holds_up_no_other_request(provider, one, two) -> None:
+async def test_a_load_that_waits_for_its_host_blocks_no_other_request(provider, one, two) -> None:
     loaded(one)
     gate = Gate()
     one.on(path="/api/chat").reply(lambda _: Reply("slow", gate=gate))
@@ -228,7 +228,7 @@ async def test_a_load_that_waits_for_its_host_holds_up_no_other_request(provider
     await one.wait_for_async(lambda _: gate.waiting == 1)
     loading = asyncio.ensure_future(provider.preload(hosts=2))
     await two.wait_for_async(lambda two: bool(paths(two, "/api/generate")) and provider.stats().queued == 1)
-    # The load waits for the first host's only slot; what may go to any host goes to the other one.
+    # The load waits for the first host's only slot; other requests go to the second host.
     assert (await provider.achat(ASK)).host == two.url
     assert not slow.done()
     gate.open()
@@ -237,7 +237,7 @@ async def test_a_load_that_waits_for_its_host_holds_up_no_other_request(provider
     assert len(paths(one, "/api/generate")) == 1
 
 
-# Before anything depends on it
+# Preflight
 
 
 async def test_preflight_names_the_host_of_each_problem(provider, one, two) -> None:
@@ -257,14 +257,14 @@ async def test_preflight_names_the_host_of_each_problem(provider, one, two) -> N
     assert (found.version, found.capabilities) == ("0.9.3", frozenset())
 
 
-async def test_preflight_tells_what_not_all_hosts_can_do(provider, one, two) -> None:
+async def test_preflight_reports_missing_capabilities(provider, one, two) -> None:
     two.models.add(Model(MODEL, ("completion",)))
     found = await provider.preflight(capabilities=["tools"])
     assert [problem.what for problem in found.problems] == [f"{two.url}: {MODEL} cannot do 'tools'"]
     assert found.capabilities == {"completion"}
 
 
-async def test_preflight_tells_of_differences(provider, one, two) -> None:
+async def test_preflight_reports_differences(provider, one, two) -> None:
     two.reply(json={"models": [{"name": f"{MODEL}:latest", "size": 1, "digest": "f" * 64}]}, path="/api/tags")
     loaded(one, context_length=4096)
     loaded(two, context_length=8192)

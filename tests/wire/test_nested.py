@@ -22,7 +22,7 @@ ASK = [{"role": "user", "content": "count"}]
 TEXT = "one two three four"
 SLOTS = 3
 LONG = 15
-"""Seconds until a test that ought to take a tenth of one counts as hung."""
+"""Seconds after which a test counts as hung; it should take a tenth of a second."""
 
 Make = Callable[..., OllamaProvider]
 Nested = Callable[[OllamaProvider], Awaitable[Any]]
@@ -85,14 +85,14 @@ NESTED = [
 
 @pytest.fixture
 def answering(ollama_server: OllamaServer) -> OllamaServer:
-    """The streams that are asked for "held" are all open before the first of them goes on."""
+    """Answers every request with `TEXT`."""
     ollama_server.reply(TEXT, path="/api/chat")
     ollama_server.reply(TEXT, path="/api/generate")
     return ollama_server
 
 
 async def together(streams: AsyncIterator[Any], arrived: list[None], nested: Callable[[], Awaitable[Any]]) -> int:
-    """Read a stream; after its first chunk wait until all have theirs, then make nested requests."""
+    """Read a stream; after its first chunk wait until all streams have theirs, then make nested requests."""
     count = 0
     async for _ in streams:
         if not count:
@@ -105,7 +105,7 @@ async def together(streams: AsyncIterator[Any], arrived: list[None], nested: Cal
 
 
 @pytest.mark.parametrize("nested", NESTED)
-async def test_as_many_streams_as_slots_each_with_a_request_within(
+async def test_streams_in_all_slots_may_make_nested_requests(
     make: Make, answering: OllamaServer, nested: Nested
 ) -> None:
     # Once wrong: no stream ended, since each waited for a slot that another one held
@@ -119,7 +119,7 @@ async def test_as_many_streams_as_slots_each_with_a_request_within(
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
-async def test_a_stream_that_is_stepped_by_hand_lets_its_caller_ask(
+async def test_a_stream_that_is_stepped_allows_nested_requests(
     make: Make, answering: OllamaServer, by_hand: bool
 ) -> None:
     provider = make(max_concurrent=1)
@@ -162,7 +162,7 @@ def test_synchronous_calls_within_synchronous_streams(ollama_server: OllamaServe
         assert provider.stats().running == 0
 
 
-# LangChain steps its streams in ways of its own
+# LangChain iterates its streams in its own way
 
 
 @pytest.fixture(params=["aiohttp", "httpx"])
@@ -212,10 +212,10 @@ def test_langchain_synchronous_calls_within_synchronous_streams(chat: ChatOllama
         assert all(future.result(LONG) >= 4 for future in futures)
 
 
-# The bound holds for all others
+# The limit applies to all other requests
 
 
-async def test_requests_that_are_not_nested_keep_to_the_bound(make: Make, ollama_server: OllamaServer) -> None:
+async def test_requests_that_are_not_nested_keep_to_the_limit(make: Make, ollama_server: OllamaServer) -> None:
     provider = make(max_concurrent=2)
     gate = Gate()
     ollama_server.reply(TEXT, gate=gate)
@@ -230,9 +230,7 @@ async def test_requests_that_are_not_nested_keep_to_the_bound(make: Make, ollama
     await asyncio.gather(*tasks)
 
 
-async def test_a_request_begun_within_a_stream_that_has_ended_is_not_nested(
-    make: Make, ollama_server: OllamaServer
-) -> None:
+async def test_a_request_made_within_an_ended_stream_is_not_nested(make: Make, ollama_server: OllamaServer) -> None:
     provider = make(max_concurrent=1)
     gate = Gate()
     ollama_server.reply(TEXT, contains="count")
@@ -250,7 +248,7 @@ async def test_a_request_begun_within_a_stream_that_has_ended_is_not_nested(
     await asyncio.gather(other, waiting)
 
 
-async def test_a_stream_left_to_its_reader_lets_waiters_through_but_one_that_reads_does_not(
+async def test_an_idle_stream_lets_waiters_through_but_one_that_is_read_does_not(
     make: Make, ollama_server: OllamaServer
 ) -> None:
     provider = make(max_concurrent=1)
@@ -263,12 +261,12 @@ async def test_a_stream_left_to_its_reader_lets_waiters_through_but_one_that_rea
         await anext(stream)
         reading = asyncio.create_task(anext(stream))
         await ollama_server.wait_for_async(lambda _: gate.waiting == 1)
-        await asyncio.sleep(0.5)  # twice the time after which a slot whose stream is idle is overlooked
+        await asyncio.sleep(0.5)  # twice the time after which the slot of an idle stream does not count
         assert len(ollama_server.requests) == 1
         gate.step()
         await reading
 
-    # In a task of its own, so that nothing here is nested in it
+    # In a separate task, so that nothing here is nested in it
     using = asyncio.create_task(use())
     await ollama_server.wait_for_async(lambda _: gate.waiting == 1)
     waiting = asyncio.create_task(by_achat(provider))
@@ -280,7 +278,7 @@ async def test_a_stream_left_to_its_reader_lets_waiters_through_but_one_that_rea
 # Batches, and the queue's limits
 
 
-async def test_many_texts_to_embed_wait_outside_the_queues_limits(make: Make, ollama_server: OllamaServer) -> None:
+async def test_embed_batches_wait_outside_the_queue_limits(make: Make, ollama_server: OllamaServer) -> None:
     # Once wrong: `embed` filled its own queue, and failed on an idle server
     provider = make(max_concurrent=2, max_queue=5, queue_timeout=0.1)
     most = 0
@@ -288,7 +286,7 @@ async def test_many_texts_to_embed_wait_outside_the_queues_limits(make: Make, ol
     def watch(_: Any) -> bool:
         nonlocal most
         most = max(most, ollama_server.active_requests)
-        time.sleep(0.02)  # the server's time: sixteen requests, two at a time, are more than the queue's timeout
+        time.sleep(0.02)  # server time: sixteen requests, two at a time, exceed queue_timeout
         return True
 
     ollama_server.on(predicate=watch)
@@ -298,7 +296,7 @@ async def test_many_texts_to_embed_wait_outside_the_queues_limits(make: Make, ol
     assert provider.stats().embeddings_succeeded == len(ollama_server.requests) == 16
 
 
-async def test_a_batch_waits_for_a_slot_where_others_may_not_queue(make: Make, ollama_server: OllamaServer) -> None:
+async def test_a_batch_waits_for_a_slot_outside_the_queue_limits(make: Make, ollama_server: OllamaServer) -> None:
     provider = make(max_concurrent=1, max_queue=0, queue_timeout=0.01)
     gate = Gate()
     ollama_server.reply(TEXT, contains="held", gate=gate)
@@ -310,7 +308,7 @@ async def test_a_batch_waits_for_a_slot_where_others_may_not_queue(make: Make, o
         await asyncio.sleep(0)
     with pytest.raises(QueueFullError):
         await provider.achat(ASK)
-    await asyncio.sleep(0.05)  # more than the queue's timeout
+    await asyncio.sleep(0.05)  # longer than queue_timeout
     assert not batch.done()
     gate.open()
     assert [answer.content for answer in await batch] == [TEXT] * 3
@@ -323,7 +321,7 @@ async def test_a_batch_waits_for_a_slot_where_others_may_not_queue(make: Make, o
 def closed_loop(
     provider: OllamaProvider, use: Callable[[OllamaProvider], Awaitable[Any]], server: OllamaServer
 ) -> None:
-    """A loop that is closed by hand while `use` is under way, whose answer has begun."""
+    """Close an event loop while `use` is pending and its answer has started."""
     loop = asyncio.new_event_loop()
     before = len(server.requests)
 
@@ -359,10 +357,10 @@ async def pending_call(provider: OllamaProvider) -> None:
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("use", [stepped_stream, iterated_stream, pending_call])
-# The collector complains of what waits on a closed loop, and of the sockets that plain httpx has open there.
+# The garbage collector warns of tasks pending on a closed loop, and of plain httpx's open sockets there.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_loops_that_were_closed_by_hand_leave_their_slots_free(
+def test_loops_closed_by_the_program_release_their_slots(
     use: Nested, kept: bool, transport: Any, ollama_server: OllamaServer
 ) -> None:
     # Once wrong: as many closed loops as slots, and no call ever returned
@@ -392,13 +390,13 @@ def test_loops_that_were_closed_by_hand_leave_their_slots_free(
     stats = provider.stats()
     assert stats.generations_succeeded == 2
     assert stats.generations_failed == 0
-    # anyio, beneath plain httpx, keeps a task that waits on a closed loop for ever; such a request never ends.
+    # anyio, beneath plain httpx, keeps a task pending on a closed loop alive; such a request never ends.
     assert stats.generations_cancelled == SLOTS or (transport == "httpx" and use is not stepped_stream)
 
 
 @pytest.mark.timeout(60)
 def test_a_stopped_loop_does_not_keep_others_waiting(ollama_server: OllamaServer) -> None:
-    # Once wrong: a loop that was stopped, not closed, was handed the slot and starved the others
+    # Once wrong: a loop that was stopped, not closed, got the slot and starved the others
     gate = Gate()
     ollama_server.reply(Reply(TEXT, gate=gate), contains="held")
     ollama_server.reply(TEXT)

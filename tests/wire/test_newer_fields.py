@@ -1,4 +1,4 @@
-"""Fields of requests and answers that newer servers have, over the wire."""
+"""Request and response fields of newer servers, over the wire."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LEVELS = {"thinking": {"values": [False, "low", "xhigh"], "default": "low"}}
 # The levels of thinking
 
 
-async def test_any_level_goes_out_while_the_models_are_not_known(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_any_level_is_sent_while_the_levels_are_unknown(provider: Any, ollama_server: OllamaServer) -> None:
     await provider.agenerate("Hi", model="qwen3", think="xhigh")
     assert [record.path for record in ollama_server.requests] == ["/api/generate"]
     assert ollama_server.requests[0].payload["think"] == "xhigh"
 
 
-async def test_a_level_that_a_shown_model_lacks_is_refused(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_a_level_that_a_known_model_lacks_is_refused(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.on(path="/api/show").reply(json=LEVELS)
     await provider.show_model("qwen3")
     sent = len(ollama_server.requests)

@@ -1,4 +1,4 @@
-"""HTTP that is odd, as gateways make it: taken where it can be, and named where not."""
+"""Unusual HTTP, as gateways produce it: accepted where possible, otherwise a clear error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def answering(answer: bytes, transport: str) -> AsyncIterator[OllamaProvid
     ],
     ids=["long-header", "raw-deflate", "deflate", "lines-end-with-lf", "no-reason"],
 )
-async def test_what_can_be_taken_is(answer: bytes, transport: str) -> None:
+async def test_unusual_http_is_accepted(answer: bytes, transport: str) -> None:
     async with answering(answer, transport) as provider:
         assert (await provider.achat(ASK)).content == "Hi"
 
@@ -64,7 +64,7 @@ async def test_what_can_be_taken_is(answer: bytes, transport: str) -> None:
         (b"x-policy: " + b"private" * 20_000 + b"\r\ntransfer-encoding: chunked\r\n", "Got more than"),
     ],
 )
-async def test_what_aiohttp_refuses_is_named_with_a_way_out(headers: bytes, flaw: str) -> None:
+async def test_what_aiohttp_rejects_is_an_error_with_a_remedy(headers: bytes, flaw: str) -> None:
     async with answering(HEAD + headers + b"\r\n" + CHUNKED, "aiohttp") as provider:
         with pytest.raises(MalformedResponseError, match=flaw) as caught:
             await provider.achat(ASK)

@@ -1,4 +1,4 @@
-"""Settings of loading that change between requests, on servers of several versions."""
+"""Load settings that change between requests, on servers of several versions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ async def ask(provider: OllamaProvider, how: str, **settings: Any) -> None:
         await provider.agenerate("Hi", **settings)
 
 
-@pytest.mark.parametrize("how", ["whole", "stream"])
+@pytest.mark.parametrize("how", ["generate", "stream"])
 @pytest.mark.parametrize(("version", "reloads"), [("0.12.6", False), ("0.30.0", True), ("0.40", True)])
-async def test_a_changed_shift_is_told_where_it_loads_the_model_again(
+async def test_a_changed_shift_is_reported_where_it_reloads_the_model(
     version: str, reloads: bool, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with OllamaServer(version=version) as server:
@@ -43,7 +43,7 @@ async def test_a_reload_for_another_reason_is_not_blamed_on_shift(caplog: pytest
     ]
 
 
-async def test_what_preload_loads_need_not_be_loaded_again() -> None:
+async def test_a_preloaded_model_is_not_reloaded() -> None:
     with OllamaServer(version="0.40") as server:
         async with OllamaProvider("llama3.2", server.url, shift=False, num_ctx=512) as provider:
             await provider.preload()

@@ -1,6 +1,6 @@
-"""Streams that break off and go on at another host: the servers write numbered words, and each comes once.
+"""Streams that break off and resume at another host: the servers write numbered words, and each arrives once.
 
-A server looks at the assistant's turn that it is given, and goes on behind it, as a model would.
+A server reads the assistant's turn that it is given, and continues it, as a model would.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ OPEN = (
 )
 CLOSED = "{{- range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>"
 DIED = "model runner has unexpectedly stopped"
-PROMISE = RetryPolicy(attempts=10, budget=None)
+PERSISTENT = RetryPolicy(attempts=10, budget=None)
 Make = Callable[..., OllamaProvider]
 
 
 def counting(record: Record) -> Reply:
-    """The words that the turn does not have yet."""
+    """Reply with the words that the turn does not have yet."""
     last = record.payload["messages"][-1]
     had = last["content"] if last["role"] == "assistant" else ""
     assert TEXT.startswith(had)
@@ -60,13 +60,13 @@ def chats(*servers: OllamaServer) -> list[dict[str, Any]]:
     return [record.payload for record in sorted(records, key=lambda record: record.time)]
 
 
-def is_look(record: Record) -> bool:
-    """Whether it asks what the template makes of a turn."""
+def is_look_up(record: Record) -> bool:
+    """Whether the request look_ups up how the template renders a turn."""
     return record.path == "/api/show" or (record.path == "/api/chat" and not is_answer(record))
 
 
-def looks(*servers: OllamaServer) -> int:
-    return sum(is_look(record) for server in servers for record in server.requests)
+def look_ups(*servers: OllamaServer) -> int:
+    return sum(is_look_up(record) for server in servers for record in server.requests)
 
 
 @pytest.fixture(params=["0.9.3", "0.12.6"], ids=["by the template", "by rendering"])
@@ -94,7 +94,7 @@ async def make() -> AsyncIterator[Make]:
 
     def factory(*servers: OllamaServer, resume: Any = "auto", **settings: Any) -> OllamaProvider:
         hosts = Hosts([server.url for server in servers], resume=resume)
-        made.append(OllamaProvider("llama3.2", hosts, **{"retry": PROMISE, **settings}))
+        made.append(OllamaProvider("llama3.2", hosts, **{"retry": PERSISTENT, **settings}))
         return made[-1]
 
     with instant_retries():
@@ -114,7 +114,7 @@ def close_templates(*servers: OllamaServer) -> None:
 
 
 @pytest.mark.parametrize("fault", ["reset_mid_stream", "cut", "truncated", "half_close", "error_line"])
-async def test_another_host_goes_on(make: Make, servers: list[OllamaServer], fault: str) -> None:
+async def test_another_host_resumes(make: Make, servers: list[OllamaServer], fault: str) -> None:
     message = {"message": DIED} if fault == "error_line" else {}
     broken: list[str] = []
 
@@ -138,10 +138,10 @@ async def test_another_host_goes_on(make: Make, servers: list[OllamaServer], fau
     begun, ended = response.metadata["hosts"]
     assert begun == f"http://{broken[0]}"
     assert ended == response.host == stream.host != begun
-    whole, rest = chats(*servers)
+    initial, rest = chats(*servers)
     assert rest["messages"] == [*ASK, {"role": "assistant", "content": " ".join(WORDS[:9])}]
     assert rest["options"] == {"seed": 12, "num_predict": 91}
-    assert whole["options"] == {"seed": 3, "num_predict": 100}
+    assert initial["options"] == {"seed": 3, "num_predict": 100}
     assert response.usage.completion_tokens == COUNT
     assert response.usage.total_tokens == response.metadata["prompt_eval_count"] + response.metadata["eval_count"]
     assert provider.stats().retries == 1
@@ -179,11 +179,11 @@ async def test_hosts_that_die_under_fifty_streams(make: Make, servers: list[Olla
         server.reset()
         server.reply(held, predicate=is_answer)
     hosts = Hosts([Host(server.url, slots=20) for server in servers], resume="auto")
-    async with OllamaProvider("llama3.2", hosts, retry=PROMISE) as provider:
+    async with OllamaProvider("llama3.2", hosts, retry=PERSISTENT) as provider:
         await provider.look_at_hosts()
         streams = [provider.stream_chat(ASK) for _ in range(50)]
         reading = [asyncio.ensure_future(read(stream)) for stream in streams]
-        for server in servers:  # each tells of its own changes
+        for server in servers:  # each server signals only its own changes
             await server.wait_for_async(
                 lambda _: sum(r.tokens_sent == 5 for s in servers for r in s.requests if is_answer(r)) == 50
             )
@@ -197,7 +197,7 @@ async def test_hosts_that_die_under_fifty_streams(make: Make, servers: list[Olla
         assert (provider.stats().running, provider.stats().queued) == (0, 0)
 
 
-async def test_a_host_that_falls_silent(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_host_that_stalls(make: Make, servers: list[OllamaServer]) -> None:
     for server in servers:
         server.fault("stall_mid_stream", at_token=4, times=1, predicate=is_answer)
     stream = make(*servers, stream_config=StreamConfig(chunk_timeout=0.3)).stream_chat(ASK)
@@ -207,7 +207,7 @@ async def test_a_host_that_falls_silent(make: Make, servers: list[OllamaServer])
     assert len(stream.response.metadata["hosts"]) == stream.resumed + 1
 
 
-async def test_the_only_host_is_asked_again(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_single_host_resumes(make: Make, servers: list[OllamaServer]) -> None:
     server = servers[0]
     server.fault("reset_mid_stream", at_token=9, times=1, predicate=is_answer)
     stream = make(server).stream_chat(ASK)
@@ -216,21 +216,21 @@ async def test_the_only_host_is_asked_again(make: Make, servers: list[OllamaServ
     assert stream.response.metadata["hosts"] == [server.url] * 2
 
 
-async def test_the_template_is_looked_at_once(make: Make, servers: list[OllamaServer]) -> None:
+async def test_the_template_is_looked_up_once(make: Make, servers: list[OllamaServer]) -> None:
     server = servers[0]
     provider = make(server)
     for _ in range(3):
         server.fault("reset_mid_stream", at_token=9, times=1, predicate=is_answer)
         assert await read(provider.stream_chat(ASK)) == TEXT
-    assert looks(server) == 1
+    assert look_ups(server) == 1
 
 
-async def test_nothing_is_looked_at_before_a_stream_breaks(make: Make, servers: list[OllamaServer]) -> None:
+async def test_nothing_is_looked_up_before_a_stream_breaks(make: Make, servers: list[OllamaServer]) -> None:
     assert await read(make(*servers).stream_chat(ASK)) == TEXT
-    assert looks(*servers) == 0
+    assert look_ups(*servers) == 0
 
 
-async def test_a_turn_that_the_caller_began(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_turn_that_the_caller_started(make: Make, servers: list[OllamaServer]) -> None:
     server = servers[0]
     server.fault("reset_mid_stream", at_token=3, times=1, predicate=is_answer)
     begun = [*ASK, {"role": "assistant", "content": "w0 w1"}]
@@ -239,7 +239,7 @@ async def test_a_turn_that_the_caller_began(make: Make, servers: list[OllamaServ
 
 
 @pytest.mark.parametrize("again", [" ", "\n", ""])
-async def test_white_space_at_the_seam_comes_once(make: Make, servers: list[OllamaServer], again: str) -> None:
+async def test_white_space_at_the_cut_comes_once(make: Make, servers: list[OllamaServer], again: str) -> None:
     server = servers[0]
     server.reset()
     answers = iter([Reply(["one", " "], error=DIED), Reply([f"{again}two", " three"])])
@@ -261,19 +261,19 @@ async def test_an_answer_of_white_space_begins_again_whatever_the_template(
     assert await read(stream) == " one"
     assert chats(server)[1]["messages"] == ASK
     assert chats(server)[1]["options"] == {"num_predict": 9}
-    assert looks(server) == 0
+    assert look_ups(server) == 0
 
 
-# What is not gone on with
+# Streams that are not resumed
 
 
 async def failure_of(stream: Any, had: str) -> LLMError:
-    heard: list[str] = []
+    received: list[str] = []
     with pytest.raises(LLMError) as caught:
         async for chunk in stream:
-            heard.append(chunk.content)
+            received.append(chunk.content)
     assert caught.value.partial is not None
-    assert "".join(heard) == caught.value.partial.content == stream.text == had
+    assert "".join(received) == caught.value.partial.content == stream.text == had
     assert stream.end == "error"
     assert stream.resumed == 0
     return caught.value
@@ -292,7 +292,7 @@ async def test_a_template_that_closes_the_turn(make: Make, servers: list[OllamaS
 async def test_a_server_that_does_not_show_its_template(make: Make, servers: list[OllamaServer]) -> None:
     server = servers[0]
     server.fault("reset_mid_stream", at_token=9, predicate=is_answer)
-    server.reply(json={"model": "x", "message": {"content": "x"}, "done": True}, predicate=is_look)
+    server.reply(json={"model": "x", "message": {"content": "x"}, "done": True}, predicate=is_look_up)
     error = await failure_of(make(server).stream_chat(ASK), " ".join(WORDS[:9]))
     assert "cannot be found out" in error.message
 
@@ -310,7 +310,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
     ],
     ids=["format", "tools", "logprobs", "limit"],
 )
-async def test_what_is_not_gone_on_with(
+async def test_options_that_prevent_resuming(
     make: Make, servers: list[OllamaServer], call: dict[str, Any], why: str
 ) -> None:
     server = servers[0]
@@ -321,7 +321,7 @@ async def test_what_is_not_gone_on_with(
 
 
 async def test_a_model_that_thinks(make: Make, servers: list[OllamaServer]) -> None:
-    """Whether it was asked to or not: it is seen in what came."""
+    """Whether it was asked to or not: the answer shows it."""
     server = servers[0]
     server.reset()
     server.reply(TEXT, thinking="hm hm", error=DIED, predicate=is_answer)
@@ -330,7 +330,7 @@ async def test_a_model_that_thinks(make: Make, servers: list[OllamaServer]) -> N
     assert error.message.endswith("; not resumed: the model thinks")
 
 
-async def test_a_prompt_is_not(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_prompt_is_not_resumed(make: Make, servers: list[OllamaServer]) -> None:
     server = servers[0]
     server.reply(TEXT, error=DIED, path="/api/generate")
     error = await failure_of(make(server).stream_generate("count"), TEXT)
@@ -338,7 +338,7 @@ async def test_a_prompt_is_not(make: Make, servers: list[OllamaServer]) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"resume": "off"}, {}], ids=["off", "another failure"])
-async def test_as_without_it(make: Make, servers: list[OllamaServer], settings: dict[str, Any]) -> None:
+async def test_failures_without_resuming(make: Make, servers: list[OllamaServer], settings: dict[str, Any]) -> None:
     for server in servers:
         if settings:
             server.fault("reset_mid_stream", at_token=9, predicate=is_answer)
@@ -350,7 +350,7 @@ async def test_as_without_it(make: Make, servers: list[OllamaServer], settings: 
 
 
 async def test_another_model_of_that_name(make: Make, servers: list[OllamaServer]) -> None:
-    """Its digest is another; the same host is asked again rather than that."""
+    """Its digest differs; the same host is asked again instead."""
 
     def other_digest(record: Record) -> Reply:
         port = record.headers["host"].rpartition(":")[2]
@@ -370,7 +370,7 @@ async def test_another_model_of_that_name(make: Make, servers: list[OllamaServer
 
 
 async def test_a_window_that_is_too_small(make: Make, servers: list[OllamaServer]) -> None:
-    """The prompt fits with the text that had come, as far as is known, or it is not sent."""
+    """Unless prompt and partial text are known to fit the window, nothing is sent."""
     server = servers[0]
     server.fault("reset_mid_stream", at_token=9, predicate=is_answer)
     long = [{"role": "user", "content": "count to three " * 40}]
@@ -386,7 +386,7 @@ async def test_retries_that_are_off(make: Make, servers: list[OllamaServer]) -> 
 
 
 async def test_a_budget_that_is_used_up(make: Make, servers: list[OllamaServer]) -> None:
-    """A slot more in reserve than the policy says, for what a host takes with it."""
+    """The reserve has one more per slot, for the requests that fail with a host."""
     server = servers[0]
     server.fault("reset_mid_stream", at_token=9, predicate=is_answer)
     stream = make(server, retry=RetryPolicy(attempts=10, budget=0.0, budget_reserve=0)).stream_chat(ASK)
@@ -398,23 +398,23 @@ async def test_a_budget_that_is_used_up(make: Make, servers: list[OllamaServer])
     assert caught.value.partial.metadata["hosts"] == [server.url] * 2
 
 
-async def test_hosts_that_are_all_gone(make: Make, servers: list[OllamaServer]) -> None:
+async def test_hosts_that_are_all_down(make: Make, servers: list[OllamaServer]) -> None:
     gate = Gate()
     server = servers[0]
     server.reset()
     server.reply(TEXT, gates={3: gate}, predicate=is_answer)
     provider = make(server, retry=RetryPolicy(attempts=2))
     stream = provider.stream_chat(ASK)
-    heard = [(await anext(stream)).content for _ in range(3)]
+    received = [(await anext(stream)).content for _ in range(3)]
     await asyncio.to_thread(server.stop)
     with pytest.raises(StreamInterruptedError, match="not resumed: no host could resume: cannot connect") as caught:
         await anext(stream)
     assert caught.value.partial is not None
-    assert caught.value.partial.content == "".join(heard)
+    assert caught.value.partial.content == "".join(received)
     assert caught.value.partial.host == server.url
 
 
-async def test_a_bound_on_the_whole_holds(make: Make, servers: list[OllamaServer]) -> None:
+async def test_stream_timeout_covers_all_parts(make: Make, servers: list[OllamaServer]) -> None:
     server = servers[0]
     server.reset()
     server.on(predicate=is_answer).sequence(Reply("w0 w1", error=DIED), Reply("w2", gate=Gate()))
@@ -440,7 +440,7 @@ async def test_a_provider_that_is_closed(make: Make, servers: list[OllamaServer]
     assert len(chats(server)) == 1
 
 
-async def test_a_stream_that_is_cancelled_while_it_waits_to_go_on(make: Make, servers: list[OllamaServer]) -> None:
+async def test_a_stream_that_is_cancelled_while_it_resumes(make: Make, servers: list[OllamaServer]) -> None:
     server = servers[0]
     server.reset()
     server.on(predicate=is_answer).sequence(Reply("w0 w1", error=DIED), Reply("w2", gate=Gate()))
@@ -461,7 +461,7 @@ async def test_max_chunks_counts_all(make: Make, servers: list[OllamaServer]) ->
 
 
 def test_without_an_event_loop(servers: list[OllamaServer]) -> None:
-    """A stream that was gone on with has its slot: what is asked meanwhile, in its thread, does not wait for it."""
+    """A resumed stream keeps its slot: requests nested in it, in its thread, do not wait for one."""
     server = servers[0]
     server.fault("truncated", at_token=9, times=1, predicate=is_answer)
     with (

@@ -1,4 +1,4 @@
-"""A batch whose journal is kept elsewhere."""
+"""A batch with a custom journal store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Store:
 
     def __init__(self, known: dict[RowId, Known]) -> None:
         self.known = known
-        self.came: dict[RowId, tuple[bytes | None, Outcome]] = {}
+        self.recorded: dict[RowId, tuple[bytes | None, Outcome]] = {}
         self.marked: list[RowId] = []
 
     def find(self, id: RowId) -> Known | None:
@@ -29,31 +29,31 @@ class Store:
         return None
 
     def record(self, id: RowId, position: int, fingerprint: bytes | None, outcome: Outcome) -> None:
-        self.came[id] = fingerprint, outcome
+        self.recorded[id] = fingerprint, outcome
 
     def mark(self, id: RowId, position: int) -> None:
         self.marked.append(id)
 
 
-async def test_a_store_stands_in_for_the_file(ollama_server: OllamaServer) -> None:
+async def test_a_store_replaces_the_file(ollama_server: OllamaServer) -> None:
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         first = Store({})
         await provider.agenerate_batch(["one", "two"], ids=["a", "b"], journal=first)
-        known = {id: Known(0, came[0], came[1].state) for id, came in first.came.items()}
+        known = {id: Known(0, recorded[0], recorded[1].state) for id, recorded in first.recorded.items()}
         second = Store(known)
         report = await provider.agenerate_batch(["one", "other", "new"], ids=["a", "b", "c"], journal=second)
-    assert [first.came[id][1].row(id, 0, vectors=False).answer.content for id in "ab"] == [
+    assert [first.recorded[id][1].row(id, 0, vectors=False).answer.content for id in "ab"] == [
         "You said: one",
         "You said: two",
     ]
     assert (report.answered, report.skipped) == (2, 1)
     assert second.marked == ["a"]
-    assert sorted(second.came) == ["b", "c"]
+    assert sorted(second.recorded) == ["b", "c"]
     listed = [record for record in ollama_server.requests if record.path == "/api/tags"]
-    assert len(listed) == 1  # of both batches, since they are parts of one
+    assert len(listed) == 1  # for both batches, since they are parts of one
 
 
-def test_a_journal_has_what_came_of_a_row(tmp_path: Path) -> None:
+def test_a_journal_returns_a_rows_outcome(tmp_path: Path) -> None:
     outcome = Outcome.embedded([1.0, 2.0], "http://host:1", 3, 0.5)
     with Journal(tmp_path / "a.db", "vectors", "all-minilm") as journal:
         journal.record("x", 0, b"print", outcome)
@@ -61,7 +61,7 @@ def test_a_journal_has_what_came_of_a_row(tmp_path: Path) -> None:
         assert journal.outcome("y") is None
 
 
-def test_a_journal_in_use_is_waited_for_no_longer_than_that(tmp_path: Path) -> None:
+def test_the_wait_for_a_journal_in_use_times_out(tmp_path: Path) -> None:
     with (
         Journal(tmp_path / "a.db", "answers", "m"),
         pytest.raises(JournalError, match="in use"),
@@ -70,7 +70,7 @@ def test_a_journal_in_use_is_waited_for_no_longer_than_that(tmp_path: Path) -> N
     Journal(tmp_path / "a.db", "answers", "m", wait=0.01).close()
 
 
-async def test_batches_at_once_share_an_open_journal(ollama_server: OllamaServer, tmp_path: Path) -> None:
+async def test_concurrent_batches_share_an_open_journal(ollama_server: OllamaServer, tmp_path: Path) -> None:
     async def ask(part: int) -> int:
         ids = [f"{part}-{number}" for number in range(5)]
         return (await provider.agenerate_batch(ids, ids=ids, journal=journal)).answered

@@ -1,4 +1,4 @@
-"""What is sent once and what again, which connections are kept, and what bounds each call; over both transports."""
+"""Resending, connection pooling and the timeouts of each call, over both transports."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_requests_survive_idle_connections_that_the_server_closed(
     gate.open()
     await first
     assert ollama_server.open_connections == 20
-    ollama_server.drop_connections(how)  # while this thread waits: its loop does not see it before it sends
+    ollama_server.drop_connections(how)  # blocks this thread: its loop sends before it sees the close
     answers = await asyncio.gather(*(CALLS[call](provider) for _ in range(20)))
     assert len(answers) == 20
     assert provider.stats().retries == 0
@@ -89,7 +89,7 @@ async def test_a_fresh_connection_that_breaks_is_an_error(
 
 
 async def test_an_upload_is_not_sent_again(make: Any, ollama_server: OllamaServer) -> None:
-    """Its pieces are gone, and the pooled connection that broke may have taken some."""
+    """Its chunks are consumed, and the broken pooled connection may have sent some."""
     ollama_server.fault("close_before_headers", predicate=lambda record: record.method == "POST")
     with pytest.raises(LLMConnectionError):
         [progress async for progress in make(retry=OFF).create_model("mine", files={"a": b"weights"})]
@@ -100,7 +100,7 @@ async def test_an_upload_is_not_sent_again(make: Any, ollama_server: OllamaServe
 async def test_few_idle_connections_are_kept(
     make: Any, ollama_server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Once wrong: 300 stayed where 100 are promised.
+    # Once wrong: 300 stayed open where 100 are documented.
     monkeypatch.setattr(aiohttp_transport, "MAX_IDLE_CONNECTIONS", 3)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=3, keepalive_expiry=30)
     monkeypatch.setattr(transport, "_UNLIMITED", limits)
@@ -120,8 +120,8 @@ async def test_few_idle_connections_are_kept(
 
 
 @pytest.fixture
-def loses_an_answer(ollama_server: OllamaServer) -> OllamaServer:
-    """Has a model "backup", deletes it when asked to, and does not say so."""
+def loses_a_response(ollama_server: OllamaServer) -> OllamaServer:
+    """Has a model "backup", deletes it on request, and drops the response."""
     ollama_server.models.add("backup")
 
     def first(record: Record) -> bool:
@@ -134,30 +134,30 @@ def loses_an_answer(ollama_server: OllamaServer) -> OllamaServer:
     return ollama_server
 
 
-async def test_a_deletion_is_sent_once(make: Any, loses_an_answer: OllamaServer) -> None:
+async def test_a_deletion_is_sent_once(make: Any, loses_a_response: OllamaServer) -> None:
     # Once wrong: the HTTP library repeated it, with retries off as well.
     with pytest.raises(LLMConnectionError):
         await make(retry=OFF).delete_model("backup")
-    assert len(sent(loses_an_answer, "DELETE")) == 1
+    assert len(sent(loses_a_response, "DELETE")) == 1
 
 
-async def test_a_deletion_whose_answer_was_lost_is_done(make: Any, loses_an_answer: OllamaServer) -> None:
-    # Once wrong: ModelNotFoundError, for what the attempt before had deleted.
+async def test_a_deletion_whose_response_was_lost_succeeds(make: Any, loses_a_response: OllamaServer) -> None:
+    # Once wrong: ModelNotFoundError, for what the previous attempt had deleted.
     provider = make()
     await provider.delete_model("backup")
-    assert len(sent(loses_an_answer, "DELETE")) == 2
+    assert len(sent(loses_a_response, "DELETE")) == 2
     with pytest.raises(ModelNotFoundError):
         await provider.delete_model("backup")
-    assert len(sent(loses_an_answer, "DELETE")) == 3
+    assert len(sent(loses_a_response, "DELETE")) == 3
 
 
 @pytest.mark.parametrize("transport", ["aiohttp"], indirect=True)
-async def test_a_deletion_on_a_pooled_connection_that_broke_is_done(make: Any, loses_an_answer: OllamaServer) -> None:
-    """Plain httpx does not tell that the connection was a pooled one: there that is an error."""
+async def test_a_deletion_on_a_broken_pooled_connection_succeeds(make: Any, loses_a_response: OllamaServer) -> None:
+    """Plain httpx does not report that the connection was pooled: there it is an error."""
     provider = make(retry=OFF)
     await provider.version()
     await provider.delete_model("backup")
-    assert len(sent(loses_an_answer, "DELETE")) == 2
+    assert len(sent(loses_a_response, "DELETE")) == 2
     with pytest.raises(ModelNotFoundError):
         await provider.delete_model("backup")
 
@@ -166,14 +166,14 @@ async def test_a_deletion_on_a_pooled_connection_that_broke_is_done(make: Any, l
 
 
 async def test_a_request_of_over_a_mebibyte_is_sent_without_a_warning(make: Any, ollama_server: OllamaServer) -> None:
-    # Once wrong: aiohttp's ResourceWarning, an error where warnings are.
+    # Once wrong: aiohttp's ResourceWarning, an error where warnings are errors.
     text = "word " * 300_000
     await make().achat([{"role": "user", "content": text}])
-    chat = next(record for record in ollama_server.requests if record.path == "/api/chat")  # beside a look-up
+    chat = next(record for record in ollama_server.requests if record.path == "/api/chat")  # there is a look-up too
     assert chat.payload["messages"][0]["content"] == text
 
 
-async def test_an_upload_says_that_it_is_bytes(make: Any, ollama_server: OllamaServer) -> None:
+async def test_an_upload_has_a_binary_content_type(make: Any, ollama_server: OllamaServer) -> None:
     [progress async for progress in make().create_model("mine", files={"a": b"weights"})]
     upload = next(record for record in ollama_server.requests if "/api/blobs/" in record.path and record.body)
     assert upload.headers["content-type"] == "application/octet-stream"
@@ -183,7 +183,7 @@ async def test_an_upload_says_that_it_is_bytes(make: Any, ollama_server: OllamaS
 # Deadlines
 
 
-async def test_connect_timeout_bounds_the_look_up_of_the_host(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_timeout_covers_the_dns_look_up(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up: list[object] = []
 
     async def look_up(host: object, *_: object, **__: object) -> list[Any]:
@@ -218,7 +218,7 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 async def test_the_import_of_the_transport_counts_against_the_deadline(
     make: Any, ollama_server: OllamaServer, importing: threading.Event
 ) -> None:
-    # Once wrong: timeout=1 took as long as the import, whatever that was.
+    # Once wrong: timeout=1 took as long as the import.
     provider = make()
     provider._client.connections._to_import = lambda: "json"
     with pytest.raises(LLMTimeoutError) as caught:
@@ -228,7 +228,7 @@ async def test_the_import_of_the_transport_counts_against_the_deadline(
     assert (await provider.achat(ASK)).content
 
 
-async def test_the_import_of_the_transport_does_not_wait_for_the_loops_threads(
+async def test_the_import_of_the_transport_does_not_use_the_default_executor(
     make: Any, ollama_server: OllamaServer
 ) -> None:
     provider = make()
@@ -243,7 +243,7 @@ async def test_the_import_of_the_transport_does_not_wait_for_the_loops_threads(
         await waits
 
 
-BOUNDED: dict[str, Call] = {
+TIMED: dict[str, Call] = {
     "preload": lambda p: p.preload(),
     "unload": lambda p: p.unload(),
     "list_models": lambda p: p.list_models(),
@@ -258,18 +258,18 @@ BOUNDED: dict[str, Call] = {
 }
 
 
-@pytest.mark.parametrize("call", list(BOUNDED))
-async def test_timeout_bounds_every_call(make: Any, ollama_server: OllamaServer, call: str) -> None:
-    # Once wrong: only answers had that bound, everything else waited for first_chunk_timeout.
+@pytest.mark.parametrize("call", list(TIMED))
+async def test_timeout_limits_every_call(make: Any, ollama_server: OllamaServer, call: str) -> None:
+    # Once wrong: only answers had that limit, everything else waited for first_chunk_timeout.
     ollama_server.fault("stall_before_headers")
     began = time.monotonic()
     with pytest.raises(LLMTimeoutError) as caught:
-        await BOUNDED[call](make(timeout=0.05))
+        await TIMED[call](make(timeout=0.05))
     assert caught.value.deadline == "timeout"
     assert time.monotonic() - began < 2
 
 
-async def test_timeout_bounds_the_waits_between_attempts(make: Any, ollama_server: OllamaServer) -> None:
+async def test_timeout_limits_the_waits_between_attempts(make: Any, ollama_server: OllamaServer) -> None:
     ollama_server.fault("status", status=503, retry_after=30)
     began = time.monotonic()
     with pytest.raises(LLMError, match="503"):
@@ -277,7 +277,7 @@ async def test_timeout_bounds_the_waits_between_attempts(make: Any, ollama_serve
     assert time.monotonic() - began < 2
 
 
-async def test_timeout_bounds_preflight(make: Any, ollama_server: OllamaServer) -> None:
+async def test_timeout_limits_preflight(make: Any, ollama_server: OllamaServer) -> None:
     ollama_server.fault("stall_before_headers")
     began = time.monotonic()
     assert not (await make(timeout=0.05).preflight()).ok
@@ -298,8 +298,8 @@ async def test_transfers_have_a_timeout_of_their_own(make: Any, ollama_server: O
     assert len([step async for step in getattr(make(timeout=0.01), method)("mine", timeout=9, **arguments)]) == 2
 
 
-async def test_an_answer_in_one_piece_that_is_late_names_its_deadline(make: Any, ollama_server: OllamaServer) -> None:
-    # Once wrong: "call preload() first", of a model that was loaded and at work.
+async def test_a_late_unstreamed_answer_names_its_deadline(make: Any, ollama_server: OllamaServer) -> None:
+    # Once wrong: "call preload() first", though the model was loaded and running.
     ollama_server.fault("stall_before_headers")
     config = StreamConfig(first_chunk_timeout=0.05)
     with pytest.raises(LLMTimeoutError, match="raise first_chunk_timeout, or stream it"):
@@ -311,7 +311,7 @@ async def test_a_server_that_refuses_the_key_is_available(make: Any, ollama_serv
     assert await make().is_available()
 
 
-# Clients and transports of the user's
+# Custom clients and transports
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ async def test_a_server_that_refuses_the_key_is_available(make: Any, ollama_serv
     [("http_client", "not an httpx.AsyncClient"), ("transport", "not an httpx.AsyncBaseTransport, nor 'aiohttp'")],
 )
 def test_another_librarys_objects_are_refused(what: str, wanted: str) -> None:
-    # Once wrong: such a transport was passed over in silence.
+    # Once wrong: such a transport was silently ignored.
     class Client:
         __module__ = "httpx2._client"
 
@@ -329,15 +329,15 @@ def test_another_librarys_objects_are_refused(what: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["http_client", "transport"])
-def test_ones_own_client_on_a_second_loop_is_an_error_that_says_so(what: str, ollama_server: OllamaServer) -> None:
+def test_a_custom_client_on_a_second_loop_is_a_clear_error(what: str, ollama_server: OllamaServer) -> None:
     # Once wrong: a bare RuntimeError, "Event loop is closed".
-    own: Any = httpx.AsyncClient() if what == "http_client" else httpx.AsyncHTTPTransport()
-    provider = OllamaProvider("llama3.2", ollama_server.url, retry=OFF, **{what: own})
+    custom: Any = httpx.AsyncClient() if what == "http_client" else httpx.AsyncHTTPTransport()
+    provider = OllamaProvider("llama3.2", ollama_server.url, retry=OFF, **{what: custom})
     assert asyncio.run(provider.version())
     with pytest.raises(LLMError, match="belongs to another event loop") as caught:
         asyncio.run(provider.version())
     assert not caught.value.temporary
-    del own, provider, caught
+    del custom, provider, caught
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # asyncio's, about what the first loop left open
         gc.collect()

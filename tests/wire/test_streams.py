@@ -1,4 +1,4 @@
-"""Streams: how they end, what is left, which deadline passed. The server holds answers at gates, so nothing sleeps."""
+"""Streams: how they end, their clean-up and their deadlines. Gates hold the server's answers, so nothing sleeps."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SHORT = 0.05
 
 
 async def gone(server: OllamaServer, outcome: str = "client_closed") -> None:
-    """The last request ended so, and its connection is closed."""
+    """Wait until the last request ended so, and its connection is closed."""
     await server.wait_for_async(lambda s: s.requests[-1].outcome == outcome and s.open_connections == 0)
 
 
-async def test_chunks_arrive_one_by_one_and_the_last_has_it_all(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_chunks_arrive_one_by_one_and_the_last_has_the_usage(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.reply(TEXT)
     stream = provider.stream_chat(ASK)
     assert stream.end is None
@@ -62,7 +62,7 @@ async def test_generate_streams_too(provider: Any, ollama_server: OllamaServer) 
     assert stream.response.content == TEXT
 
 
-async def test_connection_is_used_again_after_the_last_chunk(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_connection_is_reused_after_the_last_chunk(provider: Any, ollama_server: OllamaServer) -> None:
     for _ in range(3):
         async for chunk in provider.stream_chat(ASK):
             if chunk.done:
@@ -71,7 +71,7 @@ async def test_connection_is_used_again_after_the_last_chunk(provider: Any, olla
     assert ollama_server.connections == 1
 
 
-async def test_the_slot_is_free_when_the_last_chunk_is_here(make: Any) -> None:
+async def test_the_slot_is_released_with_the_last_chunk(make: Any) -> None:
     provider = make(max_concurrent=1)
     async for chunk in provider.stream_chat(ASK):
         if chunk.done:
@@ -79,7 +79,7 @@ async def test_the_slot_is_free_when_the_last_chunk_is_here(make: Any) -> None:
 
 
 async def test_max_chunks_ends_without_an_error(provider: Any, ollama_server: OllamaServer) -> None:
-    ollama_server.reply(TEXT, gates={4: Gate()})  # the rest would never come
+    ollama_server.reply(TEXT, gates={4: Gate()})  # the rest never arrives
     stream = provider.stream_chat(ASK, stream_config=StreamConfig(max_chunks=3))
     chunks = [chunk.content async for chunk in stream]
     assert len(chunks) == 3
@@ -120,7 +120,7 @@ async def test_leaving_closes_the_connection(provider: Any, ollama_server: Ollam
     await gone(ollama_server)
     assert stream.end == "cancelled"
     assert stream.text == "one"
-    await stream.aclose()  # it was closing already; now that is over
+    await stream.aclose()  # waits until the stream is closed
     assert provider.stats().streams_cancelled == 1
 
 
@@ -144,7 +144,7 @@ async def test_cancel_from_another_task_while_waiting(provider: Any, ollama_serv
 
 
 async def test_cancel_while_the_caller_works_on_a_chunk(make: Any, ollama_server: OllamaServer) -> None:
-    """The connection closes and the slot is free at once, although the caller has not come back."""
+    """The connection is closed and the slot released at once, without another step of the caller."""
     provider = make(max_concurrent=1)
     ollama_server.reply(TEXT, times=1, gates={3: Gate()})
     stream = provider.stream_chat(ASK)
@@ -196,7 +196,7 @@ async def test_a_dropped_stream_cleans_up(provider: Any, ollama_server: OllamaSe
     await gone(ollama_server)
 
 
-async def test_timeout_of_the_task_leaves_nothing(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_timeout_of_the_task_leaks_nothing(provider: Any, ollama_server: OllamaServer) -> None:
     gate = Gate()
     ollama_server.reply(TEXT, gates={2: gate})
     stream = provider.stream_chat(ASK)
@@ -234,12 +234,12 @@ async def test_deadlines(
             await provider.achat(ASK)
     assert caught.value.deadline == deadline
     assert caught.value.seconds == SHORT
-    assert len(ollama_server.requests) == 1  # what stalls is not tried again
+    assert len(ollama_server.requests) == 1  # a stall is not retried
     assert (caught.value.partial is not None) == (fault == "stall_mid_stream")
     await gone(ollama_server)
 
 
-async def test_timeout_bounds_the_whole_call_with_its_queue(make: Any, ollama_server: OllamaServer) -> None:
+async def test_timeout_covers_the_call_and_its_queue_time(make: Any, ollama_server: OllamaServer) -> None:
     provider = make(max_concurrent=1, timeout=60.0)
     gate = Gate()
     ollama_server.reply(TEXT, gate=gate, times=1)
@@ -252,8 +252,8 @@ async def test_timeout_bounds_the_whole_call_with_its_queue(make: Any, ollama_se
     assert (await first).content == TEXT
 
 
-async def test_bytes_without_a_line_do_not_put_off_the_deadline(make: Any, ollama_server: OllamaServer) -> None:
-    """A line that drips in byte by byte is no chunk until it is whole."""
+async def test_bytes_without_a_line_do_not_extend_the_deadline(make: Any, ollama_server: OllamaServer) -> None:
+    """A line that drips in byte by byte is no chunk until it is complete."""
     ollama_server.reply(TEXT)
     ollama_server.fault("slow_drip", seconds=SHORT / 5)
     provider = make(stream_config=StreamConfig(first_chunk_timeout=SHORT * 4))
@@ -275,7 +275,7 @@ async def test_the_callers_time_counts_for_stream_timeout_only(make: Any, ollama
             await asyncio.sleep(SHORT * 1.5)
 
 
-async def test_a_failure_carries_what_had_arrived(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_a_failure_carries_the_partial_response(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.reply(TEXT, thinking="so")
     ollama_server.fault("cut", at_token=4)
     stream = provider.stream_chat(ASK, think=True, model="qwen3")
@@ -288,7 +288,7 @@ async def test_a_failure_carries_what_had_arrived(provider: Any, ollama_server: 
     assert caught.value.partial.finish_reason is None
 
 
-async def test_server_whole_answers(provider: Any, ollama_server: OllamaServer) -> None:
+async def test_unstreamed_answers(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.reply(TEXT)
     for settings in ({"stream_internally": False}, {"stream": False}):
         response = await provider.achat(ASK, **settings)
@@ -301,7 +301,7 @@ async def test_server_whole_answers(provider: Any, ollama_server: OllamaServer) 
         await provider.achat(ASK, stream=True, stream_internally=True)
 
 
-async def test_none_as_timeout_is_no_bound(make: Any, ollama_server: OllamaServer) -> None:
+async def test_none_as_timeout_is_no_limit(make: Any, ollama_server: OllamaServer) -> None:
     gate = Gate()
     ollama_server.reply(TEXT, gate=gate)
     task = asyncio.create_task(make(timeout=SHORT, retry=RetryPolicy.off()).achat(ASK, timeout=None))
@@ -342,13 +342,13 @@ async def test_truncated_prompt(provider: Any, ollama_server: OllamaServer, capl
     with pytest.raises(Exception, match="context window") as caught:
         await provider.achat(ASK, num_ctx=256, on_truncation="error")
     assert caught.value.partial.content == "ok"
-    chats = [record for record in ollama_server.requests if record.path == "/api/chat"]  # beside the version
+    chats = [record for record in ollama_server.requests if record.path == "/api/chat"]  # besides a version request
     assert chats[-1].payload["truncate"] is False
     assert not (await provider.achat(ASK, num_ctx=256, on_truncation="ignore")).truncated_prompt
 
 
-async def test_the_window_is_asked_for_when_nobody_set_it(make: Any, ollama_server: OllamaServer) -> None:
-    """A long prompt makes the guard look once; the trained length is the limit that every server holds to."""
+async def test_the_window_is_looked_up_if_it_is_not_set(make: Any, ollama_server: OllamaServer) -> None:
+    """A long prompt makes the guard look it up once; every server is limited to the trained length."""
     provider = make()
     ollama_server.reply(Reply("ok", counters={"prompt_eval_count": 8192}), path="/api/chat")
     stream = provider.stream_chat(ASK)
@@ -412,9 +412,7 @@ async def test_a_cut_forced_call_is_an_error_however_it_arrives(
     assert caught.value.text == '{"name": "weather", "arguments": {"ci'
 
 
-async def test_max_chunks_does_not_claim_a_last_line_that_nobody_got(
-    provider: Any, ollama_server: OllamaServer
-) -> None:
+async def test_max_chunks_does_not_report_an_unread_last_line(provider: Any, ollama_server: OllamaServer) -> None:
     ollama_server.reply(["one", " two"])
     ollama_server.fault("lines_in_one_chunk", path="/api/chat")
     stream = provider.stream_chat(ASK, stream_config=StreamConfig(max_chunks=2))
@@ -423,14 +421,14 @@ async def test_max_chunks_does_not_claim_a_last_line_that_nobody_got(
 
 
 @pytest.mark.parametrize("prompts", ["text", b"text", {"role": "user", "content": "x"}, Message("user", "x")])
-async def test_one_prompt_is_no_batch(prompts: Any, provider: Any, ollama_server: OllamaServer) -> None:
+async def test_one_prompt_is_not_a_batch(prompts: Any, provider: Any, ollama_server: OllamaServer) -> None:
     with pytest.raises(TypeError, match=r"^prompts: expected several prompts"):
         await provider.agenerate_batch(prompts)
     assert ollama_server.requests == []
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_failure_of_a_batch_knows_its_prompt(
+async def test_a_failure_of_a_batch_has_its_prompt_index(
     asynchronous: bool, provider: Any, ollama_server: OllamaServer
 ) -> None:
     async def prompts() -> AsyncIterator[str]:
@@ -458,12 +456,12 @@ async def test_image_files_are_read_outside_the_event_loop(
     threads: list[int] = []
     read = Path.read_bytes
 
-    def noted(path: Path) -> bytes:
+    def recorded(path: Path) -> bytes:
         if path == image:
             threads.append(threading.get_ident())
         return read(path)
 
-    monkeypatch.setattr(Path, "read_bytes", noted)
+    monkeypatch.setattr(Path, "read_bytes", recorded)
     ask = [{"role": "user", "content": "What is this?", "images": [image]}]
     if how == "chat":
         await provider.achat(ask, model="llava")

@@ -1,4 +1,4 @@
-"""Synchronous calls, several event loops, threads. What takes an interpreter of its own is in `test_uses.py`."""
+"""Synchronous calls, several event loops, threads. What needs a separate interpreter is in `test_uses.py`."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_from_ten_threads(provider: OllamaProvider) -> None:
         assert list(pool.map(ask, range(30))) == [TEXT] * 30
 
 
-def test_the_bound_holds_over_loops_and_threads(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
+def test_the_limit_covers_loops_and_threads(provider: OllamaProvider, ollama_server: OllamaServer) -> None:
     ollama_server.reset()
     gate = Gate()
     ollama_server.reply(TEXT, gate=gate)
@@ -167,7 +167,7 @@ def test_the_bound_holds_over_loops_and_threads(provider: OllamaProvider, ollama
 
 
 async def test_close_from_another_loop(ollama_server: OllamaServer) -> None:
-    """Closing closes what other running loops hold open too, and the provider can be used again."""
+    """Closing also closes the connections of other running loops, and the provider can be used again."""
     provider = OllamaProvider("llama3.2", ollama_server.url)
     await provider.achat(ASK)
     await asyncio.to_thread(provider.chat, ASK)
@@ -175,11 +175,11 @@ async def test_close_from_another_loop(ollama_server: OllamaServer) -> None:
     await provider.aclose()
     await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
     await provider.achat(ASK)
-    provider.close()  # from inside a running loop: closed when the loop goes on
+    provider.close()  # from inside a running loop: closed when the loop resumes
     await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
 
 
-def test_a_provider_that_is_dropped_closes_what_it_had_open(
+def test_a_dropped_provider_closes_its_connections(
     ollama_server: OllamaServer, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Frameworks' users never close a model: no warning, no log of unclosed sessions, no open connection."""

@@ -1,4 +1,4 @@
-"""TLS and proxies, over both transports: what httpx promises holds."""
+"""TLS and proxies, over both transports: they behave as httpx documents."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ok(body: bytes = ANSWER, status: str = "200 OK") -> bytes:
     ).encode() + body
 
 
-async def test_tls_is_verified_and_can_be_told_whom_to_trust(transport: str, tmp_path: Path) -> None:
+async def test_tls_is_verified_with_the_given_context(transport: str, tmp_path: Path) -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -74,7 +74,7 @@ async def test_tls_is_verified_and_can_be_told_whom_to_trust(transport: str, tmp
                 assert await provider.version() == "1.2.3"
 
 
-async def test_tls_where_there_is_none_says_what_to_write(transport: str) -> None:
+async def test_https_to_a_plain_http_server_names_the_fix(transport: str) -> None:
     with OllamaServer() as server:
         url = server.url.replace("http://", "https://")
         async with OllamaProvider("m", url, transport=transport) as provider:
@@ -92,7 +92,7 @@ async def test_tls_where_there_is_none_says_what_to_write(transport: str) -> Non
     ],
     ids=["text", "page"],
 )
-async def test_plain_http_where_there_is_tls_says_what_to_write(transport: str, body: bytes) -> None:
+async def test_plain_http_to_an_https_server_names_the_fix(transport: str, body: bytes) -> None:
     async with (
         serving(lambda *_: ok(body, "400 Bad Request")) as port,
         OllamaProvider("m", f"http://127.0.0.1:{port}", transport=transport) as provider,
@@ -101,7 +101,7 @@ async def test_plain_http_where_there_is_tls_says_what_to_write(transport: str, 
             await provider.version()
 
 
-async def test_a_certificate_that_is_not_trusted_says_what_to_set(transport: str) -> None:
+async def test_an_untrusted_certificate_names_the_setting(transport: str) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
     async with (
@@ -131,9 +131,7 @@ async def test_a_proxy_is_used(transport: str, monkeypatch: pytest.MonkeyPatch) 
     assert seen == ["GET http://ollama.test:1234/api/version HTTP/1.1"] * 2
 
 
-async def test_a_proxy_of_the_environment_that_speaks_tls_is_verified(
-    transport: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_tls_proxy_of_the_environment_is_verified(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -146,7 +144,7 @@ async def test_a_proxy_of_the_environment_that_speaks_tls_is_verified(
         ) as provider:
             with pytest.raises(LLMConnectionError, match=r"(?i)certificate"):
                 await provider.version()
-        # Whoever trusts it is served, and by then the server has noticed that the first connection is gone.
+        # A client that trusts it is served; by then the server has seen that the first connection is closed.
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
         writer.write(b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n")
         assert (await reader.read()).endswith(ANSWER)
@@ -158,7 +156,7 @@ async def test_a_proxy_of_the_environment_that_speaks_tls_is_verified(
         gc.collect()
 
 
-async def test_a_proxy_that_wants_a_login(transport: str) -> None:
+async def test_a_proxy_that_requires_a_login(transport: str) -> None:
     async with serving(lambda *_: ok(b"", "407 Proxy Authentication Required")) as port:
         proxy = f"http://127.0.0.1:{port}"
         async with OllamaProvider("m", "http://ollama.test", transport=transport, proxy=proxy) as provider:
@@ -167,7 +165,7 @@ async def test_a_proxy_that_wants_a_login(transport: str) -> None:
 
 
 async def test_a_proxy_gets_its_login_with_every_request(transport: str) -> None:
-    # Once wrong: aiohttp's DeprecationWarning, an error where warnings are.
+    # Once wrong: aiohttp's DeprecationWarning, an error where warnings are errors.
     seen: list[str] = []
 
     def proxy(line: str, headers: dict[str, str]) -> bytes:
@@ -200,7 +198,7 @@ async def test_a_proxy_gets_its_login_with_a_tunnel(transport: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("source", ["proxy", "HTTP_PROXY"])
-async def test_a_proxy_that_is_not_there_is_named(
+async def test_an_unreachable_proxy_is_named(
     scheme: str, source: str, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Once wrong: "cannot connect to http://ollama.test. Is Ollama running?"
@@ -233,7 +231,7 @@ async def test_an_error_page_may_be_the_proxys(status: str, transport: str) -> N
                 await provider.version()
 
 
-async def test_an_error_of_ollamas_is_not_blamed_on_the_proxy(transport: str) -> None:
+async def test_an_error_of_ollama_is_not_blamed_on_the_proxy(transport: str) -> None:
     async with serving(lambda *_: ok(b'{"error":"no"}', "500 Internal Server Error")) as port:
         settings: Any = {"transport": transport, "proxy": f"http://127.0.0.1:{port}"}
         async with OllamaProvider("m", "http://ollama.test", retry=RetryPolicy.off(), **settings) as provider:
@@ -250,7 +248,7 @@ async def test_an_error_of_ollamas_is_not_blamed_on_the_proxy(transport: str) ->
         ("502 Bad Gateway", LLMConnectionError, True),
     ],
 )
-async def test_a_proxy_that_makes_no_tunnel_is_named(
+async def test_a_proxy_that_refuses_a_tunnel_is_named(
     status: str, kind: type[LLMError], temporary: bool, transport: str
 ) -> None:
     async with serving(lambda *_: ok(b"", status)) as port:
@@ -261,9 +259,7 @@ async def test_a_proxy_that_makes_no_tunnel_is_named(
     assert caught.value.temporary is temporary
 
 
-async def test_this_machine_is_reached_past_the_environments_proxy(
-    transport: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_localhost_bypasses_the_environments_proxy(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -273,7 +269,7 @@ async def test_this_machine_is_reached_past_the_environments_proxy(
                 assert await provider.version() == "1.2.3"
 
 
-async def test_a_proxy_that_is_given_is_used_for_this_machine_too(transport: str) -> None:
+async def test_an_explicit_proxy_is_used_for_localhost_too(transport: str) -> None:
     async with serving(lambda *_: ok()) as port:
         settings: Any = {"transport": transport, "proxy": f"http://127.0.0.1:{port}"}
         async with OllamaProvider("m", "http://127.0.0.1:9", **settings) as provider:
@@ -296,7 +292,7 @@ async def test_no_tls_context_is_built_for_plain_http(transport: str, monkeypatc
 
 @pytest.fixture
 async def socks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """The address of something that listens where a SOCKS proxy would, and what it was sent."""
+    """The address of a listener in place of a SOCKS proxy, and the bytes that it received."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     received: list[bytes] = []
@@ -349,7 +345,7 @@ def test_a_socks_proxy_goes_over_plain_httpx(source: str, monkeypatch: pytest.Mo
     assert [options["proxy"] for options in made] == [proxy]
 
 
-async def test_a_socks_proxy_that_is_not_for_this_address_is_none_of_its_business(
+async def test_a_socks_proxy_for_other_addresses_is_ignored(
     transport: str, socks: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Once wrong over plain httpx: ImportError, at the first call.

@@ -1,4 +1,4 @@
-"""What OpenTelemetry gets of a provider's requests: in whose trace, and how to have none of it."""
+"""OpenTelemetry spans and metrics of a provider's requests: their trace, and how to turn them off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def spans(sdk: Sdk) -> list[str]:
 
 
 def tokens(sdk: Sdk) -> int:
-    """All that the reader has of `llm.tokens.total`, which other tests have added to."""
+    """The reader's sum of `llm.tokens.total`, which includes other tests."""
     data = sdk[1].get_metrics_data()
     return sum(
         point.value
@@ -38,7 +38,7 @@ def _no_spans_of_other_tests(sdk: Sdk) -> None:
     sdk[0].clear()
 
 
-def test_a_provider_can_keep_its_numbers_to_itself(sdk: Sdk, ollama_server: OllamaServer) -> None:
+def test_a_provider_can_turn_telemetry_off(sdk: Sdk, ollama_server: OllamaServer) -> None:
     before = tokens(sdk)
     with OllamaProvider("llama3.2", ollama_server.url, telemetry=False) as provider:
         provider.generate("x")
@@ -50,13 +50,13 @@ def test_a_provider_can_keep_its_numbers_to_itself(sdk: Sdk, ollama_server: Olla
 
 
 @pytest.mark.parametrize("key", ["suppress_instrumentation", "suppress_language_model_instrumentation"])
-def test_an_instrumentation_around_a_call_can_ask_for_silence(key: str, sdk: Sdk, ollama_server: OllamaServer) -> None:
+def test_an_outer_instrumentation_can_suppress_telemetry(key: str, sdk: Sdk, ollama_server: OllamaServer) -> None:
     before = tokens(sdk)
     with OllamaProvider("llama3.2", ollama_server.url) as provider:
         token = context.attach(context.set_value(key, True))
         try:
             provider.generate("x")
-            stream = provider.stream("x")  # what counts is where the call was made
+            stream = provider.stream("x")  # the context of the call counts
         finally:
             context.detach(token)
         list(stream)

@@ -1,4 +1,4 @@
-"""`provider.tune` against the test server: what it sends, what it reads, and what it leaves behind."""
+"""`provider.tune` against the test server: its requests, its results, and its clean-up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_server_of_known_capacity() -> None:
     assert server.active_requests == 0
     loads = [r for r in server.requests if r.path == "/api/generate" and not r.payload.get("prompt")]
     assert [record.payload.get("options", {}).get("num_ctx") for record in loads] == [None, 8192, None]
-    assert provider.stats().completion_tokens == 0  # its answers are no use of the provider
+    assert provider.stats().completion_tokens == 0  # its answers are not counted
 
 
 def test_the_blocking_twin(ollama_server: OllamaServer) -> None:
@@ -49,7 +49,7 @@ def test_the_blocking_twin(ollama_server: OllamaServer) -> None:
         ({"model": ""}, ValueError, "model"),
     ],
 )
-async def test_what_cannot_be_right_fails_before_a_request(ollama_server, keywords, error, words) -> None:
+async def test_invalid_arguments_fail_before_a_request(ollama_server, keywords, error, words) -> None:
     async with OllamaProvider("llama3.2", ollama_server.url) as provider:
         with pytest.raises(error, match=words):
             await provider.tune(**keywords)

@@ -1,4 +1,4 @@
-"""The ways programs run, each in an interpreter of its own, in which every warning is an error and none may be seen."""
+"""Ways to run a program, each in a separate interpreter that makes every warning an error and must print none."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ if hasattr(os, "fork"):
         else:
             os._exit(0)
         """
-    # Once wrong: a child waited for ever for the parent's event loop to close a client.
+    # Once wrong: a child waited forever for the parent's event loop to close a client.
     USES["closed after a fork"] = """
         import warnings
         warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
@@ -183,7 +183,7 @@ if hasattr(os, "fork"):
             asyncio.run(p.aclose())
             os._exit(0)
         """
-    # Once wrong: the slots of the parent's requests were taken in a child, too, and for good.
+    # Once wrong: the slots of the parent's requests stayed taken in a child.
     USES["a fork while all slots are taken"] = """
         import warnings
         warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
@@ -200,7 +200,7 @@ if hasattr(os, "fork"):
             assert full.chat(ask).content == text
             os._exit(0)
         """
-    # What a child drops of its parent's stays open; on a closed loop and on one that runs.
+    # The parent's connections that a child drops stay open, on a closed loop and on a running one.
     USES["dropped after a fork"] = """
         import warnings
         warnings.simplefilter("ignore", DeprecationWarning)  # Python's, about forks beside threads
@@ -268,11 +268,11 @@ ENDS = [
     "async def main():\n    global s\n    s = p.stream_chat(stall)\n    await anext(s)\nasyncio.run(main())",
     "async def main():\n    async for c in p.stream_chat(ask):\n        break\nasyncio.run(main())",
     "async def main():\n    t = asyncio.create_task(p.achat(stall))\n    await p.version()\nasyncio.run(main())",
-    # Loops that are closed by hand, with nothing and with something left open.
+    # Loops closed by the program, with and without an open stream.
     "loop = asyncio.new_event_loop()\nloop.run_until_complete(p.achat(ask))\nloop.close()",
     "loop = asyncio.new_event_loop()\ns = p.stream_chat(stall)\nloop.run_until_complete(s.__anext__())\nloop.close()",
     "loop = asyncio.new_event_loop()\nloop.run_until_complete(p.achat(ask))\np.close()\nloop.close()",
-    # After the main thread has ended; the first call cannot be then, since Python 3.12 starts no threads any more.
+    # After the main thread has ended; not for the first call, since Python 3.12 starts no threads by then.
     "p.chat(ask)\nthreading.Thread(target=lambda: p.chat(ask)).start()",
 ]
 

@@ -1,4 +1,4 @@
-"""Servers and models that do not do what `format` or a forced `tool_choice` asks for."""
+"""Servers and models that do not honour `format` or a forced `tool_choice`."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def system_of(body: dict[str, Any]) -> str:
     return str(body["system"] if "prompt" in body else body["messages"][0]["content"])
 
 
-# A format that nothing holds the model to
+# Formats that are not enforced
 
 
 @HOW
 @FORMATS
-async def test_a_format_that_is_ignored_is_asked_for_in_the_prompt(
+async def test_a_format_that_is_ignored_is_described_in_the_prompt(
     ollama_server: OllamaServer, how: str, form: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Once wrong: OutputValidationError for a type, the prose as the answer for a schema.
@@ -86,7 +86,7 @@ async def test_a_format_that_is_ignored_is_asked_for_in_the_prompt(
     assert ROME not in caplog.text
 
 
-async def test_what_the_caller_sent_stays(ollama_server: OllamaServer) -> None:
+async def test_the_callers_prompt_is_kept(ollama_server: OllamaServer) -> None:
     ollama_server.on().sequence(PROSE, ROME, PROSE, ROME)
     messages = [{"role": "system", "content": "Be brief."}, *ASK]
     async with provider_for(ollama_server, temperature=0.5) as provider:
@@ -100,7 +100,7 @@ async def test_what_the_caller_sent_stays(ollama_server: OllamaServer) -> None:
 
 
 @HOW
-async def test_an_answer_in_the_wrong_form_is_shown_to_the_model_once(ollama_server: OllamaServer, how: str) -> None:
+async def test_an_invalid_answer_is_shown_to_the_model_once(ollama_server: OllamaServer, how: str) -> None:
     ollama_server.on().sequence(PROSE, WRONG, ROME)
     async with provider_for(ollama_server) as provider:
         assert (await ask(provider, how, format=City)).parsed == City(name="Rome", people=3)
@@ -112,7 +112,7 @@ async def test_an_answer_in_the_wrong_form_is_shown_to_the_model_once(ollama_ser
 
 
 @HOW
-async def test_an_answer_that_is_still_wrong_is_an_error_that_says_what_was_tried(
+async def test_an_answer_that_stays_invalid_is_an_error_with_the_attempts(
     ollama_server: OllamaServer, how: str
 ) -> None:
     ollama_server.on().sequence(PROSE, PROSE, WRONG)
@@ -127,7 +127,7 @@ async def test_an_answer_that_is_still_wrong_is_an_error_that_says_what_was_trie
 
 
 @pytest.mark.parametrize("form", [SCHEMA, "json"], ids=["schema", "json"])
-async def test_a_schema_is_checked_for_json_alone(ollama_server: OllamaServer, form: Any) -> None:
+async def test_a_schema_is_checked_for_json_only(ollama_server: OllamaServer, form: Any) -> None:
     ollama_server.on().sequence(PROSE, PROSE, f"```json\n{WRONG}\n```", PROSE, PROSE)
     async with provider_for(ollama_server) as provider:
         assert (await provider.achat(ASK, format=form)).content == WRONG
@@ -137,15 +137,15 @@ async def test_a_schema_is_checked_for_json_alone(ollama_server: OllamaServer, f
     assert len(ollama_server.requests) == 5
 
 
-async def test_json_that_no_grammar_of_the_schema_lets_a_model_write_shows_it(ollama_server: OllamaServer) -> None:
-    # Once wrong: the keys that the model made up, in each call.
+async def test_json_that_the_grammar_forbids_shows_an_ignored_format(ollama_server: OllamaServer) -> None:
+    # Once wrong: keys that the model invented, in each call.
     ollama_server.on().sequence(WRONG, ROME)
     async with provider_for(ollama_server) as provider:
         assert (await provider.achat(ASK, format=SCHEMA)).content == ROME
     assert "format" not in sent(ollama_server)[1]
 
 
-async def test_other_models_are_asked_by_the_field(ollama_server: OllamaServer) -> None:
+async def test_other_models_get_the_format_field(ollama_server: OllamaServer) -> None:
     ollama_server.on(model="llama3.2").sequence(PROSE, ROME)
     async with provider_for(ollama_server) as provider:
         await provider.achat(ASK, format=City)
@@ -158,7 +158,7 @@ async def test_other_models_are_asked_by_the_field(ollama_server: OllamaServer) 
     [Reply(ROME[:10], done_reason="length"), Reply("", done_reason="length"), Reply(ROME[:10])],
     ids=["cut", "empty", "stop sequence"],
 )
-async def test_an_answer_that_was_cut_says_nothing_about_the_format(ollama_server: OllamaServer, reply: Reply) -> None:
+async def test_an_answer_that_was_cut_proves_no_ignored_format(ollama_server: OllamaServer, reply: Reply) -> None:
     ollama_server.reply(reply)
     async with provider_for(ollama_server) as provider:
         with pytest.raises(OutputValidationError):
@@ -170,7 +170,7 @@ async def test_an_answer_that_was_cut_says_nothing_about_the_format(ollama_serve
     assert all("format" in body for body in sent(ollama_server))
 
 
-async def test_what_a_grammar_cannot_hold_says_nothing_about_the_format(ollama_server: OllamaServer) -> None:
+async def test_a_rule_beyond_grammars_proves_no_ignored_format(ollama_server: OllamaServer) -> None:
     class Even(BaseModel):
         number: float = Field(ge=2, multiple_of=2)
 
@@ -201,7 +201,7 @@ async def test_a_raw_prompt_is_not_changed(ollama_server: OllamaServer) -> None:
     assert len(ollama_server.requests) == 2
 
 
-async def test_an_answer_that_is_valid_costs_one_request(ollama_server: OllamaServer) -> None:
+async def test_a_valid_answer_costs_one_request(ollama_server: OllamaServer) -> None:
     async with provider_for(ollama_server) as provider:
         for form in (City, SCHEMA, "json"):
             await provider.achat(ASK, format=form)
@@ -215,7 +215,7 @@ async def test_an_answer_that_is_valid_costs_one_request(ollama_server: OllamaSe
 
 @HOW
 @FORMATS
-async def test_json_in_thinking_is_the_answer_where_there_is_no_other(
+async def test_json_in_thinking_is_the_answer_if_there_is_no_other(
     ollama_server: OllamaServer, how: str, form: Any
 ) -> None:
     # Once wrong: an empty answer.
@@ -240,7 +240,7 @@ async def test_json_in_the_thinking_of_a_stream_is_in_its_last_chunk(ollama_serv
     assert response.parsed == (City(name="Rome", people=3) if form is City else None)
 
 
-async def test_thoughts_of_json_are_no_answer(ollama_server: OllamaServer) -> None:
+async def test_json_within_thoughts_is_not_the_answer(ollama_server: OllamaServer) -> None:
     ollama_server.on().sequence(Reply("", thinking=f"Maybe\n```json\n{ROME}\n```\n?"), ROME)
     async with OllamaProvider("qwen3", ollama_server.url) as provider:
         assert (await provider.achat(ASK, format=City)).parsed == City(name="Rome", people=3)
@@ -251,7 +251,7 @@ async def test_thoughts_of_json_are_no_answer(ollama_server: OllamaServer) -> No
 
 
 @FORMATS
-async def test_a_stream_that_was_handed_out_is_not_asked_for_again(ollama_server: OllamaServer, form: Any) -> None:
+async def test_a_stream_is_not_retried_after_its_first_chunk(ollama_server: OllamaServer, form: Any) -> None:
     ollama_server.on().sequence(PROSE, ROME)
     async with provider_for(ollama_server) as provider:
         with pytest.raises(OutputValidationError, match=r"next call describes.*had been handed out already") as caught:
@@ -263,13 +263,13 @@ async def test_a_stream_that_was_handed_out_is_not_asked_for_again(ollama_server
     assert ["format" in body for body in sent(ollama_server)] == [True, False]
 
 
-async def test_a_stream_of_which_nothing_was_handed_out_is_asked_for_again(ollama_server: OllamaServer) -> None:
+async def test_a_stream_is_retried_before_its_first_chunk(ollama_server: OllamaServer) -> None:
     ollama_server.on().sequence(Reply(""), Reply(""), ROME)
     async with provider_for(ollama_server, max_concurrent=1) as provider:
         chunks, response = await streamed(provider, format=City)
         assert response.parsed == City(name="Rome", people=3)
         assert "".join(chunk.content for chunk in chunks) == ROME
-        await provider.achat(ASK)  # the slot was given back
+        await provider.achat(ASK)  # the slot was released
     assert len(ollama_server.requests) == 4
 
 
@@ -278,7 +278,7 @@ async def test_a_stream_of_which_nothing_was_handed_out_is_asked_for_again(ollam
 
 @pytest.mark.parametrize("status", [400, 500])
 @pytest.mark.parametrize("how", ["achat", "at once", "stream"])
-async def test_tools_and_a_grammar_that_do_not_go_together(ollama_server: OllamaServer, how: str, status: int) -> None:
+async def test_tools_and_a_grammar_that_conflict(ollama_server: OllamaServer, how: str, status: int) -> None:
     # Once wrong: BadRequestError, "simplify `format`".
     ollama_server.reply(json={"error": NO_GRAMMAR}, status=status, times=1)
     ollama_server.reply(CALL)
@@ -325,10 +325,8 @@ NO_CALL = [
 
 @pytest.mark.parametrize("how", ["achat", "at once", "stream"])
 @pytest.mark.parametrize("reply", NO_CALL, ids=["other", "other in text", "prose", "empty"])
-async def test_another_call_or_none_is_asked_for_again_once(
-    ollama_server: OllamaServer, how: str, reply: Reply
-) -> None:
-    # Once wrong: OutputValidationError; in a stream the wrong call was handed out before.
+async def test_a_wrong_or_missing_call_is_retried_once(ollama_server: OllamaServer, how: str, reply: Reply) -> None:
+    # Once wrong: OutputValidationError; a stream yielded the wrong call before.
     ollama_server.on().sequence(reply, CALL)
     settings: Any = {"tools": [CITY, OTHER], "tool_choice": "city"}
     async with provider_for(ollama_server) as provider:
@@ -348,7 +346,7 @@ async def test_another_call_or_none_is_asked_for_again_once(
 
 @pytest.mark.parametrize("how", ["achat", "at once", "stream"])
 async def test_a_forced_call_that_a_server_takes_for_thinking(ollama_server: OllamaServer, how: str) -> None:
-    # Once wrong: it was asked for again, in the prompt, and then was an error.
+    # Once wrong: it was retried in the prompt, and then was an error.
     ollama_server.reply("", thinking=CALL)
     settings: Any = {"tools": [CITY, OTHER], "tool_choice": "city", "model": "qwen3"}
     async with provider_for(ollama_server) as provider:
@@ -361,7 +359,7 @@ async def test_a_forced_call_that_a_server_takes_for_thinking(ollama_server: Oll
 
 
 @pytest.mark.parametrize("thoughts", [f"Maybe {CALL}?", f"Maybe\n```json\n{CALL}\n```\n?"])
-async def test_thoughts_of_a_forced_call_are_no_call(ollama_server: OllamaServer, thoughts: str) -> None:
+async def test_a_forced_call_within_thoughts_is_not_a_call(ollama_server: OllamaServer, thoughts: str) -> None:
     ollama_server.on().sequence(Reply("", thinking=thoughts), Reply(CALL, thinking="Rome it is."))
     async with OllamaProvider("qwen3", ollama_server.url) as provider:
         response = await provider.achat(ASK, tools=[CITY], tool_choice="city")
@@ -369,7 +367,7 @@ async def test_thoughts_of_a_forced_call_are_no_call(ollama_server: OllamaServer
     assert len(ollama_server.requests) == 2
 
 
-async def test_a_forced_call_that_was_cut_is_not_asked_for_again(ollama_server: OllamaServer) -> None:
+async def test_a_forced_call_that_was_cut_is_not_retried(ollama_server: OllamaServer) -> None:
     ollama_server.reply(CALL[:20], done_reason="length")
     async with provider_for(ollama_server) as provider:
         with pytest.raises(OutputValidationError, match="max_tokens"):

@@ -24,14 +24,14 @@ PATCH = {
     "eventlet": """
         import warnings
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that it is deprecated
+            warnings.simplefilter("ignore")  # eventlet is deprecated
             import eventlet
         eventlet.monkey_patch()
         from eventlet import Timeout, sleep, spawn
         """,
 }
 GREEN = list(PATCH)
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork")
 
 TOUR = """
     import pathlib, tempfile
@@ -127,8 +127,8 @@ def test_a_call_before_the_program_is_patched(ollama_server: OllamaServer) -> No
 
 
 @pytest.mark.parametrize("green", GREEN)
-def test_greenlets_wait_side_by_side(ollama_server: OllamaServer, green: str) -> None:
-    """The answers come when all the questions are there: one greenlet after the other would wait for ever."""
+def test_greenlets_wait_concurrently(ollama_server: OllamaServer, green: str) -> None:
+    """The answers come when all requests have arrived: greenlets that ran in turn would wait forever."""
     code = f"""
         crowd = OllamaProvider("llama3.2", "http://localhost:{ollama_server.port}")
         def stream():
@@ -346,7 +346,7 @@ BAD = ("Traceback", "Unclosed", "unclosed", "Exception ignored", "was destroyed"
 @forks
 @pytest.mark.parametrize("kind", SERVERS)
 def test_gunicorn(ollama_server: OllamaServer, tmp_path: Path, kind: str) -> None:
-    """The application asks once while it is loaded: in the worker, or with --preload in the process that forks."""
+    """The application sends a request at import: in the worker, or with --preload in the process that forks."""
     Path(tmp_path, "application.py").write_text(textwrap.dedent(APPLICATION))
     Path(tmp_path, "conf.py").write_text("def post_worker_init(worker):\n    print('ready', flush=True)\n")
     application, worker, *options = SERVERS[kind]
@@ -419,7 +419,7 @@ def test_celery(ollama_server: OllamaServer, tmp_path: Path, pool: str) -> None:
         gate.open()
         requests = 1 + 2 * (2 if pool == "gevent" else 3)
         ollama_server.wait_for(lambda s: sum(r.outcome == "complete" for r in s.requests) == requests, timeout=30)
-        process.terminate()  # it ends when the tasks have
+        process.terminate()  # it exits when the tasks are done
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()

@@ -1,4 +1,4 @@
-"""The numbers of `stats()`: what is counted, as what, and from when."""
+"""The counters and times of `stats()`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class City(BaseModel):
 
 
 @pytest.mark.parametrize("how", ["queue_timeout", "timeout", "cancelled", "stream"])
-async def test_the_waiting_of_a_request_that_gave_up_in_the_queue_counts(
+async def test_the_queue_time_of_a_request_that_gave_up_counts(
     make: Make, ollama_server: OllamaServer, how: str
 ) -> None:
-    # Once wrong: a request that gave up after a second was counted with no waiting at all
+    # Once wrong: a request that gave up after a second was counted with no queue time at all
     provider = make(max_concurrent=1, queue_timeout=0.1 if how == "queue_timeout" else None)
     gate = Gate()
     ollama_server.reply(TEXT, gate=gate)
@@ -64,7 +64,7 @@ async def test_the_waiting_of_a_request_that_gave_up_in_the_queue_counts(
     assert (provider.stats().generations_succeeded, provider.stats().first_token_seconds is not None) == (1, True)
 
 
-async def test_what_is_no_generation_is_not_counted_as_one(make: Make, ollama_server: OllamaServer) -> None:
+async def test_other_requests_are_not_counted_as_generations(make: Make, ollama_server: OllamaServer) -> None:
     # Once wrong: one embedding of 640 texts, a preload and an unload were twelve generations
     provider = make()
     await provider.embed(["a"] * 640, model="all-minilm")
@@ -93,10 +93,10 @@ async def test_what_is_no_generation_is_not_counted_as_one(make: Make, ollama_se
 
 @pytest.mark.parametrize("how", ["break", "cancel", "aclose", "drop"])
 @pytest.mark.parametrize("by_hand", [True, False])
-async def test_chunks_count_when_they_are_handed_out(
+async def test_chunks_count_when_they_are_yielded(
     make: Make, ollama_server: OllamaServer, by_hand: bool, how: str
 ) -> None:
-    # Once wrong: 322 chunks that one read had brought were counted where one was handed out
+    # Once wrong: 322 chunks that one read had brought were counted although one was yielded
     provider = make()
     ollama_server.reply(" ".join(["word"] * 300))
     ollama_server.fault("lines_in_one_chunk")
@@ -124,7 +124,7 @@ async def test_chunks_of_streams_that_end_by_themselves(make: Make, ollama_serve
     provider = make(stream_config=StreamConfig(chunk_timeout=0.1))
     ollama_server.reply(TEXT)
     await provider.achat(ASK)
-    assert provider.stats().chunks == 0  # it was assembled here, and nothing was handed out
+    assert provider.stats().chunks == 0  # it was assembled internally, and no chunk was yielded
     assert len([chunk async for chunk in provider.stream_chat(ASK)]) == provider.stats().chunks == 5
     limited = provider.stream_chat(ASK, stream_config=StreamConfig(max_chunks=2))
     assert len([chunk async for chunk in limited]) == 2
@@ -138,12 +138,12 @@ async def test_chunks_of_streams_that_end_by_themselves(make: Make, ollama_serve
     assert (stats.streams_succeeded, stats.streams_timed_out, stats.generations_failed) == (2, 1, 1)
 
 
-async def test_tokens_of_an_answer_that_does_not_validate_count(make: Make, ollama_server: OllamaServer) -> None:
+async def test_tokens_of_an_invalid_answer_count(make: Make, ollama_server: OllamaServer) -> None:
     # Once wrong: those of a stream counted as none
     provider = make()
     ollama_server.reply('{"title": "Rome"}')
     with pytest.raises(OutputValidationError) as caught:
-        await provider.achat(ASK, format=City)  # and those of the two answers before it
+        await provider.achat(ASK, format=City)  # the last of three answers; all of them count
     assert caught.value.response is not None
     assert caught.value.response.usage is not None
     tokens = caught.value.response.usage["completion_tokens"]
@@ -159,7 +159,7 @@ async def test_tokens_of_an_answer_that_does_not_validate_count(make: Make, olla
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_time_to_first_token_is_without_the_backoff(
+async def test_time_to_first_token_excludes_the_backoff(
     ollama_server: OllamaServer, transport: Any, streaming: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Once wrong: the wait between two attempts counted as the model's time
@@ -167,7 +167,7 @@ async def test_time_to_first_token_is_without_the_backoff(
     ollama_server.reply(TEXT)
     retry = RetryPolicy(wait_initial=0.4, wait_max=0.4)
     async with OllamaProvider("llama3.2", ollama_server.url, transport=transport, retry=retry) as provider:
-        await provider.list_models()  # a connection is there, and what has to be imported
+        await provider.list_models()  # opens a connection and does the imports
         ollama_server.fault("status", status=503, times=1)
         began = time.perf_counter()
         if streaming:
@@ -186,7 +186,7 @@ async def test_time_to_first_token_is_without_the_backoff(
         assert stats.first_token_seconds < 0.3
 
 
-async def test_time_to_first_token_is_without_the_queue(make: Make, ollama_server: OllamaServer) -> None:
+async def test_time_to_first_token_excludes_the_queue(make: Make, ollama_server: OllamaServer) -> None:
     provider = make(max_concurrent=1)
     gate = Gate()
     ollama_server.reply(TEXT, gate=gate, times=1)

@@ -1,4 +1,4 @@
-"""A provider with several hosts from its making to its end: loops, threads, pickles, and nothing left behind."""
+"""The lifecycle of a provider with several hosts: loops, threads, forks, pickles, and no leaks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATCHES = {
     "eventlet": """
         import warnings
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that it is deprecated
+            warnings.simplefilter("ignore")  # eventlet is deprecated
             import eventlet
         eventlet.monkey_patch()
         """,
@@ -47,7 +47,7 @@ def closed(servers: list[OllamaServer]) -> None:
 # Pickles and copies
 
 
-def test_a_provider_out_of_a_pickle_has_the_hosts(servers: list[OllamaServer]) -> None:
+def test_an_unpickled_provider_has_the_hosts(servers: list[OllamaServer]) -> None:
     hosts = Hosts([Host(servers[0].url, slots=3), servers[1].url], resume="auto", refresh=9, eject=2, eject_max=30)
     provider = OllamaProvider(MODEL, hosts, max_concurrent=2, temperature=0.5)
     assert provider.generate("hello").content
@@ -74,7 +74,7 @@ def test_no_secret_of_one_host_is_pickled(host: Host) -> None:
     assert SECRET.encode() not in pickle.dumps(OllamaProvider(MODEL, ["http://a", host]))
 
 
-def test_a_pickle_holds_no_key_of_all_and_takes_that_of_where_it_is_read(
+def test_a_pickle_holds_no_key_and_takes_it_from_the_environment(
     servers: list[OllamaServer], monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     pickled = pickle.dumps(OllamaProvider(MODEL, [server.url for server in servers], api_key=SECRET))
@@ -109,7 +109,7 @@ def test_a_copy_is_the_provider_itself() -> None:
     assert copy.deepcopy(provider) is provider
 
 
-def test_what_is_shown_of_it() -> None:
+def test_repr() -> None:
     shown = repr(OllamaProvider("m", [f"http://me:{SECRET}@a:1", Host("http://b:1", api_key=SECRET)]))
     assert shown == "OllamaProvider(model='m', base_url=['http://a:1', 'http://b:1'])"
     shown = repr(OllamaProvider("m", [f"http://{number}:1" for number in "abcde"]))
@@ -127,7 +127,7 @@ def test_hosts_of_the_environment(servers: list[OllamaServer], monkeypatch: pyte
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
-def test_one_loop_after_another_and_threads_beside(servers: list[OllamaServer], transport: str) -> None:
+def test_consecutive_loops_and_concurrent_threads(servers: list[OllamaServer], transport: str) -> None:
     provider = provider_of(servers, slots=2, transport=transport, refresh=0.01)
 
     async def use() -> None:
@@ -160,7 +160,7 @@ def test_one_loop_after_another_and_threads_beside(servers: list[OllamaServer], 
     closed(servers)
 
 
-def test_a_dropped_provider_goes_with_what_it_knows(servers: list[OllamaServer]) -> None:
+def test_a_dropped_provider_is_freed(servers: list[OllamaServer]) -> None:
     provider = provider_of(servers)
     assert asyncio.run(provider.achat(ASK)).content
     known = [weakref.ref(thing) for thing in (provider, provider._pool, provider._limiter)]
@@ -190,7 +190,7 @@ TOUR = """
         "assert p.chat(ask).content == text; p.close(); p.close()",
     ],
 )
-def test_a_program_ends_without_complaints(
+def test_a_program_exits_without_warnings(
     servers: list[OllamaServer], transport: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for server in servers[1:]:
@@ -202,10 +202,10 @@ def test_a_program_ends_without_complaints(
 
 @pytest.mark.parametrize("when", ["during a look-up", "after one"])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_look_ups_leave_no_complaint_on_a_loop_that_is_closed_by_hand(
+def test_look_ups_cause_no_warning_on_a_loop_closed_by_the_program(
     servers: list[OllamaServer], when: str, dropped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a program of its own, where every warning is an error and what asyncio logs is seen."""
+    """In a separate process, where every warning is an error and asyncio's log is checked."""
     code = f"""
     from namel3ss_ollama.hosts import Host, Hosts
     p = OllamaProvider("llama3.2", Hosts(os.environ["HOSTS"].split(","), refresh=0.001), transport=sys.argv[1])
@@ -228,7 +228,7 @@ def test_look_ups_leave_no_complaint_on_a_loop_that_is_closed_by_hand(
         p.close()
     """
     gate = Gate()
-    if when == "during a look-up":  # of one host, which gets no answer, while the others answer
+    if when == "during a look-up":  # one host does not respond, the others do
         servers[2].reply("", path="/api/ps", json={"models": []}, gate=gate)
     monkeypatch.setenv("HOSTS", ",".join(server.url for server in servers))
     run(servers[0], code, "aiohttp")
@@ -237,7 +237,7 @@ def test_look_ups_leave_no_complaint_on_a_loop_that_is_closed_by_hand(
 
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
-async def test_closing_gives_up_the_look_ups(servers: list[OllamaServer], transport: str) -> None:
+async def test_closing_cancels_the_look_ups(servers: list[OllamaServer], transport: str) -> None:
     gate = Gate()
     servers[2].reply("", path="/api/ps", json={"models": []}, gate=gate)
     provider = provider_of(servers, transport=transport)
@@ -245,13 +245,13 @@ async def test_closing_gives_up_the_look_ups(servers: list[OllamaServer], transp
     tasks = list(provider._pool.scout._asking.values()) if provider._pool else []
     assert [task.done() for task in tasks].count(False) == 1
     await provider.aclose()
-    assert [task.cancelled() for task in tasks].count(True) == 1  # not broken off by its connection
+    assert [task.cancelled() for task in tasks].count(True) == 1  # not ended by its closed connection
     gate.open()
     await servers[2].wait_for_async(lambda s: s.open_connections == 0)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
-def test_a_forked_child_has_hosts_of_its_own(servers: list[OllamaServer], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork")
+def test_a_forked_child_has_its_own_hosts(servers: list[OllamaServer], monkeypatch: pytest.MonkeyPatch) -> None:
     for server in servers[1:]:
         server.reply("one two three four five six", path="/api/chat")
     code = """
@@ -304,7 +304,7 @@ def test_greenlets_share_the_hosts(servers: list[OllamaServer], monkeypatch: pyt
     run(servers[0], code, "aiohttp", before=PATCHES[green])
 
 
-def test_settings_that_make_no_sense_are_refused_before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_hosts_are_refused_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[tuple[Any, str]] = [
         ([], "hosts: there must be at least one"),
         (["a", "a"], "is given twice"),
@@ -313,8 +313,8 @@ def test_settings_that_make_no_sense_are_refused_before_anything(monkeypatch: py
         ([Host("a", headers={"x\n": "y"}), "b"], "headers: "),
         ([Host("a", api_key="\n"), "b"], "api_key: "),
     ]
-    for where, said in refused:
-        with pytest.raises((TypeError, ValueError), match=said):
+    for where, message in refused:
+        with pytest.raises((TypeError, ValueError), match=message):
             OllamaProvider(MODEL, where)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match="embedded"):
