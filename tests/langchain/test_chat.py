@@ -18,8 +18,10 @@ from langchain_core.callbacks import (
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
+from pydantic import ValidationError
 
 from langchain_namel3ss_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM, chunks
+from langchain_namel3ss_ollama.connection import _KEPT
 from namel3ss_ollama import LLMError, OllamaProvider, StreamConfig
 from namel3ss_ollama.testing import Gate, OllamaServer, Reply, ToolCall
 
@@ -421,34 +423,57 @@ async def test_max_chunks_ends_a_stream_with_a_last_chunk(chat: Make, ollama_ser
 
 @pytest.mark.parametrize("own", [{}, {"sync_client_kwargs": {"headers": {"x-sync": "1"}}}], ids=["one", "two"])
 @pytest.mark.parametrize("cls", [ChatOllama, OllamaLLM, OllamaEmbeddings])
-def test_a_discarded_model_closes_its_connections(
+def test_models_made_for_each_request_share_a_connection(
     cls: Any,
     own: dict[str, Any],
     ollama_server: OllamaServer,
     recwarn: pytest.WarningsRecorder,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def use() -> None:
-        model = cls(model="llama3.2", base_url=ollama_server.url, **own)
+    def use(**more: Any) -> None:
+        model = cls(model="llama3.2", base_url=ollama_server.url, **own, **more)
         if isinstance(model, OllamaEmbeddings):
             model.embed_query("Hi")
         else:
             model.invoke("Hi")
-            next(iter(model.stream("Hi")))
 
     async def within() -> None:
-        model = cls(model="llama3.2", base_url=ollama_server.url, **own)
-        await (model.aembed_query("Hi") if isinstance(model, OllamaEmbeddings) else model.ainvoke("Hi"))
-        assert ollama_server.open_connections
-        del model
-        gc.collect()
-        await ollama_server.wait_for_async(lambda s: s.open_connections == 0)
+        before = ollama_server.connections
+        for _ in range(5):
+            model = cls(model="llama3.2", base_url=ollama_server.url, **own)
+            await (model.aembed_query("Hi") if isinstance(model, OllamaEmbeddings) else model.ainvoke("Hi"))
+            del model
+            gc.collect()
+        assert ollama_server.connections - before == 1
 
-    use()
-    gc.collect()
-    ollama_server.wait_for(lambda s: s.open_connections == 0)
+    for _ in range(5):
+        use()
+        gc.collect()
+    assert ollama_server.connections == 1
     asyncio.run(within())
+    ollama_server.wait_for(lambda s: s.open_connections == 1)
+    for seconds in range(_KEPT + 3):  # the last ones are kept, the others closed
+        use(timeout=100 + seconds)
+    gc.collect()
+    kept = _KEPT // 2 if own else _KEPT  # half of the providers are for asynchronous calls
+    ollama_server.wait_for(lambda s: s.open_connections == kept)
     assert (list(recwarn), caplog.text) == ([], "")
+
+
+def test_models_with_equal_settings_share_a_provider(chat: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = chat(temperature=0.1)._provider_for(sync=True)
+    assert chat(temperature=0.9)._provider_for(sync=False) is provider
+    different: list[dict[str, Any]] = [
+        {"model": "qwen3"}, {"timeout": 5.0}, {"max_concurrent": 1}, {"headers": {"x-a": "1"}}, {"api_key": "key"},
+        {"max_retries": 0}, {"stream_config": StreamConfig(max_chunks=1)}, {"client_kwargs": {"verify": False}},
+        {"on_truncation": "error"},
+    ]  # fmt: skip
+    others = [chat(**settings)._provider_for(sync=True) for settings in different]
+    monkeypatch.setenv("OLLAMA_API_KEY", "another")
+    others.append(chat()._provider_for(sync=True))
+    assert len({provider, *others}) == len(different) + 2
+    with pytest.raises(ValidationError, match="max_concurrent"):
+        chat(max_concurrent=0)
 
 
 async def test_logprobs(chat: Make, ollama_server: OllamaServer) -> None:

@@ -7,6 +7,7 @@ keyword without an equivalent is never ignored: it raises an error that says wha
 from __future__ import annotations
 
 import base64
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,8 @@ __all__ = [
 Where = str | Sequence[Host | str] | Hosts
 """One server's address, or several."""
 
+_KEPT = 32
+"""How many providers are kept for further models with the same settings."""
 _PASSED_ON = ("verify", "cert", "proxy", "trust_env")
 _OF_A_PROVIDER = ("max_retries", "retry", "headers", "userinfo", "client_kwargs", "sync_client_kwargs",
                   "async_client_kwargs")  # fmt: skip
@@ -172,7 +175,10 @@ def check_sharing(provider: OllamaProvider, given: Mapping[str, Any]) -> None:
 
 
 def connect(settings: ConnectionFields, extra: Mapping[str, Any] | None) -> OllamaProvider:
-    """Build a provider from a model's fields. No connection is opened.
+    """The provider of a model, from its fields. No connection is opened.
+
+    Models with equal settings share one, also if the first of them is gone: programs that make a model for each request
+    reuse connections, and their requests count towards one limit. The last `_KEPT` providers are kept.
 
     Args:
         settings: The model.
@@ -203,19 +209,39 @@ def connect(settings: ConnectionFields, extra: Mapping[str, Any] | None) -> Olla
     if key == key_in_environment():
         key = None  # the core reads it there, and prefers a password in the address from the environment
     policy = settings.policy_of_provider()
-    made: dict[str, Any] = {"on_truncation": policy} if policy is not None else {}
-    return OllamaProvider(
-        settings.model,
-        _with_userinfo(settings.base_url, settings.userinfo),
-        api_key=key,
-        headers=headers,
-        max_concurrent=settings.max_concurrent,
-        timeout=settings.timeout,
-        stream_config=config,
-        retry=retry,
+    if policy is not None:
+        passed["on_truncation"] = policy
+    where = _with_userinfo(settings.base_url, settings.userinfo)
+    made: dict[str, Any] = {
+        "api_key": key,
+        "max_concurrent": settings.max_concurrent,
+        "timeout": settings.timeout,
+        "stream_config": config,
+        "retry": retry,
         **passed,
-        **made,
-    )
+    }
+    if where is None or isinstance(where, str):
+        try:
+            return _shared(settings.model, where, tuple(headers.items()), _environment(), **made)
+        except TypeError:
+            pass  # a value that cannot be compared, such as a list; or one that is wrong, which is raised below
+    return OllamaProvider(settings.model, where, headers=headers, **made)
+
+
+@functools.lru_cache(maxsize=_KEPT, typed=True)
+def _shared(
+    model: str,
+    where: str | None,
+    headers: tuple[tuple[str, str], ...],
+    environment: tuple[str | None, ...],
+    **settings: Any,
+) -> OllamaProvider:
+    return OllamaProvider(model, where, headers=dict(headers), **settings)
+
+
+def _environment() -> tuple[str | None, ...]:
+    """The variables that a provider reads when it is made."""
+    return tuple(map(os.environ.get, ("OLLAMA_HOSTS", "OLLAMA_BASE_URL", "OLLAMA_HOST", "OLLAMA_API_KEY")))
 
 
 def _with_userinfo(where: Where | None, userinfo: SecretStr | None) -> Where | None:
