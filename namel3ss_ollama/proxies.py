@@ -7,6 +7,7 @@ never go through one of them. A proxy given by the caller is used for every addr
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import ssl
@@ -25,14 +26,22 @@ _PORTS = {"http": 80, "https": 443}
 
 def environment_proxy(url: str) -> str | None:
     """The environment's proxy for an address; None if there is none, or the address is exempt."""
-    parts = httpx.URL(url)
-    if is_loopback(parts.host):
+    target = _target(url)
+    if target is None:
         return None
+    scheme, host, port = target
     proxies = urllib.request.getproxies()
-    found = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
-    if not found or _is_exempt(parts.host, parts.port or _PORTS.get(parts.scheme, 0)):
+    found = (proxies.get(scheme) or proxies.get("all") or "").strip()
+    if not found or _is_exempt(host, port):
         return None
     return found if "://" in found else f"http://{found}"
+
+
+@functools.lru_cache(maxsize=64)
+def _target(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an address; None on this machine. Cached, since a provider asks several times."""
+    parts = httpx.URL(url)
+    return None if is_loopback(parts.host) else (parts.scheme, parts.host, parts.port or _PORTS.get(parts.scheme, 0))
 
 
 def _is_exempt(host: str, port: int) -> bool:
