@@ -2,12 +2,12 @@
 #
 #   make test PYTHON=3.12            another interpreter: a version, a name or a path; it gets a .venv-3.12 of its own
 #   make test ARGS="-k retry -x"     more arguments for pytest
-#   make test COVER=no               without coverage and its threshold
+#   make test JOBS=8                 more tests at once, on a larger machine
 #   make soak SOAK_REQUESTS=6000     a smaller soak, of a minute or two
 
 PYTHON ?= python3
 ARGS ?=
-COVER ?= yes
+JOBS ?= 3
 SOAK_REQUESTS ?= 30000
 FUZZ_SECONDS ?= 60
 
@@ -41,7 +41,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ray floors check docs pages record live soak fuzz bench bench-quick notebooks requirements build wheels clean
+.PHONY: help demo test test-fast test-python coverage test-ray floors check docs pages record live soak fuzz bench bench-quick notebooks requirements build wheels clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -50,18 +50,26 @@ help: ## list the targets
 demo: $(READY) ## see it work, with the Ollama that answers or a small model in the process
 	@$(BIN)/python examples/demo.py
 
-test: $(READY) ## run all tests that need no Ollama, with coverage
-ifeq ($(COVER),no)
-	$(BIN)/python -m pytest -m "not live" $(ARGS)
-else
-	@# `coverage run`, since pytest loads the core's pytest plugin before pytest-cov could begin to count. The model in
-	@# the process wants all cores, so its tests come by themselves (there may be none among those in ARGS: exit code 5).
+# The model in the process wants all cores, so its tests come by themselves (there may be none among those in ARGS: exit
+# code 5). The other tests wait a lot, hence more processes than cores.
+test: $(READY) ## run all tests that need no Ollama
+	$(BIN)/python -m pytest -n $(JOBS) -m "not live and not embedded" $(ARGS)
+	$(BIN)/python -m pytest -m "embedded and not live" $(ARGS) || test $$? -eq 5
+
+test-fast: $(READY) ## run one case of each unit and wire test, in less than a minute
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not live and not embedded and not slow" --sample 1 $(ARGS) tests/unit tests/wire
+
+test-python: $(READY) ## run three cases of each test of what differs between Pythons, as in PYTHON=3.13
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not live and not embedded" --sample 3 $(ARGS) tests/unit tests/wire \
+		tests/langchain tests/llama_index
+
+# `coverage run`, since pytest loads the core's pytest plugin before pytest-cov could begin to count.
+coverage: $(READY) ## measure the coverage of the core, with two cases of each test
 	@$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n 2 -m "not live and not embedded" $(ARGS)
-	$(BIN)/python -m coverage run -m pytest -m "embedded and not live" $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m coverage run -m pytest -q -n $(JOBS) -m "not live and not embedded" --sample 2 $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -q -m "embedded and not live" --sample 2 $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
-endif
 
 test-ray: $(RAY)/.ready ## run the tests of the package for Ray, with a real local Ray
 	$(RAY)/bin/python -m pytest tests/ray tests/docs/test_batch_page.py::test_ray_data --show-capture=no $(ARGS)

@@ -297,6 +297,7 @@ junk = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["chat", "generate"]),
     st.dictionaries(

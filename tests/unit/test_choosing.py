@@ -271,6 +271,7 @@ def wanting(draw: st.DrawFn) -> tuple[Fleet, Wanted, int]:
     )
 
 
+@pytest.mark.slow
 @given(wanting())
 def test_never_a_host_without_room_or_that_was_tried_or_lacks_the_model(drawn: tuple[Fleet, Wanted, int]) -> None:
     fleet, wanted, waiting = drawn
@@ -290,6 +291,7 @@ def test_never_a_host_without_room_or_that_was_tried_or_lacks_the_model(drawn: t
         )
 
 
+@pytest.mark.slow
 @given(wanting())
 def test_never_a_load_while_a_host_with_the_model_is_free(drawn: tuple[Fleet, Wanted, int]) -> None:
     fleet, wanted, waiting = drawn
@@ -305,6 +307,7 @@ def test_never_a_load_while_a_host_with_the_model_is_free(drawn: tuple[Fleet, Wa
             assert host is wanted.home
 
 
+@pytest.mark.slow
 @given(wanting())
 def test_none_only_where_something_will_change(drawn: tuple[Fleet, Wanted, int]) -> None:
     """A request waits for a host that is busy, ejected or its home; never for one that it cannot use."""

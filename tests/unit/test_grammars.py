@@ -64,6 +64,7 @@ def test_characters_that_json_escapes(schema: Schema, escaped: Schema) -> None:
     assert in_escapes(schema) == escaped
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
 def test_a_compiler_that_escapes_nothing_writes_json_of_the_value(value: Any) -> None:
     sent = in_escapes({"const": value})["const"]

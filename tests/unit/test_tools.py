@@ -787,6 +787,7 @@ def schemas(draw: st.DrawFn) -> Schema:
     return root
 
 
+@pytest.mark.slow
 @given(schemas())
 def test_a_portable_schema_is_the_same_schema(schema: Schema) -> None:
     before = copy.deepcopy(schema)
@@ -799,6 +800,7 @@ def test_a_portable_schema_is_the_same_schema(schema: Schema) -> None:
     assert unrolled(without_definitions(portable), portable) == unrolled(without_definitions(schema), schema)
 
 
+@pytest.mark.slow
 @given(st.lists(schemas(), min_size=1, max_size=3))
 def test_forced_calls_have_the_parameters_of_their_tools(parameters: list[Schema]) -> None:
     tools = [tool_definition({"name": f"t{n}", "parameters": each}) for n, each in enumerate(parameters)]

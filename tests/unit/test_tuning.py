@@ -178,6 +178,7 @@ windows = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(rows, min_size=1, max_size=8, unique_by=lambda one: one.at_once),
     st.lists(windows, max_size=5),

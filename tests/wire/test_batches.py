@@ -418,6 +418,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 def test_twenty_kills_cost_the_requests_in_flight(ollama_server: OllamaServer, path: Path) -> None:
     rows, chance = 600, random.Random(15)

@@ -26,6 +26,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_cancelling_anywhere_leaks_nothing(make: Any, ollama_server: OllamaServer) -> None:
     chance = random.Random(20)

@@ -230,6 +230,7 @@ async def test_a_missing_model_is_one_request(server: OllamaServer) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 async def test_a_temporary_failure_is_not_bisected(server: OllamaServer) -> None:
     server.fault("status", status=503)
     async with OllamaProvider("all-minilm", server.url, retry=None) as provider:

@@ -14,6 +14,8 @@ from server_process import TEXT, ServerProcess
 from namel3ss_ollama import LLMError, OllamaProvider, RetryPolicy, StreamConfig, instant_retries
 from namel3ss_ollama.testing import OllamaServer
 
+pytestmark = pytest.mark.slow
+
 SLOTS = 8
 
 

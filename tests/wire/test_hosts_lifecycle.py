@@ -20,6 +20,8 @@ from namel3ss_ollama import OllamaProvider
 from namel3ss_ollama.hosts import Host, Hosts
 from namel3ss_ollama.testing import Gate, OllamaServer
 
+pytestmark = pytest.mark.slow
+
 SECRET = "t0psecret"
 PATCHES = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all()\n",

@@ -48,6 +48,7 @@ class PacedHost:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("slots", [1, 2])
 async def test_each_host_gets_its_share(slots: int) -> None:

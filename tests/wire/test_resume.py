@@ -167,6 +167,7 @@ async def test_random_cuts_at_every_host(make: Make, servers: list[OllamaServer]
     assert len(stream.response.metadata["hosts"]) == stream.resumed + 1
 
 
+@pytest.mark.slow
 async def test_hosts_that_die_under_fifty_streams(make: Make, servers: list[OllamaServer]) -> None:
     """Two of three stop, one after the other, while all write answers. No stream is lost."""
     gate = Gate()

@@ -7,6 +7,8 @@ import pytest
 from namel3ss_ollama import OllamaProvider, Tuning
 from namel3ss_ollama.testing import OllamaServer
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_server_of_known_capacity() -> None:
     with OllamaServer(num_parallel=1, tokens_per_second=20, version="0.12.0", context_length=4096) as server:

@@ -10,6 +10,8 @@ from programs import run
 
 from namel3ss_ollama.testing import OllamaServer
 
+pytestmark = pytest.mark.slow
+
 USES = {
     "two event loops, one after the other": """
         async def main():

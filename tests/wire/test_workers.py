@@ -19,6 +19,8 @@ from programs import TEXT, command, prepare, run, started
 
 from namel3ss_ollama.testing import Gate, OllamaServer
 
+pytestmark = pytest.mark.slow
+
 PATCH = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all(); from gevent import Timeout, sleep, spawn\n",
     "eventlet": """
