@@ -84,6 +84,11 @@ CONSTRUCTED = (
     "llama_index:theirs_construct",
 )
 EMBEDDING = ("core:embed", "ollama_python:embed", "langchain:ours_embed", "langchain:theirs_embed")
+STRUCTURED = tuple(
+    f"{client}{what}"
+    for what in ("tool_calls", "structured")
+    for client in ("core:", "ollama_python:", "langchain:ours_", "langchain:theirs_")
+)
 BATCH = (
     "floors:batch",
     "core:batch",
@@ -148,6 +153,14 @@ LABELS = {
     "langchain:theirs_paced": "langchain-ollama astream",
     "langchain:ours_default": "**LangChain, ours**: astream",
     "langchain:theirs_default": "langchain-ollama astream",
+    "core:tool_calls": "**OllamaProvider.achat** with a tool",
+    "ollama_python:tool_calls": "ollama AsyncClient.chat with a tool",
+    "langchain:ours_tool_calls": "**LangChain, ours**: bind_tools",
+    "langchain:theirs_tool_calls": "langchain-ollama bind_tools",
+    "core:structured": "**OllamaProvider.achat** with a class as format",
+    "ollama_python:structured": "ollama AsyncClient.chat with a schema, validated by hand",
+    "langchain:ours_structured": "**LangChain, ours**: with_structured_output",
+    "langchain:theirs_structured": "langchain-ollama with_structured_output",
     "langchain:ours_whole": "**LangChain, ours**: ainvoke",
     "langchain:theirs_whole": "langchain-ollama ainvoke",
     "langchain:ours_construct": "**LangChain, ours**: ChatOllama()",

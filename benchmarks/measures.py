@@ -22,12 +22,14 @@ from benchmarks.lineup import (
     GROWING,
     IMPORTED,
     IMPORTED_WITH_FRAMEWORKS,
+    LABELS,
     LIMITING,
     PACED,
     PACED_IN_THOUSANDS,
     RAY_BATCH,
     SLOW,
     STREAMING,
+    STRUCTURED,
     SYNCHRONOUS,
     WHOLE,
 )
@@ -56,6 +58,7 @@ class Size:
         prompts: The number of prompts in a batch of ours.
         prompts_theirs: The number of prompts in a batch of the others, which take longer.
         tasks: The number of tasks that wait for slots.
+        waiting: Numbers of streams that wait for their next token, to see their memory.
         frameworks: Whether the frameworks' imports are measured, which take seconds each.
     """
 
@@ -68,11 +71,12 @@ class Size:
     paced: tuple[int, ...] = (50, 500, 2000)
     paced_seconds: float = 2.0
     lengths: tuple[int, ...] = (1000, 4000, 16000)
-    texts: int = 10_000
+    texts: int = 100_000
     prompts: int = 10_000
     prompts_theirs: int = 1000
     tasks: int = 10_000
     frameworks: bool = True
+    waiting: tuple[int, ...] = (1000, 10_000)
 
 
 FULL = Size()
@@ -90,6 +94,7 @@ QUICK = Size(
     prompts_theirs=200,
     tasks=2000,
     frameworks=False,
+    waiting=(200,),
 )
 
 
@@ -218,6 +223,33 @@ def default_limits(workers: Workers, size: Size) -> Mapping[str, Values]:
     return measured
 
 
+def event_loops(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """asyncio's event loop and uvloop's: CPU microseconds of the client.
+
+    For a token of a long answer ("token"), for a token of one of 500 streams whose tokens come one at a time ("paced"),
+    and for an answer of one token ("answer").
+    """
+    clients = {"floors": ("floors:plain_aiohttp", "floors:paced"), "core": ("core:provider", "core:paced")}
+    measured: dict[str, Values] = {}
+    with ExitStack() as stack:
+        made = {
+            (library, loop): stack.enter_context(Worker(library, workers.url, loop=loop))
+            for library in clients
+            for loop in ("asyncio", "uvloop")
+        }
+        for _ in range(min(3, size.rounds)):
+            for (library, loop), worker in made.items():
+                stream, one_at_a_time = clients[library]
+                worker.ask("streams", stream, tokens=500, repeat=2)
+                token = worker.ask("streams", stream, tokens=size.tokens)["cpu"] / size.tokens
+                answer = worker.ask("streams", stream, tokens=1, repeat=200)["cpu"] / 200
+                paced = worker.ask("paced", one_at_a_time, streams=500, seconds=size.paced_seconds)
+                row = measured.setdefault(f"{LABELS[stream]}, {loop}", {})
+                for what, seconds in (("token", token), ("paced", paced["cpu"] / paced["tokens"]), ("answer", answer)):
+                    row.setdefault(what, []).append(seconds * 1e6)
+    return measured
+
+
 def by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
     """CPU microseconds per token for answers of growing length, one after the other; as many tokens of each length."""
     warmed(workers, GROWING)
@@ -246,13 +278,17 @@ def memory_by_length(workers: Workers, size: Size) -> Mapping[str, Values]:
     return measured
 
 
-def memory_a_stream(workers: Workers, size: Size) -> Values:
-    """KiB per stream that waits for its next token; 90 streams, since ollama allows 100 connections."""
-    values: Values = {}
-    for library in ("core", "ollama_python"):
-        with Worker(library, workers.url) as fresh:
-            given = fresh.ask("call", f"{library}:memory_a_stream", streams=90)
-            values[library] = [given["bytes"] / 1024]
+def memory_a_stream(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """KiB per stream that waits for its next token, by the number of streams.
+
+    ollama has no limit on connections here. More than 1,000 of its streams take minutes to begin.
+    """
+    values: dict[str, Values] = {"core": {}, "ollama_python": {}}
+    for library, measured in values.items():
+        for streams in size.waiting if library == "core" else size.waiting[:1]:
+            with Worker(library, workers.url) as fresh:
+                given = fresh.ask("call", f"{library}:memory_a_stream", streams=streams)
+                measured[str(streams)] = [given["bytes"] / 1024]
     return values
 
 
@@ -318,6 +354,15 @@ def batch(workers: Workers, size: Size) -> Values:
     return values
 
 
+def calls_and_objects(workers: Workers, size: Size) -> Values:
+    """CPU microseconds of the client for an answer that calls a tool, and for one in the form of a class."""
+    answers = 200
+    workers.start(STRUCTURED)
+    for client in STRUCTURED:
+        workers.ask("call", client, answers=20)
+    return _calls(workers, STRUCTURED, size.rounds, lambda _: {"answers": answers}, lambda _: 1e6 / answers)
+
+
 def requests(workers: Workers, size: Size) -> Values:
     """HTTP requests per answer, streamed or not."""
     given = workers.ask("call", "core:requests", answers=50)
@@ -377,10 +422,12 @@ ALL: tuple[Callable[[Workers, Size], Mapping[str, object]], ...] = (
     by_crowd,
     paced,
     default_limits,
+    event_loops,
     first_token,
     construct,
     embed,
     batch,
+    calls_and_objects,
     requests,
     limiter,
     telemetry,

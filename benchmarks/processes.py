@@ -52,11 +52,13 @@ class Worker:
         library: The module of `benchmarks.clients` that they are in.
         url: The server's address.
         without: A module that cannot be imported there.
+        loop: The module that has the event loop.
     """
 
-    def __init__(self, library: str, url: str, without: str = "") -> None:
+    def __init__(self, library: str, url: str, without: str = "", loop: str = "asyncio") -> None:
         self._library = library
-        self._running = _python("benchmarks.worker", library, url, without, python=_RAY if library == "ray" else None)
+        python = _RAY if library == "ray" else None
+        self._running = _python("benchmarks.worker", library, url, without, loop, python=python)
         self._process = self._running.__enter__()
 
     def ask(self, what: str, name: str, **arguments: Any) -> dict[str, Any]:

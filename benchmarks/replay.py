@@ -55,9 +55,9 @@ def line(kind: str, text: str, **rest: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
-def last_line(kind: str, text: str, tokens: int) -> bytes:
+def last_line(kind: str, text: str, tokens: int, **rest: Any) -> bytes:
     """The line that ends an answer."""
-    return line(kind, text, done=True, done_reason="stop", eval_count=tokens, **_COUNTERS)
+    return line(kind, text, done=True, done_reason="stop", eval_count=tokens, **_COUNTERS, **rest)
 
 
 def framed(data: bytes) -> bytes:
@@ -84,6 +84,26 @@ def stepped(kind: str, tokens: int) -> tuple[bytes, ...]:
 def whole(kind: str, tokens: int) -> tuple[bytes, ...]:
     """The answer to `"stream": false`."""
     return (_plain(last_line(kind, WORD * tokens, tokens)),)
+
+
+@functools.cache
+def called(kind: str, stream: bool) -> tuple[bytes, ...]:
+    """An answer that calls a tool."""
+    call = {"function": {"name": "weather", "arguments": {"city": "Bergen", "days": 3}}}
+    return _structured(kind, stream, {"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+@functools.cache
+def formatted(kind: str, stream: bool) -> tuple[bytes, ...]:
+    """An answer in the form of a schema."""
+    return _structured(kind, stream, {"role": "assistant", "content": '{"city": "Bergen", "days": 3}'})
+
+
+def _structured(kind: str, stream: bool, message: dict[str, Any]) -> tuple[bytes, ...]:
+    first, last = line(kind, "", message=message), last_line(kind, "", 12)
+    if not stream:
+        return (_plain(last_line(kind, "", 12, message=message)),)
+    return (_HEAD + framed(first) + framed(last) + b"0\r\n\r\n",)
 
 
 @functools.cache
@@ -187,6 +207,8 @@ class Connection(asyncio.Protocol):
             return
         elif kind not in ("chat", "generate"):
             pieces = (_plain(b"{}"),)
+        elif body.get("tools") or body.get("format"):
+            pieces = (called if body.get("tools") else formatted)(kind, body.get("stream") is not False)
         elif body.get("stream") is False:
             pieces = whole(kind, tokens)
         else:

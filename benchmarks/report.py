@@ -26,10 +26,10 @@ _BELOW = {
     "construct": "core:construct",
     "embed": "core:embed",
     "batch": "core:batch",
+    "calls_and_objects": "core:tool_calls",
     "requests": "core:requests",
     "limiter": "core:semaphore",
     "telemetry": "not installed",
-    "memory_a_stream": "ollama_python",
 }
 """The reference for the last column of a table."""
 _PACKAGES = (

@@ -1,4 +1,4 @@
-"""The process that measures a library's clients: `python -m benchmarks.worker LIBRARY URL WITHOUT`.
+"""The process that measures a library's clients: `python -m benchmarks.worker LIBRARY URL WITHOUT LOOP`.
 
 Commands and results are lines of JSON. Times are seconds; `cpu` is that of all threads of this process, and so excludes
 the server's.
@@ -34,13 +34,14 @@ class Bench:
     Args:
         library: The module of `benchmarks.clients`.
         url: The server's address.
+        loop: The module that has the event loop: asyncio or uvloop.
     """
 
-    def __init__(self, library: str, url: str) -> None:
+    def __init__(self, library: str, url: str, loop: str = "asyncio") -> None:
         self._library = importlib.import_module(f"benchmarks.clients.{library}")
         self._url = url
         self._clients: dict[str, Any] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop = importlib.import_module(loop).new_event_loop()
         # The clients are not closed, since the process ends after them; aiohttp would warn about that.
         self._loop.set_exception_handler(lambda *_: None)
         asyncio.set_event_loop(self._loop)
@@ -172,11 +173,11 @@ def _peak() -> int:
 
 
 def main() -> None:
-    library, url, without = sys.argv[1:]
+    library, url, without, loop = sys.argv[1:]
     allow_many_files()
     if without:
         sys.modules[without] = None  # type: ignore[assignment] # so that importing it fails
-    bench = Bench(library, url)
+    bench = Bench(library, url, loop)
     pin("client")  # after the imports, which may use both cores
     for command in sys.stdin:
         what, name, arguments = json.loads(command)

@@ -1,3 +1,3 @@
-"""The version of all three packages; it is written here and nowhere else."""
+"""The version of all packages; it is written here and nowhere else."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

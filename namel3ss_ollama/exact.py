@@ -29,6 +29,8 @@ _LONG_BYTES = re.compile(rb"\d{19}")
 _LONG_TEXT = re.compile(r"\d{19}")
 """Integers with this many digits may not fit 64 bits, and orjson would round them."""
 _LEAST, _MOST = -(2**63), 2**64 - 1
+_BUFFER = 2048
+"""Bytes below which a copy is smaller than the buffer that orjson begins with."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -137,7 +139,9 @@ def write_json(value: Any) -> bytes:
         ValueError: A value cannot be written as JSON; the message says which one and why.
     """
     try:
-        return orjson.dumps(value)
+        written = orjson.dumps(value)
+        # orjson does not release the rest of its buffer, 4 KiB, which a waiting stream would keep.
+        return bytes(memoryview(written)) if len(written) < _BUFFER else written
     except TypeError:
         pass
     try:

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def _no_environment_settings(monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
     if request.node.get_closest_marker("live") is None and not request.config.getoption("--record"):
         for name in ("OLLAMA_HOST", "OLLAMA_HOSTS", "OLLAMA_BASE_URL", "OLLAMA_API_KEY", "OLLAMA_MODEL"):
             monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_shared_providers() -> Iterator[None]:
+    """Chat models with equal settings share a provider, and what it knows of a server; another test's server differs."""
+    yield
+    if (module := sys.modules.get("langchain_namel3ss_ollama.connection")) is not None:
+        module._shared.cache_clear()
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.clients import MESSAGES, PROMPT, Client, PacedClient, SyncClient
+from benchmarks.clients import MESSAGES, PROMPT, Client, Forecast, PacedClient, SyncClient, weather
 from benchmarks.worker import resident
 from namel3ss_ollama import OllamaProvider
 from namel3ss_ollama.testing import OllamaServer
+
+_TOGETHER = 200
+"""How many waiting streams begin at the same time."""
 
 
 def _provider(url: str, **settings: Any) -> OllamaProvider:
@@ -119,6 +122,20 @@ async def batch_journal(url: str, prompts: int, at_once: int, tokens: int) -> No
     assert report.answered == prompts
 
 
+async def tool_calls(url: str, answers: int) -> None:
+    """Answers that call a tool."""
+    async with OllamaProvider("bench", url) as made:
+        for _ in range(answers):
+            assert (await made.achat(MESSAGES, tools=[weather])).tool_calls[0].arguments["days"] == 3
+
+
+async def structured(url: str, answers: int) -> None:
+    """Answers in the form of a class."""
+    async with OllamaProvider("bench", url) as made:
+        for _ in range(answers):
+            assert (await made.achat(MESSAGES, format=Forecast)).parsed == Forecast(city="Bergen", days=3)
+
+
 async def requests(_: str, answers: int) -> dict[str, float]:
     """HTTP requests per answer, counted by the server."""
     with OllamaServer() as server:
@@ -136,7 +153,8 @@ async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
     asked = [made.stream_chat(MESSAGES, max_tokens=2, model="held") for _ in range(streams + 1)]
     await anext(asked[0])
     before = resident()
-    await asyncio.gather(*(anext(stream) for stream in asked[1:]))
+    for begin in range(1, streams + 1, _TOGETHER):
+        await asyncio.gather(*(anext(stream) for stream in asked[begin : begin + _TOGETHER]))
     each = (resident() - before) / streams
     await asyncio.gather(*(stream.aclose() for stream in asked))
     await made.aclose()

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from pydantic import Field
 
-from benchmarks.clients import PROMPT, UNLIMITED, Client, PacedClient, SyncClient
+from benchmarks.clients import PROMPT, UNLIMITED, Client, Forecast, PacedClient, SyncClient, weather
 from benchmarks.clients.floors import open_session, texts
 
 
@@ -197,6 +197,38 @@ def ours_whole(url: str) -> Client:
 def theirs_whole(url: str) -> Client:
     """`ainvoke` of langchain_ollama."""
     return _whole(_theirs(url))
+
+
+async def _tool_calls(model: BaseChatModel, answers: int) -> None:
+    bound = model.bind_tools([weather])
+    for _ in range(answers):
+        assert (await bound.ainvoke(PROMPT)).tool_calls[0]["args"]["days"] == 3
+
+
+async def _structured(model: BaseChatModel, answers: int) -> None:
+    bound = model.with_structured_output(Forecast, method="json_schema")
+    for _ in range(answers):
+        assert await bound.ainvoke(PROMPT) == Forecast(city="Bergen", days=3)
+
+
+async def ours_tool_calls(url: str, answers: int) -> None:
+    """`bind_tools` of langchain_namel3ss_ollama."""
+    await _tool_calls(_ours(url), answers)
+
+
+async def theirs_tool_calls(url: str, answers: int) -> None:
+    """`bind_tools` of langchain_ollama."""
+    await _tool_calls(_theirs(url), answers)
+
+
+async def ours_structured(url: str, answers: int) -> None:
+    """`with_structured_output` of langchain_namel3ss_ollama."""
+    await _structured(_ours(url), answers)
+
+
+async def theirs_structured(url: str, answers: int) -> None:
+    """`with_structured_output` of langchain_ollama."""
+    await _structured(_theirs(url), answers)
 
 
 async def _batch(model: BaseChatModel, prompts: int, at_once: int) -> None:

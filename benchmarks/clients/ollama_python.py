@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import ollama
 
-from benchmarks.clients import MESSAGES, PROMPT, UNLIMITED, Client, PacedClient, SyncClient
+from benchmarks.clients import MESSAGES, PROMPT, UNLIMITED, Client, Forecast, PacedClient, SyncClient, weather
 from benchmarks.worker import resident
 
 
@@ -78,9 +78,26 @@ async def batch(url: str, prompts: int, at_once: int, tokens: int) -> None:
     assert len(answers) == prompts
 
 
+async def tool_calls(url: str, answers: int) -> None:
+    """Answers that call a tool."""
+    client = ollama.AsyncClient(url)
+    for _ in range(answers):
+        calls = (await client.chat("bench", MESSAGES, tools=[weather])).message.tool_calls
+        assert calls is not None
+        assert calls[0].function.arguments["days"] == 3
+
+
+async def structured(url: str, answers: int) -> None:
+    """Answers in the form of a class."""
+    client = ollama.AsyncClient(url)
+    for _ in range(answers):
+        answer = await client.chat("bench", MESSAGES, format=Forecast.model_json_schema())
+        assert Forecast.model_validate_json(answer.message.content or "").days == 3
+
+
 async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
     """The memory of a stream that waits for its next token, in bytes."""
-    client = ollama.AsyncClient(url)
+    client = ollama.AsyncClient(url, limits=UNLIMITED)
 
     async def begun() -> object:
         stream = await client.chat("held", MESSAGES, stream=True, options={"num_predict": 2})
@@ -89,7 +106,8 @@ async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
 
     held = [await begun()]
     before = resident()
-    held += await asyncio.gather(*(begun() for _ in range(streams)))
+    for _ in range(streams):
+        held.append(await begun())
     each = (resident() - before) / streams
     await client._client.aclose()
     return {"bytes": each}

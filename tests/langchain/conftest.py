@@ -12,7 +12,6 @@ import pytest
 from recordings import NOWHERE, played
 
 from langchain_namel3ss_ollama import ChatOllama
-from langchain_namel3ss_ollama.connection import _shared
 from namel3ss_ollama import OllamaProvider, instant_retries
 from namel3ss_ollama.testing import OllamaServer
 
@@ -26,7 +25,6 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "false")
     with instant_retries():
         yield
-    _shared.cache_clear()  # a later test server may have the same address
 
 
 @pytest.fixture
