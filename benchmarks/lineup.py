@@ -53,7 +53,7 @@ CROWDED = (
     "llama_index:ours",
 )
 A_CLIENT_EACH = ("core:provider", "ollama_python:chat", "langchain:ours", "langchain:theirs")
-SLOW = ("floors:plain_httpx", "ollama_python:chat", "langchain:theirs")
+SLOW = ("floors:plain_httpx", "ollama_python:chat", "ollama_python:paced", "langchain:theirs", "langchain:theirs_paced")
 """With many streams these take seconds, and have one round."""
 GROWING = (
     "core:provider",

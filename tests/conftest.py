@@ -45,7 +45,7 @@ def _no_environment_settings(monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
 
 @pytest.fixture(autouse=True)
 def _no_shared_providers() -> Iterator[None]:
-    """Chat models with equal settings share a provider, and what it knows of a server; another test's server differs."""
+    """Chat models with equal settings share a provider and what it knows of a server; the next test's may differ."""
     yield
     if (module := sys.modules.get("langchain_namel3ss_ollama.connection")) is not None:
         module._shared.cache_clear()
