@@ -33,7 +33,7 @@ from benchmarks.lineup import (
     SYNCHRONOUS,
     WHOLE,
 )
-from benchmarks.processes import Worker, Workers, has_ray
+from benchmarks.processes import Worker, Workers, environment, has_ray
 from benchmarks.worker import Clients
 
 Values = dict[str, list[float]]
@@ -300,6 +300,24 @@ def first_token(workers: Workers, size: Size) -> Values:
     return in_turns(size.rounds, FIRST, lambda client: float(workers.ask("single", client, count=50)["wall"]) * 1e6)
 
 
+def first_request(workers: Workers, size: Size) -> Mapping[str, Values]:
+    """CPU milliseconds of the first answer of a client, of one token, in a process of its own.
+
+    With the imports it is the first of its process; without them it is the first of a client that is made later, which
+    opens a connection.
+    """
+    clients = {"aiohttp + orjson": "aiohttp", "OllamaProvider": "core", "ollama": "ollama_python"}
+    values: dict[str, Values] = {what: {name: [] for name in clients} for what in ("with imports", "without")}
+    for turn in range(min(3, size.rounds) + 1):
+        for name, client in clients.items():
+            command = [sys.executable, "-m", "benchmarks.first", client, workers.url]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+            if turn > 0:  # the first may include compilation
+                for what, milliseconds in zip(values, map(float, done.stdout.split()), strict=True):
+                    values[what][name].append(milliseconds)
+    return values
+
+
 def construct(workers: Workers, size: Size) -> Values:
     """CPU milliseconds to construct a client or a chat model; not the first of its process."""
 
@@ -317,9 +335,8 @@ def imports(workers: Workers, size: Size) -> Values:
     timed = "import time; began = time.process_time(); {}; print(time.process_time() - began)"
 
     def measure(statement: str) -> float:
-        done = subprocess.run(
-            [sys.executable, "-c", timed.format(statement)], check=True, capture_output=True, text=True
-        )
+        command = [sys.executable, "-c", timed.format(statement)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
         return float(done.stdout) * 1e3
 
     values = in_turns(size.rounds + 1, IMPORTED, lambda name: measure(IMPORTED[name]))
@@ -426,6 +443,7 @@ ALL: tuple[Callable[[Workers, Size], Mapping[str, object]], ...] = (
     default_limits,
     event_loops,
     first_token,
+    first_request,
     construct,
     embed,
     batch,

@@ -23,6 +23,17 @@ def has_ray() -> bool:
     return _RAY.exists() and Path("/proc/self/stat").exists()
 
 
+def environment() -> dict[str, str]:
+    """The environment of measured processes."""
+    return {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "",  # imported modules are compiled once, as in an installation
+        "LANGSMITH_TRACING": "false",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
 def pin(part: Literal["server", "client"]) -> None:
     """Pin this process to one core, separate from the other part's, if the system has two and supports it."""
     if not hasattr(os, "sched_setaffinity"):
@@ -135,19 +146,12 @@ class Workers:
 
 @contextmanager
 def _python(module: str, *arguments: str, python: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "",  # imported modules are compiled once, as in an installation
-        "LANGSMITH_TRACING": "false",
-        "NO_PROXY": "127.0.0.1",
-    }
     process = subprocess.Popen(
         [python or sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment(),
     )
     try:
         yield process

@@ -49,6 +49,7 @@ def targets(results: Results) -> list[Target]:
     few, many = min(growth, key=int), max(growth, key=int)
     imports, telemetry = results["imports"], results["telemetry"]
     ours = token["core:provider"]
+    few_waiting = min(results["memory_a_stream"]["ollama_python"], key=int)
     names = {
         "OllamaProvider": "core:provider",
         "LangChain, ours,": "langchain:ours",
@@ -137,4 +138,84 @@ def targets(results: Results) -> list[Target]:
         within("7. telemetry off over not installed", telemetry["off"], telemetry["not installed"], 1.03),
         within("7. telemetry on over off", telemetry["on"], telemetry["off"], 1.1),
         Target("8. requests that an answer takes", figure(results["requests"]["core:requests"]), 1.0, at_least=False),
+        *_of_paced_streams(results["paced"]),
+        within(
+            "10. memory of a stream that waits, over one of ollama's",
+            results["memory_a_stream"]["core"][few_waiting],
+            results["memory_a_stream"]["ollama_python"][few_waiting],
+            1.0,
+        ),
+        within(
+            "11. the limiter over asyncio.Semaphore, 10 slots",
+            results["limiter"]["core:limiter"],
+            results["limiter"]["core:semaphore"],
+            1.1,
+        ),
+        *(
+            within(
+                f"12. {what}: OllamaProvider over aiohttp + orjson",
+                first["OllamaProvider"],
+                first["aiohttp + orjson"],
+                1.2,
+            )
+            for what, first in results["first_request"].items()
+        ),
+        cheaper("13. LangChain `astream` cheaper, long answers", token, "langchain:theirs", "langchain:ours", 3.0),
+        *(
+            cheaper(
+                f"14. {what} cheaper: {mine} against {theirs}", results[measure], names_of[theirs], names_of[mine], 1.0
+            )
+            for what, measure, mine, theirs, names_of in _COMPARED
+        ),
+        within(
+            "15. time of 50 streams through LangChain with default settings, over langchain-ollama",
+            results["default_limits"]["langchain:ours_default"]["50"],
+            results["default_limits"]["langchain:theirs_default"]["50"],
+            1.5,
+        ),
     ]
+
+
+_COMPARED = tuple(
+    (what, measure, mine, theirs, {mine: ours, theirs: other})
+    for what, measure, function in (
+        ("embedding", "embed", "embed"),
+        ("a batch", "batch", "batch"),
+        ("tool calls", "calls_and_objects", "tool_calls"),
+        ("structured output", "calls_and_objects", "structured"),
+    )
+    for mine, ours, theirs, other in (
+        ("OllamaProvider", f"core:{function}", "ollama", f"ollama_python:{function}"),
+        ("LangChain, ours,", f"langchain:ours_{function}", "langchain-ollama", f"langchain:theirs_{function}"),
+    )
+)
+
+
+def _of_paced_streams(paced: dict[str, dict[str, list[float]]]) -> list[Target]:
+    """The targets of streams whose tokens come one at a time."""
+    numbers = sorted({int(column.partition(" ")[0]) for column in paced["core:paced"]})
+    found = [
+        Target(
+            f"9. a token of {number} paced streams: {mine} over {floor}",
+            ratio(paced[ours][f"{number} CPU"], paced[theirs][f"{number} CPU"]),
+            bound,
+            at_least=False,
+        )
+        for mine, floor, ours, theirs, bound in (
+            ("`stream_chat`", "aiohttp + orjson", "core:paced", "floors:paced", 1.15),
+            ("LangChain `astream`", "its floor", "langchain:ours_paced", "langchain:floor_paced", 1.5),
+        )
+        for number in numbers
+        if f"{number} CPU" in paced[ours]
+    ]
+    found += [
+        Target(
+            f"9. delay of a token of {number} paced streams, 99th percentile",
+            figure(paced["core:paced"][f"{number} p99"]),
+            5.0,
+            at_least=False,
+            unit="ms",
+        )
+        for number in numbers
+    ]
+    return found

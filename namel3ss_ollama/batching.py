@@ -47,6 +47,8 @@ __all__ = ["Batch", "Batching", "Prompt"]
 
 Prompt = str | Sequence[MessageLike]
 _MOST_WORKERS = 1000
+_ADAPTIVE_WORKERS = 100
+"""Workers if the limit adapts: each draws a prompt before it waits, and few servers answer more at once."""
 _ONLY_IN_CHATS = frozenset({"tools", "tool_choice"})
 
 
@@ -162,7 +164,8 @@ class Batching(ModelManagement, Embeddings):
 
         Args:
             prompts: Texts, or conversations (lists of messages), from any iterable, async ones included; consumed as
-                slots become free, so an endless iterator is fine.
+                slots become free, so an endless iterator is fine. Up to 100 are consumed ahead if `max_concurrent` is
+                "auto".
             return_exceptions: Whether failures are returned as results; if not, the first one ends the batch and is
                 raised. With a journal, failures are rows.
             on_result: Called with index and result as each one completes, in any order; may be async. With a journal,
@@ -334,7 +337,10 @@ class Batching(ModelManagement, Embeddings):
 
     @property
     def _workers(self) -> int:
-        return min(self._runner.limiter.most or _MOST_WORKERS, _MOST_WORKERS)
+        limiter = self._runner.limiter
+        if limiter.max_concurrent == "auto":
+            return _ADAPTIVE_WORKERS
+        return min(limiter.most or _MOST_WORKERS, _MOST_WORKERS)
 
     async def _digest(self, model: str, journal: str | os.PathLike[str] | RowStore) -> str:
         """The digest of a model's weights and settings, or the digests on all hosts; empty if the model is not listed.

@@ -298,27 +298,27 @@ ROWS = [
 
 _HEAD = """# Reliability
 
-What becomes of each fault that a server, a proxy or a network can have. A whole answer is assembled from a stream, so
-that a stall is noticed and a failure carries what had come; a stream hands chunks out as they come, and is never tried
-again once something was handed out; with `stream_internally=False` the server makes one object of the answer. The
-retry policy is the default one: 3 attempts.
+What becomes of each fault that a server, a proxy or a network can have. A complete answer is assembled from a stream,
+so that a stall is noticed and a failure carries what had arrived. A stream yields chunks as they arrive, and is never
+retried after its first chunk. With `stream_internally=False` the server sends the answer as one object. The retry
+policy is the default one: 3 attempts.
 
-In every cell, besides what it says:
+In every cell, in addition:
 
-- the call ends: at once, or when the deadline that is named passes;
-- an answer that is not whole is never returned as if it were: it is an error, and `partial` holds what had arrived;
-- the slot is free again, no request is under way at the server, and a connection is kept only if its answer was read to
+- the call ends: at once, or when the named deadline passes;
+- an incomplete answer is never returned as if it were complete: it is an error, and `partial` holds what had arrived;
+- the slot is free again, no request is in flight at the server, and a connection is kept only if its answer was read to
   the end;
-- nothing is tried again that time cannot heal.
+- nothing is retried that time cannot heal.
 
-The last column is for a provider with several hosts of which one has the fault: whether a whole answer comes from
-another one instead. A stream goes elsewhere for the same faults, until its first chunk was handed out. The row of a
-fault in all hosts is that of a whole answer, each host being asked once before any is asked again.
+The last column is for a provider with several hosts of which one has the fault: whether a complete answer comes from
+another one instead. A stream moves to another host for the same faults, until its first chunk. If all hosts have the
+fault, the outcome is that of a complete answer, and each host is asked once before any is asked again.
 
 LlamaIndex's `Ollama` raises these errors as they are. LangChain's `ChatOllama` raises the class named in the last
 column but one: it is the core's class and LangChain's kind of error at once, and the core's error is its `__cause__`.
 
-| fault | whole answer | stream | one object | in LangChain | another host |
+| fault | complete answer | stream | one object | in LangChain | another host |
 | --- | --- | --- | --- | --- | --- |
 """
 _FOOT = """
