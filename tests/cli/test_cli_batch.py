@@ -196,6 +196,7 @@ def test_text_that_is_not_utf8_is_named_by_its_line(run, server, tmp_path) -> No
         (["in.jsonl", "out.jsonl", "--embed"], 2, "--embed: name the model"),
         (["in.jsonl", "out.jsonl", "--embed", "-m", "vectors", "-s", "x"], 2, "these rows are embedded"),
         (["in.jsonl", "out.jsonl", "-o", "temperature=hot"], 2, "temperature"),
+        (["in.jsonl", "out.jsonl", "--num-ctx", "9"], 2, "--num-ctx; pass it as --option num_ctx=VALUE"),
         (["in.jsonl", "out.jsonl", "--format", "none.json"], 2, "neither json nor a file"),
         (["in.jsonl", "out.jsonl", "-m", "llama9"], 1, "does not have the model 'llama9'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterator
 
 import pytest
 
@@ -42,6 +43,24 @@ async def test_a_server_with_one_slot_gets_a_short_queue() -> None:
                 gate.step()
             await asyncio.gather(*tasks)
             assert provider.stats().running == 0
+
+
+async def test_a_batch_reads_a_hundred_prompts_ahead_at_most(ollama_server: OllamaServer) -> None:
+    gate = Gate()
+    ollama_server.reply("one two", gate=gate)
+    drawn = 0
+
+    def prompts() -> Iterator[str]:
+        nonlocal drawn
+        for drawn in range(1, 301):
+            yield f"question {drawn}"
+
+    async with OllamaProvider("llama3.2", ollama_server.url) as provider:
+        batch = asyncio.create_task(provider.agenerate_batch(prompts()))
+        await ollama_server.wait_for_async(lambda _: gate.waiting == 10)
+        assert drawn == 100
+        gate.open()
+        assert len(await batch) == 300
 
 
 async def test_a_retried_request_counts_as_waiting(ollama_server: OllamaServer) -> None:
