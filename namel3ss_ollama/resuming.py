@@ -92,7 +92,6 @@ class Resuming:
             if not begins_again:
                 await self._check(turn, again)
 
-        sent_at = turn.call.sent_at  # of the first text
         self._telemetry.retried(turn.call, failure)
         logger.info("%s: %s; resuming the answer on another host", server.url, type(failure).__name__)
         self._pool.failed(failed, turn.wanted, failure)
@@ -121,8 +120,6 @@ class Resuming:
             if isinstance(error, LLMTimeoutError) and error.deadline == turn.watch.expires_name:
                 raise
             raise NotResumed(f"no host could resume: {error.message}") from error
-        finally:
-            turn.call.sent_at = sent_at
 
     def _others(self, host: Standing, model: str) -> frozenset[Standing]:
         """The hosts on which that name is a different model, as far as is known."""

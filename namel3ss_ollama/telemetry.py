@@ -160,7 +160,7 @@ class Call:
     began: float = field(default_factory=time.perf_counter)
     slot_at: float | None = None
     sent_at: float | None = None
-    first_at: float | None = None
+    first_token: float | None = None
     chunks: int = 0
     retries: int = 0
     ended: bool = False
@@ -177,8 +177,8 @@ class Call:
 
     def first(self) -> float:
         """The first chunk has arrived; returns the seconds since the attempt began."""
-        self.first_at = time.perf_counter()
-        return self.first_at - (self.sent_at or self.began)
+        self.first_token = time.perf_counter() - (self.sent_at or self.began)
+        return self.first_token
 
     @property
     def queued_for(self) -> float:
@@ -348,9 +348,9 @@ class Telemetry:
             stats.prompt_tokens += usage["prompt_tokens"]
             stats.cached_tokens += usage.cached_tokens or 0
             stats.completion_tokens += usage["completion_tokens"]
-        if call.first_at is not None:
+        if call.first_token is not None:
             self._first_tokens += 1
-            self._first_token_sum += call.first_at - (call.sent_at or call.began)
+            self._first_token_sum += call.first_token
         if metadata.get("eval_count") and metadata.get("eval_duration"):
             self._timed_tokens += metadata["eval_count"]
             self._timed_seconds += metadata["eval_duration"] / 1e9
@@ -397,11 +397,10 @@ class Telemetry:
             elif outcome != "cancelled":
                 otel.failed.add(1, {**model, "error.type": type(error).__name__})
         otel.queue_wait.record(call.queued_for, model)
-        if call.first_at is not None:
-            first = call.first_at - (call.sent_at or call.began)
-            otel.first_token.record(first, model)
+        if call.first_token is not None:
+            otel.first_token.record(call.first_token, model)
             if call.streaming:
-                otel.first_chunk.record(first, conventional)
+                otel.first_chunk.record(call.first_token, conventional)
         if usage is not None:
             otel.tokens.add(usage["total_tokens"], model)
             otel.token_usage.record(usage["prompt_tokens"], {**conventional, "gen_ai.token.type": "input"})

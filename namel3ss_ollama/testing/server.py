@@ -90,6 +90,7 @@ class OllamaServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._listener: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._holder: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -297,14 +298,30 @@ class OllamaServer:
             asyncio.run_coroutine_threadsafe(work(), self._loop).result()
 
     def _close_port(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self._listener is not None and self._listening is not None:
+            loop = asyncio.get_running_loop()
+            # Not Server.close(): a connection that is being accepted would be left open (see `close_listener`).
+            loop.remove_reader(self._listening.fileno())
+            self._listening.close()
+            self._listener = self._listening = None
             self._holder = _bound(self.port)
-            for connection in list(self._hub.open):
-                if connection.record is None:
-                    connection.abort()
+            self._abort_idle_connections()
+            task = loop.create_task(self._abort_accepted())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         self._hub.changed()
+
+    def _abort_idle_connections(self) -> None:
+        for connection in list(self._hub.open):
+            if connection.record is None:
+                connection.abort()
+
+    async def _abort_accepted(self) -> None:
+        """Abort what was being accepted when the port was closed."""
+        for _ in range(_ACCEPTING):
+            await asyncio.sleep(0)
+        if self._listener is None:
+            self._abort_idle_connections()
 
     async def _refuse(self) -> None:
         self._close_port()
@@ -313,13 +330,14 @@ class OllamaServer:
         sock, self._holder = self._holder, None
         if sock is not None:
             loop = asyncio.get_running_loop()
+            self._listening = sock
             self._listener = await loop.create_server(lambda: Connection(self._hub), sock=sock, backlog=_BACKLOG)
         self._hub.changed()
 
     async def _shut_down(self) -> None:
         if self._listener is not None:
             await close_listener(self._listener)
-            self._listener = None
+            self._listener = self._listening = None
         if self._holder is not None:
             self._holder.close()
             self._holder = None

@@ -127,6 +127,8 @@ def run(
     provider: OllamaProvider, servers: list[OllamaServer], mode: str, calls: int = 1
 ) -> list[tuple[str, LLMError | None]]:
     async def main() -> list[tuple[str, LLMError | None]]:
+        if calls > 1:
+            await provider.look_at_hosts()  # all have the model loaded, so that no request waits for another
         results = await asyncio.gather(*(ask(provider, mode) for _ in range(calls)))
         assert (provider.stats().running, provider.stats().queued) == (0, 0)
         assert [state.in_flight for state in provider.hosts()] == [0] * len(servers)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -40,12 +43,13 @@ class ServerProcess:
     """A server that answers `TEXT`, with a fault if the prompt names one.
 
     Args:
-        port: Its port; 0 for a free one.
+        port: Its port; 0 for a free one below those that the system gives out: no other program gets it when the server
+            is killed.
         tokens_per_second: Its speed; None for no limit.
     """
 
     def __init__(self, port: int = 0, tokens_per_second: float | None = None) -> None:
-        command = [sys.executable, __file__, str(port), str(tokens_per_second or 0)]
+        command = [sys.executable, __file__, str(port or free_port()), str(tokens_per_second or 0)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self._query("port"))
         self.url = f"http://127.0.0.1:{self.port}"
@@ -75,6 +79,15 @@ class ServerProcess:
     def close(self) -> None:
         """Stop it; does nothing if it has exited."""
         self._process.communicate()
+
+
+def free_port() -> int:
+    """A free port that the system does not give out by itself (these begin at 32768 on Linux, at 49152 elsewhere)."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def serve(port: int, tokens_per_second: float | None) -> None:

@@ -543,16 +543,23 @@ def test_a_reply_function_can_control_the_server(server, wire):
         wire.connect()
 
 
-def test_stopping_while_clients_connect_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["stop", "refuse"])
+def test_stopping_while_clients_connect_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     # Once wrong: the garbage collector closed the sockets, and the warning appeared in a later test.
     unclosed: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: unclosed.append(str(found.exc_value)))
+    gc.collect()
     for _ in range(30):
         server = OllamaServer().start()
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        getattr(server, how)()
+        if how == "refuse":
+            server.wait_for(lambda s: s.open_connections == 0)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", server.port))
         server.stop()
         for client in clients:
             client.close()
         del server
-        gc.collect()
+    gc.collect()
     assert unclosed == []

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from namel3ss_ollama import (
+    BadRequestError,
     LLMError,
     LLMTimeoutError,
     OllamaProvider,
@@ -199,3 +200,14 @@ async def test_time_to_first_token_excludes_the_queue(make: Make, ollama_server:
     await first
     assert (await second).metadata["time_to_first_token"] < 0.25
     assert provider.stats().queue_seconds > 0.29
+
+
+async def test_a_time_to_first_token_is_never_negative(ollama_server: OllamaServer) -> None:
+    # Once wrong: it was measured from the last attempt, which may not have had a token.
+    ollama_server.fault("reset_mid_stream", at_token=1, times=1)
+    ollama_server.fault("status", status=400)
+    async with OllamaProvider("llama3.2", ollama_server.url) as provider:
+        with pytest.raises(BadRequestError):
+            await provider.agenerate("Hi")
+        assert len(ollama_server.requests) == 2
+        assert provider.stats().first_token_seconds > 0
