@@ -326,9 +326,11 @@ def test_defaults_of_llama_index() -> None:
 
 
 def test_the_window_that_llama_index_sends(server: OllamaServer) -> None:
+    before = len(server.requests)  # the server is that of all tests here
     for cls in (llama_index.llms.ollama.Ollama, llama_index.llms.namel3ss_ollama.Ollama):
         cls("llama3.2").complete("Hello.")
-    asked = [record for record in server.requests if record.payload.get("messages") or record.payload.get("prompt")]
+    made = server.requests[before:]
+    asked = [record for record in made if record.payload.get("messages") or record.payload.get("prompt")]
     assert [dict(record.payload.get("options") or {}).get("num_ctx") for record in asked] == [8192, None]
 
 
