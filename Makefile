@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 2
 SOAK_REQUESTS ?= 30000
 FUZZ_SECONDS ?= 60
 
@@ -51,7 +51,7 @@ demo: $(READY) ## see it work, with the Ollama that answers or a small model in 
 	@$(BIN)/python examples/demo.py
 
 # The model in the process wants all cores, so its tests come by themselves (there may be none among those in ARGS: exit
-# code 5). The other tests wait a lot, hence more processes than cores.
+# code 5).
 test: $(READY) ## run all tests that need no Ollama
 	$(BIN)/python -m pytest -n $(JOBS) -m "not live and not embedded" $(ARGS)
 	$(BIN)/python -m pytest -m "embedded and not live" $(ARGS) || test $$? -eq 5
