@@ -103,7 +103,7 @@ class Bench:
 
             return arrived
 
-        async def measure() -> tuple[float, float]:
+        async def measure() -> tuple[float, float, list[int]]:
             begun = [asyncio.Event() for _ in range(streams)]
             tasks = [asyncio.create_task(run(receiver(event))) for event in begun]
             await asyncio.gather(*(event.wait() for event in begun))
@@ -112,14 +112,14 @@ class Bench:
             delays.clear()
             cpu, wall = time.process_time(), time.perf_counter()
             await asyncio.sleep(seconds)
-            cost = time.process_time() - cpu, time.perf_counter() - wall
+            measured = time.process_time() - cpu, time.perf_counter() - wall, delays[:]  # before the streams are ended
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            return cost
+            return measured
 
-        cpu, wall = self._loop.run_until_complete(asyncio.wait_for(measure(), _LONGEST))
-        return {"cpu": cpu, "wall": wall, "tokens": len(delays), "p99": quantiles(delays, n=100)[-1] / 1e9}
+        cpu, wall, taken = self._loop.run_until_complete(asyncio.wait_for(measure(), _LONGEST))
+        return {"cpu": cpu, "wall": wall, "tokens": len(taken), "p99": quantiles(taken, n=100)[-1] / 1e9}
 
     def single(self, name: str, count: int) -> dict[str, float]:
         """The median time of an answer of one token, measured sequentially."""

@@ -68,25 +68,24 @@ def shared_ssl_context(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssl, "create_default_context", _context)
 
 
-def sampled(items: list[pytest.Item], most: int) -> list[pytest.Item]:
-    """At most this many cases of each test, spread evenly over them, the first one included."""
+def sampled(items: list[pytest.Item], most: int) -> set[str]:
+    """The node ids of at most this many cases of each test, spread evenly over them, the first one included."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    kept = {
+    return {
         item.nodeid
         for each in cases.values()
         for item in (each if len(each) <= most else [each[place * len(each) // most] for place in range(most)])
     }
-    return [item for item in items if item.nodeid in kept]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     most = config.getoption("--sample")
     if most is not None:
         kept = sampled(items, most)
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in kept])
+        items[:] = [item for item in items if item.nodeid in kept]
     if os.environ.get("OLLAMA_BASE_URL", "").startswith("embedded:"):
         for item in items:
             if mark := item.get_closest_marker("server_only"):

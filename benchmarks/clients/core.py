@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from benchmarks.clients import MESSAGES, PROMPT, Client, Forecast, PacedClient, SyncClient, weather
 from benchmarks.worker import resident
-from namel3ss_ollama import OllamaProvider
+from namel3ss_ollama import OllamaProvider, Stream
 from namel3ss_ollama.testing import OllamaServer
 
 _TOGETHER = 200
@@ -150,11 +150,16 @@ async def requests(_: str, answers: int) -> dict[str, float]:
 async def memory_a_stream(url: str, streams: int) -> dict[str, float]:
     """The memory of a stream that waits for its next token, in bytes."""
     made = _provider(url)
-    asked = [made.stream_chat(MESSAGES, max_tokens=2, model="held") for _ in range(streams + 1)]
-    await anext(asked[0])
+
+    async def begun() -> Stream:
+        stream = made.stream_chat(MESSAGES, max_tokens=2, model="held")
+        await anext(stream)
+        return stream
+
+    asked = [await begun()]
     before = resident()
-    for begin in range(1, streams + 1, _TOGETHER):
-        await asyncio.gather(*(anext(stream) for stream in asked[begin : begin + _TOGETHER]))
+    while len(asked) <= streams:
+        asked += await asyncio.gather(*(begun() for _ in range(min(_TOGETHER, streams + 1 - len(asked)))))
     each = (resident() - before) / streams
     await asyncio.gather(*(stream.aclose() for stream in asked))
     await made.aclose()

@@ -112,7 +112,7 @@ async def texts(session: aiohttp.ClientSession, url: str) -> AsyncIterator[str]:
 
 
 def paced(url: str) -> PacedClient:
-    """aiohttp and orjson."""
+    """aiohttp and orjson; not over `texts`, since a generator would make the floor more expensive."""
     session: list[aiohttp.ClientSession] = []
 
     async def run(arrived: Callable[[str], None]) -> None:

@@ -307,7 +307,7 @@ def test_subclasses_with_their_own_aliases() -> None:
         assert (model.model, model.temperature, model.num_predict, model.team) == ("m", 0.5, 5, "a")
     assert Named(**{"model": "m", "office": {"city": "Rome"}}).city == "Rome"
     with pytest.raises(TypeError, match="did you mean 'owner'"):
-        Named(model="m", ownr="a")  # type: ignore[call-arg]  # it is wrong
+        Named(model="m", ownr="a")  # type: ignore[call-arg]  # a wrong value is what is tested
     camel = Camel(**{"model": "m", "numCtx": 5, "baseUrl": f"http://user:{SECRET}@box", "more": 1})
     assert (camel.num_ctx, camel.base_url, camel.more) == (5, "http://box", 1)  # type: ignore[attr-defined]  # extra
     own = OwnName(max_tokens=9)

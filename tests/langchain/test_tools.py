@@ -330,7 +330,7 @@ def test_bind_tools_rejects_unknown_keywords(chat: Make) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'cache_control'"):
         chat().bind_tools([add], cache_control={"type": "ephemeral"})
     with pytest.raises(TypeError, match="parallel_tool_calls: expected True or False, not 1"):
-        chat().bind_tools([add], parallel_tool_calls=1)  # type: ignore[arg-type]  # it is wrong
+        chat().bind_tools([add], parallel_tool_calls=1)  # type: ignore[arg-type]  # a wrong value is what is tested
     for foreign in ({"type": "web_search_preview"}, {"type": "web_search_20250305", "name": "web_search"}):
         with pytest.raises(ValueError, match="tools: "):
             chat().bind_tools([add, foreign])

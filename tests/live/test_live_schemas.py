@@ -189,7 +189,7 @@ async def test_a_schema_as_format_and_as_parameters(make: Make, name: str) -> No
 
 
 async def test_an_unannotated_function_can_be_forced(make: Make) -> None:
-    def lookup(key, table: str) -> None:  # type: ignore[no-untyped-def] # as intended
+    def lookup(key, table: str) -> None:  # type: ignore[no-untyped-def] # a parameter without a type is what is tested
         """Look up.
 
         Args:

@@ -294,7 +294,7 @@ def test_a_query_that_is_too_long(ollama_server: OllamaServer) -> None:
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="'warn', 'error', 'ignore' or 'split'"):
-        OllamaEmbedding("all-minilm", on_truncation="cut")  # type: ignore[arg-type]  # it is wrong
+        OllamaEmbedding("all-minilm", on_truncation="cut")  # type: ignore[arg-type]  # a wrong value is what is tested
 
 
 def test_one_text_fails_with_the_servers_own_error(ollama_server: OllamaServer, embedding: OllamaEmbedding) -> None:
